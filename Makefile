@@ -1,0 +1,52 @@
+# Each target makes the environment that it needs; nothing has to be installed before.
+#
+#   make demo     train on the bundled sample, evaluate, tag three sentences
+#   make test     the test suite
+#   make check    lint and types
+#   make format   rewrite the code in the project's style
+#   make space    the web page, on http://127.0.0.1:7860, with the model that `make demo` trained
+#
+# PyTorch without CUDA on Linux:  make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+VENV ?= .venv
+PYTHON ?= python3
+TORCH_INDEX ?=
+MODEL ?= outputs/demo/model
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: demo test check format space clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/hf-xmc demo --output_dir outputs/demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+space: $(VENV)/.installed-space
+	@test -d $(MODEL) || { echo "No model in $(MODEL): run 'make demo' first, or give MODEL=<folder or Hub id>."; exit 1; }
+	XMC_MODEL=$(MODEL) $(BIN)/python spaces/xmc_tagger/app.py
+
+clean:
+	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and by itself, so that nothing else picks a build of it.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing hf-xmc[$*] into $(VENV) ..."
+	$(PIP) torch
+	$(PIP) -e '.[$*]'
+	@touch $@

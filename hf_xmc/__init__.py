@@ -1,0 +1,45 @@
+"""Extreme multi-label classification with dual encoders, native to Hugging Face."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module. Loaded on first use, so that `import hf_xmc` and `hf-xmc --help` stay quick.
+_PUBLIC = {
+    "LabelIndex": "hf_xmc.retrieval.index",
+    "Positives": "hf_xmc.types",
+    "TopK": "hf_xmc.types",
+    "XMCDataset": "hf_xmc.data.dataset",
+    "XMCDualEncoderConfig": "hf_xmc.modeling",
+    "XMCDualEncoderModel": "hf_xmc.modeling",
+    "XMCPipeline": "hf_xmc.inference.pipeline",
+    "XMCTrainer": "hf_xmc.training.trainer",
+    "XMCTrainingArguments": "hf_xmc.training.arguments",
+    "load_xmc_dataset": "hf_xmc.data.dataset",
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
+    from hf_xmc.inference.pipeline import XMCPipeline
+    from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
+    from hf_xmc.retrieval.index import LabelIndex
+    from hf_xmc.training.arguments import XMCTrainingArguments
+    from hf_xmc.training.trainer import XMCTrainer
+    from hf_xmc.types import Positives, TopK
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

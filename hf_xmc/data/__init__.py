@@ -1,0 +1,1 @@
+"""From files to validated data sets and batches."""

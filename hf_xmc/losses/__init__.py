@@ -1,0 +1,1 @@
+"""Losses that compare query embeddings with label embeddings."""
