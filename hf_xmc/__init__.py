@@ -21,7 +21,7 @@ _PUBLIC = {
     "load_xmc_dataset": "hf_xmc.data.dataset",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
