@@ -1,0 +1,116 @@
+"""The ranking metrics of extreme multi-label classification, each choice fixed and declared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hf_xmc.metrics.hits import Hits, find_hits
+from hf_xmc.metrics.per_query import per_query_metrics, ratio
+from hf_xmc.types import Array, Positives, TopK
+
+
+def ranking_metrics(
+    topk: TopK,
+    positives: Positives,
+    ks: Sequence[int] = (1, 3, 5),
+    inverse_propensity: Array | None = None,
+    filters: Positives | None = None,
+) -> dict[str, float]:
+    """Precision, nDCG, recall, R-precision, their propensity-scored forms, coverage, F1 and MRR.
+
+    Choices that published code makes differently, as they are made here:
+
+    - Rows are sorted anew by falling score; of equal scores the lower id wins. Id -1 is padding and never a prediction.
+    - Where fewer than k predictions remain the missing ranks are misses: k does not shrink. A label predicted twice
+      counts once, at its better rank; the other rank is a miss.
+    - A query without positives adds 0 to every mean and is counted in it.
+    - `filters` removes pairs from the predictions before ranking; the truth stays as it is.
+    - PSP, PSnDCG and PSR are ratios of sums over queries, not means of ratios (as pyxclib has them).
+    - `macro_f1@k` is the mean over labels that are true or predicted at least once; `coverage@k` the share of the
+      labels of the truth that are hit at least once; MRR looks at all K columns.
+
+    Args:
+        topk: predictions, ids and scores `[N, K]`.
+        positives: the truth, N rows. Relevance weights are ignored.
+        ks: cut-offs; those above K are allowed.
+        inverse_propensity: one weight a label, `[L]`; without it there are no PSP, PSnDCG and PSR.
+        filters: (query, label) pairs that are no valid predictions, N rows.
+
+    Returns:
+        Fractions under the keys `P@k nDCG@k R@k RP@k PSP@k PSnDCG@k PSR@k coverage@k macro_f1@k micro_f1@k MRR`.
+
+    Raises:
+        ValueError: arrays that do not belong together, NaN scores, a k below 1; the message says which row.
+
+    >>> topk = TopK(np.array([[2, 0, 1], [1, 2, -1]]), np.array([[0.9, 0.5, 0.5], [0.8, 0.1, 0.0]]))
+    >>> metrics = ranking_metrics(topk, Positives.from_lists([[0, 2], [0]]), ks=(1, 2))
+    >>> metrics["P@1"], metrics["P@2"], metrics["R@2"], metrics["coverage@2"], metrics["MRR"]
+    (0.5, 0.5, 0.5, 1.0, 0.5)
+    """
+    ks = checked_ks(ks)
+    hits = find_hits(topk, positives, max(ks), filters)
+    weights = None if inverse_propensity is None else checked_weights(inverse_propensity, hits.positives)
+    metrics = {name: pair.value for name, pair in per_query_metrics(hits, ks, weights).items()}
+    metrics |= _label_metrics(hits, ks)
+    return {name: metrics[name] for name in metric_names(ks, weights is not None)}
+
+
+def metric_names(ks: Sequence[int], propensity: bool = True) -> list[str]:
+    """The keys of `ranking_metrics`, in the order of its result.
+
+    >>> metric_names((1,), propensity=False)
+    ['P@1', 'nDCG@1', 'R@1', 'RP@1', 'coverage@1', 'macro_f1@1', 'micro_f1@1', 'MRR']
+    """
+    scored = ["PSP", "PSnDCG", "PSR"] if propensity else []
+    names = ["P", "nDCG", "R", "RP", *scored, "coverage", "macro_f1", "micro_f1"]
+    return [f"{name}@{k}" for name in names for k in ks] + ["MRR"]
+
+
+def checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
+    """The cut-offs as plain integers.
+
+    Raises:
+        ValueError: none given, or one below 1.
+    """
+    cutoffs = tuple(int(k) for k in ks)
+    if not cutoffs or min(cutoffs) < 1:
+        raise ValueError(f"Cut-offs must be integers from 1 on, found ks={list(ks)}.")
+    return cutoffs
+
+
+def checked_weights(inverse_propensity: Array, positives: Positives) -> np.ndarray:
+    """The weights as float64 `[L]`.
+
+    Raises:
+        ValueError: a positive label has no weight.
+    """
+    tensor = inverse_propensity
+    weights = np.asarray(tensor.cpu() if hasattr(tensor, "cpu") else tensor, dtype=np.float64)
+    if len(positives.indices) and positives.indices.max() >= len(weights):
+        raise ValueError(
+            f"There are {len(weights):,} inverse propensities, but positives refer to label id "
+            f"{positives.indices.max():,}; give one for each row of the label table."
+        )
+    return weights
+
+
+def _label_metrics(hits: Hits, ks: Sequence[int]) -> dict[str, float]:
+    """Coverage and macro F1: sums over labels, so one count a label instead of one a query."""
+    truth = hits.positives.indices
+    num_labels = 1 + max(int(truth.max(initial=-1)), int(hits.ids.max(initial=-1)))
+    true = np.bincount(truth, minlength=num_labels)
+    num_true_labels = np.count_nonzero(true)
+    predicted, correct, result = np.zeros_like(true), np.zeros_like(true), {}
+    done = 0
+    for k in sorted(set(ks)):
+        ids, hit = hits.ids[:, done:k], hits.hit[:, done:k]
+        predicted += np.bincount(ids[ids >= 0], minlength=num_labels)
+        correct += np.bincount(ids[hit], minlength=num_labels)
+        done = k
+        found = np.flatnonzero(correct)
+        f1 = 2.0 * correct[found] / (predicted[found] + true[found])
+        result[f"macro_f1@{k}"] = ratio(float(f1.sum()), int(np.count_nonzero(predicted + true)))
+        result[f"coverage@{k}"] = ratio(len(found), int(num_true_labels))
+    return result
