@@ -1,8 +1,8 @@
 """The folder that `hf-xmc prepare` writes: Parquet tables that `datasets` and the Hub read as they are.
 
-    dataset.json                 name, licence, source, propensity constants, counts
-    data/{train,...}.parquet     uid, text, labels; and filter_labels where a filter list excludes pairs
-    labels/labels.parquet        uid, text, ..., train_count (queries in the given training split)
+dataset.json                 name, licence, source, propensity constants, counts
+data/{train,...}.parquet     uid, text, labels; and filter_labels where a filter list excludes pairs
+labels/labels.parquet        uid, text, ..., train_count (queries in the given training split)
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
 from hf_xmc.data.errors import DataError
+from hf_xmc.data.parquet import read_parquet, write_parquet
 from hf_xmc.types import Positives
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def write(dataset: XMCDataset, folder: Path) -> Path:
 
 
 def write_tables(dataset: XMCDataset, folder: Path) -> None:
-    for part in ("data", "labels"):
-        (folder / part).mkdir()
     for split, queries in dataset.queries.items():
         if split in dataset.filters:
             pairs = dataset.filters[split]
@@ -64,9 +63,9 @@ def write_tables(dataset: XMCDataset, folder: Path) -> None:
                 {**queries.to_dict(), "filter_labels": lists},
                 features=Features({**queries.features, "filter_labels": List(Value("int32"))}),
             )
-        queries.to_parquet(folder / "data" / f"{split}.parquet")
+        write_parquet(queries, folder / "data" / f"{split}.parquet")
     columns = {**dataset.labels.to_dict(), "train_count": dataset.train_label_counts.tolist()}
-    Dataset.from_dict(columns).to_parquet(folder / "labels" / "labels.parquet")
+    write_parquet(Dataset.from_dict(columns), folder / "labels" / "labels.parquet")
     about = {
         "format": FORMAT,
         "name": dataset.name,
@@ -88,8 +87,8 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         splits = [name for name in ("train", "validation", "test") if (folder / "data" / f"{name}.parquet").is_file()]
-        queries = {split: Dataset.from_parquet(str(folder / "data" / f"{split}.parquet")) for split in splits}
-        labels = Dataset.from_parquet(str(folder / "labels" / "labels.parquet"))
+        queries = {split: read_parquet(folder / "data" / f"{split}.parquet") for split in splits}
+        labels = read_parquet(folder / "labels" / "labels.parquet")
         counts = np.asarray(labels["train_count"][:], dtype=np.int64)
         filters = {}
         for split, table in queries.items():

@@ -194,7 +194,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         was_training = self.training
         self.eval()
-        with tqdm(total=len(ids), unit=" texts", desc=f"Encoding {side} texts", disable=not progress) as bar:
+        with tqdm(total=len(ids), unit=" texts", desc=f"Encoding {side} texts", delay=2, disable=not progress) as bar:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
                 batch = {name: x.to(self.device) for name, x in self.pad([ids[i] for i in rows]).items()}

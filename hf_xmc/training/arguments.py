@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 LABEL_STRATEGIES = ("all", "in_batch")
@@ -52,8 +53,12 @@ class XMCTrainingArguments(TrainingArguments):
     eval_k: int = field(
         default=5, metadata={"help": "Predictions a query in evaluations; P@k, nDCG@k and R@k are reported up to it."}
     )
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin memory; by default where there is a GPU."}
+    )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Kept for the interface of the Trainer; the data set is tokenised as a whole."}
+        default=False,
+        metadata={"help": "Kept for the interface of the Trainer; the data set is tokenised as a whole."},
     )
 
     def __post_init__(self) -> None:

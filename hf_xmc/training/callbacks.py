@@ -17,8 +17,9 @@ class QueryProgressCallback(ProgressCallback):
         self.queries_a_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         if state.is_world_process_zero:
             total = state.max_steps * self.queries_a_step
-            self.training_bar = tqdm(total=total, unit=" queries", desc="Training", dynamic_ncols=True)
-        self.current_step = 0
+            done = state.global_step * self.queries_a_step  # of a resumed run
+            self.training_bar = tqdm(total=total, initial=done, unit=" queries", desc="Training", dynamic_ncols=True)
+        self.current_step = state.global_step
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
