@@ -31,8 +31,8 @@ class XMCDualEncoderConfig(PretrainedConfig):
     model_type = "xmc_dual_encoder"
     sub_configs: ClassVar[dict[str, Any]] = {"encoder_config": AutoConfig, "label_encoder_config": AutoConfig}
 
-    encoder_config: PretrainedConfig | dict[str, Any] | None = None
-    label_encoder_config: PretrainedConfig | dict[str, Any] | None = None
+    encoder_config: Any = None  # a PretrainedConfig once made; dicts come from config.json
+    label_encoder_config: Any = None
     share_encoders: bool = True
     pooling: str = "mean"
     projection_dim: int | None = None

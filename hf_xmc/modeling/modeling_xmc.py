@@ -101,7 +101,8 @@ class XMCDualEncoderModel(PreTrainedModel):
             label_encoder_config=None if label_tower is None else label_tower.config,
             **config,
         )
-        model = cls(model_config, query_tower, label_tower).to(dtype)
+        model = cls(model_config, query_tower, label_tower)
+        nn.Module.to(model, dtype)  # the projections as well
         model.tokenizer = load_tokenizer(name_or_folder)
         return model.eval()
 
@@ -179,13 +180,13 @@ class XMCDualEncoderModel(PreTrainedModel):
     @torch.no_grad()
     def encode_tokens(
         self,
-        ids: Sequence[Sequence[int]],
+        ids: Any,
         side: Side,
         batch_size: int = 64,
         progress: bool = False,
         output: Literal["embeddings", "pooled"] = "embeddings",
     ) -> Tensor:
-        """Embeddings of tokenised texts without gradients, float32 on the CPU, `[N, D]`.
+        """Embeddings of tokenised texts (a sequence of token ids each) without gradients, float32 on the CPU, `[N, D]`.
 
         Texts are sorted by length, so that a batch holds little padding, and put back in their order.
         """
@@ -263,7 +264,7 @@ def as_list(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def without_pooler(encoder: PreTrainedModel) -> PreTrainedModel:
+def without_pooler(encoder: Any) -> Any:
     """Drop the pooling layer that some backbones add: it is not used, and unused weights break distributed runs."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None

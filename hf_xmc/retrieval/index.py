@@ -105,7 +105,7 @@ class LabelIndex:
         for id_ in ids.tolist():
             if not 0 <= id_ < len(self.labels) or id_ in self.removed:
                 raise KeyError(f"Label id {id_} is not in the index.")
-        self.index.remove_ids(ids)
+        self.index.remove_ids(faiss.IDSelectorBatch(ids))
         self.removed |= set(ids.tolist())
 
     def insert(self, matrix: np.ndarray, ids: np.ndarray) -> None:
@@ -167,7 +167,7 @@ class LabelIndex:
         return made
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Upload the files of the index (the whole repository is pushed by `hf_xmc.hub`); returns the commit's address.
+        """Upload the files of the index, and nothing else of its folder; returns the address of the commit.
 
         `private` and `token` are understood; others go to `HfApi.upload_folder`.
         """

@@ -56,6 +56,10 @@ class XMCTrainer(Trainer):
         ValueError: the encoder is frozen and there is no projection to train; positives that the label table lacks.
     """
 
+    args: XMCTrainingArguments
+    model: XMCDualEncoderModel
+    train_dataset: Any
+
     def __init__(
         self,
         model: XMCDualEncoderModel,
@@ -120,7 +124,7 @@ class XMCTrainer(Trainer):
         loss = self.loss(queries, labels, positives, ignored=ignored)
         return (loss, {"queries": queries, "labels": labels}) if return_outputs else loss
 
-    def embed_queries(self, encoder: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    def embed_queries(self, encoder: XMCDualEncoderModel, inputs: dict[str, Tensor]) -> Tensor:
         """Query embeddings of a batch with gradients, `[B, D]`."""
         if self.args.freeze_encoder:
             pooled = self.frozen_features(encoder, self.train_dataset.tokens, "query")
@@ -133,7 +137,7 @@ class XMCTrainer(Trainer):
             caching=False,
         )
 
-    def embed_labels(self, encoder: nn.Module, candidates: Tensor | None) -> Tensor:
+    def embed_labels(self, encoder: XMCDualEncoderModel, candidates: Tensor | None) -> Tensor:
         """Embeddings of the candidates (of all labels for `None`) with gradients, `[C, D]`."""
         rows = slice(None) if candidates is None else candidates.cpu()
         if self.args.freeze_encoder:
@@ -147,7 +151,7 @@ class XMCTrainer(Trainer):
             self.args.gradient_caching,
         )
 
-    def frozen_features(self, encoder: nn.Module, tokens: TokenTable, side: Any) -> Tensor:
+    def frozen_features(self, encoder: XMCDualEncoderModel, tokens: TokenTable, side: Any) -> Tensor:
         """Pooled states `[N, H]` of texts under a frozen encoder, encoded on first use."""
         if tokens not in self.features:
             batch = self.args.per_device_eval_batch_size
