@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import CommitInfo, snapshot_download
 
+from hf_xmc import hub as sharing
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.types import TopK
@@ -20,6 +23,7 @@ class XMCPipeline:
     Args:
         model: the dual encoder.
         index: the label index that this model built.
+        run: the record of the training run (`run.json`), which the model card quotes.
 
     Example:
 
@@ -28,7 +32,7 @@ class XMCPipeline:
         # [{"label": "Sequence alignment", "uid": "operation_0292", "id": 310, "score": 0.71}, ...]
     """
 
-    def __init__(self, model: XMCDualEncoderModel, index: LabelIndex) -> None:
+    def __init__(self, model: XMCDualEncoderModel, index: LabelIndex, run: Mapping[str, Any] | None = None) -> None:
         if model.config.embedding_dim != index.index.d:
             raise ValueError(
                 f"The model makes embeddings of {model.config.embedding_dim} dimensions, the index holds "
@@ -36,6 +40,7 @@ class XMCPipeline:
             )
         self.model = model.eval()
         self.index = index
+        self.run = dict(run or {})
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | os.PathLike[str], device: Any = None, **hub: Any) -> XMCPipeline:
@@ -46,12 +51,32 @@ class XMCPipeline:
         model = XMCDualEncoderModel.from_pretrained(folder)
         if device is not None:
             model = model.to(device)
-        return cls(model, LabelIndex.from_pretrained(folder))
+        record = Path(folder) / "run.json"
+        run = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+        return cls(model, LabelIndex.from_pretrained(folder), run)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write model, tokenizer, label table and index into one folder."""
+        """Write model, tokenizer, label table, index and the record of the run into one folder."""
         self.model.save_pretrained(folder)
         self.index.save_pretrained(folder)
+        if self.run:
+            temporary = Path(folder) / ".run.json.tmp"
+            temporary.write_text(json.dumps(self.run, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, Path(folder) / "run.json")
+
+    def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
+        """Upload model, tokenizer, label table, index and a new model card as one commit.
+
+        Args:
+            repo_id: `"user/name"`; made if it is not there.
+            metrics: what the card reports, in the form of `metrics.json`.
+            **options: `private`, `token`, `revision`, `commit_message`, as in [`hf_xmc.hub.push_to_hub`], which
+                uploads a folder with the card that stands in it.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            sharing.write_model_card(folder, metrics, name=repo_id)
+            return sharing.push_to_hub(folder, repo_id, **options)
 
     def __call__(
         self,
