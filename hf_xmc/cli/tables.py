@@ -30,7 +30,7 @@ def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
     """One text with its labels and scores."""
     table = Table(title=f"“{text}”", title_justify="left", title_style="italic", show_header=False)
     table.add_column(justify="right")
-    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True, overflow="ellipsis")
     table.add_column(style="dim")
     for tag in tags:
         table.add_row(f"{tag['score']:.3f}", str(tag["label"]), str(tag["uid"]))

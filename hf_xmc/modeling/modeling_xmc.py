@@ -96,6 +96,9 @@ class XMCDualEncoderModel(PreTrainedModel):
         label_tower = AutoModel.from_pretrained(label_encoder, **load) if label_encoder is not None else None
         if label_tower is None and not config.get("share_encoders", True):
             label_tower = copy.deepcopy(query_tower)
+        for tower in (query_tower, label_tower):
+            if tower is not None and os.path.exists(tower.config._name_or_path):
+                tower.config._name_or_path = ""  # a path of this machine says nothing elsewhere
         model_config = XMCDualEncoderConfig(
             encoder_config=query_tower.config,
             label_encoder_config=None if label_tower is None else label_tower.config,
@@ -112,7 +115,8 @@ class XMCDualEncoderModel(PreTrainedModel):
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found = model[0] if isinstance(model, tuple) else model
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
-        found.tokenizer = load_tokenizer(pretrained_model_name_or_path, **hub)
+        # The backbone's configuration, so that the tokenizer is not looked up under the dual encoder's own.
+        found.tokenizer = load_tokenizer(pretrained_model_name_or_path, config=found.query_encoder.config, **hub)
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
@@ -271,10 +275,10 @@ def without_pooler(encoder: Any) -> Any:
     return encoder
 
 
-def load_tokenizer(name_or_folder: Any, **hub: Any) -> PreTrainedTokenizerBase | None:
+def load_tokenizer(name_or_folder: Any, **options: Any) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model; decoders without a padding token pad with their end token."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **hub)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
     except (OSError, ValueError):
         return None  # a checkpoint without tokenizer files: tokenize() says what to do
     if tokenizer.pad_token is None:

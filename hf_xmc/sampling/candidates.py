@@ -9,12 +9,13 @@ from hf_xmc.types import Positives
 
 
 def in_batch(positives: Positives) -> Tensor:
-    """The positives of the batch, each once: label ids, sorted, `[C]`.
+    """The positives of the batch, each once: label ids, sorted, `[C]`. Where there is none, label 0 stands in, so that
+    a loss (of 0) and a graph exist.
 
     >>> in_batch(Positives(torch.tensor([0, 2, 3]), torch.tensor([4, 9, 4]))).tolist()
     [4, 9]
     """
-    return torch.unique(positives.indices)
+    return torch.unique(positives.indices) if len(positives.indices) else positives.indices.new_zeros(1)
 
 
 def to_columns(pairs: Positives, candidates: Tensor) -> Positives:
@@ -29,8 +30,6 @@ def to_columns(pairs: Positives, candidates: Tensor) -> Positives:
     >>> columns.indptr.tolist(), columns.indices.tolist()
     ([0, 2, 2], [0, 1])
     """
-    if not len(candidates):
-        return Positives(torch.zeros_like(pairs.indptr), pairs.indices[:0])
     columns = torch.searchsorted(candidates, pairs.indices)
     kept = candidates[columns.clamp(max=len(candidates) - 1)] == pairs.indices  # [nnz]
     before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])  # kept pairs before each pair
