@@ -117,7 +117,7 @@ def read_batch(
 
     count = lambda p, weights=None: torch.bincount(p.rows, weights, minlength=shard.num_queries)  # noqa: E731
     num_pairs = count(pairs)
-    total_weight = num_pairs if pairs.weights is None else count(pairs, pairs.weights)
+    total_weight = num_pairs if pairs.weights is None else count(pairs, pairs.weights.double())
     num_candidates = shard.num_labels - count(removed)
     return Batch(shard, _own(pairs, shard), _own(removed, shard), num_pairs, total_weight, num_candidates)
 

@@ -21,9 +21,7 @@ class Shard:
     label_counts: list[int]
 
     @classmethod
-    def of(
-        cls, group: dist.ProcessGroup | None, num_queries: int, num_labels: int, device: torch.device
-    ) -> Shard:
+    def of(cls, group: dist.ProcessGroup | None, num_queries: int, num_labels: int, device: torch.device) -> Shard:
         """Tell the ranks how much each of them holds."""
         if group is None:
             return cls(None, 0, [num_queries], [num_labels])

@@ -96,7 +96,9 @@ class Tile:
 
     def weights(self) -> torch.Tensor:
         """Weight of each pair, `[nnz]`."""
-        return self.scores.new_ones(len(self.pairs)) if self.pairs.weights is None else self.pairs.weights.to(self.scores)
+        return (
+            self.scores.new_ones(len(self.pairs)) if self.pairs.weights is None else self.pairs.weights.to(self.scores)
+        )
 
     def mean_weights(self) -> torch.Tensor:
         """Weight of each pair such that those of a row sum to one (or are all zero), `[nnz]`."""
@@ -165,9 +167,7 @@ def stream(
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        return _Stream.apply(
-            queries, labels, rows, batch, temperature, chunk_size, dtype, torch.is_grad_enabled()
-        )
+        return _Stream.apply(queries, labels, rows, batch, temperature, chunk_size, dtype, torch.is_grad_enabled())
 
 
 def rows_per_tile(num_queries: int, num_labels: int, dim: int, chunk_size: int | None, itemsize: int = 4) -> int:
