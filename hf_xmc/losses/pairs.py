@@ -41,13 +41,12 @@ class Pairs:
         num_labels = self.num_labels if num_labels is None else num_labels
         return Pairs(self.rows + rows, self.cols + cols, self.weights, num_labels)
 
-    def find(self, other: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where each pair of `other` stands here, int64 `[len(other)]`, and whether it does, bool `[len(other)]`."""
+    def holds(self, other: Pairs) -> torch.Tensor:
+        """Which pairs of `other` are here too, bool `[len(other)]`."""
         if not len(self):
-            return torch.zeros_like(other.rows), torch.zeros_like(other.rows, dtype=torch.bool)
+            return torch.zeros_like(other.rows, dtype=torch.bool)
         keys, wanted = self.keys, other.keys
-        at = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-        return at, keys[at] == wanted
+        return keys[torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)] == wanted
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,14 @@ class Batch:
     """What a loss has to know beside the embeddings. Rows are the queries of all ranks, columns this rank's labels.
 
     `pairs` are the positives that the loss runs over, `removed` the pairs in no denominator (ignored ones, and
-    positives that were not sampled). What is per query, `[B]`, counts the labels of all ranks.
+    positives that were not sampled). What is per query, `[B]`, counts the labels of all ranks; `num_positives` counts
+    those that were not sampled too.
     """
 
     shard: Shard
     pairs: Pairs
     removed: Pairs
-    num_pairs: torch.Tensor
+    num_positives: torch.Tensor
     total_weight: torch.Tensor
     num_candidates: torch.Tensor
 
@@ -95,31 +95,25 @@ def read_batch(
     """
     shape = shard.own_num_queries, shard.num_labels
     pairs = read_pairs(positives, *shape)
-    removed = Pairs(pairs.rows[:0], pairs.cols[:0], None, shard.num_labels)
-    if sampled is not None:
-        chosen = read_pairs(sampled, *shape, "sampled")
-        at, known = pairs.find(chosen)
-        if not known.all():
-            i = int((~known).int().argmax())
-            raise ValueError(
-                f"Row {int(chosen.rows[i])} of sampled names label id {int(chosen.cols[i])}, which is not among its "
-                "positives; sample from the positives."
-            )
-        left = torch.ones(len(pairs), dtype=torch.bool, device=pairs.rows.device)
-        left[at] = False
-        removed = pairs.select(left) if drop_unsampled else removed
-        pairs = pairs.select(~left)
-    if ignored is not None:
-        unknown = read_pairs(ignored, *shape, "ignored")
-        pairs = pairs.select(~unknown.find(pairs)[1])
-        removed = _union(removed, unknown)
-    pairs, removed = (_gather(p, shard) for p in (pairs, removed))
+    none = Pairs(pairs.rows[:0], pairs.cols[:0], None, shard.num_labels)
+    chosen = pairs if sampled is None else read_pairs(sampled, *shape, "sampled")
+    unknown = none if ignored is None else read_pairs(ignored, *shape, "ignored")
+    if not (known := pairs.holds(chosen)).all():
+        i = int((~known).int().argmax())
+        raise ValueError(
+            f"Row {int(chosen.rows[i])} of sampled names label id {int(chosen.cols[i])}, which is not among its "
+            "positives; sample from the positives."
+        )
+    is_chosen, is_unknown = chosen.holds(pairs), unknown.holds(pairs)
+    num_positives = torch.bincount(pairs.rows[~is_unknown], minlength=shard.own_num_queries)
+    removed = _union(pairs.select(~is_chosen) if drop_unsampled else none, unknown)
+    pairs = pairs.select(is_chosen & ~is_unknown)
 
-    count = lambda p, weights=None: torch.bincount(p.rows, weights, minlength=shard.num_queries)  # noqa: E731
-    num_pairs = count(pairs)
-    total_weight = num_pairs if pairs.weights is None else count(pairs, pairs.weights.double())
-    num_candidates = shard.num_labels - count(removed)
-    return Batch(shard, _own(pairs, shard), _own(removed, shard), num_pairs, total_weight, num_candidates)
+    num_positives, pairs, removed = shard.gather_queries(num_positives), _gather(pairs, shard), _gather(removed, shard)
+    weights = None if pairs.weights is None else pairs.weights.double()
+    total_weight = torch.bincount(pairs.rows, weights, minlength=shard.num_queries)
+    num_candidates = shard.num_labels - torch.bincount(removed.rows, minlength=shard.num_queries)
+    return Batch(shard, _own(pairs, shard), _own(removed, shard), num_positives, total_weight, num_candidates)
 
 
 def read_pairs(csr: Positives, num_queries: int, num_labels: int, name: str = "positives") -> Pairs:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from hf_xmc.losses.streaming import StreamingLoss, Tile
+from hf_xmc.losses.streaming import StreamingLoss, Tile, has_kernels
 from hf_xmc.types import Positives
 
 MOST_PASSES = 100  # bisection alone closes any bracket by then; the rule below takes 3 to 15, mostly under 10
@@ -14,7 +14,7 @@ FLAT = 0.1  # slope of the sum, as a share of k, below which few labels are stil
 
 
 class SoftTopKLoss(StreamingLoss):
-    """Mean over queries of the mean over p in P_b of  -log z_bp,  z = sigmoid(alpha (s + t)) with t such that sum z = k.
+    """Mean over queries of the mean over p in P_b of  -log z_bp,  z = sigmoid(alpha (s + t)),  t such that sum z = k.
 
     From DEXML, "Dual-Encoders for Extreme Multi-Label Classification" (Gupta et al., ICLR 2024). t is found without
     gradient; the gradient through it is implicit: with v = alpha z (1 - z), dz/ds = diag(v) - v v^T / sum(v).
@@ -24,7 +24,7 @@ class SoftTopKLoss(StreamingLoss):
     Args:
         temperature: scores are dot products divided by this.
         chunk_size: see `StreamingLoss`.
-        k: how many labels are selected; None: as many as the query has positives (those that the loss runs over).
+        k: how many labels are selected; None: as many as the query has positives.
         alpha: steepness of the selection; 2 in the paper's code.
         process_group: see `StreamingLoss`.
     """
@@ -72,7 +72,7 @@ class SoftTopKLoss(StreamingLoss):
 
     def rows(self, tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
         """Soft top-k of whole rows; see `streaming.RowLoss`."""
-        k = tile.num_pairs if self.k is None else torch.full_like(tile.num_pairs, self.k)
+        k = tile.num_positives if self.k is None else torch.full_like(tile.num_positives, self.k)
         weights, score = tile.mean_weights(), tile.take()  # [nnz]
         low, high = tile.range()  # [b], before the removed ones become -inf
         tile.put(tile.removed, -torch.inf)
@@ -97,7 +97,7 @@ class SoftTopKLoss(StreamingLoss):
 def solve_threshold(
     tile: Tile, k: torch.Tensor, alpha: float, low: torch.Tensor, high: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """t `[b]` with sum_l sigmoid(alpha (s_l + t)) = k, and which rows have one (k is below their candidates), bool `[b]`.
+    """t `[b]` with sum_l sigmoid(alpha (s_l + t)) = k, and which rows have one (k below their candidates), bool `[b]`.
 
     Newton's rule on the logarithm of the sum, which is a straight line in t before the first label is selected. Where
     a few labels are almost selected and all others almost not, the sum is k to the last digit over a wide range of t;
@@ -139,6 +139,10 @@ def _selection(tile: Tile, t: torch.Tensor, alpha: float) -> torch.Tensor:
 
     The number of labels above 1/2, what they lack to 1, what the others have, and the slopes z (1 - z) of both.
     """
+    if has_kernels(tile.scores):
+        from hf_xmc.losses import row_kernels
+
+        return tile.shard.sum_(row_kernels.selection(tile.scores, t, alpha))
     sums = t.new_zeros(5, len(t))
     for rows, part in tile.parts():
         distance = part + t[rows, None]

@@ -1,15 +1,16 @@
-"""The driver of the losses: the [B, C] score matrix passes through one reused buffer, a block of whole rows at a time.
+"""The driver of the losses: the [B, C] score matrix passes through one buffer, a block of whole rows at a time.
 
 A loss says one thing: given a tile of whole score rows, its value for each row, and the gradient of the tile. Because
 rows are whole, both are known as soon as the tile is, and the gradients of the embeddings are made in the forward pass:
-three matrix products in all (scores, d queries, d labels), where tiling over the labels costs four, as it has to make
-every score a second time. A row of scores takes 1/D of the memory of the labels, so whole rows always fit.
+three matrix products in all (scores, d queries, d labels). Tiling over the labels would cost four, as every score has to
+be made twice. A row of scores takes 1/D of the memory of the labels, so whole rows always fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -32,9 +33,8 @@ class StreamingLoss(nn.Module):
             many as fit in a third of the memory of the labels, or in 64 MiB if that is more.
         process_group: `labels` is then this rank's part of the label table: rank r holds rows
             `[r * L // W, (r + 1) * L // W)`, or any other split in rank order; ids count through the parts. Each rank
-            passes its own queries, and all of them get the same value: that of one process with all queries and labels. So
-            are their gradients; where gradients of shared parameters are averaged over the ranks, as DDP does,
-            multiply by the number of ranks.
+            passes its own queries. Value and gradients are those of one process with all queries and labels; where
+            gradients of shared parameters are averaged over the ranks, as DDP does, multiply by the number of ranks.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Tile:
     scores: torch.Tensor
     pairs: Pairs  # positives that the loss runs over; rows count from the start of the tile
     removed: Pairs  # pairs in no denominator
-    num_pairs: torch.Tensor  # [b], of all ranks
+    num_positives: torch.Tensor  # [b], of all ranks, with those that were not sampled
     total_weight: torch.Tensor  # [b], sum of the weights of the pairs of all ranks
     num_candidates: torch.Tensor  # [b], labels of all ranks that are not removed
     shard: Shard
@@ -135,11 +135,15 @@ class Tile:
         return -self.shard.max_(-low), self.shard.max_(high)
 
     def exponentials_(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Replace the scores by exp(s - top). Gives top `[b]`, their maximum (0 if all are -inf), and the sums `[b]`."""
+        """Make the scores exp(s - top). Gives top `[b]`, their maximum (0 if all are -inf), and the sums `[b]`."""
         scores = self.scores
         top = scores.amax(1) if scores.shape[1] else scores.new_full((len(scores),), -torch.inf)
         top = self.shard.max_(top)
         top.masked_fill_(top == -torch.inf, 0.0)
+        if has_kernels(scores):
+            from hf_xmc.losses import row_kernels
+
+            return top, self.shard.sum_(row_kernels.exponentials_(scores, top))
         scores.sub_(top[:, None]).exp_()
         return top, self.shard.sum_(scores.sum(1))
 
@@ -168,6 +172,11 @@ def stream(
         dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         return _Stream.apply(queries, labels, rows, batch, temperature, chunk_size, dtype, torch.is_grad_enabled())
+
+
+def has_kernels(scores: torch.Tensor) -> bool:
+    """Whether passes over these scores go through Triton: on a GPU, where Triton comes with torch."""
+    return scores.is_cuda and find_spec("triton") is not None
 
 
 def rows_per_tile(num_queries: int, num_labels: int, dim: int, chunk_size: int | None, itemsize: int = 4) -> int:
@@ -213,7 +222,7 @@ class _Stream(torch.autograd.Function):
                 _scores(x[start:stop], y, temperature, buffer[: stop - start]),
                 pairs,
                 removed,
-                batch.num_pairs[start:stop],
+                batch.num_positives[start:stop],
                 batch.total_weight[start:stop].to(exact),
                 batch.num_candidates[start:stop],
                 shard,

@@ -13,12 +13,12 @@ from hf_xmc.types import Positives
 class TripletMarginLoss(nn.Module):
     """Mean over queries and their hardest negatives of  w_n max(0, r_bn - r_bp + margin),  r the raw dot products.
 
-    From NGAME, "Negative Mining-aware Mini-batching for Extreme Classification" (Dahiya et al., WSDM 2023), as its code
-    computes it: w is a softmax over the negatives of r_bn / weight_temperature, in which a negative that already keeps
-    the margin has the logit 0, and the gradient goes through w.
+    From NGAME, "Negative Mining-aware Mini-batching for Extreme Classification" (Dahiya et al., WSDM 2023), as its
+    code computes it: w is a softmax over the negatives of r_bn / weight_temperature, in which a negative that already
+    keeps the margin has the logit 0, and the gradient goes through w.
 
     A label that is positive for a query is never its negative, whoever brought it into the batch. Rows with fewer
-    negatives than `num_negatives` use those that they have; the mean still divides by `num_negatives`, as the code does.
+    negatives than `num_negatives` use those that they have, and divide by `num_negatives` all the same.
 
     Args:
         margin: 0.3 in the paper's code.

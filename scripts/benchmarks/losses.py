@@ -6,8 +6,8 @@
 - `plain`: the formula on the whole [B, L] matrix with autograd, step by step as the code of DEXML computes it.
 - `products`: only the three matrix products that the loss does, in the tiles in which it does them.
 
-The three run in turn in one fresh process for the time (the best of some rounds), and each alone in a fresh process
-for the memory: the most that the process held, over what it held with the embeddings made, less the two gradients.
+The three run in turn in one fresh process for the time (the best of some rounds), and each alone in a fresh process for
+the memory: the most that the process held, over what it held with the embeddings made, less the two gradients.
 Writes losses.json and losses.png to --output_dir. Triplet margin is not here: its matrix is that of a batch.
 """
 
@@ -92,7 +92,7 @@ def in_fresh_process(case: dict) -> dict[str, float]:
 
 
 def measure(loss: str, labels: int, queries: int, dim: int, variants: list[str], rounds: int) -> dict[str, float]:
-    """In a process of its own: the best seconds of each variant or, with no rounds, the peak bytes of the one given."""
+    """In its own process: the best seconds of each variant or, with no rounds, the peak bytes of the one given."""
     steps(loss, 256, queries, dim)[variants[0]]()  # loads the libraries, starts the threads
     made = steps(loss, labels, queries, dim)
     if not rounds:

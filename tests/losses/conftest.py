@@ -42,7 +42,7 @@ def make_case(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
 ) -> Case:
-    """Random embeddings of length `size`; row 1 has no positive, row 2 has all, the last label is a positive of row 0."""
+    """Random embeddings of length `size`; row 1 has no positive, row 2 has all, row 0 has the last label."""
     random = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.rand(*shape, generator=random, dtype=torch.float64)  # noqa: E731
     queries, labels = (

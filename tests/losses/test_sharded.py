@@ -46,10 +46,8 @@ def batch(kind: str) -> tuple[torch.Tensor, torch.Tensor, Positives, Positives |
 def run(kind: str, group: dist.ProcessGroup | None = None, rank: int = 0, world: int = 1) -> list[np.ndarray]:
     """Value, d queries and d labels of every loss, of this rank's part."""
     queries, labels, positives, sampled, ignored = batch(kind)
-    if world == 3:  # a rank without queries
-        mine = [slice(0, 3), slice(3, 3), slice(3, NUM_QUERIES)][rank]
-    else:
-        mine = bounds(NUM_QUERIES, rank, world)
+    uneven = [slice(0, 3), slice(3, 3), slice(3, NUM_QUERIES)]  # the second of three ranks has no queries
+    mine = uneven[rank] if world == 3 else bounds(NUM_QUERIES, rank, world)
     q = queries[mine].clone().requires_grad_()
     l = labels[bounds(NUM_LABELS, rank, world)].clone().requires_grad_()
     rows = np.arange(NUM_QUERIES)[mine]

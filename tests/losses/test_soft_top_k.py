@@ -34,8 +34,8 @@ def dense_of(k, alpha):
     def dense(case):
         scores = (case.queries @ case.labels.T / 0.05).masked_fill(case.U | case.I, -torch.inf)  # [B, C]
         terms = [scores.masked_fill(case.U | case.I, 0.0).sum() * 0]
-        for s, p, w in zip(scores, case.P, case.W, strict=True):
-            rank = int(p.sum()) if k is None else k
+        for s, p, u, w in zip(scores, case.P, case.U & ~case.I, case.W, strict=True):
+            rank = int((p | u).sum()) if k is None else k
             if p.any() and rank < (s > -torch.inf).sum():
                 logit = alpha * (s[p] + Threshold.apply(s, rank, alpha))
                 terms.append((w[p] * torch.logaddexp(torch.zeros_like(logit), -logit)).sum() / w[p].sum())

@@ -144,7 +144,7 @@ def test_more_errors():
         loss(queries, labels, positives_of([0], [1]), positives_of([0], [3]))
     with pytest.raises(ValueError, match=r"\[2, 4\] and labels of shape \[5, 3\]"):
         loss(queries, labels[:, :3], positives_of([0], [1]))
-    with pytest.raises(ValueError, match="weight -1.0 for label id 1"):
+    with pytest.raises(ValueError, match=r"weight -1\.0 for label id 1"):
         loss(queries, labels, Positives.from_lists([[0], [1]], [[1.0], [-1.0]]).torch())
     with pytest.raises(ValueError, match="chunk_size of 0"):
         DecoupledSoftmaxLoss(chunk_size=0)
