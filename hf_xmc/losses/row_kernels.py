@@ -36,7 +36,7 @@ def _parts(scores: torch.Tensor, sums: int) -> tuple[torch.Tensor, tuple[int, in
 
 
 @triton.jit
-def _exponentials(scores, top, parts, num_labels, stride, BLOCK: tl.constexpr):
+def _exponentials(scores, top, parts, num_labels, stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row, block = tl.program_id(0), tl.program_id(1)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     inside = columns < num_labels
@@ -48,7 +48,7 @@ def _exponentials(scores, top, parts, num_labels, stride, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _selection(scores, t, parts, num_labels, stride, parts_stride, alpha: tl.constexpr, BLOCK: tl.constexpr):
+def _selection(scores, t, parts, num_labels, stride, parts_stride, alpha: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row, block = tl.program_id(0), tl.program_id(1)
     columns = block * BLOCK + tl.arange(0, BLOCK)
     inside = columns < num_labels

@@ -1,9 +1,9 @@
 """The driver of the losses: the [B, C] score matrix passes through one buffer, a block of whole rows at a time.
 
-A loss says one thing: given a tile of whole score rows, its value for each row, and the gradient of the tile. Because
-rows are whole, both are known as soon as the tile is, and the gradients of the embeddings are made in the forward pass:
-three matrix products in all (scores, d queries, d labels). Tiling over the labels would cost four, as every score has to
-be made twice. A row of scores takes 1/D of the memory of the labels, so whole rows always fit.
+A loss says one thing: given a tile of whole score rows, its value for each row, and the gradient of the tile. As rows
+are whole, both are known as soon as the tile is, and the gradients of the embeddings are made in the forward pass:
+three matrix products in all (scores, d queries, d labels). Tiling over the labels would cost four, as every score has
+to be made twice. A row of scores takes 1/D of the memory of the labels, so whole rows always fit.
 """
 
 from __future__ import annotations
@@ -96,9 +96,8 @@ class Tile:
 
     def weights(self) -> torch.Tensor:
         """Weight of each pair, `[nnz]`."""
-        return (
-            self.scores.new_ones(len(self.pairs)) if self.pairs.weights is None else self.pairs.weights.to(self.scores)
-        )
+        given = self.pairs.weights
+        return self.scores.new_ones(len(self.pairs)) if given is None else given.to(self.scores)
 
     def mean_weights(self) -> torch.Tensor:
         """Weight of each pair such that those of a row sum to one (or are all zero), `[nnz]`."""
@@ -135,7 +134,7 @@ class Tile:
         return -self.shard.max_(-low), self.shard.max_(high)
 
     def exponentials_(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make the scores exp(s - top). Gives top `[b]`, their maximum (0 if all are -inf), and the sums `[b]`."""
+        """Make the scores exp(s - top). Gives top `[b]`, their maximum or 0, and the sums `[b]`."""
         scores = self.scores
         top = scores.amax(1) if scores.shape[1] else scores.new_full((len(scores),), -torch.inf)
         top = self.shard.max_(top)
@@ -144,8 +143,11 @@ class Tile:
             from hf_xmc.losses import row_kernels
 
             return top, self.shard.sum_(row_kernels.exponentials_(scores, top))
-        scores.sub_(top[:, None]).exp_()
-        return top, self.shard.sum_(scores.sum(1))
+        if len(top) and top.abs().amax() < 30:  # their exponentials fit as they are: one pass less
+            top.zero_()
+        else:
+            scores.sub_(top[:, None])
+        return top, self.shard.sum_(scores.exp_().sum(1))
 
 
 # Takes a tile, gives the loss of each row (this rank's part of it) and a factor a row: the gradient of the loss with
@@ -211,7 +213,7 @@ class _Stream(torch.autograd.Function):
         wanted = [grad_enabled and needed for needed in ctx.needs_input_grad[:2]]
         x, y = shard.gather_queries(queries.to(dtype)), labels.to(dtype)  # [B of all ranks, D], [C, D]
         grad_x = torch.zeros(x.shape, dtype=exact, device=x.device) if wanted[0] else None
-        grad_y = torch.zeros(y.shape, dtype=exact, device=y.device) if wanted[1] else None
+        grad_y = torch.empty(y.shape, dtype=exact, device=y.device) if wanted[1] else None
 
         step = rows_per_tile(len(x), shard.widest, x.shape[1], chunk_size, exact.itemsize)
         buffer = torch.empty(min(step, len(x)), len(y), dtype=exact, device=x.device)  # [b, C]
@@ -233,7 +235,9 @@ class _Stream(torch.autograd.Function):
             if grad_x is not None:
                 torch.mul(_times_labels(tile.scores, y), factor, out=grad_x[start:stop])
             if grad_y is not None:
-                _add_labels_gradient(grad_y, tile.scores, x[start:stop].to(exact) * factor, dtype)
+                _add_labels_gradient(grad_y, tile.scores, x[start:stop].to(exact) * factor, dtype, beta=int(start > 0))
+        if grad_y is not None and not len(x):
+            grad_y.zero_()
         shard.sum_(loss)
         if grad_x is not None:
             grad_x = shard.own_queries(shard.sum_(grad_x)).to(queries.dtype)
@@ -284,10 +288,13 @@ def _times_labels(tile: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def _add_labels_gradient(grad_y: torch.Tensor, tile: torch.Tensor, x: torch.Tensor, dtype: torch.dtype) -> None:
-    """grad_y `[C, D]` += tile^T x."""
+def _add_labels_gradient(
+    grad_y: torch.Tensor, tile: torch.Tensor, x: torch.Tensor, dtype: torch.dtype, beta: int
+) -> None:
+    """grad_y `[C, D]` = beta grad_y + tile^T x; with beta = 0, what grad_y held does not matter."""
     if dtype == tile.dtype or tile.device.type != "cuda":
-        grad_y.addmm_(tile.T, x)
+        grad_y.addmm_(tile.T, x, beta=beta)
         return
     for part, scores in zip(grad_y.split(LABELS_PER_CAST), tile.split(LABELS_PER_CAST, 1), strict=True):
-        part += torch.mm(scores.bfloat16().T, x.bfloat16(), out_dtype=tile.dtype)
+        product = torch.mm(scores.bfloat16().T, x.bfloat16(), out_dtype=tile.dtype)
+        part.add_(product) if beta else part.copy_(product)

@@ -6,8 +6,8 @@
 - `plain`: the formula on the whole [B, L] matrix with autograd, step by step as the code of DEXML computes it.
 - `products`: only the three matrix products that the loss does, in the tiles in which it does them.
 
-The three run in turn in one fresh process for the time (the best of some rounds), and each alone in a fresh process for
-the memory: the most that the process held, over what it held with the embeddings made, less the two gradients.
+The three run in turn in one fresh process for the time (the best of some rounds), and each alone in a fresh process
+for the memory: the most that the process held, over what it held with the embeddings made, less the two gradients.
 Writes losses.json and losses.png to --output_dir. Triplet margin is not here: its matrix is that of a batch.
 """
 
@@ -197,11 +197,11 @@ PLAIN = {
 def products(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What a loss on the driver multiplies: scores, d queries, d labels."""
     step = rows_per_tile(len(x), len(y), x.shape[1], None)
-    tile, d_x, d_y = torch.empty(step, len(y)), torch.empty_like(x), torch.zeros_like(y)
-    for part, d_part in zip(x.split(step), d_x.split(step), strict=True):
+    tile, d_x, d_y = torch.empty(step, len(y)), torch.empty_like(x), torch.empty_like(y)
+    for i, (part, d_part) in enumerate(zip(x.split(step), d_x.split(step), strict=True)):
         scores = torch.mm(part, y.T, out=tile[: len(part)])
         torch.mm(scores, y, out=d_part)
-        d_y.addmm_(scores.T, part)
+        d_y.addmm_(scores.T, part, beta=int(i > 0))
     return d_x, d_y
 
 

@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before the first import of triton
 pytest.importorskip("triton", reason="Triton is not installed: it comes with the CUDA builds of torch")
 
-from hf_xmc.losses import DecoupledSoftmaxLoss, SoftmaxLoss, SoftTopKLoss, row_kernels, soft_top_k, streaming  # noqa: E402
+from hf_xmc.losses import DecoupledSoftmaxLoss, SoftmaxLoss, SoftTopKLoss, row_kernels, soft_top_k, streaming
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 sizes = pytest.mark.parametrize(("b", "num_labels"), [(1, 1), (3, 4096), (2, 10_001), (0, 5), (2, 0)])
