@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hf_xmc.losses import DecoupledSoftmaxLoss, OneVsAllLoss, SoftmaxLoss, SoftTopKLoss, TripletMarginLoss
+from hf_xmc.losses import (
+    DecoupledSoftmaxLoss,
+    OneVsAllLoss,
+    SoftmaxLoss,
+    SoftTopKLoss,
+    TripletMarginLoss,
+    streaming,
+)
 from hf_xmc.losses.streaming import rows_per_tile
 from hf_xmc.types import Positives
 
@@ -240,3 +248,15 @@ def test_chunks_follow_the_budget():
     assert rows_per_tile(100, 2**30, 1, None) == 1  # never less than a row
     assert rows_per_tile(100, 1000, 8, 500) == 50
     assert rows_per_tile(0, 1000, 8, None) == 1
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_the_products_of_a_gpu_are_legal_calls(half):
+    """Shapes and types only, on tensors without memory: half-precision embeddings, float32 results."""
+    with FakeTensorMode():
+        make = lambda *shape, dtype=half: torch.empty(*shape, dtype=dtype, device="cuda")  # noqa: E731
+        x, y, tile = make(4, 8), make(40_000, 8), make(4, 40_000, dtype=torch.float32)
+        assert streaming._scores(x, y, 0.05, tile) is tile
+        product = streaming._times_labels(tile, y)
+        assert (product.shape, product.dtype) == ((4, 8), torch.float32)
+        streaming._add_labels_gradient(make(40_000, 8, dtype=torch.float32), tile, x.float(), half, beta=1)
