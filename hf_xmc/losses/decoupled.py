@@ -43,7 +43,7 @@ class DecoupledSoftmaxLoss(StreamingLoss):
             ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
         """
         batch = self.read(queries, labels, positives, sampled, ignored)
-        return self.stream(decoupled_rows, queries, labels, batch) / batch.num_queries_with_positives
+        return self.stream(decoupled_rows, queries, labels, batch, batch.num_queries_with_positives)
 
 
 def decoupled_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:

@@ -38,7 +38,7 @@ class OneVsAllLoss(StreamingLoss):
         if sampled is not None:
             raise ValueError("One-vs-all compares every query with every label; it takes no sampled positives.")
         batch = self.read(queries, labels, positives, None, ignored)
-        return self.stream(one_vs_all_rows, queries, labels, batch) / batch.num_candidates.sum().clamp(min=1)
+        return self.stream(one_vs_all_rows, queries, labels, batch, batch.num_candidates.sum().clamp(min=1))
 
 
 def one_vs_all_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,7 +68,7 @@ class SoftTopKLoss(StreamingLoss):
             ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
         """
         batch = self.read(queries, labels, positives, sampled, ignored)
-        return self.stream(self.rows, queries, labels, batch) / batch.num_queries_with_positives
+        return self.stream(self.rows, queries, labels, batch, batch.num_queries_with_positives)
 
     def rows(self, tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
         """Soft top-k of whole rows; see `streaming.RowLoss`."""

@@ -37,7 +37,7 @@ class SoftmaxLoss(StreamingLoss):
             ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
         """
         batch = self.read(queries, labels, positives, sampled, ignored, drop_unsampled=False)
-        return self.stream(softmax_rows, queries, labels, batch) / batch.num_queries_with_positives
+        return self.stream(softmax_rows, queries, labels, batch, batch.num_queries_with_positives)
 
 
 def softmax_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:

@@ -73,9 +73,11 @@ class StreamingLoss(nn.Module):
         shard = Shard.of(self.process_group, len(queries), len(labels), queries.device)
         return read_batch(shard, positives, sampled, ignored, drop_unsampled)
 
-    def stream(self, rows: RowLoss, queries: torch.Tensor, labels: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """The sum of a row loss over all queries; see `stream`."""
-        return stream(rows, queries, labels, batch, self.temperature, self.chunk_size)
+    def stream(
+        self, rows: RowLoss, queries: torch.Tensor, labels: torch.Tensor, batch: Batch, count: torch.Tensor
+    ) -> torch.Tensor:
+        """The sum of a row loss over all queries, divided by `count`; see `stream`."""
+        return stream(rows, queries, labels, batch, count, self.temperature, self.chunk_size)
 
 
 @dataclass
@@ -160,10 +162,13 @@ def stream(
     queries: torch.Tensor,
     labels: torch.Tensor,
     batch: Batch,
+    count: torch.Tensor,
     temperature: float = 0.05,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
-    """Sum of a row loss over all queries of all ranks, differentiable in queries `[B, D]` and labels `[C, D]`.
+    """Sum of a row loss over all queries of all ranks, divided by `count`, a number.
+
+    Differentiable in queries `[B, D]` and labels `[C, D]`.
 
     Products run in the dtype of the embeddings, or in that of autocast where it is on, and are summed in float32
     (float64 if the embeddings are float64), in which the scores and the result also are.
@@ -173,7 +178,8 @@ def stream(
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        return _Stream.apply(queries, labels, rows, batch, temperature, chunk_size, dtype, torch.is_grad_enabled())
+        settings = temperature, chunk_size, dtype, torch.is_grad_enabled()
+        return _Stream.apply(queries, labels, rows, batch, count, *settings)
 
 
 def has_kernels(scores: torch.Tensor) -> bool:
@@ -204,12 +210,14 @@ class _Stream(torch.autograd.Function):
         labels: torch.Tensor,
         rows: RowLoss,
         batch: Batch,
+        count: torch.Tensor,
         temperature: float,
         chunk_size: int | None,
         dtype: torch.dtype,
         grad_enabled: bool,
     ) -> torch.Tensor:
         shard, exact = batch.shard, torch.float64 if dtype == torch.float64 else torch.float32
+        count = count.to(exact)
         wanted = [grad_enabled and needed for needed in ctx.needs_input_grad[:2]]
         x, y = shard.gather_queries(queries.to(dtype)), labels.to(dtype)  # [B of all ranks, D], [C, D]
         grad_x = torch.zeros(x.shape, dtype=exact, device=x.device) if wanted[0] else None
@@ -231,14 +239,14 @@ class _Stream(torch.autograd.Function):
             )
             value, factor = rows(tile)
             loss += value.sum()
-            factor = factor[:, None] / temperature  # [b, 1]
+            factor = factor[:, None] / (count * temperature)  # [b, 1]
             if grad_x is not None:
                 torch.mul(_times_labels(tile.scores, y), factor, out=grad_x[start:stop])
             if grad_y is not None:
                 _add_labels_gradient(grad_y, tile.scores, x[start:stop].to(exact) * factor, dtype, beta=int(start > 0))
         if grad_y is not None and not len(x):
             grad_y.zero_()
-        shard.sum_(loss)
+        loss = shard.sum_(loss) / count
         if grad_x is not None:
             grad_x = shard.own_queries(shard.sum_(grad_x)).to(queries.dtype)
         ctx.save_for_backward(grad_x, None if grad_y is None else grad_y.to(labels.dtype))
@@ -254,7 +262,7 @@ class _Stream(torch.autograd.Function):
             for i, gradient in enumerate(gradients):
                 if gradient is not None:
                     gradients[i] = gradient.mul_(grad_loss) if in_place else gradient * grad_loss
-        return (*gradients, None, None, None, None, None, None)
+        return (*gradients, None, None, None, None, None, None, None)
 
 
 # The three products. float32 and float64 go to the library as they are. Half precision is summed in float32: where the
