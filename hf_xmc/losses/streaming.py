@@ -21,6 +21,7 @@ from hf_xmc.losses.sharding import Shard
 from hf_xmc.types import Positives
 
 MEMORY_BUDGET = 64 * 2**20  # bytes of scores held at once, at the least
+SCORES_PER_PART = 2**20  # passes that need memory of their own work on about so many scores at a time
 LABELS_PER_CAST = 2**14  # half-precision embeddings are converted in parts, so that no second copy of all is made
 
 
@@ -121,9 +122,9 @@ class Tile:
         return self.shard.sum_(total) if everywhere else total
 
     def parts(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """The scores, a few rows at a time: what is computed on the side takes an eighth of the tile's memory."""
-        step = -(-len(self.scores) // 8)
-        for start in range(0, len(self.scores), max(step, 1)):
+        """The scores, a few rows at a time, so that what is computed on the side takes little memory."""
+        step = max(1, SCORES_PER_PART // max(1, self.scores.shape[1]))
+        for start in range(0, len(self.scores), step):
             rows = slice(start, start + step)
             yield rows, self.scores[rows]
 

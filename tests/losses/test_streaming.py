@@ -260,3 +260,12 @@ def test_the_products_of_a_gpu_are_legal_calls(half):
         product = streaming._times_labels(tile, y)
         assert (product.shape, product.dtype) == ((4, 8), torch.float32)
         streaming._add_labels_gradient(make(40_000, 8, dtype=torch.float32), tile, x.float(), half, beta=1)
+
+
+@each_streaming_loss
+def test_passes_in_parts(loss, case, monkeypatch):
+    """What is computed on the side, a few rows at a time, does not depend on how many."""
+    batch = case()
+    whole = loss(*batch.arguments)
+    monkeypatch.setattr(streaming, "SCORES_PER_PART", 50)  # two rows of 23
+    torch.testing.assert_close(loss(*batch.arguments), whole)
