@@ -1,0 +1,37 @@
+"""`hf-xmc index`: encode a label table and build the index beside the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_xmc.cli.tables import console, print_next
+
+EXAMPLE = "Example: hf-xmc index outputs/demo/model --dataset sample"
+
+
+def index(
+    run: Annotated[Path, typer.Argument(help="A trained folder; the index is written into it.")],
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Whose labels to index; by default those already there.")
+    ] = None,
+    factory: Annotated[str, typer.Option("--factory", help="Kind of index: flat.")] = "flat",
+    batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
+) -> None:
+    """Encode the label texts with the model and build the index that predictions search."""
+    from hf_xmc.data.dataset import load_xmc_dataset
+    from hf_xmc.data.errors import DataError
+    from hf_xmc.data.parquet import read_parquet
+    from hf_xmc.modeling import XMCDualEncoderModel
+    from hf_xmc.retrieval.index import LABELS, LabelIndex
+
+    if dataset is None and not (run / LABELS).is_file():
+        raise DataError(f"no {LABELS}", run, cure="say whose labels to index with --dataset")
+    labels = load_xmc_dataset(dataset).labels if dataset is not None else read_parquet(run / LABELS)
+    model = XMCDualEncoderModel.from_pretrained(run)
+    embeddings = model.encode_labels(labels["text"][:], batch_size=batch_size, progress=True)
+    LabelIndex.build(embeddings, labels, factory=factory).save_pretrained(run)
+    console.print(f"{len(labels):,} labels of {embeddings.shape[1]} dimensions indexed in {run / 'index'}")
+    print_next(f'hf-xmc predict {run} --text "..."')

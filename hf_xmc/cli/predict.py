@@ -1,0 +1,42 @@
+"""`hf-xmc predict`: tag texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_xmc.cli.tables import console, print_tags
+
+EXAMPLE = 'Example: hf-xmc predict outputs/demo/model --text "Aligns short reads to a reference genome"'
+
+
+def predict(
+    run: Annotated[str, typer.Argument(help="A trained folder, or a Hub repository.")],
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text to tag; may be repeated.")] = None,
+    input: Annotated[
+        Path | None, typer.Option("--input", help="Texts: .txt (one a line), .jsonl, .csv, .tsv or .parquet.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Where to write: .jsonl or .parquet.")] = None,
+    text_column: Annotated[str, typer.Option("--text_column", help="Column of --input that holds the text.")] = "text",
+    k: Annotated[int, typer.Option("--k", help="Labels a text, at most.", min=1)] = 5,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Leave out labels with a lower score.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
+) -> None:
+    """Tag texts given with --text, or a file of them (--input and --output)."""
+    from hf_xmc.inference.batch import predict_file
+    from hf_xmc.inference.pipeline import XMCPipeline
+
+    if not text and input is None:
+        raise typer.BadParameter('give --text "..." or --input FILE --output FILE')
+    if (input is None) != (output is None):
+        raise typer.BadParameter("--input and --output go together")
+    pipeline = XMCPipeline.from_pretrained(run)
+    for one, tags in zip(text or [], pipeline(text or [], k, threshold, batch_size), strict=True):
+        print_tags(one, tags)
+    if input is not None and output is not None:
+        count = predict_file(pipeline, input, output, text_column, k, threshold, batch_size)
+        console.print(f"{count:,} texts tagged; written to {output}")

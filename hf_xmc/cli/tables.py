@@ -1,0 +1,44 @@
+"""Tables and hints that commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")
+
+
+def print_metrics(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] = COLUMNS) -> None:
+    """One row a system, metrics in per cent, the best of each column in bold."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    shown = [name for name in columns if all(name in metrics for metrics in rows.values())]
+    for name in shown:
+        table.add_column(name, justify="right")
+    best = {name: max(metrics[name] for metrics in rows.values()) for name in shown}
+    for system, metrics in rows.items():
+        cells = [f"{100 * metrics[name]:.1f}" for name in shown]
+        bold = [len(rows) > 1 and metrics[name] == best[name] for name in shown]
+        table.add_row(system, *(f"[bold]{c}[/]" if b else c for c, b in zip(cells, bold, strict=True)))
+    console.print(table)
+
+
+def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
+    """One text with its labels and scores."""
+    table = Table(title=f"“{text}”", title_justify="left", title_style="italic", show_header=False)
+    table.add_column(justify="right")
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(style="dim")
+    for tag in tags:
+        table.add_row(f"{tag['score']:.3f}", str(tag["label"]), str(tag["uid"]))
+    console.print(table)
+
+
+def print_next(*commands: str) -> None:
+    """What to type next."""
+    console.print("\n[bold]Next:[/]")
+    for command in commands:
+        console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)

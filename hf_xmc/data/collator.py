@@ -1,0 +1,61 @@
+"""From the items of `TokenizedQueries` to one batch of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_xmc.types import Positives
+
+
+@dataclass(frozen=True)
+class QueryCollator:
+    """Pads token ids on the right and packs positives as CSR.
+
+    A batch holds `row` `[B]`, `input_ids` and `attention_mask` `[B, T]`, and `positives_indptr` `[B + 1]`,
+    `positives_indices` `[nnz]`; the same with `ignored_` where the items have ignored pairs. All int64. Ids are
+    catalogue ids. (No key is called `labels`: the Trainer would count it.)
+
+    >>> item = {"row": 0, "input_ids": [101, 7, 102], "positives": [3, 9]}
+    >>> QueryCollator(pad_token_id=0)([item, {**item, "input_ids": [101, 102]}])["input_ids"].tolist()
+    [[101, 7, 102], [101, 102, 0]]
+    """
+
+    pad_token_id: int = 0
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        width = max(len(item["input_ids"]) for item in items)
+        input_ids = torch.full((len(items), width), self.pad_token_id, dtype=torch.int64)  # [B, T]
+        attention_mask = torch.zeros_like(input_ids)
+        for i, item in enumerate(items):
+            length = len(item["input_ids"])
+            input_ids[i, :length] = torch.as_tensor(item["input_ids"])
+            attention_mask[i, :length] = 1
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        batch["row"] = torch.tensor([item["row"] for item in items])
+        for name in ("positives", "ignored"):
+            if name in items[0]:
+                batch |= pack([item[name] for item in items], name)
+        return batch
+
+
+def pack(rows: Sequence[Any], name: str) -> dict[str, Tensor]:
+    """Label ids of each query as the two tensors of a CSR matrix."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    indices = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+    return {
+        f"{name}_indptr": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
+        f"{name}_indices": torch.from_numpy(indices),
+    }
+
+
+def unpack(batch: dict[str, Tensor], name: str) -> Positives | None:
+    """What `pack` packed, or `None` where the batch has no such pairs."""
+    if f"{name}_indptr" not in batch:
+        return None
+    return Positives(batch[f"{name}_indptr"], batch[f"{name}_indices"])

@@ -1,0 +1,279 @@
+"""The model card: a trained folder's README.md, made from the record of its run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from datasets import Dataset
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from hf_xmc.data.parquet import read_parquet
+from hf_xmc.hub.papers import cited
+from hf_xmc.training.arguments import XMCTrainingArguments
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")
+MAIN_ARGUMENTS = ("label_strategy", "learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed")
+# What says something about the machine or the account, not about the model.
+LOCAL = re.compile(r"_dir$|hub|token|logging|log_|^save_|report_to|run_name|tqdm|dataloader|use_cpu|project|trackio")
+METRIC_NAMES = {"P": "precision", "R": "recall"}
+
+
+def model_card(
+    name: str,
+    run: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    labels: Dataset | None = None,
+    config: Mapping[str, Any] | None = None,
+    license: str | None = None,
+) -> str:
+    """The text of a README.md: metadata that the Hub reads, and a description for people.
+
+    Args:
+        name: Hub id or folder; what the example code loads.
+        run: the content of `run.json`; any part may be missing. Read are `arguments`, `versions`, `data` (`name`,
+            `licence`, `source`, `counts`, `fingerprint`, `example`), `encoder`, `paper` and `license`.
+        metrics: the content of `metrics.json`; its `baselines` become rows of the results table.
+        labels: the label table.
+        config: the model's configuration as a dict (`config.json`).
+        license: of the model, as the Hub names it (`"apache-2.0"`); by default `run["license"]`.
+
+    >>> card = ModelCard(model_card("me/tagger", metrics={"split": "test", "metrics": {"P@1": 0.5}}))
+    >>> card.data.library_name, card.data.eval_results[0].metric_type, card.data.eval_results[0].metric_value
+    ('hf_xmc', 'precision@1', 0.5)
+    """
+    run, metrics, config = run or {}, metrics or {}, config or {}
+    data = run.get("data") or {}
+    license = license or run.get("license")
+    encoder, dataset = str(run.get("encoder") or ""), str(data.get("name") or "")
+    metadata = ModelCardData(
+        model_name=Path(name).name,
+        library_name="hf_xmc",
+        pipeline_tag="text-classification",
+        tags=["extreme-multi-label-classification", "multi-label-classification", "dual-encoder", "tagging"],
+        base_model=encoder if is_hub_id(encoder) else None,
+        datasets=[dataset] if is_hub_id(dataset, namespace=True) else None,
+        license=license,
+        eval_results=eval_results(metrics, dataset) or None,
+    )
+    shared = bool(config.get("share_encoders", True))
+    body = environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
+    text = body.render(
+        title=f"{dataset} tagger" if dataset else Path(name).name,
+        name=json.dumps(name),
+        example=json.dumps(data.get("example") or "Paste a text here", ensure_ascii=False),
+        towers=towers(shared, encoder if is_hub_id(encoder) else ""),
+        shared=shared,
+        dimension=config.get("projection_dim") or (config.get("encoder_config") or {}).get("hidden_size"),
+        normalize=config.get("normalize", True),
+        max_length=config.get("max_query_length"),
+        measured=measured(metrics, dataset),
+        columns=columns(metrics),
+        results=results(metrics),
+        settings=listed(metrics.get("settings") or {}),
+        training=training_facts(run, metrics, data),
+        arguments=arguments(run.get("arguments") or {}),
+        versions=listed(run.get("versions") or metrics.get("versions") or {}),
+        num_labels=0 if labels is None else len(labels),
+        labels=label_examples(labels),
+        data={"name": "", "source": "", "licence": "", **data},
+        license=license,
+        papers=cited(run.get("paper")),
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{tidy(text)}"
+
+
+def write_model_card(
+    folder: str | os.PathLike[str],
+    metrics: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    license: str | None = None,
+) -> Path:
+    """Write `README.md` into a trained folder, from its `run.json`, `config.json` and `labels.parquet`.
+
+    Args:
+        folder: the trained folder; of the three files what is there is used.
+        metrics: the content of `metrics.json`; by default the folder's own, if it has one.
+        name: what the example code loads; by default the folder, and the repository once it is pushed.
+        license: of the model, as the Hub names it.
+    """
+    folder = Path(folder)
+    table = folder / "labels.parquet"
+    text = model_card(
+        name or folder.as_posix(),
+        run=read_json(folder / "run.json"),
+        metrics=metrics or read_json(folder / "metrics.json"),
+        labels=read_parquet(table) if table.is_file() else None,
+        config=read_json(folder / "config.json"),
+        license=license,
+    )
+    temporary = folder / ".README.md.tmp"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / "README.md")
+    finally:
+        temporary.unlink(missing_ok=True)
+    return folder / "README.md"
+
+
+def readdress(card: str, repo_id: str) -> str:
+    """A card whose example code and metadata name another repository; what was written by hand stays.
+
+    >>> text = model_card("outputs/model", metrics={"metrics": {"P@1": 0.5}})
+    >>> 'XMCPipeline.from_pretrained("me/tagger")' in readdress(text, "me/tagger")
+    True
+    """
+    if found := re.search(r'XMCPipeline\.from_pretrained\(("[^"\n]*")\)', card):
+        card = card.replace(f"from_pretrained({found[1]})", f"from_pretrained({json.dumps(repo_id)})")
+    parsed = ModelCard(card)
+    if parsed.data.eval_results:
+        parsed.data.model_name = repo_id.split("/")[-1]
+        return str(parsed)
+    return card
+
+
+def is_hub_id(name: str, namespace: bool = False) -> bool:
+    """Whether a name can stand for a repository on the Hub, and for nothing on this machine.
+
+    >>> [is_hub_id(name) for name in ("sentence-transformers/all-MiniLM-L6-v2", "bert-base-uncased", "/tmp/x", "../x")]
+    [True, True, False, False]
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return bool(name) and not Path(name).exists() and ("/" in name or not namespace)
+
+
+def eval_results(metrics: Mapping[str, Any], dataset: str) -> list[EvalResult]:
+    """The measured values in the Hub's form (model-index)."""
+    return [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Extreme multi-label classification",
+            dataset_type=dataset or "unknown",
+            dataset_name=dataset or "unknown",
+            dataset_split=metrics.get("split"),
+            metric_type=metric_type(key),
+            metric_name=key,
+            metric_value=round(float(value), 6),
+        )
+        for key, value in (metrics.get("metrics") or {}).items()
+    ]
+
+
+def metric_type(key: str) -> str:
+    """`"P@5"` to `"precision@5"`, `"nDCG@5"` to `"ndcg@5"`."""
+    kind, at, k = key.partition("@")
+    return METRIC_NAMES.get(kind, kind.lower()) + at + k
+
+
+def columns(metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics of the results table: the usual ones, or whatever there is."""
+    found = metrics.get("metrics") or {}
+    return [key for key in COLUMNS if key in found] or list(found)[:8]
+
+
+def results(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Rows of the results table, the model first."""
+    rows = {"**this model**": metrics.get("metrics") or {}, **(metrics.get("baselines") or {})}
+    shown = columns(metrics)
+    if not shown:
+        return []
+    number = lambda value: f"{value:.3f}" if isinstance(value, int | float) else ""  # noqa: E731
+    return [(cell(name), [number(values.get(key)) for key in shown]) for name, values in rows.items()]
+
+
+def measured(metrics: Mapping[str, Any], dataset: str) -> str:
+    split = f"the {metrics['split']} split" if metrics.get("split") else "held-out data"
+    queries = f" ({metrics['num_queries']:,} queries)" if metrics.get("num_queries") else ""
+    return f"On {split}{f' of {cell(dataset)}' if dataset else ''}{queries}, as fractions; more is better."
+
+
+def towers(shared: bool, encoder: str) -> str:
+    """The encoders in words."""
+    origin = f" (from [{encoder}](https://huggingface.co/{encoder}))" if encoder else ""
+    return f"one encoder{origin}" if shared else f"two encoders, one for texts and one for labels{origin},"
+
+
+def training_facts(run: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    facts = []
+    if data.get("name"):
+        counts = listed({key: f"{value:,}" for key, value in (data.get("counts") or {}).items()})
+        facts.append(f"Data: {cell(data['name'])}" + (f" ({counts})" if counts else ""))
+    if data.get("fingerprint"):
+        facts.append(f"Fingerprint of the data: `{cell(data['fingerprint'])}`")
+    seconds = metrics.get("train_seconds") or run.get("train_seconds")
+    if seconds:
+        facts.append(f"Time: {seconds:,.0f} seconds")
+    return facts
+
+
+def arguments(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The main training arguments and those that differ from their default, without what is local to a machine."""
+    defaults = {field.name: field.default for field in fields(XMCTrainingArguments)}
+    shown = {
+        key: value
+        for key, value in given.items()
+        if key in MAIN_ARGUMENTS or (key not in defaults or str(value) != str(defaults[key]))
+    }
+    local = lambda key, value: LOCAL.search(key) or os.path.isabs(str(value))  # noqa: E731
+    empty = (None, "", [], {})
+    return [(key, cell(value)) for key, value in shown.items() if not local(key, value) and value not in empty]
+
+
+def label_examples(labels: Dataset | None, count: int = 5) -> list[tuple[int, str, str]]:
+    """Labels spread evenly over the table: (id, uid, text)."""
+    if labels is None or not len(labels):
+        return []
+    rows = sorted({i * len(labels) // count for i in range(count)})
+    return [(row, cell(labels[row]["uid"]), cell(labels[row]["text"], 100)) for row in rows]
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    """A dict in one line, nested ones in brackets.
+
+    >>> listed({"k": 5, "propensity": {"a": 0.55, "b": 1.5}, "filter": None})
+    'k 5, propensity (a 0.55, b 1.5)'
+    """
+    parts: Iterable[tuple[str, str]] = (
+        (key, f"({listed(value)})" if isinstance(value, Mapping) else cell(value))
+        for key, value in values.items()
+        if value is not None
+    )
+    return ", ".join(f"{key} {value}" for key, value in parts)
+
+
+def cell(value: Any, width: int = 200) -> str:
+    """Text for a Markdown table: one line, cut at `width`, nothing that opens a column or a tag.
+
+    >>> cell("a | b <i>")
+    'a \\\\| b &lt;i>'
+    """
+    text = " ".join(str(value).split())
+    text = text if len(text) <= width else text[: width - 1].rstrip() + "…"
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+
+
+def tidy(text: str) -> str:
+    """At most one blank line in a row."""
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

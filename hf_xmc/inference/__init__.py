@@ -1,0 +1,1 @@
+"""Predictions for people: the pipeline, files of texts, reports."""

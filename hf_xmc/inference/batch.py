@@ -1,0 +1,130 @@
+"""Tagging a file of texts: read, tagged and written a block at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import load_dataset
+from tqdm.auto import tqdm
+
+from hf_xmc.data.errors import DataError
+from hf_xmc.inference.pipeline import XMCPipeline
+
+BLOCK = 2048  # texts in memory at a time
+READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+TAG = pa.struct({"label": pa.string(), "uid": pa.string(), "id": pa.int64(), "score": pa.float64()})
+
+
+def predict_file(
+    pipeline: XMCPipeline,
+    source: Path,
+    target: Path,
+    text_column: str = "text",
+    k: int = 5,
+    threshold: float | None = None,
+    batch_size: int = 64,
+) -> int:
+    """Tag every row of `source` and write it to `target` with a column `labels`; returns the number of rows.
+
+    Args:
+        source: `.txt` (one text a line), `.jsonl`, `.csv`, `.tsv` or `.parquet`, also `.gz` of the first four.
+        target: `.jsonl`, or `.parquet` (columns `uid` where there is one, `text`, `labels`). It appears when it is
+            whole: until then the rows stand in a file of a temporary name.
+
+    Raises:
+        DataError: a kind of file that is not known, a missing text column, a text that is not a string.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    writer = open_writer(target, temporary)
+    count = 0
+    try:
+        rows = iter(read_rows(source))
+        with tqdm(unit=" texts", desc="Tagging", delay=2) as bar:
+            while block := list(islice(rows, BLOCK)):
+                texts = [text_of(row, text_column, source, count + i) for i, row in enumerate(block)]
+                tagged = pipeline(texts, k=k, threshold=threshold, batch_size=batch_size)
+                writer.write([{**row, "labels": tags} for row, tags in zip(block, tagged, strict=True)])
+                count += len(block)
+                bar.update(len(block))
+        if not count:
+            raise DataError("no rows", source, cure="there is nothing to tag")
+        writer.close()
+        os.replace(temporary, target)
+    finally:
+        writer.close()
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file, streamed."""
+    suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
+    if suffix not in READERS:
+        raise DataError(f"cannot read {suffix or 'a file without an ending'}", path, cure=f"give {', '.join(READERS)}")
+    if not path.is_file():
+        raise DataError("no such file", path)
+    options: dict[str, Any] = {"delimiter": "\t"} if suffix == ".tsv" else {}
+    try:
+        stream = load_dataset(READERS[suffix], data_files=str(path), split="train", streaming=True, **options)
+        yield from stream
+    except (ValueError, pa.ArrowException, UnicodeDecodeError, EOFError) as error:
+        raise DataError(f"cannot be read ({error!s:.200})", path, cure=f"is it {suffix} as its name says?") from error
+
+
+def text_of(row: dict[str, Any], column: str, path: Path, number: int) -> str:
+    if column not in row:
+        raise DataError(f"no column {column!r}", path, cure=f"it has {', '.join(row)}; choose one with --text_column")
+    if not isinstance(row[column], str):
+        raise DataError(f"the text is {row[column]!r:.60}", path, number + 1, "every row needs a text")
+    return row[column]
+
+
+class JsonLinesWriter:
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("w", encoding="utf-8")
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        self.file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class ParquetWriter:
+    """Columns of the input are kept as they are in its first block."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.writer: pq.ParquetWriter | None = None
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        tags = pa.array([row.pop("labels") for row in rows], pa.list_(TAG))
+        if self.writer is None:
+            columns = pa.Table.from_pylist(rows).append_column("labels", tags)
+            self.writer = pq.ParquetWriter(self.path, columns.schema)
+        schema = self.writer.schema
+        table = pa.Table.from_pylist(rows, schema.remove(schema.get_field_index("labels")))
+        self.writer.write_table(table.append_column("labels", tags))
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def open_writer(target: Path, temporary: Path) -> JsonLinesWriter | ParquetWriter:
+    kinds: dict[str, type[JsonLinesWriter] | type[ParquetWriter]] = {
+        ".jsonl": JsonLinesWriter,
+        ".parquet": ParquetWriter,
+    }
+    if target.suffix not in kinds:
+        found = target.suffix or "a file without an ending"
+        raise DataError(f"cannot write {found}", target, cure=f"name it {' or '.join(kinds)}")
+    return kinds[target.suffix](temporary)

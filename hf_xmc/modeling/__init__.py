@@ -1,0 +1,15 @@
+"""The dual encoder. Self-contained: its files are what is published as custom code on the Hub."""
+
+from transformers import AutoConfig, AutoModel
+
+from .configuration_xmc import XMCDualEncoderConfig
+from .modeling_xmc import XMCDualEncoderModel, XMCDualEncoderOutput
+
+__all__ = ["XMCDualEncoderConfig", "XMCDualEncoderModel", "XMCDualEncoderOutput"]
+
+# AutoModel.from_pretrained works where hf_xmc is imported, and elsewhere with trust_remote_code=True, for which
+# save_pretrained copies the files of this folder beside the weights.
+AutoConfig.register("xmc_dual_encoder", XMCDualEncoderConfig)
+AutoModel.register(XMCDualEncoderConfig, XMCDualEncoderModel)
+XMCDualEncoderConfig.register_for_auto_class()
+XMCDualEncoderModel.register_for_auto_class("AutoModel")

@@ -1,0 +1,1 @@
+"""Which queries make a batch, and which labels enter the loss."""

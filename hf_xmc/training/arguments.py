@@ -1,0 +1,72 @@
+"""Arguments of the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+LABEL_STRATEGIES = ("all", "in_batch")
+
+
+@dataclass
+class XMCTrainingArguments(TrainingArguments):
+    """Everything that [`~transformers.TrainingArguments`] has, and what belongs to training over a label catalogue.
+
+    The temperature and the text lengths belong to the model (`XMCDualEncoderConfig`), since predictions need them too.
+    """
+
+    label_strategy: str = field(
+        default="all",
+        metadata={
+            "help": "Which labels enter the loss: 'all' of the catalogue (DEXML; exact, and encodes every label at "
+            "every step), or 'in_batch', the positives of the batch.",
+            "choices": list(LABEL_STRATEGIES),
+        },
+    )
+    encode_chunk_size: int = field(
+        default=64,
+        metadata={
+            "help": "Texts that are encoded at a time in a training step. Texts are sorted by length first, so "
+            "smaller chunks hold less padding; label activations are kept for one chunk only (gradient caching)."
+        },
+    )
+    gradient_caching: bool = field(
+        default=True,
+        metadata={
+            "help": "Encode labels without keeping activations, and encode them again for the backward pass (DEXML, "
+            "GradCache): the memory of one chunk for one more forward pass. Off: everything is kept."
+        },
+    )
+    freeze_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "Encode every text once and train the projection alone, over all labels: exact, and a matter of "
+            "seconds. The model needs a projection (projection_dim)."
+        },
+    )
+    disable_dropout: bool = field(
+        default=False,
+        metadata={"help": "Train without dropout. Short runs of small encoders are often better without."},
+    )
+    eval_k: int = field(
+        default=5, metadata={"help": "Predictions a query in evaluations; P@k, nDCG@k and R@k are reported up to it."}
+    )
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin memory; by default where there is a GPU."}
+    )
+    remove_unused_columns: bool = field(
+        default=False,
+        metadata={"help": "Kept for the interface of the Trainer; the data set is tokenised as a whole."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_strategy not in LABEL_STRATEGIES:
+            raise ValueError(f"label_strategy is {self.label_strategy!r}; expected one of {LABEL_STRATEGIES}.")
+        for name in ("encode_chunk_size", "eval_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must stay False: a batch carries more than the model's inputs.")

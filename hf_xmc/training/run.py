@@ -1,0 +1,63 @@
+"""`run.json`: how a trained folder was made."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.training.arguments import XMCTrainingArguments
+
+LIBRARIES = ("hf-xmc", "torch", "transformers", "datasets", "accelerate", "huggingface-hub", "faiss-cpu", "numpy")
+RUN = "run.json"
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
+    return {name: version(name) for name in LIBRARIES}
+
+
+def describe_run(
+    dataset: XMCDataset, args: XMCTrainingArguments, encoder: str, train_seconds: float, **more: Any
+) -> dict[str, Any]:
+    """What `run.json` holds: arguments that are not defaults, data with its fingerprint, versions."""
+    return {
+        "encoder": encoder if not Path(encoder).exists() else "",  # a path says nothing elsewhere
+        "arguments": changed_arguments(args),
+        "data": {
+            "name": dataset.name,
+            "licence": dataset.licence,
+            "source": dataset.source,
+            "counts": dataset.counts(),
+            "fingerprint": dataset.fingerprint(),
+        },
+        "train_seconds": round(train_seconds, 1),
+        "versions": versions(),
+        **more,
+    }
+
+
+def changed_arguments(args: XMCTrainingArguments) -> dict[str, Any]:
+    """The arguments that differ from their defaults; paths and tokens stay out."""
+    defaults = XMCTrainingArguments(output_dir=args.output_dir).to_dict()
+    private = {"output_dir", "logging_dir", "hub_token", "push_to_hub_token", "local_rank", "resume_from_checkpoint"}
+    return {key: value for key, value in args.to_dict().items() if key not in private and defaults.get(key) != value}
+
+
+def write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> Path:
+    """Write under a temporary name, then rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is no file."""
+    path = Path(path)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

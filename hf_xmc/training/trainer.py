@@ -1,0 +1,246 @@
+"""The trainer: the one place that knows model, labels, candidates and loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_xmc.data.collator import QueryCollator, unpack
+from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.losses import DecoupledSoftmaxLoss
+from hf_xmc.metrics import ranking_metrics
+from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.retrieval.search import exact_search
+from hf_xmc.sampling.candidates import in_batch, to_columns
+from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.callbacks import QueryProgressCallback
+from hf_xmc.training.gradient_cache import encode_in_chunks
+from hf_xmc.types import Positives
+
+REPORTED = ("P@", "nDCG@", "R@")
+
+
+class XMCTrainer(Trainer):
+    """Trains an [`XMCDualEncoderModel`] over a label catalogue, as any `Trainer` otherwise.
+
+    Args:
+        model: the dual encoder; its tokenizer is used for both sides.
+        args: [`XMCTrainingArguments`].
+        train_dataset, eval_dataset: splits of queries (`uid`, `text`, `labels`); `eval_dataset` may be a dict of them.
+        label_dataset: the label table (`text`); row number = label id.
+        loss: a loss module of `hf_xmc.losses`; by default decoupled softmax at the model's temperature.
+        train_ignored: pairs of the training split that take no part in the loss (`XMCDataset.filters["train"]`).
+        eval_ignored: pairs of the evaluation split that are removed from predictions.
+        **kwargs: as in `Trainer`: callbacks, optimizers, ...
+
+    Example:
+
+        data = load_xmc_dataset("sample")
+        trainer = XMCTrainer(
+            model=XMCDualEncoderModel.from_encoder("sentence-transformers/all-MiniLM-L6-v2"),
+            args=XMCTrainingArguments("outputs/run", label_strategy="in_batch", learning_rate=3e-4),
+            train_dataset=data.queries["train"],
+            eval_dataset=data.queries["validation"],
+            label_dataset=data.labels,
+        )
+        trainer.train()
+
+    Raises:
+        ValueError: the encoder is frozen and there is no projection to train; positives that the label table lacks.
+    """
+
+    args: XMCTrainingArguments
+    model: XMCDualEncoderModel
+    train_dataset: Any
+
+    def __init__(
+        self,
+        model: XMCDualEncoderModel,
+        args: XMCTrainingArguments,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        label_dataset: Dataset | None = None,
+        loss: nn.Module | None = None,
+        train_ignored: Positives | None = None,
+        eval_ignored: Positives | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if label_dataset is None:
+            raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
+        self.loss = loss or DecoupledSoftmaxLoss(temperature=model.config.temperature)
+        self.num_labels = len(label_dataset)
+        self.label_tokens = TokenTable(model.tokenize(label_dataset["text"][:], "label"))
+        self.label_batch = model.pad(list(self.label_tokens))  # input_ids and attention_mask, [L, T]
+        self.eval_ignored = eval_ignored
+        self.features: dict[TokenTable, Tensor] = {}  # pooled states of texts under a frozen encoder
+        prepare_parameters(model, args)
+        if train_dataset is not None:
+            train_dataset = self.tokenize(model, train_dataset, train_ignored)
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: self.tokenize(model, part, eval_ignored) for name, part in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = self.tokenize(model, eval_dataset, eval_ignored)
+        kwargs.setdefault("processing_class", model.tokenizer)
+        kwargs.setdefault("data_collator", QueryCollator(getattr(model.tokenizer, "pad_token_id", None) or 0))
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.model_accepts_loss_kwargs = False  # each micro-batch has its own mean; the Trainer averages them
+        if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
+            self.remove_callback(ProgressCallback)
+            self.add_callback(QueryProgressCallback)
+
+    def tokenize(self, model: XMCDualEncoderModel, queries: Dataset, ignored: Positives | None) -> TokenizedQueries:
+        """Tokenise a split once, and check its positives against the label table."""
+        if isinstance(queries, TokenizedQueries):
+            return queries
+        tokenized = TokenizedQueries(queries, lambda texts: model.tokenize(texts, "query"), ignored)
+        tokenized.positives.validate(self.num_labels)
+        return tokenized
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of a batch over its candidates: a scalar, the mean over its queries."""
+        encoder = self.accelerator.unwrap_model(model)
+        positives, ignored = unpack(inputs, "positives"), unpack(inputs, "ignored")
+        assert positives is not None
+        candidates = None
+        if self.args.label_strategy == "in_batch":
+            candidates = in_batch(positives)
+            positives = to_columns(positives, candidates)
+            ignored = None if ignored is None else to_columns(ignored, candidates)
+        queries = self.embed_queries(encoder, inputs)  # [B, D]
+        labels = self.embed_labels(encoder, candidates)  # [C, D]
+        loss = self.loss(queries, labels, positives, ignored=ignored)
+        return (loss, {"queries": queries, "labels": labels}) if return_outputs else loss
+
+    def embed_queries(self, encoder: XMCDualEncoderModel, inputs: dict[str, Tensor]) -> Tensor:
+        """Query embeddings of a batch with gradients, `[B, D]`."""
+        if self.args.freeze_encoder:
+            pooled = self.frozen_features(encoder, self.train_dataset.tokens, "query")
+            return encoder(pooled=pooled[inputs["row"]], side="query").embeddings
+        return encode_in_chunks(
+            lambda ids, mask: encoder(ids, mask, side="query").embeddings,
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            self.args.encode_chunk_size,
+            caching=False,
+        )
+
+    def embed_labels(self, encoder: XMCDualEncoderModel, candidates: Tensor | None) -> Tensor:
+        """Embeddings of the candidates (of all labels for `None`) with gradients, `[C, D]`."""
+        rows = slice(None) if candidates is None else candidates.cpu()
+        if self.args.freeze_encoder:
+            pooled = self.frozen_features(encoder, self.label_tokens, "label")
+            return encoder(pooled=pooled[rows], side="label").embeddings
+        return encode_in_chunks(
+            lambda ids, mask: encoder(ids, mask, side="label").embeddings,
+            self.label_batch["input_ids"][rows].to(self.args.device),
+            self.label_batch["attention_mask"][rows].to(self.args.device),
+            self.args.encode_chunk_size,
+            self.args.gradient_caching,
+        )
+
+    def frozen_features(self, encoder: XMCDualEncoderModel, tokens: TokenTable, side: Any) -> Tensor:
+        """Pooled states `[N, H]` of texts under a frozen encoder, encoded on first use."""
+        if tokens not in self.features:
+            batch = self.args.per_device_eval_batch_size
+            states = encoder.encode_tokens(tokens, side, batch, progress=self.show_progress, output="pooled")
+            self.features[tokens] = states.to(self.args.device)
+        return self.features[tokens]
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        # Both sides are encoded by the unwrapped model, whose gradients DistributedDataParallel does not see.
+        if self.args.world_size > 1 and self.accelerator.sync_gradients:
+            average_gradients(self.model)
+        return loss
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As in `Trainer`, for splits that are not tokenised yet as well."""
+        if isinstance(eval_dataset, Dataset):
+            eval_dataset = self.tokenize(self.model, eval_dataset, None)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Rank the whole catalogue for each query; metrics are fractions: P@k, nDCG@k and R@k up to `eval_k`.
+
+        Every process evaluates the whole split, so that all agree on the best checkpoint.
+        """
+        split = dataloader.dataset
+        queries, labels = self.embed_all(split)
+        k = self.args.eval_k
+        excluded = 0 if split.ignored is None else int(max(split.ignored.counts, default=0))
+        topk = exact_search(queries, labels, k + excluded)  # as many more as the filter may take away
+        ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
+        values = ranking_metrics(topk, split.positives, ks=ks, filters=split.ignored)
+        metrics = {f"{metric_key_prefix}_{name}": v for name, v in values.items() if name.startswith(REPORTED)}
+        if len(split):
+            metrics[f"{metric_key_prefix}_loss"] = self.full_loss(queries, labels, split.positives, split.ignored)
+        return EvalLoopOutput(predictions=topk.ids, label_ids=None, metrics=metrics, num_samples=len(split))
+
+    @torch.no_grad()
+    def embed_all(self, split: TokenizedQueries) -> tuple[Tensor, Tensor]:
+        """Embeddings of a split and of the catalogue without gradients, float32 on the CPU, `[N, D]` and `[L, D]`."""
+        model, batch = self.accelerator.unwrap_model(self.model), self.args.per_device_eval_batch_size
+        embeddings = []
+        for side, tokens in (("query", split.tokens), ("label", self.label_tokens)):
+            if self.args.freeze_encoder:
+                pooled = self.frozen_features(model, tokens, side)
+                embeddings.append(model(pooled=pooled, side=side).embeddings.float().cpu())
+            else:
+                embeddings.append(model.encode_tokens(tokens, side, batch, progress=self.show_progress))
+        return embeddings[0], embeddings[1]
+
+    @torch.no_grad()
+    def full_loss(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> float:
+        """The loss over all labels, whatever the candidates in training were."""
+        loss = self.loss(queries, labels, positives.torch(), ignored=None if ignored is None else ignored.torch())
+        return float(loss)
+
+    @property
+    def show_progress(self) -> bool:
+        return not self.args.disable_tqdm and self.is_world_process_zero()
+
+
+def prepare_parameters(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
+    """Freeze towers and switch dropout off, as the arguments say."""
+    if args.freeze_encoder and model.query_projection is None:
+        raise ValueError(
+            "freeze_encoder leaves nothing to train: the model has no projection. "
+            "Make it with projection_dim, as in XMCDualEncoderModel.from_encoder(..., projection_dim=384)."
+        )
+    for encoder in (model.query_encoder, model.label_encoder):
+        if encoder is not None:
+            encoder.requires_grad_(not args.freeze_encoder)
+    if args.disable_dropout:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Average the gradients over all processes, in one reduction."""
+    gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))

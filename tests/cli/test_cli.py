@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel
+from typer.testing import CliRunner
+
+from hf_xmc import LabelIndex, XMCDualEncoderModel, load_xmc_dataset
+from hf_xmc.cli.main import app, main
+from hf_xmc.inference.evaluation import predict_split
+from hf_xmc.inference.pipeline import XMCPipeline
+
+ROOT = Path(__file__).parents[2]
+FAST = ["--report_to", "none", "--disable_tqdm", "true", "--save_strategy", "no"]
+
+
+def invoke(*args: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_encoder: str, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that `hf-xmc train` made."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    invoke(
+        *("train", "--dataset", toy, "--model_name_or_path", tiny_encoder, "--output_dir", folder),
+        *("--learning-rate", "1e-3", "--num_train_epochs", "6", "--per_device_train_batch_size=16"),
+        *("--eval_strategy", "epoch", "--label_strategy", "all", "--max_query_length", "16", *FAST),
+    )
+    return folder
+
+
+def test_train_writes_a_whole_folder(trained: Path, toy: Path) -> None:
+    names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert names >= {
+        *("config.json", "model.safetensors", "tokenizer.json", "labels.parquet", "run.json", "README.md"),
+        *("index/index.faiss", "index/index.json", "metrics.json"),
+    }
+    run = json.loads((trained / "run.json").read_text())
+    assert run["arguments"]["learning_rate"] == 1e-3
+    assert run["data"]["fingerprint"] == load_xmc_dataset(toy).fingerprint()
+    assert run["versions"]["torch"] == torch.__version__ or run["versions"]["torch"] in torch.__version__
+    assert str(trained) not in json.dumps(run)
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert metrics["split"] == "validation"
+    assert 0 <= metrics["metrics"]["P@1"] <= 1
+    config = XMCDualEncoderModel.from_pretrained(trained).config
+    assert (config.max_query_length, config.max_label_length) == (16, 64)
+
+
+def test_the_same_folder_through_every_door(trained: Path, toy: Path) -> None:
+    texts = ["a red car", "the blue river"]
+    model = XMCDualEncoderModel.from_pretrained(trained)
+    assert torch.equal(model.encode_queries(texts), AutoModel.from_pretrained(trained).encode_queries(texts))
+    data = load_xmc_dataset(toy)
+    evaluated = predict_split(XMCPipeline.from_pretrained(trained), data, "test", 5)
+    queries = model.encode_queries(data.queries["test"]["text"][:])
+    assert np.array_equal(LabelIndex.from_pretrained(trained).search(queries, 5).ids, evaluated.ids)
+
+
+def test_evaluate_writes_the_designs_form(trained: Path, toy: Path, tmp_path: Path) -> None:
+    output = invoke("evaluate", trained, "--dataset", toy, "--split", "test", "--output-dir", tmp_path)
+    document = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(document) == {
+        *("split", "num_queries", "metrics", "baselines", "settings", "train_seconds", "versions"),
+    }
+    assert document["split"] == "test"
+    assert document["num_queries"] == 40
+    assert document["settings"]["propensity"] == {"a": 0.55, "b": 1.5}
+    assert {"P@1", "nDCG@5", "PSP@5", "R@3"} <= document["metrics"].keys()
+    assert set(document["baselines"]) == {"popularity", "tf-idf of label texts"}
+    assert "P@1" in output
+    with pytest.raises(SystemExit):
+        run_main("evaluate", trained, "--dataset", toy, "--split", "dev")
+
+
+def run_main(*args: str | Path) -> None:
+    sys.argv = ["hf-xmc", *map(str, args)]
+    main()
+
+
+def test_predict_text_and_file(trained: Path, tmp_path: Path) -> None:
+    output = invoke("predict", trained, "--text", "a red car", "--text", "a bird", "--k", "3")
+    assert "a red car" in output
+    assert "the " in output
+    source, target = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("a red car\na black house\n")
+    invoke("predict", trained, "--input", source, "--output", target, "--k", "2")
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [len(row["labels"]) for row in rows] == [2, 2]
+
+
+def test_index_again_and_for_other_labels(trained: Path, five_rows: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    before = LabelIndex.from_pretrained(folder).search(np.eye(32)[:3], 4)
+    shutil.rmtree(folder / "index")
+    invoke("index", folder)
+    assert np.array_equal(LabelIndex.from_pretrained(folder).search(np.eye(32)[:3], 4).ids, before.ids)
+    invoke("index", folder, "--dataset", five_rows)
+    assert len(LabelIndex.from_pretrained(folder)) == 3
+
+
+def test_prepare_then_load(toy: Path, tmp_path: Path) -> None:
+    output = invoke("prepare", toy, "--output_dir", tmp_path / "prepared")
+    assert "12 labels" in output
+    assert load_xmc_dataset(tmp_path / "prepared").fingerprint() == load_xmc_dataset(toy).fingerprint()
+
+
+@pytest.mark.parametrize("strategy", ["all", "in_batch"])
+def test_five_rows_and_three_labels(tiny_encoder: str, five_rows: Path, tmp_path: Path, strategy: str) -> None:
+    folder = tmp_path / "run"
+    invoke(
+        *("train", "--dataset", five_rows, "--model_name_or_path", tiny_encoder, "--output_dir", folder),
+        *("--per_device_train_batch_size", "128", "--num_train_epochs", "2", "--eval_strategy", "epoch"),
+        *("--label_strategy", strategy, "--load_best_model_at_end", "true", "--metric_for_best_model", "P@1"),
+        *("--save_strategy", "epoch", "--report_to", "none", "--disable_tqdm", "true"),
+    )
+    assert "red" in invoke("predict", folder, "--text", "a red car", "--k", "10")
+    invoke("evaluate", folder, "--dataset", five_rows, "--k", "10", "--output_dir", tmp_path / "evaluation")
+    document = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert document["metrics"]["R@10"] == 1.0  # all three labels were returned
+
+
+def test_training_further_from_a_trained_folder(trained: Path, toy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "projected"
+    invoke(
+        *("train", "--dataset", toy, "--model_name_or_path", trained, "--output_dir", folder, *FAST),
+        *("--projection_dim", "32", "--freeze_encoder", "true", "--num_train_epochs", "3", "--learning_rate", "1e-2"),
+    )
+    first, second = XMCDualEncoderModel.from_pretrained(trained), XMCDualEncoderModel.from_pretrained(folder)
+    name = "query_encoder.encoder.layer.0.output.dense.weight"
+    assert torch.equal(first.state_dict()[name], second.state_dict()[name])
+    assert not torch.equal(second.query_projection.weight, torch.eye(32))
+    assert second.config.max_query_length == 16
+
+
+def test_demo_with_a_tiny_encoder(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+    output = invoke(
+        *("demo", "--output_dir", tmp_path, "--model_name_or_path", tiny_encoder, "--dataset", toy, "--max_steps", 2)
+    )
+    document = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(document["baselines"]) == {"popularity", "tf-idf of label texts", "untrained encoder"}
+    assert document["split"] == "test"
+    assert document["train_seconds"] > 0
+    assert "hf-xmc predict" in output
+    assert XMCPipeline.from_pretrained(tmp_path / "model")("a red car")
+    assert "red" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_errors_are_one_line_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for args in (
+        ("prepare", tmp_path, "--output_dir", tmp_path / "out"),
+        ("predict", tmp_path, "--text", "x"),
+        ("index", tmp_path),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run_main(*args)
+        assert stop.value.code == 1
+        error = capsys.readouterr().err
+        assert error.startswith("Error")
+        assert "Traceback" not in error
+    result = CliRunner().invoke(app, ["predict", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "--text" in result.output
+
+
+@pytest.mark.parametrize("command", ["demo", "prepare", "train", "evaluate", "index", "predict", "push"])
+def test_help_shows_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Example: hf-xmc" in result.output
+
+
+def test_accelerate_launch(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"),
+        *("scripts/train.py", "--dataset", str(toy), "--model_name_or_path", tiny_encoder),
+        *("--output_dir", str(tmp_path / "run"), "--max_steps", "2", *FAST),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert XMCPipeline.from_pretrained(tmp_path / "run")("a red car", k=2)
+
+
+@pytest.mark.multiprocess
+def test_two_processes_give_the_weights_of_one(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+    weights = []
+    for processes in (1, 2):
+        folder = tmp_path / f"run{processes}"
+        launch = ["--multi_gpu", "--num_processes", "2"] if processes == 2 else ["--cpu", "--num_processes", "1"]
+        command = [
+            *(sys.executable, "-m", "accelerate.commands.launch", *launch, "tests/cli/train_and_count.py"),
+            *("--dataset", str(toy), "--model_name_or_path", tiny_encoder, "--output_dir", str(folder), *FAST),
+            *("--max_steps", "4", "--per_device_train_batch_size", str(16 // processes), "--disable_dropout", "true"),
+            *("--learning_rate", "1e-3", "--use_cpu", "true"),
+        ]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"world size {processes}" in done.stdout
+        weights.append(XMCDualEncoderModel.from_pretrained(folder).state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], atol=1e-5, rtol=1e-4, msg=name)

@@ -1,0 +1,102 @@
+"""Shared fixtures: a tiny encoder and tiny data sets, made on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import string
+from pathlib import Path
+
+# Before anything imports huggingface_hub: no test reaches a hub, except the one that it starts itself.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+COLOURS = ("red", "green", "blue", "black", "white", "brown")
+THINGS = ("car", "house", "tree", "river", "stone", "bird")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a random BERT (hidden 32, 2 layers) and a word-piece tokenizer that knows all ASCII words."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_encoder")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    tokens = special + [*COLOURS, *THINGS] + [c for c in letters] + [f"##{c}" for c in letters]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def write_lines(path: Path, records: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+@pytest.fixture
+def five_rows(tmp_path: Path) -> Path:
+    """A user's own trio: five queries and three labels."""
+    folder = tmp_path / "five"
+    folder.mkdir()
+    rows = [("a red car", [0]), ("a blue house", [1, 2]), ("red and blue", [0, 1]), ("a house", [2]), ("nothing", [])]
+    queries = [{"uid": f"q{i}", "text": text, "labels": ids} for i, (text, ids) in enumerate(rows)]
+    write_lines(folder / "trn.jsonl", queries)
+    write_lines(folder / "tst.jsonl", queries[:2])
+    write_lines(folder / "lbl.jsonl", [{"uid": f"l{i}", "text": t} for i, t in enumerate(("red", "blue", "house"))])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trio that can be learned: texts that name a colour and a thing, labels for each of both."""
+    folder = tmp_path_factory.mktemp("toy")
+    labels = [*COLOURS, *THINGS]
+    write_lines(folder / "lbl.jsonl", [{"uid": name, "text": f"the {name}"} for name in labels])
+    draw = random.Random(0)
+    rows = []
+    for i in range(160):
+        colour, thing = draw.randrange(len(COLOURS)), draw.randrange(len(THINGS))
+        text = f"a {COLOURS[colour]} {THINGS[thing]}" + (" is here" if i % 3 else "")
+        rows.append({"uid": f"t{i}", "text": text, "labels": [colour, len(COLOURS) + thing]})
+    write_lines(folder / "trn.jsonl", rows[:120])
+    write_lines(folder / "tst.jsonl", rows[120:])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shelf() -> Path:
+    """The folder of real data sets, which not every machine has."""
+    folder = Path(os.environ.get("HF_XMC_DATA", "../shared/data"))
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not in {folder}; set HF_XMC_DATA")
+    return folder

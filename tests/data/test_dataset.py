@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import List, Value
+
+from hf_xmc import load_xmc_dataset
+from hf_xmc.data.errors import DataError
+from hf_xmc.data.splits import validation_rows
+from tests.conftest import write_lines
+
+
+def test_sample_has_its_counts_and_columns() -> None:
+    data = load_xmc_dataset("sample")
+    given = data.counts()
+    assert (given["train"] + given["validation"], given["test"], given["labels"]) == (4000, 1000, 1193)
+    assert data.queries["train"].column_names == ["uid", "text", "labels"]
+    assert data.queries["train"].features["labels"] == List(Value("int32"))
+    assert data.num_train_queries == 4000
+    assert "CC BY-SA 4.0" in data.licence
+    assert data.propensity == {"a": 0.55, "b": 1.5}
+
+
+def test_propensities_count_the_given_split_before_the_cut() -> None:
+    data = load_xmc_dataset("sample")
+    both = sum(data.positives(split).label_counts(data.num_labels) for split in ("train", "validation"))
+    assert np.array_equal(both, data.train_label_counts)
+
+
+def test_every_label_keeps_a_training_example() -> None:
+    data = load_xmc_dataset("sample")
+    left = data.positives("train").label_counts(data.num_labels)
+    assert ((left > 0) == (data.train_label_counts > 0)).all()
+
+
+def test_the_cut_does_not_depend_on_the_order() -> None:
+    uids, labels = [f"u{i}" for i in range(500)], [[i % 7] for i in range(500)]
+    chosen = {uids[row] for row in validation_rows(uids, labels)}
+    again = {uids[::-1][row] for row in validation_rows(uids[::-1], labels[::-1])}
+    assert chosen == again
+    assert 30 < len(chosen) < 80
+
+
+def test_positives_are_the_labels_column(toy: Path) -> None:
+    data = load_xmc_dataset(toy)
+    positives = data.positives("test")
+    assert [positives.row(i).tolist() for i in range(len(positives))] == data.queries["test"]["labels"][:]
+    part = data.queries["test"].select([3, 1])  # indices, not a copy
+    assert data.positives("test").row(3).tolist() == part[0]["labels"]
+
+
+def test_positives_of_a_selection(toy: Path) -> None:
+    from hf_xmc.data.dataset import positives_of
+
+    part = load_xmc_dataset(toy).queries["train"].select([5, 2, 9])
+    positives = positives_of(part)
+    assert [positives.row(i).tolist() for i in range(3)] == part["labels"][:]
+    assert len(positives_of(part.select([]))) == 0
+
+
+def test_five_rows_load(five_rows: Path) -> None:
+    data = load_xmc_dataset(five_rows)
+    assert data.counts()["train"] + data.counts()["validation"] == 5
+    assert len(data.queries["test"]) == 2
+
+
+def test_gzip_and_plain_are_the_same(five_rows: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for path in five_rows.glob("*.jsonl"):
+        with gzip.open(packed / f"{path.name}.gz", "wb") as file:
+            file.write(b"\xef\xbb\xbf" + path.read_bytes())  # with a byte order mark
+    assert load_xmc_dataset(packed).fingerprint() == load_xmc_dataset(five_rows).fingerprint()
+
+
+def test_a_given_validation_split_is_kept(five_rows: Path) -> None:
+    shutil.copy(five_rows / "tst.jsonl", five_rows / "val.jsonl")
+    data = load_xmc_dataset(five_rows)
+    assert (len(data.queries["train"]), len(data.queries["validation"])) == (5, 2)
+
+
+def test_filter_pairs_follow_their_query(toy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "filtered"
+    shutil.copytree(toy, folder)
+    folder.joinpath("filter_labels_trn.txt").write_text("".join(f"{row} {row % 12}\n" for row in range(120)))
+    data = load_xmc_dataset(folder)
+    seen = 0
+    for split in ("train", "validation"):
+        for row, uid in enumerate(data.queries[split]["uid"]):
+            assert data.filters[split].row(row).tolist() == [int(uid[1:]) % 12]
+            seen += 1
+    assert seen == 120
+    assert "test" not in data.filters
+
+
+@pytest.mark.parametrize("with_filter", [False, True])
+def test_prepared_folder_round_trip(toy: Path, tmp_path: Path, with_filter: bool) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(toy, source)
+    if with_filter:
+        source.joinpath("filter_labels_tst.txt").write_text("0 3\n0 4\n7 11\n")
+    data = load_xmc_dataset(source)
+    again = load_xmc_dataset(data.save(tmp_path / "prepared"))
+    assert again.fingerprint() == data.fingerprint()
+    assert again.counts() == data.counts()
+    assert np.array_equal(again.train_label_counts, data.train_label_counts)
+    assert again.queries["train"].features == data.queries["train"].features
+    assert (again.name, again.propensity, again.num_train_queries) == ("source", data.propensity, 120)
+    assert again.filters.keys() == data.filters.keys()
+    if with_filter:
+        assert again.filters["test"].row(0).tolist() == [3, 4]
+        assert again.filters["test"].counts.sum() == 3
+
+
+def test_prepare_leaves_a_strange_folder_alone(toy: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(FileExistsError, match="not empty"):
+        load_xmc_dataset(toy).save(mine)
+    assert (mine / "thesis.txt").read_text() == "ten years of work"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+BAD = {
+    "not json": ("trn.jsonl", '{"uid": "a"', "line 1: not JSON"),
+    "an array": ("trn.jsonl", "[1, 2]", "line 1: found"),
+    "no text": ("trn.jsonl", '{"uid": "a", "labels": []}', 'line 1: "text" is missing'),
+    "null text": ("trn.jsonl", '{"uid": "a", "text": null, "labels": []}', 'line 1: "text" is None'),
+    "no labels": ("trn.jsonl", '{"uid": "a", "text": "b"}', 'line 1: "labels" is None'),
+    "names for ids": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": ["red"]}', "expected a list of label ids"),
+    "id out of range": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [3]}', "row 0 refer to id 3; the label"),
+    "negative id": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [-1]}', "refer to id -1"),
+    "id twice": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [1, 1]}', "name an id twice"),
+    "uid twice": (
+        "trn.jsonl",
+        '{"uid": "a", "text": "b", "labels": [1]}\n{"uid": "a", "text": "c", "labels": [1]}',
+        "uid 'a' stands in rows 0 and 1",
+    ),
+    "label uid twice": ("lbl.jsonl", '{"uid": "a", "text": "b"}\n{"uid": "a", "text": "c"}', "uid 'a' stands"),
+    "empty label": ("lbl.jsonl", '{"uid": "a", "text": " "}', "empty text"),
+    "no label": ("lbl.jsonl", "", "no labels"),
+    "no query": ("trn.jsonl", "", "no training queries"),
+    "bad filter": ("filter_labels_trn.txt", "0 x", "expected 'row label'"),
+    "filter row out of range": ("filter_labels_trn.txt", "5 0", "the split has rows 0 to 4"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_files_are_named_with_their_line(five_rows: Path, name: str, content: str, message: str) -> None:
+    (five_rows / name).write_text(content)
+    with pytest.raises(DataError, match=message) as error:
+        load_xmc_dataset(five_rows)
+    assert name in str(error.value) or "no training queries" in message
+
+
+def test_broken_bytes_are_named(five_rows: Path) -> None:
+    good = five_rows / "trn.jsonl"
+    packed = gzip.compress(good.read_bytes() * 50)
+    good.unlink()
+    (five_rows / "trn.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match="is the file complete"):
+        load_xmc_dataset(five_rows)
+    (five_rows / "trn.jsonl.gz").unlink()
+    good.write_bytes(b'{"uid": "\xff"}\n')
+    with pytest.raises(DataError, match="not UTF-8"):
+        load_xmc_dataset(five_rows)
+
+
+def test_what_is_no_data_set_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"found notes\.txt"):
+        load_xmc_dataset(tmp_path)
+    with pytest.raises(DataError, match="no data set 'nowhere'"):
+        load_xmc_dataset("nowhere")
+
+
+def test_a_broken_prepared_folder_is_named(toy: Path, tmp_path: Path) -> None:
+    folder = load_xmc_dataset(toy).save(tmp_path / "prepared")
+    (folder / "data" / "test.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(DataError, match=r"test\.parquet"):
+        load_xmc_dataset(folder)
+
+
+def test_labels_keep_their_other_columns(five_rows: Path) -> None:
+    write_lines(five_rows / "lbl.jsonl", [{"uid": f"l{i}", "text": f"t{i}", "scheme": "x"} for i in range(3)])
+    assert load_xmc_dataset(five_rows).labels.column_names == ["uid", "text", "scheme"]
+
+
+@pytest.mark.parametrize("name", ["biotools_edam", "bible_xref", "yso_finna_en", "eurlex57k_256w"])
+def test_shelf(name: str, shelf: Path) -> None:
+    stats = json.loads((shelf / name / "stats.json").read_text())
+    data = load_xmc_dataset(shelf / name)
+    assert data.num_train_queries == stats["n_train"]
+    assert len(data.queries["test"]) == stats["n_test"]
+    assert data.num_labels == stats["n_labels"]
+    assert ("test" in data.filters) == (name == "bible_xref")

@@ -1,0 +1,128 @@
+"""The model card: what the Hub reads and what people read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from trained import LABELS, METRICS, RUN
+
+from hf_xmc.hub.card import is_hub_id, model_card, readdress, write_model_card
+
+
+def test_metadata_for_the_hub() -> None:
+    data = ModelCard(model_card("me/tagger", RUN, METRICS, license="cc-by-sa-4.0")).data
+    assert data.library_name == "hf_xmc"
+    assert data.pipeline_tag == "text-classification"
+    assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    assert data.license == "cc-by-sa-4.0"
+    assert data.datasets is None, "the bundled sample is no data set of the Hub"
+    assert "extreme-multi-label-classification" in data.tags
+    assert data.model_name == "tagger"
+    found = {
+        (r.metric_type, r.metric_name, r.metric_value, r.dataset_name, r.dataset_split) for r in data.eval_results
+    }
+    assert ("precision@1", "P@1", 0.571, "sample", "test") in found
+    assert ("ndcg@5", "nDCG@5", 0.5, "sample", "test") in found
+    assert len(found) == 4
+
+
+def test_a_local_encoder_is_no_base_model(tiny_encoder: Path) -> None:
+    for encoder in (str(tiny_encoder), "./model", "../model", "a/b/c", ""):
+        card = model_card("me/tagger", {**RUN, "encoder": encoder})
+        assert ModelCard(card).data.base_model is None
+        assert str(tiny_encoder) not in card
+
+
+def test_a_data_set_of_the_hub_is_linked() -> None:
+    run = {"data": {"name": "someone/catalogue"}}
+    assert ModelCard(model_card("me/tagger", run)).data.datasets == ["someone/catalogue"]
+
+
+def test_text_for_people() -> None:
+    config = {"projection_dim": 16, "normalize": True, "max_query_length": 24, "share_encoders": True}
+    card = model_card("me/tagger", RUN, METRICS, Dataset.from_dict(LABELS), config)
+    assert 'XMCPipeline.from_pretrained("me/tagger")' in card
+    assert "| **this model** | 0.571 | 0.325 | 0.500 | 0.400 |" in card
+    assert "| popularity | 0.125 | 0.087 |  |  |" in card or "| popularity | 0.125 | 0.088 |  |  |" in card
+    assert "propensity (a 0.55, b 1.5), k 5, seed 42" in card
+    assert "| `learning_rate` | 0.0003 |" in card
+    assert "/home/x" not in card
+    assert "catalogue of 6 labels" in card
+    assert "| 3 | topic_1 | Proteins \\| RNA |" in card
+    assert "&lt;b>Plants" in card
+    assert "EDAM CC BY-SA 4.0" in card
+    assert "0123abcd" in card
+    assert "312 seconds" in card
+    assert "16 dimensions" in card
+    assert "cut after 24 tokens" in card
+    assert "@inproceedings{gupta2024dexml" in card
+    assert "dahiya2023ngame" not in card, "the run names one paper"
+
+
+@pytest.mark.parametrize("missing", [*RUN, "everything"])
+def test_missing_parts_leave_no_traces(missing: str) -> None:
+    run = {} if missing == "everything" else {key: value for key, value in RUN.items() if key != missing}
+    card = model_card("me/tagger", run)
+    for trace in ("None", "Undefined", "{}", "[]", "\n\n\n", "## Results", "## Labels"):
+        assert trace not in card
+    assert ModelCard(card).data.eval_results is None
+    assert card.count("```") % 2 == 0
+
+
+def test_both_papers_by_default_and_others_by_record() -> None:
+    card = model_card("me/tagger")
+    assert "gupta2024dexml" in card
+    assert "dahiya2023ngame" in card
+    later = {"title": "A later paper", "url": "https://example.org/later", "bibtex": "@misc{later}"}
+    assert "[A later paper](https://example.org/later)" in model_card("me/tagger", {"paper": [later, "2401.00001"]})
+
+
+def test_arguments_at_their_default_and_local_ones_are_left_out(tmp_path: Path) -> None:
+    from hf_xmc import XMCTrainingArguments
+
+    arguments = XMCTrainingArguments(
+        str(tmp_path), label_strategy="in_batch", learning_rate=2e-4, use_cpu=True, hub_token="hf_secret"
+    ).to_dict()
+    card = model_card("me/tagger", {"arguments": json.loads(json.dumps(arguments, default=str)), "data": RUN["data"]})
+    shown = {line.split("`")[1] for line in card.splitlines() if line.startswith("| `")}
+    assert {"label_strategy", "learning_rate", "seed"} <= shown
+    assert len(shown) < 15, shown
+    assert not shown & {"output_dir", "use_cpu", "hub_token", "adam_beta1", "logging_steps"}
+    assert str(tmp_path) not in card
+    assert "hf_secret" not in card
+
+
+def test_write_model_card_reads_the_folder(trained_folder: Path) -> None:
+    text = write_model_card(trained_folder, METRICS, license="apache-2.0").read_text()
+    assert f'from_pretrained("{trained_folder.as_posix()}")' in text
+    assert "catalogue of 6 labels" in text
+    assert "published under apache-2.0" in text
+    assert ModelCard(text).data.eval_results[0].metric_value == 0.571
+    assert not list(trained_folder.glob(".*tmp"))
+    assert "## Results" not in write_model_card(trained_folder).read_text()
+    (trained_folder / "metrics.json").write_text(json.dumps(METRICS))
+    assert "## Results" in write_model_card(trained_folder).read_text()
+
+
+def test_readdress_keeps_what_was_written_by_hand() -> None:
+    card = model_card("outputs/model", RUN, METRICS).replace("## Limits", "Ask us. \n\n## Limits")
+    card += '\nAutoModel.from_pretrained("someone/else")\n'
+    moved = readdress(card, "me/tagger")
+    assert ModelCard(moved).data.model_name == "tagger"
+    assert "outputs/model" not in moved
+    assert "Ask us. " in moved
+    assert 'AutoModel.from_pretrained("someone/else")' in moved
+    assert readdress("No metadata, no code.\n", "me/tagger") == "No metadata, no code.\n"
+
+
+def test_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id("outputs/model")
+    (tmp_path / "outputs" / "model").mkdir(parents=True)
+    assert not is_hub_id("outputs/model"), "a folder that is there is meant"
+    assert is_hub_id("gpt2")
+    assert not is_hub_id("gpt2", namespace=True)

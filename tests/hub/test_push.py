@@ -1,0 +1,58 @@
+"""What is uploaded, and what is refused before anything is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from trained import PUSHED
+
+from hf_xmc.data.errors import DataError
+from hf_xmc.hub.push import push_to_hub, trained_files
+
+
+def test_only_files_of_a_trained_folder_are_chosen(trained_folder: Path) -> None:
+    assert trained_files(trained_folder) == PUSHED
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("config.json", "hf-xmc train"),
+        ("model.safetensors", "hf-xmc train"),
+        ("tokenizer.json", "AutoTokenizer"),
+        ("labels.parquet", "hf-xmc index"),
+        ("index/index.faiss", "hf-xmc index"),
+        ("index/index.json", "hf-xmc index"),
+        ("README.md", "write_model_card"),
+    ],
+)
+def test_a_missing_file_is_named_with_its_cure(trained_folder: Path, name: str, cure: str) -> None:
+    (trained_folder / name).unlink()
+    with pytest.raises(DataError, match=name) as error:
+        push_to_hub(trained_folder, "tester/never-made")
+    assert cure in str(error.value)
+
+
+def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"config\.json, labels\.parquet, .*README\.md, model\.safetensors"):
+        trained_files(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        trained_files(tmp_path / "nowhere")
+
+
+def test_a_shard_that_the_map_names_must_be_there(trained_folder: Path) -> None:
+    (trained_folder / "model.safetensors").unlink()
+    (trained_folder / "model-00001-of-00002.safetensors").unlink()
+    weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (trained_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (trained_folder / "model-00002-of-00002.safetensors").write_bytes(b"")
+    with pytest.raises(DataError, match="model-00001-of-00002"):
+        trained_files(trained_folder)
+
+
+def test_another_kind_of_model_is_refused(trained_folder: Path) -> None:
+    (trained_folder / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(DataError, match="model_type 'bert'"):
+        trained_files(trained_folder)

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from hf_xmc import LabelIndex
+from hf_xmc.data.errors import DataError
+from hf_xmc.retrieval.baselines import popularity, tfidf
+from hf_xmc.retrieval.search import exact_search
+
+
+def dense_topk(queries: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    scores = queries @ labels.T
+    return np.lexsort((np.broadcast_to(np.arange(len(labels)), scores.shape), -scores))[:, :k]
+
+
+@pytest.fixture
+def embeddings() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+
+
+def table(n: int) -> Dataset:
+    return Dataset.from_dict({"uid": [f"u{i}" for i in range(n)], "text": [f"label {i}" for i in range(n)]})
+
+
+def test_search_is_the_dense_ranking(embeddings: np.ndarray) -> None:
+    queries = np.random.default_rng(1).normal(size=(20, 8)).astype(np.float32)
+    index = LabelIndex.build(torch.from_numpy(embeddings), table(50))
+    expected = dense_topk(queries, embeddings, 7)
+    assert np.array_equal(index.search(queries, 7).ids, expected)
+    assert np.array_equal(exact_search(torch.from_numpy(queries), embeddings, 7).ids, expected)
+
+
+def test_ties_go_to_the_lower_id_and_k_may_exceed_the_catalogue() -> None:
+    index = LabelIndex.build(np.ones((3, 2), np.float32), ["a", "b", "c"])
+    topk = index.search(np.ones((1, 2), np.float32), k=5)
+    assert topk.ids.tolist() == [[0, 1, 2, -1, -1]]
+    assert topk.scores[0, 3:].tolist() == [-np.inf, -np.inf]
+
+
+def test_save_and_load(embeddings: np.ndarray, tmp_path: Path) -> None:
+    index = LabelIndex.build(embeddings, table(50))
+    index.remove([3, 7])
+    index.save_pretrained(tmp_path)
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+        "index.faiss",
+        "index.json",
+        "labels.parquet",
+    ]
+    again = LabelIndex.from_pretrained(tmp_path)
+    a, b = index.search(embeddings, 5), again.search(embeddings, 5)
+    assert np.array_equal(a.ids, b.ids)
+    assert np.array_equal(a.scores, b.scores)
+    assert not np.isin(b.ids, [3, 7]).any()
+    assert again.labels["uid"][:] == index.labels["uid"][:]
+
+
+def test_added_labels_are_found_and_removed_ones_are_not(embeddings: np.ndarray) -> None:
+    index = LabelIndex.build(embeddings, table(50))
+    new = 9 * np.eye(8, dtype=np.float32)[:2]
+    ids = index.add(new, Dataset.from_dict({"uid": ["n0", "n1"], "text": ["new 0", "new 1"]}))
+    assert ids.tolist() == [50, 51]
+    assert index.search(new, 1).ids.tolist() == [[50], [51]]
+    assert index.labels[51]["text"] == "new 1"
+    index.remove([50])
+    assert index.search(new[:1], 1).ids[0, 0] != 50
+    assert (len(index), len(index.labels)) == (51, 52)
+    with pytest.raises(KeyError, match="50 is not in the index"):
+        index.remove([50])
+    with pytest.raises(ValueError, match="'u3' is in the index already"):
+        index.add(new[:1], Dataset.from_dict({"uid": ["u3"], "text": ["again"]}))
+
+
+def test_what_does_not_fit_is_refused(embeddings: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="50 embeddings for 49 labels"):
+        LabelIndex.build(embeddings, table(49))
+    with pytest.raises(ValueError, match="expected one of flat"):
+        LabelIndex.build(embeddings, table(50), factory="round")
+    index = LabelIndex.build(embeddings, table(50))
+    with pytest.raises(ValueError, match="4 dimensions, the index 8"):
+        index.search(np.ones((1, 4)), 3)
+    with pytest.raises(ValueError, match="at least 1"):
+        index.search(embeddings, 0)
+    with pytest.raises(ValueError, match="row 2 holds NaN"):
+        index.search(np.where(np.arange(50)[:, None] == 2, np.nan, embeddings), 1)
+
+
+def test_a_broken_folder_is_named(embeddings: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no labels\.parquet"):
+        LabelIndex.from_pretrained(tmp_path)
+    LabelIndex.build(embeddings, table(50)).save_pretrained(tmp_path)
+    (tmp_path / "index" / "index.faiss").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match="cannot be read"):
+        LabelIndex.from_pretrained(tmp_path)
+    LabelIndex.build(embeddings[:9], table(9)).save_pretrained(tmp_path / "other")
+    LabelIndex.build(embeddings, table(50)).save_pretrained(tmp_path)
+    (tmp_path / "index" / "index.faiss").write_bytes((tmp_path / "other/index/index.faiss").read_bytes())
+    with pytest.raises(DataError, match="9 vectors"):
+        LabelIndex.from_pretrained(tmp_path)
+    (tmp_path / "index" / "index.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(DataError, match="cannot be read"):
+        LabelIndex.from_pretrained(tmp_path)
+
+
+def test_popularity_orders_by_count_then_id() -> None:
+    topk = popularity(np.array([1, 5, 0, 5]), num_queries=2, k=10)
+    assert topk.ids.tolist() == [[1, 3, 0, 2]] * 2
+
+
+def test_tfidf_is_the_cosine_of_shared_words() -> None:
+    labels = ["protein structure", "gene expression", "protein", "image analysis"]
+    topk = tfidf(["the structure of a protein", "nothing known"], labels, ["a gene", "a protein"], k=9)
+    assert topk.ids[0, :2].tolist() == [0, 2]
+    assert topk.scores[0, 0] > topk.scores[0, 1] > 0
+    assert topk.ids[1].tolist() == [0, 1, 2, 3]  # nothing shared: all scores 0, the lower id first
+    assert topk.scores[1].tolist() == [0, 0, 0, 0]
