@@ -76,7 +76,8 @@ def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = 
         ids, lowest = np.where(gone, -1, ids), -1
     if lowest < 0:
         scores = np.where(ids < 0, -np.inf, scores)
-    rows = np.flatnonzero(~(scores[:, :-1] > scores[:, 1:]).all(axis=1))
+    falls = (scores[:, :-1] > scores[:, 1:]).all(axis=1) & ~np.isnan(scores[:, 0])
+    rows = np.flatnonzero(~falls)
     if not len(rows):
         return ids
     if (invalid := np.isnan(scores[rows]).any(axis=1)).any():
