@@ -190,7 +190,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         progress: bool = False,
         output: Literal["embeddings", "pooled"] = "embeddings",
     ) -> Tensor:
-        """Embeddings of tokenised texts (a sequence of token ids each) without gradients, float32 on the CPU, `[N, D]`.
+        """Embeddings of tokenised texts (`ids[i]`: token ids) without gradients, float32 on the CPU, `[N, D]`.
 
         Texts are sorted by length, so that a batch holds little padding, and put back in their order.
         """
