@@ -76,10 +76,13 @@ def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = 
         ids, lowest = np.where(gone, -1, ids), -1
     if lowest < 0:
         scores = np.where(ids < 0, -np.inf, scores)
-    falls = (scores[:, :-1] > scores[:, 1:]).all(axis=1) & ~np.isnan(scores[:, 0])
-    rows = np.flatnonzero(~falls)
-    if not len(rows):
+    flat = np.ascontiguousarray(scores).ravel()
+    falls = np.empty(flat.shape, dtype=bool)
+    np.greater(flat[:-1], flat[1:], out=falls[:-1])  # one long comparison; those across rows are then put right
+    falls[scores.shape[1] - 1 :: scores.shape[1]] = ~np.isnan(scores[:, -1])
+    if falls.all():
         return ids
+    rows = np.flatnonzero(~falls.reshape(scores.shape).all(axis=1))
     if (invalid := np.isnan(scores[rows]).any(axis=1)).any():
         raise ValueError(f"Row {start + int(rows[invalid.argmax()])} has a score that is NaN.")
     if len(rows) == len(ids):

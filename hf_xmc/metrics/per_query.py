@@ -53,12 +53,12 @@ def per_query_metrics(
     }
     ratios = {"micro_f1": (2 * num_hits, within @ (hits.ids >= 0).T.astype(np.float64) + counts)}
     if inverse_propensity is not None:
-        gain = np.zeros_like(hit)
-        gain[hits.hit.T] = inverse_propensity[hits.ids.T[hits.hit.T]]
+        gain, right = np.zeros(hits.hit.shape), np.flatnonzero(hits.hit)
+        gain.ravel()[right] = inverse_propensity[hits.ids.ravel()[right]]
         best_gain = _largest(hits.positives, inverse_propensity, len(rank)).T  # [depth, N], padded with 0
-        gained, gainable = within @ gain, within @ best_gain
+        gained, gainable = within @ gain.T, within @ best_gain
         ratios["PSP"] = (gained / cutoffs, gainable / cutoffs)
-        ratios["PSnDCG"] = (within * discount @ gain / best_dcg, within * discount @ best_gain / best_dcg)
+        ratios["PSnDCG"] = (within * discount @ gain.T / best_dcg, within * discount @ best_gain / best_dcg)
         ratios["PSR"] = (gained / num_positives, gainable / num_positives)
     for name, (above, below) in ratios.items():
         result |= {f"{name}@{k}": PerQuery(*rows) for k, *rows in zip(ks, above, below, strict=True)}
