@@ -44,10 +44,10 @@ def print_comparison(
 
 def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
     """One text with its labels and scores."""
-    table = Table(title=f"“{text}”", title_justify="left", title_style="italic", show_header=False)
-    table.add_column(justify="right")
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_column(style="dim")
+    table = Table(title=f"“{text}”", title_justify="left", title_style="italic", show_header=False, expand=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # long label texts are cut at the width of the screen
+    table.add_column(style="dim", no_wrap=True)
     for tag in tags:
         table.add_row(f"{tag['score']:.3f}", str(tag["label"]), str(tag["uid"]))
     console.print(table)
