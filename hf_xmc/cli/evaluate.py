@@ -32,6 +32,12 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option("--against", help="A second folder or file, for a paired test on the same queries.")
     ] = None,
+    hierarchy: Annotated[
+        Path | None,
+        typer.Option(
+            "--hierarchy", help="Child uid, tab, parent uid a line, below a header: adds hierarchical scores."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", help="Predictions a query.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Of the resamples and of the sample that is shown.")] = 0,
@@ -43,6 +49,7 @@ def evaluate(
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.data.errors import DataError
     from hf_xmc.inference.evaluation import baseline_predictions, evaluate_predictions, score
+    from hf_xmc.inference.hierarchy import read_parents
 
     if not dataset:
         raise typer.BadParameter("say which set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
@@ -58,9 +65,10 @@ def evaluate(
     others = {}
     if with_baselines:
         others = {name: score(topk, data, split, ks) for name, topk in baseline_predictions(data, split, k).items()}
+    parents = None if hierarchy is None else read_parents(hierarchy, data.labels["uid"][:])
     folder = output_dir or Path("outputs/evaluation")
     found = evaluate_predictions(
-        topk, data, split, folder, ks, Path(system).name, other, Path(against or "").name, others, seed
+        topk, data, split, folder, ks, Path(system).name, other, Path(against or "").name, others, seed, parents
     )
     rows = {**others, **({} if against is None or other is None else {against: score(other, data, split, ks)})}
     print_metrics(f"{data.name}, {split} ({len(topk):,} queries), per cent", {**rows, system: found.metrics})

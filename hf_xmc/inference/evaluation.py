@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.inference.hierarchy import parents_of_table
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.predictions import write_predictions
 from hf_xmc.inference.report import Texts, render_report, write_report
@@ -18,6 +19,7 @@ from hf_xmc.metrics import (
     by_label_frequency,
     by_num_positives,
     find_hits,
+    hierarchical_metrics,
     inverse_propensity,
     paired_test,
     per_query_metrics,
@@ -63,6 +65,7 @@ def evaluate_predictions(
     against_name: str = "the other system",
     baselines: Mapping[str, dict[str, float]] | None = None,
     seed: int = 0,
+    parents: np.ndarray | None = None,
 ) -> Evaluation:
     """Measure predictions of any system on a split, and write files that say all about it.
 
@@ -76,9 +79,14 @@ def evaluate_predictions(
         name, against_name: what to call the two.
         baselines: name -> metrics of other systems, printed beside.
         seed: of the resamples and of the sample that is shown.
+        parents: pairs (child id, parent id) `[E, 2]`; by default those of the label table's column `parents`, if it
+            has one. With parents the hierarchical metrics are among the others.
     """
     folder = Path(output_dir)
     metrics = score(topk, dataset, split, ks)
+    parents = parents_of_table(dataset.labels) if parents is None else parents
+    if parents is not None:
+        metrics |= hierarchical_metrics(topk, dataset.positives(split), parents, ks, dataset.filters.get(split))
     pairs = per_query_scores(topk, dataset, split, ks)
     hits = find_hits(topk, dataset.positives(split), max(ks), dataset.filters.get(split))
     intervals = bootstrap_intervals(pairs, seed=seed)
@@ -95,6 +103,7 @@ def evaluate_predictions(
         "num_queries_without_positives": int((hits.positives.counts == 0).sum()),
         "num_filtered_pairs": len(dataset.filters[split].indices) if split in dataset.filters else 0,
         "predictions_a_query": topk.k,
+        "num_parent_pairs": 0 if parents is None else len(parents),
     }
     counts = np.asarray(dataset.train_label_counts)
     compared = {key: row._asdict() for key, row in comparison.items()}

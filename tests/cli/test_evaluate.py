@@ -75,6 +75,19 @@ def test_one_file_against_another(toy: Path, files: tuple[Path, Path], tmp_path:
     assert (row["difference"], row["p_value"]) == (pytest.approx(0), 1)
 
 
+def test_a_hierarchy_adds_its_scores(toy: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    uids = load_xmc_dataset(toy).labels["uid"][:]
+    pairs, out = tmp_path / "hierarchy.tsv", tmp_path / "out"
+    pairs.write_text("child\tparent\n" + "".join(f"{uid}\tgroup {i % 3}\n" for i, uid in enumerate(uids)))
+    options = ("--dataset", toy, "--output_dir", out, "--no_baselines", "--hierarchy", pairs)
+    invoke(files[0], *options)
+    metrics = json.loads((out / "metrics.json").read_text())["metrics"]
+    assert metrics["P@1"] < metrics["h_micro_precision@1"] < 1  # two wrong labels may share a group
+    assert "h_micro_f1" in (out / "report.html").read_text()
+    pairs.write_text("child\tparent\nnobody\tgroup\n")
+    invoke(files[0], *options, code=1)
+
+
 def test_what_evaluate_cannot_do_is_said(toy: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
     assert "--dataset" in invoke(files[0], code=2)
     assert "RUN" in invoke("--dataset", toy, code=2)
