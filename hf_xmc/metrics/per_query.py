@@ -73,10 +73,10 @@ def ratio(numerator: float, denominator: float) -> float:
 def _largest(positives: Positives, values: np.ndarray, depth: int) -> np.ndarray:
     """The `depth` largest values among the positives of each query, falling, `[N, depth]` padded with 0."""
     largest = np.zeros((len(positives), depth))
-    counts = positives.counts
+    counts, values = positives.counts, values[positives.indices]
     for count in np.unique(counts[counts > 0]):  # rows of one length are a matrix, and sort as one
         rows = np.flatnonzero(counts == count)
-        value = values[positives.indices[positives.indptr[rows][:, None] + np.arange(count)]]  # [rows, count]
+        value = values[positives.indptr[rows][:, None] + np.arange(count)]  # [rows, count]
         kept = min(int(count), depth)
         largest[rows, :kept] = np.sort(value, axis=1)[:, : -kept - 1 : -1]
     return largest

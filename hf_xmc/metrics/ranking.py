@@ -108,7 +108,7 @@ def _label_metrics(hits: Hits, ks: Sequence[int]) -> dict[str, float]:
         np.add.at(named, ids[ids >= 0], 1)
         np.add.at(correct, ids[hit], 1)
         done = k
-        found = np.flatnonzero(correct)
+        found = np.flatnonzero(correct > 0)
         result[f"macro_f1@{k}"] = ratio(
             float((2.0 * correct[found] / named[found]).sum()), int(np.count_nonzero(named))
         )
