@@ -24,6 +24,7 @@ from hf_xmc.metrics import (
     paired_test,
     per_query_metrics,
     ranking_metrics,
+    roots,
 )
 from hf_xmc.metrics.per_query import PerQuery
 from hf_xmc.retrieval import baselines
@@ -80,66 +81,77 @@ def evaluate_predictions(
         baselines: name -> metrics of other systems, printed beside.
         seed: of the resamples and of the sample that is shown.
         parents: pairs (child id, parent id) `[E, 2]`; by default those of the label table's column `parents`, if it
-            has one. With parents the hierarchical metrics are among the others.
+            has one. With parents the hierarchical metrics are among the others; roots are left out of them.
     """
-    folder = Path(output_dir)
+    truth, filters = dataset.positives(split), dataset.filters.get(split)
     metrics = score(topk, dataset, split, ks)
     parents = parents_of_table(dataset.labels) if parents is None else parents
     if parents is not None:
-        metrics |= hierarchical_metrics(topk, dataset.positives(split), parents, ks, dataset.filters.get(split))
+        metrics |= hierarchical_metrics(topk, truth, parents, ks, filters, exclude=roots(parents))
     pairs = per_query_scores(topk, dataset, split, ks)
-    hits = find_hits(topk, dataset.positives(split), max(ks), dataset.filters.get(split))
     intervals = bootstrap_intervals(pairs, seed=seed)
-    comparison = (
-        {} if against is None else paired_test(per_query_scores(against, dataset, split, ks), pairs, seed=seed)
-    )
-    document = metrics_document(metrics, dataset, split, max(ks), dict(baselines or {}), seed)
-    document["settings"] |= {
-        "ks": list(ks),
-        "system": name,
-        "num_labels": dataset.num_labels,
-        "num_train_queries": dataset.num_train_queries,
-        "num_true_pairs": len(hits.positives.indices),
-        "num_queries_without_positives": int((hits.positives.counts == 0).sum()),
-        "num_filtered_pairs": len(dataset.filters[split].indices) if split in dataset.filters else 0,
-        "predictions_a_query": topk.k,
-        "num_parent_pairs": 0 if parents is None else len(parents),
-    }
-    counts = np.asarray(dataset.train_label_counts)
+    comparison = {}
+    if against is not None:
+        comparison = paired_test(per_query_scores(against, dataset, split, ks), pairs, seed=seed)
     compared = {key: row._asdict() for key, row in comparison.items()}
+    document = metrics_document(metrics, dataset, split, max(ks), dict(baselines or {}), seed)
+    document["settings"] |= {"ks": list(ks), "system": name, **counted(topk, dataset, split, parents)}
     details = {
         "intervals": {key: interval._asdict() for key, interval in intervals.items()},
-        "by_label_frequency": {
-            "bands": by_label_frequency(hits, counts, max(ks), "head"),
-            "deciles": by_label_frequency(hits, counts, max(ks)),
-        },
-        "by_num_positives": by_num_positives(hits, ks, label_weights(dataset)),
+        **breakdowns(topk, dataset, split, ks),
         "against": against_name if comparison else None,
         "comparison": compared,
     }
-    rows = dataset.queries[split]
-    texts = Texts(queries=rows["text"], labels=dataset.labels["text"], uids=rows["uid"])
-    settings = {"split": split, **document["settings"], "versions": document["versions"]}
+    rows, counts = dataset.queries[split], np.asarray(dataset.train_label_counts)
     page = render_report(
         f"{name} on {dataset.name}, {split}",
         metrics,
         topk,
-        dataset.positives(split),
-        texts,
+        truth,
+        Texts(queries=rows["text"], labels=dataset.labels["text"], uids=rows["uid"]),
         counts,
-        settings,
-        dataset.filters.get(split),
+        {"split": split, **document["settings"], "versions": document["versions"]},
+        filters,
         intervals,
         comparison,
         against_name,
         baselines,
         seed=seed,
     )
+    folder = Path(output_dir)
     write_predictions(topk, rows["uid"][:], folder / "predictions.parquet")
     write_report(page, folder / "report.html")
     write_json(details, folder / "details.json")
     write_json(document, folder / "metrics.json")
     return Evaluation(metrics, compared, folder)
+
+
+def counted(topk: TopK, dataset: XMCDataset, split: str, parents: np.ndarray | None) -> dict[str, int]:
+    """The counts that values depend on: what was ranked, for whom, and what was left out."""
+    truth = dataset.positives(split)
+    return {
+        "num_labels": dataset.num_labels,
+        "num_train_queries": dataset.num_train_queries,
+        "num_true_pairs": len(truth.indices),
+        "num_queries_without_positives": int((truth.counts == 0).sum()),
+        "num_filtered_pairs": len(dataset.filters[split].indices) if split in dataset.filters else 0,
+        "predictions_a_query": topk.k,
+        "num_parent_pairs": 0 if parents is None else len(parents),
+        "num_roots_left_out": 0 if parents is None else len(roots(parents)),
+    }
+
+
+def breakdowns(topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...]) -> dict[str, Any]:
+    """Results by frequency of the labels, and by the number of positives of the queries."""
+    hits = find_hits(topk, dataset.positives(split), max(ks), dataset.filters.get(split))
+    counts = np.asarray(dataset.train_label_counts)
+    return {
+        "by_label_frequency": {
+            "bands": by_label_frequency(hits, counts, max(ks), "head"),
+            "deciles": by_label_frequency(hits, counts, max(ks)),
+        },
+        "by_num_positives": by_num_positives(hits, ks, label_weights(dataset)),
+    }
 
 
 def label_weights(dataset: XMCDataset) -> np.ndarray:

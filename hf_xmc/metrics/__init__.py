@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hf_xmc.metrics.breakdown import by_label_frequency, by_num_positives
-from hf_xmc.metrics.hierarchy import hierarchical_metrics
+from hf_xmc.metrics.hierarchy import hierarchical_metrics, roots
 from hf_xmc.metrics.hits import find_hits
 from hf_xmc.metrics.per_query import per_query_metrics
 from hf_xmc.metrics.propensity import inverse_propensity
@@ -20,4 +20,5 @@ __all__ = [
     "paired_test",
     "per_query_metrics",
     "ranking_metrics",
+    "roots",
 ]

@@ -21,7 +21,7 @@ def hierarchical_metrics(
     parents: Array,
     ks: Sequence[int] = (1, 3, 5),
     filters: Positives | None = None,
-    exclude: Sequence[int] = (),
+    exclude: Sequence[int] | np.ndarray = (),
 ) -> dict[str, float]:
     """Precision, recall and F1 on the closure under ancestors, as Silla and Freitas (2011) define them.
 
@@ -85,7 +85,18 @@ def hierarchical_metrics(
     return result
 
 
-def ancestor_closure(parents: Array, num_nodes: int, exclude: Sequence[int] = ()) -> csr_array:
+def roots(parents: Array) -> np.ndarray:
+    """The nodes that have children and no parent, sorted, int64: what `exclude` should name, as nearly every label
+    has one of them above it.
+
+    >>> roots(np.array([[1, 0], [2, 1], [4, 3]])).tolist()
+    [0, 3]
+    """
+    edges = np.asarray(parents, dtype=np.int64).reshape(-1, 2)
+    return np.setdiff1d(edges[:, 1], edges[:, 0])
+
+
+def ancestor_closure(parents: Array, num_nodes: int, exclude: Sequence[int] | np.ndarray = ()) -> csr_array:
     """Each node with all its ancestors, as a sparse 0/1 matrix `[num_nodes, num_nodes]`.
 
     >>> ancestor_closure([[1, 0], [2, 1]], 3).toarray().astype(int).tolist()

@@ -79,10 +79,14 @@ def test_a_hierarchy_adds_its_scores(toy: Path, files: tuple[Path, Path], tmp_pa
     uids = load_xmc_dataset(toy).labels["uid"][:]
     pairs, out = tmp_path / "hierarchy.tsv", tmp_path / "out"
     pairs.write_text("child\tparent\n" + "".join(f"{uid}\tgroup {i % 3}\n" for i, uid in enumerate(uids)))
+    with pairs.open("a") as file:
+        file.writelines(f"group {i}\troot\n" for i in range(3))
     options = ("--dataset", toy, "--output_dir", out, "--no_baselines", "--hierarchy", pairs)
     invoke(files[0], *options)
-    metrics = json.loads((out / "metrics.json").read_text())["metrics"]
-    assert metrics["P@1"] < metrics["h_micro_precision@1"] < 1  # two wrong labels may share a group
+    document = json.loads((out / "metrics.json").read_text())
+    metrics = document["metrics"]
+    assert metrics["P@1"] < metrics["h_micro_precision@1"] < 1  # a wrong label may share a group with a true one
+    assert document["settings"]["num_roots_left_out"] == 1
     assert "h_micro_f1" in (out / "report.html").read_text()
     pairs.write_text("child\tparent\nnobody\tgroup\n")
     invoke(files[0], *options, code=1)
