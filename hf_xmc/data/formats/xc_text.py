@@ -1,0 +1,312 @@
+"""Texts one a line, and positives beside them as a sparse matrix: the folders of DEXML, NGAME, PECOS, AttentionXML and
+others, which differ in the names of the files (`TEXTS`, `LABELS`, `POSITIVES`).
+
+Positives are a `.npz` as scipy writes it, `trn_X_Y.txt` (a header `N L`, then `label:relevance` pairs a line; a blank
+line is a query without labels), the older `N F L` (`label,label feature:value ...` a line, whose features are words
+that were counted), or label names a line. The text of a query is its line in the text file; for `N F L` without one it
+is made of the feature names (`Xf.txt`), heaviest first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.data.files import find_file, lines
+from hf_xmc.data.source import LEFT_OUT, UNREADABLE, LabelNames, Options, Record, Records, Source, Split
+
+TRAIN, TEST, VALIDATION = ("trn", "train"), ("tst", "test"), ("val", "valid", "dev")
+STEMS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+FOLDERS = ("", "raw/", "raw_data/")
+TEXTS = ("{}_X.txt", "{}.raw.txt", "{}_raw_texts.txt", "{}_texts.txt", "X.{}.txt", "{}_raw.txt")
+NPZ = ("Y.{}.npz", "{}_X_Y.npz", "Y_{}.npz", "{}_Y.npz")
+PAIRS = ("{}_X_Y.txt", "Y.{}.txt")
+NAMES = ("{}_labels.txt",)
+OLD = ("{}.txt",)
+FILTERS = ("filter_labels_{}.txt", "{}_filter_labels.txt", "filter_{}.txt")
+LABELS = ("Y.txt", "lbl.txt", "label.raw.txt", "labels.txt", "output-items.txt", "Yf.txt", "label_map.txt")
+FEATURE_NAMES = ("Xf.txt", "vocab.txt")
+HEADER = re.compile(r"^\s*\d+(\s+\d+){1,2}\s*$")
+
+
+def named(folder: Path, patterns: tuple[str, ...], stems: tuple[str, ...] = ("",)) -> Path | None:
+    """The first file that is there: by pattern, then by stem, in the folder, `raw` or `raw_data`."""
+    names = [f"{inside}{pattern.format(stem)}" for pattern in patterns for stem in stems for inside in FOLDERS]
+    return find_file(folder, *names)
+
+
+def detect(path: Path) -> str | None:
+    """The reason why the folder is one of these."""
+    if not path.is_dir():
+        return None
+    found = [p for patterns in (NPZ, PAIRS, NAMES, TEXTS) if (p := named(path, patterns, TRAIN))]
+    if found:
+        return f"has {' and '.join(p.relative_to(path).as_posix() for p in found)}"
+    old = named(path, OLD, TRAIN)
+    if old is not None and HEADER.match(first_line(old)):
+        return f"has {old.name} with the header {first_line(old).strip()!r}"
+    return None
+
+
+def first_line(path: Path) -> str:
+    try:
+        return next(lines(path), (1, ""))[1]
+    except DataError:
+        return ""
+
+
+def open_source(folder: Path, options: Options) -> Source:
+    """Streams over the files of a folder.
+
+    Raises:
+        DataError: texts, positives or labels are missing.
+    """
+    label_path = Path(options.label_file) if options.label_file else named(folder, LABELS)
+    by_name = named(folder, (*NPZ, *PAIRS), TRAIN) is None and named(folder, NAMES, TRAIN) is not None
+    if (label_path is None and not by_name) or (label_path is not None and not label_path.is_file()):
+        found = f"no label file {label_path}" if label_path else "no label file"
+        raise DataError(found, folder, cure=f"expected one of {', '.join(LABELS)}, one label text a line")
+    names = LabelNames(closed=label_path is not None)
+    splits, files, filters = {}, [], {}
+    for split, stems in STEMS.items():
+        reader = split_of(folder, split, stems, names, options)
+        if reader is not None:
+            splits[split] = reader
+            files += [reader.path, *([reader.label_path] if reader.label_path else [])]
+            if path := named(folder, FILTERS, stems):
+                filters[split] = path
+    if "train" not in splits:
+        raise DataError("no training queries", folder, cure="expected trn_X.txt with Y.trn.npz or trn_X_Y.txt")
+    stream = partial(labels, label_path, names, options) if label_path else lambda problems: names.records()
+    more = [path for path in (label_path, named(folder, FEATURE_NAMES)) if path]
+    return Source(
+        format="xc_text",
+        reason="",
+        splits=splits,
+        labels=stream,
+        label_path=label_path or splits["train"].path,
+        labels_last=label_path is None,
+        filters=filters,
+        files=[*files, *more, *filters.values()],
+    )
+
+
+def split_of(folder: Path, split: str, stems: tuple[str, ...], names: LabelNames, options: Options) -> Split | None:
+    """The texts and positives of one split, if it is there."""
+    texts = named(folder, TEXTS, stems)
+    npz, pairs, by_name = (named(folder, patterns, stems) for patterns in (NPZ, PAIRS, NAMES))
+    old = named(folder, OLD, stems)
+    if old is not None and not HEADER.match(first_line(old)):
+        texts, old = texts or old, None
+    positives = npz or pairs or by_name or old
+    if positives is None and texts is None:
+        return None
+    if positives is None:
+        raise DataError(
+            f"no positives beside {texts}",
+            folder,
+            cure=f"expected {NPZ[0].format(stems[0])} or {PAIRS[0].format(stems[0])}",
+        )
+    if texts is None and positives != old:
+        raise DataError(
+            f"no texts beside {positives}", folder, cure=f"expected {TEXTS[0].format(stems[0])}, one a line"
+        )
+    rows: Any = partial(matrix_rows, positives)
+    if positives == pairs:
+        rows = partial(pair_rows, positives, options.encoding)
+    elif positives == by_name:
+        rows = partial(name_rows, positives, names, options.encoding)
+    elif positives == old:
+        rows = partial(old_rows, positives, None if texts else feature_names(folder, positives), options.encoding)
+    return Split(texts or positives, partial(queries, texts, rows, positives, stems[0], options), positives)
+
+
+def queries(
+    texts: Path | None, rows: Any, positives: Path, stem: str, options: Options, problems: Problems
+) -> Records:
+    """Line by line the text of a query and its positives.
+
+    Raises:
+        DataError: there are more of the one than of the other.
+    """
+    pairs: Any = (((number, None), (number, record)) for number, record in rows(problems))  # texts are in the records
+    if texts is not None:
+        pairs = zip_longest(lines(texts, options.encoding), rows(problems), fillvalue=(None, None))
+    for i, ((line, text), (number, record)) in enumerate(pairs):
+        if number is None or line is None:
+            longer, shorter = (positives, texts) if text is None else (texts, positives)
+            raise DataError(
+                f"it has more rows than {shorter}, which has {i:,}", longer, i + 1, "are they of one split?"
+            )
+        if record is not None:
+            yield int(line or number), {"uid": f"{stem}-{i}", "text": text, **record}
+
+
+def matrix_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Record | None]]:
+    """The rows of a sparse matrix; weights are kept where they differ from one."""
+    matrix = read_npz(path)
+    weighted = bool((matrix.data != 1).any())
+    if weighted and not (np.isfinite(matrix.data) & (matrix.data >= 0)).all():
+        raise DataError("the matrix has values that are no relevance", path, cure="expected numbers from 0 on")
+    for row in range(matrix.shape[0]):
+        part = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        record: Record = {"labels": matrix.indices[part].tolist()}
+        if weighted:
+            record["weights"] = matrix.data[part].tolist()
+        yield row + 1, record
+
+
+def read_npz(path: Path) -> Any:
+    """A sparse matrix as scipy saves it, as CSR. Nothing is unpickled.
+
+    Raises:
+        DataError: it is no such file, or its parts do not fit.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kind = file["format"].item() if "format" in file else "csr"
+            kind = kind.decode("ascii") if isinstance(kind, bytes) else str(kind)
+            shape = tuple(int(n) for n in file["shape"])
+            if kind == "coo":
+                matrix: Any = sp.coo_matrix((file["data"], (file["row"], file["col"])), shape=shape)
+            elif kind in ("csr", "csc"):
+                make = sp.csr_matrix if kind == "csr" else sp.csc_matrix
+                matrix = make((file["data"], file["indices"], file["indptr"]), shape=shape)
+                matrix.check_format(full_check=True)
+            else:
+                raise DataError(f"a matrix of the format {kind!r:.40}", path, cure="save it as csr")
+            if matrix.dtype.kind not in "biuf":
+                raise DataError(f"a matrix of {matrix.dtype}", path, cure="save numbers")
+            return matrix.tocsr()
+    except DataError:
+        raise
+    except Exception as error:  # a broken archive raises errors of zipfile, zlib, struct, tokenize and numpy
+        cure = "is the file complete? scipy.sparse.save_npz writes what is expected"
+        raise DataError(f"not a sparse matrix ({error!s:.120})", path, cure=cure) from error
+
+
+def pair_rows(path: Path, encoding: str | None, problems: Problems) -> Iterator[tuple[int, Record | None]]:
+    """`trn_X_Y.txt`: a header `N L`, then `label:relevance` pairs; a blank line is a query without labels."""
+    header: tuple[int, ...] = ()
+    count = 0
+    for line, text in lines(path, encoding):
+        if not header:
+            header = header_of(text, 2, path)
+            continue
+        count += 1
+        if count > header[0]:
+            if text.strip():
+                raise DataError(f"more rows than the {header[0]:,} of the header", path, line, "mend the header")
+            continue
+        try:
+            pairs = [pair.split(":") for pair in text.split()]
+            ids, weights = [int(pair[0]) for pair in pairs], [float(pair[1]) for pair in pairs]
+            if not all(len(pair) == 2 for pair in pairs) or not all(0 <= w < 1e30 for w in weights):
+                raise ValueError
+        except (ValueError, IndexError):
+            bad = DataError(f"found {text!r:.60}", path, line, "expected pairs of label id and relevance, as in 3:1.0")
+            problems.error(UNREADABLE, bad, LEFT_OUT)
+            yield line, None
+            continue
+        yield line, {"labels": ids, "weights": weights}
+    check_count(count, header, path)
+
+
+def header_of(text: str, numbers: int, path: Path) -> tuple[int, ...]:
+    """The counts in the first line."""
+    if not HEADER.match(text) or len(text.split()) != numbers or len(text) > 60:
+        expected = "queries and labels" if numbers == 2 else "queries, features and labels"
+        raise DataError(f"found {text!r:.60}", path, 1, f"expected a header of {numbers} counts: {expected}")
+    return tuple(int(part) for part in text.split())
+
+
+def check_count(count: int, header: tuple[int, ...], path: Path) -> None:
+    if not header:
+        raise DataError("the file is empty", path, 1, "expected a header of counts")
+    if count < header[0]:
+        raise DataError(f"{count:,} rows, but the header says {header[0]:,}", path, count + 1, "is the file complete?")
+
+
+def name_rows(
+    path: Path, names: LabelNames, encoding: str | None, problems: Problems
+) -> Iterator[tuple[int, Record | None]]:
+    """Names of labels, with spaces between them."""
+    for line, text in lines(path, encoding):
+        yield line, {"labels": names.ids(text.split(), path, line, problems)}
+
+
+def old_rows(
+    path: Path, features: list[str] | None, encoding: str | None, problems: Problems
+) -> Iterator[tuple[int, Record | None]]:
+    """`N F L`: `label,label feature:value feature:value` a line. A line without labels begins with its features."""
+    header: tuple[int, ...] = ()
+    count = 0
+    for line, text in lines(path, encoding):
+        if not header:
+            header = header_of(text, 3, path)
+            continue
+        count += 1
+        if count > header[0]:
+            if text.strip():
+                raise DataError(f"more rows than the {header[0]:,} of the header", path, line, "mend the header")
+            continue
+        try:
+            yield line, old_row(text, features)
+        except (ValueError, IndexError):
+            bad = DataError(f"found {text!r:.60}", path, line, "expected 'label,label feature:value ...'")
+            problems.error(UNREADABLE, bad, LEFT_OUT)
+            yield line, None
+    check_count(count, header, path)
+
+
+def old_row(text: str, features: list[str] | None) -> Record:
+    """One line; its text is made of feature names where they are given.
+
+    >>> old_row("3,1 0:0.5 1:2.0", ["blue", "car"])
+    {'labels': [3, 1], 'text': 'car blue'}
+    """
+    parts = text.split()
+    has_labels = bool(parts) and ":" not in parts[0]
+    record: Record = {"labels": [int(id_) for id_ in parts[0].split(",") if id_] if has_labels else []}
+    pairs = [part.split(":") for part in parts[has_labels:]]
+    values = [(float(value), int(name)) for name, value in pairs]
+    if features is not None:
+        if any(not 0 <= name < len(features) for _, name in values):
+            raise ValueError("a feature without a name")
+        record["text"] = " ".join(features[name] for _, name in sorted(values, key=lambda pair: (-pair[0], pair[1])))
+    return record
+
+
+def feature_names(folder: Path, path: Path) -> list[str]:
+    """The words that features stand for."""
+    names = named(folder, FEATURE_NAMES)
+    if names is None:
+        raise DataError(
+            "it has numbered features and no texts",
+            path,
+            cure=f"put the texts beside it ({', '.join(t.format('train') for t in TEXTS[1:4])}, one a line), "
+            f"or the names of the features ({FEATURE_NAMES[0]})",
+        )
+    return [text.strip() for _, text in lines(names)]
+
+
+def labels(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
+    """One label text a line; with a tab, its uid before it."""
+    for line, text in lines(path, options.encoding):
+        yield label(line, text, names)
+
+
+def label(line: int, text: str, names: LabelNames) -> tuple[int, Record]:
+    uid, tab, rest = text.partition("\t")
+    record = {"uid": uid, "text": rest} if tab and uid.strip() else {"uid": f"label-{line - 1}", "text": text.strip()}
+    names.add(record["uid"], line - 1)
+    names.add(record["text"].strip(), line - 1)
+    return line, record
