@@ -152,8 +152,8 @@ def with_columns(table: pa.Table, features: Features) -> pa.Table:
     return table
 
 
-def read_filter(path: Path, num_rows: int, num_labels: int) -> Positives:
-    """The pairs of a filter file (`row label` a line), over the rows of a split.
+def read_filter(path: Path, num_rows: int | None, num_labels: int) -> Positives:
+    """The pairs of a filter file (`row label` a line), over the rows of a split (`None`: up to the last one named).
 
     Raises:
         DataError: a line is not two whole numbers, or they are out of range.
@@ -166,14 +166,14 @@ def read_filter(path: Path, num_rows: int, num_labels: int) -> Positives:
             row, label = (int(part) for part in text.split())
         except ValueError as error:
             raise DataError(f"found {text.strip()!r:.60}", path, line, "expected 'row label'") from error
-        if not 0 <= row < num_rows:
-            raise DataError(f"row {row}", path, line, f"the split has rows 0 to {num_rows - 1}")
+        if row < 0 or (num_rows is not None and row >= num_rows) or row > MAX_LABELS:
+            raise DataError(f"row {row}", path, line, f"the split has rows 0 to {(num_rows or MAX_LABELS) - 1}")
         if not 0 <= label < num_labels:
             raise DataError(f"label id {label}", path, line, f"the label table has {num_labels:,} rows")
         rows.append(row)
         ids.append(label)
     pairs = np.unique(np.stack([np.array(rows, np.int64), np.array(ids, np.int64)], 1).reshape(-1, 2), axis=0)
-    counts = np.bincount(pairs[:, 0], minlength=num_rows)
+    counts = np.bincount(pairs[:, 0], minlength=num_rows or 0)
     return Positives(np.concatenate([[0], np.cumsum(counts)]), pairs[:, 1])
 
 

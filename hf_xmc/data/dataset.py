@@ -120,6 +120,7 @@ def load_xmc_dataset(
     """
     options, splitting = options or Options(), splitting or SplitOptions()
     path = find(name_or_folder)
+    path = path or hub.pull_prepared(str(name_or_folder))
     if path is not None and prepared.detect(path):
         return XMCDataset(**prepared.read(path))
     source, name = source_of(path, str(name_or_folder), options, builder)
@@ -141,6 +142,7 @@ def prepare_xmc_dataset(
     """As `load_xmc_dataset`, with findings collected in `problems`; Arrow files go into `folder`, not the cache."""
     options, splitting = options or Options(), splitting or SplitOptions()
     path = find(name_or_folder)
+    path = path or hub.pull_prepared(str(name_or_folder))
     if path is not None and prepared.detect(path):
         return XMCDataset(**prepared.read(path))
     source, name = source_of(path, str(name_or_folder), options, builder)

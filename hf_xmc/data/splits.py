@@ -23,8 +23,8 @@ class SplitOptions:
 
     Args:
         strategy: `given`: as the source has it; `random`: by a hash of the uid; `time`: the newest queries are the
-            test; `label`: test queries have labels that no training query has (zero-shot); `stratified`: labels are shared
-            out evenly (iterative stratification, Sechidis et al. 2011).
+            test; `label`: test queries have labels that no training query has (zero-shot); `stratified`: labels are
+            shared out evenly (iterative stratification, Sechidis et al. 2011).
         test_share: queries in the test split.
     """
 

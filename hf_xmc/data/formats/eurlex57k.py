@@ -1,6 +1,6 @@
 """EURLEX57K as its authors publish it (Chalkidis et al. 2019): `{train,dev,test}/*.json`, one law a file with
-`celex_id`, `title`, `header`, `recitals`, `main_body` and `concepts`, and beside them `EURLEX57K.json`, the concepts with `label`,
-`alt_labels` and `parents`.
+`celex_id`, `title`, `header`, `recitals`, `main_body` and `concepts`, and beside them `EURLEX57K.json`, the concepts
+with `label`, `alt_labels` and `parents`.
 """
 
 from __future__ import annotations

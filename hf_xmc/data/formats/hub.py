@@ -12,6 +12,8 @@ from typing import Any
 
 import datasets
 from datasets import ClassLabel, Dataset, Value
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 
 from hf_xmc.data.arrow import batches
 from hf_xmc.data.errors import DataError, Problems
@@ -79,6 +81,19 @@ def open_source(name: str, options: Options) -> Source:
         description={"name": name, "licence": train.info.license or "", "source": train.info.homepage or ""},
         files=files,
     )
+
+
+def pull_prepared(name: str) -> Path | None:
+    """The files of a data set on the Hub that `hf-xmc prepare --push_to_hub` wrote; of other names nothing.
+
+    They are read as the folder that was pushed: with filter pairs, propensity constants and the given counts.
+    """
+    try:
+        hf_hub_download(name, "dataset.json", repo_type="dataset")
+        patterns = ["dataset.json", "data/*.parquet", "labels/labels.parquet"]
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
+    except (OSError, ValueError, HfHubHTTPError):  # no such name, no such file, no network
+        return None
 
 
 def quietly(function: Any, *args: Any, name: str) -> Any:
