@@ -24,7 +24,7 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="'sample', a folder, file or archive, the name of a folder in $HF_XMC_DATA, or of a data set on the Hub."
+            help="'sample', a folder, file or archive, the name of a folder in $HF_XMC_DATA, or of a set on the Hub."
         ),
     ],
     output_dir: Annotated[

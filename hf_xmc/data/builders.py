@@ -8,10 +8,10 @@
 Which set a folder holds is always said, never guessed from its name.
 
 Propensity constants (a, b): EURLex-4K, Wiki10-31K, AmazonCat-13K as in pyxclib's example and napkinXC (sources
-disagree: DEXML's code gives Wiki10-31K the constants of Wikipedia and AmazonCat-13K those of Amazon, CascadeXML
-gives EURLex-4K those of Amazon); the LF sets as in NGAME's configurations. Lengths in tokens: DEXML's `tf_max_len` for
-EURLex-4K, LF-AmazonTitles and LF-Wikipedia-500K, NGAME's `max_length` for LF-Amazon-131K and LF-WikiSeeAlso-320K; those
-of the other sets are ours.
+disagree: DEXML's code gives Wiki10-31K the constants of Wikipedia and AmazonCat-13K those of Amazon; CascadeXML's
+gives EURLex-4K those of Amazon); the LF sets as in NGAME's configurations. Lengths in tokens: DEXML's `tf_max_len`
+for EURLex-4K, LF-AmazonTitles and LF-Wikipedia-500K, NGAME's `max_length` for LF-Amazon-131K and
+LF-WikiSeeAlso-320K; those of the other sets are ours.
 """
 
 from __future__ import annotations
@@ -113,6 +113,13 @@ SETS = (
 BY_NAME = {config.name.lower(): config for config in SETS}
 
 
+def labels_of(config: PublicSetConfig) -> PublicSetConfig:
+    """The configuration of a set's label table."""
+    other = replace(config, table="labels")
+    other.name = f"{config.name}-labels"
+    return other
+
+
 class PublicSet(datasets.GeneratorBasedBuilder):
     """The public sets as a builder of `datasets`; `data_dir` is the folder or archive of the local copy."""
 
@@ -120,7 +127,7 @@ class PublicSet(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIG_CLASS = PublicSetConfig
     BUILDER_CONFIGS = [  # noqa: RUF012  # as datasets declares it
         *SETS,
-        *(replace(config, **{"name": f"{config.name}-labels", "table": "labels"}) for config in SETS),
+        *map(labels_of, SETS),
     ]
 
     def _info(self) -> datasets.DatasetInfo:

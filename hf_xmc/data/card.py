@@ -1,4 +1,4 @@
-"""The card of a prepared data set, and its push to the Hub: Parquet with two configurations, `default` and `labels`."""
+"""The card of a prepared data set, and its push to the Hub: Parquet in two configurations, `default` and `labels`."""
 
 from __future__ import annotations
 

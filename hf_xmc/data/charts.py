@@ -48,7 +48,7 @@ def histogram(values: np.ndarray, title: str, unit: str) -> str:
 
 
 def label(start: int, step: int, last: bool) -> str:
-    return f"{start:,}{'+' if last else f'–{start + step - 1:,}' if step > 1 else ''}"
+    return f"{start:,}{'+' if last else f'-{start + step - 1:,}' if step > 1 else ''}"
 
 
 def x_of(part: float) -> float:

@@ -13,7 +13,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_xmc.data.collator import QueryCollator, unpack
-from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.data.tokenized import TokenizedQueries, TokenTable, tokenizer_key
 from hf_xmc.losses import DecoupledSoftmaxLoss
 from hf_xmc.metrics import ranking_metrics
 from hf_xmc.modeling import XMCDualEncoderModel
@@ -76,7 +76,9 @@ class XMCTrainer(Trainer):
             raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
         self.loss = loss or DecoupledSoftmaxLoss(temperature=model.config.temperature)
         self.num_labels = len(label_dataset)
-        self.label_tokens = TokenTable(model.tokenize(label_dataset["text"][:], "label"))
+        self.label_tokens = TokenTable.build(
+            label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
+        )
         self.label_batch = model.pad(list(self.label_tokens))  # input_ids and attention_mask, [L, T]
         self.eval_ignored = eval_ignored
         self.features: dict[TokenTable, Tensor] = {}  # pooled states of texts under a frozen encoder
@@ -99,7 +101,9 @@ class XMCTrainer(Trainer):
         """Tokenise a split once, and check its positives against the label table."""
         if isinstance(queries, TokenizedQueries):
             return queries
-        tokenized = TokenizedQueries(queries, lambda texts: model.tokenize(texts, "query"), ignored)
+        tokenized = TokenizedQueries(
+            queries, lambda texts: model.tokenize(texts, "query"), ignored, token_key(model, "query")
+        )
         tokenized.positives.validate(self.num_labels)
         return tokenized
 
@@ -218,6 +222,14 @@ class XMCTrainer(Trainer):
     @property
     def show_progress(self) -> bool:
         return not self.args.disable_tqdm and self.is_world_process_zero()
+
+
+def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
+    """What `model.tokenize` depends on besides the texts: tokens are kept under it for the next run."""
+    config = model.config
+    if side == "query":
+        return tokenizer_key(model.tokenizer, config.query_prefix, config.max_query_length)
+    return tokenizer_key(model.tokenizer, config.label_prefix, config.max_label_length)
 
 
 def prepare_parameters(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:

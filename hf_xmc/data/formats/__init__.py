@@ -12,9 +12,9 @@ from hf_xmc.data.source import Options, Source
 # The first that recognises a source reads it: the ones with the most particular names come first.
 READERS = (eurlex57k, annif, jsonl, xc_text, table)
 EXPECTED = (
-    "expected a JSON-lines trio (trn, lbl and optionally val and tst), the XC repository's raw files, folders "
-    "with raw/{trn_X,tst_X,Y}.txt, a table (.csv, .tsv, .parquet) with a text and a label column, a SKOS vocabulary with an "
-    "Annif corpus, or a prepared folder"
+    "expected a JSON-lines trio (trn, lbl and optionally val and tst), the XC repository's raw files, a folder "
+    "with raw/{trn_X,tst_X,Y}.txt, a table (.csv, .tsv, .parquet) with a text and a label column, a SKOS vocabulary "
+    "with an Annif corpus, or a prepared folder"
 )
 
 
