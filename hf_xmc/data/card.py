@@ -35,6 +35,7 @@ def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str |
             {"config_name": "labels", "data_files": "labels/labels.parquet"},
         ],
     )
+    called = name or dataset.name
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["cell"] = cell
     body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -42,7 +43,7 @@ def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str |
         stats=stats,
         facts=stats.facts(),
         examples=examples(dataset, count=5),
-        name=name or dataset.name,
+        name=called if PLAIN.fullmatch(called) else "user/name",
     )
     path = folder / "README.md"
     temporary = path.with_name(".README.md.tmp")
@@ -88,4 +89,5 @@ def push_to_hub(folder: Path, repo_id: str, private: bool | None = None, token: 
     return api.create_commit(repo_id, operations, repo_type="dataset", commit_message="Upload data set and card")
 
 
+PLAIN = re.compile(r"[\w./-]+")  # what can stand in the example code
 NAMED = re.compile(r'(load_(?:xmc_)?dataset\()"[^"\n]*"')

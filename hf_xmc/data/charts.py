@@ -44,7 +44,7 @@ def histogram(values: np.ndarray, title: str, unit: str) -> str:
     shown = sorted({0, count // 4, count // 2, 3 * count // 4, count - 1})
     marks = "".join(x_mark((i + 0.5) / count, label(i * step, 1, last=i == count - 1)) for i in shown)
     marks += "".join(y_mark(part, f"{part * top:.0%}" if top > 0.1 else f"{part * top:.1%}") for part in (0, 0.5, 1))
-    return frame(title, unit, "share", bars + marks)
+    return frame(title, unit, "share", marks + bars)
 
 
 def label(start: int, step: int, last: bool) -> str:
