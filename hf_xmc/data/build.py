@@ -212,6 +212,7 @@ def note_findings(
         message = f"label {row} ({label['uid']!r}, {label['text']!r:.60})"
         problems.note("labels that training never has", message, "kept: predicted from its text alone", 0)
     problems.counts["labels that training never has"] += int((counts == 0).sum())
+    note_shared_label_texts(labels, problems)
     parents_unknown(labels, problems)
     problems.counts += type(problems.counts)()  # drops kinds that were never found
 
@@ -223,6 +224,17 @@ def note_rows(problems: Problems, kind: str, part: Staged, rows: np.ndarray, han
             kind, f"{part.path}, line {part.lines[row]}: {record['uid']!r}, {record['text']!r:.60}", handled, 0
         )
     problems.counts[kind] += len(rows)
+
+
+def note_shared_label_texts(labels: Dataset, problems: Problems) -> None:
+    """Labels that no text can tell apart."""
+    digests = np.concatenate([hashes(batch["text"].to_pylist()) for batch in batches(labels, ["text"])])
+    _, first = np.unique(digests, return_index=True)
+    later = np.setdiff1d(np.arange(len(digests)), first)
+    for row in later[: problems.shown].tolist():
+        message = f"label {row} ({labels[row]['uid']!r}, {labels[row]['text']!r:.60})"
+        problems.note("labels with the text of another", message, "kept: an encoder gives both one score", 0)
+    problems.counts["labels with the text of another"] += len(later)
 
 
 def parents_unknown(labels: Dataset, problems: Problems) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -39,6 +40,7 @@ class TokenTable:
         lists = [np.asarray(row, dtype=np.int32) for row in ids]
         self.lengths: np.ndarray = np.array([len(row) for row in lists], dtype=np.int32)  # [N]
         self.text_of_row: np.ndarray = np.arange(len(lists), dtype=np.int32)  # [N] -> one of the distinct texts
+        self.folder: tempfile.TemporaryDirectory[str] | None = None  # deleted with the table
         starts = range(0, len(lists), CHUNK)
         self.chunks = [pack(lists[start : start + CHUNK]) for start in starts]  # indptr and tokens of CHUNK texts each
 
@@ -49,22 +51,27 @@ class TokenTable:
         Args:
             texts: a table with `text`.
             tokenize: texts to token ids; called with batches of distinct texts. Fast tokenizers use all cores for one.
-            key: what the ids depend on besides the texts (see `tokenizer_key`); without it nothing is kept for later,
-                though the file is still mapped.
+            key: what the ids depend on besides the texts (see `tokenizer_key`); without it the file goes with the
+                table.
         """
         if not len(texts):
             return cls([])
         hashes = text_hashes(texts)  # [N, 2]
         first, text_of_row = distinct(hashes)
-        fingerprint = blake2b(hashes.tobytes(), digest_size=16).hexdigest()
-        parts = [VERSION, fingerprint, key if key is not None else f"once-{np.random.default_rng().integers(2**63)}"]
 
         def fill(folder: Path) -> None:
             lengths = write_tokens(texts, first, tokenize, folder / "tokens.arrow", progress)
             np.save(folder / "lengths.npy", lengths[text_of_row])
             np.save(folder / "text_of_row.npy", text_of_row)
 
-        return cls.open(cached_folder("tokens", parts, fill))
+        if key is not None:
+            fingerprint = blake2b(hashes.tobytes(), digest_size=16).hexdigest()
+            return cls.open(cached_folder("tokens", [VERSION, fingerprint, key], fill))
+        folder = tempfile.TemporaryDirectory(prefix="hf-xmc-tokens-")
+        fill(Path(folder.name))
+        table = cls.open(Path(folder.name))
+        table.folder = folder
+        return table
 
     @classmethod
     def open(cls, folder: Path) -> TokenTable:

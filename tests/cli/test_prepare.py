@@ -191,10 +191,15 @@ def test_push_and_load_again(tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1])["labels"] == ["red", "dark blue", "house"]
 
 
+def counted(output: str, kind: str) -> int:
+    found = re.search(rf"^{kind}: ([\d,]+)$", output, re.MULTILINE)
+    return int(found[1].replace(",", "")) if found else 0
+
+
 @pytest.mark.parametrize("name", ["biotools_edam", "bible_xref", "yso_finna_en", "eurlex57k_256w"])
 def test_the_shelf_has_the_counts_of_its_stats(name: str, shelf: Path, tmp_path: Path) -> None:
     stats = json.loads((shelf / name / "stats.json").read_text())
-    invoke(shelf / name, "--output_dir", tmp_path / "out")
+    output = invoke(shelf / name, "--output_dir", tmp_path / "out", "--check")
     data = load_xmc_dataset(tmp_path / "out")
     assert data.num_train_queries == stats["n_train"]
     assert len(data.queries["test"]) == stats["n_test"]
@@ -204,6 +209,8 @@ def test_the_shelf_has_the_counts_of_its_stats(name: str, shelf: Path, tmp_path:
     assert cut == stats["n_val"] or not stats["n_val"]
     means = [len(data.positives(s).indices) for s in ("train", "validation")]
     given = sum(means) if not stats["n_val"] else means[0]
+    assert counted(output, "test texts that training has") == stats["test_docs_whose_text_is_in_train"]
+    assert counted(output, "labels with the text of another") == stats["n_labels"] - stats["distinct_label_texts"]
     assert round(given / stats["n_train"], 2) == stats["labels_per_train_doc"]
     assert round(len(data.positives("test").indices) / stats["n_test"], 2) == stats["labels_per_test_doc"]
 

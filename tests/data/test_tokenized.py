@@ -63,6 +63,17 @@ def test_tokenised_once_and_found_again() -> None:
     assert [row.tolist() for row in a] == [row.tolist() for row in b]
 
 
+def test_without_a_key_nothing_stays(cache: Path) -> None:
+    found = TokenTable.build(table(["one"]), Letters())
+    assert found.folder is not None
+    folder = Path(found.folder.name)
+    assert folder.is_dir()
+    assert "".join(map(chr, found[0])) == "one"
+    del found
+    assert not folder.exists()
+    assert not cache.exists()
+
+
 def test_tables_are_mapped_and_empty_ones_work() -> None:
     found = TokenTable.build(table(["one", "two"]), Letters(), key="k")
     assert isinstance(found.lengths, np.memmap)

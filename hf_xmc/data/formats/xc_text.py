@@ -50,10 +50,18 @@ def detect(path: Path) -> str | None:
     found = [p for patterns in (NPZ, PAIRS, NAMES, TEXTS) if (p := named(path, patterns, TRAIN))]
     if found:
         return f"has {' and '.join(p.relative_to(path).as_posix() for p in found)}"
-    old = named(path, OLD, TRAIN)
-    if old is not None and HEADER.match(first_line(old)):
+    old = old_file(path, TRAIN)
+    if old is not None:
         return f"has {old.name} with the header {first_line(old).strip()!r}"
     return None
+
+
+def old_file(folder: Path, stems: tuple[str, ...]) -> Path | None:
+    """A file in the format `N F L`: `train.txt`, or with the name of the set before it, as in `eurlex_train.txt`."""
+    plain = named(folder, OLD, stems)
+    others = [path for stem in stems for path in sorted(folder.glob(f"*_{stem}.txt*"))]
+    found = [path for path in ([plain] if plain else []) + others if HEADER.match(first_line(path))]
+    return next((path for path in found if len(first_line(path).split()) == 3), None)
 
 
 def first_line(path: Path) -> str:
@@ -103,9 +111,8 @@ def split_of(folder: Path, split: str, stems: tuple[str, ...], names: LabelNames
     """The texts and positives of one split, if it is there."""
     texts = named(folder, TEXTS, stems)
     npz, pairs, by_name = (named(folder, patterns, stems) for patterns in (NPZ, PAIRS, NAMES))
-    old = named(folder, OLD, stems)
-    if old is not None and not HEADER.match(first_line(old)):
-        texts, old = texts or old, None
+    old = old_file(folder, stems)
+    texts = texts or (None if old else named(folder, OLD, stems))
     positives = npz or pairs or by_name or old
     if positives is None and texts is None:
         return None

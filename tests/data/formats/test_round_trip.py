@@ -120,6 +120,21 @@ def test_other_names_of_the_same_files(names: tuple[str, str, str], tmp_path: Pa
     assert content(load_xmc_dataset(tmp_path))["train"] == expected(TRAIN)
 
 
+def test_old_files_with_the_name_of_the_set(tmp_path: Path) -> None:
+    FORMATS["old"](tmp_path)
+    for stem in ("train", "test"):
+        (tmp_path / f"{stem}.txt").rename(tmp_path / f"eurlex_{stem}.txt")
+    assert content(load_xmc_dataset(tmp_path))["test"] == expected(TEST)
+
+
+def test_old_files_with_texts_beside_them(tmp_path: Path) -> None:
+    FORMATS["old"](tmp_path)
+    (tmp_path / "Xf.txt").unlink()
+    text(tmp_path / "train_raw_texts.txt", [t.upper() for t, _ in TRAIN])
+    text(tmp_path / "test_raw_texts.txt", [t.upper() for t, _ in TEST])
+    assert load_xmc_dataset(tmp_path).queries["test"]["text"][:] == [t.upper() for t, _ in TEST]
+
+
 def test_names_of_labels_a_line(tmp_path: Path) -> None:
     text(tmp_path / "train_texts.txt", ["a b", "c"])
     text(tmp_path / "train_labels.txt", ["red blue", "blue"])
