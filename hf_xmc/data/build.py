@@ -15,9 +15,10 @@ from datasets import Dataset, Features, Value
 from hf_xmc.data.arrow import ArrowTableWriter, batches, list_column, map_table
 from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import lines
+from hf_xmc.data.label_table import stage_labels
 from hf_xmc.data.source import UNREADABLE, Source
 from hf_xmc.data.splits import SplitOptions, held_out_rows, validation_rows
-from hf_xmc.data.staging import MAX_LABELS, QUERY_FEATURES, Staged, hashes, repeated, stage_labels, stage_queries
+from hf_xmc.data.staging import MAX_LABELS, QUERY_FEATURES, Staged, hashes, repeated, stage_queries
 from hf_xmc.types import Positives
 
 SPLITS = ("train", "validation", "test")

@@ -28,8 +28,9 @@ from hf_xmc.data.archives import unpacked
 from hf_xmc.data.build import read_filter
 from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.formats import open_source
+from hf_xmc.data.label_table import LABEL_FEATURES
 from hf_xmc.data.source import Options, Source
-from hf_xmc.data.staging import LABEL_FEATURES, QUERY_FEATURES, sorted_labels
+from hf_xmc.data.staging import QUERY_FEATURES, sorted_labels
 
 OTHERWISE, AMAZON, WIKIPEDIA = {"a": 0.55, "b": 1.5}, {"a": 0.6, "b": 2.6}, {"a": 0.5, "b": 0.4}
 XC_REPOSITORY = "http://manikvarma.org/downloads/XC/XMLRepository.html"

@@ -8,8 +8,9 @@ import pytest
 
 from hf_xmc.data import staging
 from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.data.label_table import stage_labels
 from hf_xmc.data.source import Record, Source, Split
-from hf_xmc.data.staging import hashes, repeated, stage_labels, stage_queries, uid_hash
+from hf_xmc.data.staging import hashes, repeated, stage_queries, uid_hash
 
 
 def source(rows: list[Record], labels: list[Record] | None = None) -> Source:
