@@ -35,7 +35,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 space: $(VENV)/.installed-space
-	@test -d $(MODEL) || { echo "No model in $(MODEL): run 'make demo' first, or give MODEL=<folder or Hub id>."; exit 1; }
+	@test -d $(MODEL) || test $(MODEL) != outputs/demo/model || { echo "No model in $(MODEL): run 'make demo' first, or give MODEL=<folder or Hub id>."; exit 1; }
 	XMC_MODEL=$(MODEL) $(BIN)/python spaces/xmc_tagger/app.py
 
 clean:

@@ -70,8 +70,9 @@ class Positives:
         return self.indices[int(self.indptr[i]) : int(self.indptr[i + 1])]
 
     def take(self, rows: Array) -> Positives:
-        """The given rows, in the given order, as numpy arrays."""
-        source, rows = self.numpy(), np.asarray(rows, dtype=np.int64)
+        """The given rows (ids, or a mask over all rows), in the given order, as numpy arrays."""
+        rows = np.asarray(rows)
+        source, rows = self.numpy(), np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         counts = source.counts[rows]
         indptr = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(counts, out=indptr[1:])
@@ -170,7 +171,8 @@ class TopK:
         [[2, 7, -1]]
         """
         ids = np.asarray(self.ids.cpu() if hasattr(self.ids, "cpu") else self.ids)
-        scores = np.asarray(self.scores.cpu() if hasattr(self.scores, "cpu") else self.scores)
+        # numpy has no bfloat16
+        scores = np.asarray(self.scores.float().cpu() if hasattr(self.scores, "cpu") else self.scores)
         scores = np.where(ids < 0, -np.inf, scores)
         order = np.lexsort((ids, -scores), axis=1)
         return TopK(np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1))

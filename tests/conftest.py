@@ -24,7 +24,7 @@ THINGS = ("car", "house", "tree", "river", "stone", "bird")
 def pytest_configure(config: pytest.Config) -> None:
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the models of the tests are too small for more
 
 
 @pytest.fixture(scope="session")

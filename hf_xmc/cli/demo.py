@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_xmc.cli.packaged import packaged_encoder
+from hf_xmc.cli.packaged import NAME, packaged_encoder
 from hf_xmc.cli.tables import console, print_metrics, print_next, print_tags
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def demo(
     trained = score(predict_split(pipeline, data, split, K), data, split)
     document = metrics_document(trained, data, split, K, systems, seed, round(seconds, 1))
     write_json(document, output_dir / "metrics.json")
-    run = describe_run(data, last, encoder, seconds, first_stage=changed_arguments(first))
+    run = describe_run(data, last, model_name_or_path or NAME, seconds, first_stage=changed_arguments(first))
     write_json(run, folder / "run.json")
     write_model_card(folder, document)
 

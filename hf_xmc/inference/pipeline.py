@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from huggingface_hub import CommitInfo, snapshot_download
 from hf_xmc import hub as sharing
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
 
 
@@ -51,18 +51,14 @@ class XMCPipeline:
         model = XMCDualEncoderModel.from_pretrained(folder)
         if device is not None:
             model = model.to(device)
-        record = Path(folder) / "run.json"
-        run = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
-        return cls(model, LabelIndex.from_pretrained(folder), run)
+        return cls(model, LabelIndex.from_pretrained(folder), read_json(Path(folder) / RUN))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write model, tokenizer, label table, index and the record of the run into one folder."""
         self.model.save_pretrained(folder)
         self.index.save_pretrained(folder)
         if self.run:
-            temporary = Path(folder) / ".run.json.tmp"
-            temporary.write_text(json.dumps(self.run, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, Path(folder) / "run.json")
+            write_json(self.run, Path(folder) / RUN)
 
     def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
         """Upload model, tokenizer, label table, index and a new model card as one commit.

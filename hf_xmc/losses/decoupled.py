@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
-from hf_xmc.losses.pairs import read_pairs
+from hf_xmc.losses.streaming import StreamingLoss, Tile
 from hf_xmc.types import Positives
 
 
-class DecoupledSoftmaxLoss(nn.Module):
-    """Mean over queries of the mean over p in P_b of  -log( exp(s_bp) / (exp(s_bp) + sum_n exp(s_bn)) ).
+class DecoupledSoftmaxLoss(StreamingLoss):
+    """Mean over queries of the mean over p in P_b of  -log( exp(s_bp) / (exp(s_bp) + sum_n exp(s_bn)) ), n not in P_b.
 
-    Args:
-        temperature: scores are dot products divided by this.
-        chunk_size: labels a tile; chosen from a memory budget if not given.
+    From DEXML, "Dual-Encoders for Extreme Multi-Label Classification" (Gupta et al., ICLR 2024). Where each query has
+    one positive it is `SoftmaxLoss`.
+
+    Args: see `StreamingLoss`.
+
+    >>> from hf_xmc import Positives
+    >>> queries, labels = torch.eye(2), torch.eye(3, 2)
+    >>> loss = DecoupledSoftmaxLoss(temperature=1.0)(queries, labels, Positives.from_lists([[0], [0, 1]]).torch())
+    >>> round(loss.item(), 4)
+    0.5273
     """
-
-    def __init__(self, temperature: float = 0.05, chunk_size: int | None = None) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.chunk_size = chunk_size
 
     def forward(
         self,
@@ -30,23 +31,37 @@ class DecoupledSoftmaxLoss(nn.Module):
         sampled: Positives | None = None,
         ignored: Positives | None = None,
     ) -> torch.Tensor:
-        """The loss of queries `[B, D]` against labels `[C, D]`, a scalar. Ids are rows of `labels`."""
-        B, C = len(queries), len(labels)
-        pairs = read_pairs(positives, B, C)
-        excluded = pairs  # in no denominator
-        if ignored is not None:
-            out = read_pairs(ignored, B, C, "ignored")
-            pairs = pairs.select(~out.find(pairs)[1])
-        if sampled is not None:
-            chosen = read_pairs(sampled, B, C, "sampled")
-            pairs = pairs.select(chosen.find(pairs)[1])
-        scores = queries.float() @ labels.float().T / self.temperature  # [B, C]
-        negatives = scores.index_put((excluded.rows, excluded.cols), scores.new_tensor(-torch.inf))
-        if ignored is not None:
-            negatives = negatives.index_put((out.rows, out.cols), scores.new_tensor(-torch.inf))
-        rest = negatives.logsumexp(1)  # [B]
-        score = scores[pairs.rows, pairs.cols]  # [nnz]
-        term = torch.logaddexp(score, rest[pairs.rows]) - score
-        weights = term.new_ones(len(term)) if pairs.weights is None else pairs.weights.to(term)
-        total = term.new_zeros(B).index_add(0, pairs.rows, weights)  # [B]
-        return (weights * term / total[pairs.rows]).sum() / (total > 0).sum().clamp(min=1)
+        """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
+
+        Args:
+            positives: on tensors beside the embeddings; ids are rows of `labels`. Queries with none add nothing. With
+                weights, the mean over the positives of a query is the weighted one.
+            sampled: run over these positives only; the others are in no denominator.
+            ignored: pairs that are neither positive nor negative.
+
+        Raises:
+            ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
+        """
+        batch = self.read(queries, labels, positives, sampled, ignored)
+        return self.stream(decoupled_rows, queries, labels, batch, batch.num_queries_with_positives)
+
+
+def decoupled_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoupled softmax of whole rows; see `streaming.RowLoss`.
+
+    With Z = sum_n exp(s_n) and q_p = Z / (exp(s_p) + Z) the gradient is -w_p q_p at a positive, and
+    exp(s_n) / Z * sum_p w_p q_p at a negative.
+    """
+    weights, score = tile.mean_weights(), tile.take()  # [nnz]
+    tile.put(tile.pairs, -torch.inf)
+    tile.put(tile.removed, -torch.inf)
+    top, total = tile.exponentials_()  # [b]
+
+    margin = (total.log() + top)[tile.pairs.rows] - score  # [nnz], -inf where a row has no negative
+    value = tile.sum_pairs(weights * margin.logaddexp(margin.new_zeros(())))
+    pull = weights * margin.sigmoid()  # w_p q_p
+    pulls = tile.sum_pairs(pull, everywhere=True)  # [b]
+    factor = torch.where(pulls > 0, pulls / total, 0.0)
+    # Never larger than the sum of exponentials, as q_p is at most the sum of all q_p.
+    tile.put(tile.pairs, torch.where(pulls > 0, -total / pulls, 0.0)[tile.pairs.rows] * pull)
+    return value, factor

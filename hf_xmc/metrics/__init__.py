@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from hf_xmc.metrics.breakdown import by_label_frequency, by_num_positives
+from hf_xmc.metrics.hierarchy import hierarchical_metrics, roots
+from hf_xmc.metrics.hits import find_hits
+from hf_xmc.metrics.per_query import per_query_metrics
 from hf_xmc.metrics.propensity import inverse_propensity
 from hf_xmc.metrics.ranking import ranking_metrics
+from hf_xmc.metrics.significance import bootstrap_intervals, paired_test
 
-__all__ = ["inverse_propensity", "ranking_metrics"]
+__all__ = [
+    "bootstrap_intervals",
+    "by_label_frequency",
+    "by_num_positives",
+    "find_hits",
+    "hierarchical_metrics",
+    "inverse_propensity",
+    "paired_test",
+    "per_query_metrics",
+    "ranking_metrics",
+    "roots",
+]

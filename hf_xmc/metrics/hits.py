@@ -1,4 +1,4 @@
-"""Which predictions are true: the one step that touches every predicted id, and the only place where ties are broken."""
+"""Which predictions are true: the one step that touches every predicted id, and the only place that breaks ties."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from hf_xmc.types import Array, Positives, TopK
 
-SLOTS = 1024  # buckets a row in the filter of `_contains`; a power of two
-CHUNK_ROWS = 1024  # filter and predictions of so many rows stay within a core's cache
+SLOTS = 512  # buckets a row in the filter of `_contains`; a power of two
+CHUNK_ROWS = 1024  # the filter and the predictions of so many rows stay within a core's cache
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def find_hits(topk: TopK, positives: Positives, depth: int, filters: Positives |
     Rows are worked off in chunks, so that memory stays linear in N * K.
 
     Raises:
-        ValueError: other numbers of rows than the truth, a score that is NaN, ids below -1, or a truth or filter that
-            is not sorted CSR. The message names the row.
+        ValueError: other numbers of rows than the truth, a score that is NaN, ids that are no integers or below -1,
+            a truth or filter that is not sorted CSR. The message names the row.
     """
     ids, scores = _to_numpy(topk.ids), _to_numpy(topk.scores)
     if not np.issubdtype(ids.dtype, np.integer):
@@ -50,17 +50,101 @@ def find_hits(topk: TopK, positives: Positives, depth: int, filters: Positives |
         np.zeros(len(ids), dtype=np.int64),
         truth,
     )
-    if not ids.shape[1]:
-        return found
-    for start in range(0, len(ids), CHUNK_ROWS):
+    for start in range(0, len(ids) if width else 0, CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
-        ranked = _ranked(ids[rows], scores[rows], dropped, start)
+        ranked = ranked_ids(ids[rows], scores[rows], dropped, start)
         hit = _contains(ranked, truth, start)
         first = hit.argmax(axis=1)
         found.first[rows] = np.where(hit[np.arange(len(hit)), first], first + 1, 0)
         found.ids[rows, :width], found.hit[rows, :width] = ranked[:, :width], hit[:, :width]
     _drop_repeats(found)
     return found
+
+
+def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = None, start: int = 0) -> np.ndarray:
+    """Ids `[R, K]` of a chunk of rows in their final order; padding and dropped pairs, as -1, come last.
+
+    The chunk starts at row `start` of `dropped`. Predictions mostly come ordered, so rows that fall strictly are only
+    looked at. The others are sorted as one integer, score above id, which breaks ties on the way.
+    """
+    if ids.dtype != np.int64:
+        ids = ids.astype(np.int64)
+    lowest = ids.min(initial=0)
+    if lowest < -1:
+        raise ValueError(f"Row {start + int((ids < -1).any(1).argmax())} predicts label id {lowest}; padding is -1.")
+    if dropped is not None and (gone := _contains(ids, dropped, start)).any():
+        ids, lowest = np.where(gone, -1, ids), -1
+    if lowest < 0:
+        scores = np.where(ids < 0, -np.inf, scores)
+    flat = np.ascontiguousarray(scores).ravel()
+    falls = np.empty(flat.shape, dtype=bool)
+    np.greater(flat[:-1], flat[1:], out=falls[:-1])  # one long comparison; those across rows are then put right
+    falls[scores.shape[1] - 1 :: scores.shape[1]] = ~np.isnan(scores[:, -1])
+    if falls.all():
+        return ids
+    rows = np.flatnonzero(~falls.reshape(scores.shape).all(axis=1))
+    if (invalid := np.isnan(scores[rows]).any(axis=1)).any():
+        raise ValueError(f"Row {start + int(rows[invalid.argmax()])} has a score that is NaN.")
+    if len(rows) == len(ids):
+        return _sorted_ids(ids, scores)
+    result = ids.copy()
+    result[rows] = _sorted_ids(ids[rows], scores[rows])
+    return result
+
+
+def _sorted_ids(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    narrow = scores.astype(np.float32, copy=False)
+    if ids.max() >= 2**32 - 1 or not np.array_equal(narrow, scores):
+        order = np.lexsort((ids.view(np.uint64), -scores), axis=1)  # -1 is the largest unsigned number: padding last
+        return np.take_along_axis(ids, order, axis=1)
+    bits = (narrow + np.float32(0)).view(np.int32)  # + 0 makes -0.0 and 0.0 the same bits
+    # Of two floats the larger gets the smaller integer: as signed integers the bits of positive floats rise with
+    # them and those of negative ones fall, so the rising ones are turned over.
+    keys = np.where(bits < 0, bits ^ -(2**31), ~bits).astype(np.int64)
+    keys <<= 32
+    keys |= ids & 0xFFFFFFFF  # padding becomes the largest id
+    keys.sort(axis=1)
+    keys &= 0xFFFFFFFF
+    if ids.min() < 0:
+        keys[keys == 0xFFFFFFFF] = -1
+    return keys
+
+
+def _contains(ids: np.ndarray, pairs: Positives, start: int) -> np.ndarray:
+    """Whether each id stands in its row of `pairs`; ids `[R, K]` are rows `start` to `start + R` of it.
+
+    A search for every id would cost more than sorting them. So a row's pairs are first thrown into a few buckets, and
+    only ids whose bucket is taken (the true ones, and about one in SLOTS / pairs others) are searched.
+    """
+    pointers = pairs.indptr[start : start + len(ids) + 1]
+    indices = pairs.indices[pointers[0] : pointers[-1]]
+    if not len(indices):
+        return np.zeros(ids.shape, dtype=bool)
+    row_of_pair = np.repeat(np.arange(len(ids)), np.diff(pointers))
+    taken = np.zeros(len(ids) * SLOTS, dtype=bool)
+    taken[row_of_pair * SLOTS + (indices & (SLOTS - 1))] = True
+    slots = ids & (SLOTS - 1)
+    slots += np.arange(len(ids))[:, None] * SLOTS
+    found = taken.take(slots.ravel(), mode="clip")  # no id is out of range; clip only spares the check
+    maybe = np.flatnonzero(found)
+    wanted_ids = ids.ravel()[maybe]
+    stride = max(int(wanted_ids.max(initial=0)), int(indices.max())) + 2  # one number a (row, id), padding included
+    keys = row_of_pair * stride + indices + 1
+    wanted = maybe // ids.shape[1] * stride + wanted_ids + 1
+    found[maybe] = keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
+    return found.reshape(ids.shape)
+
+
+def _drop_repeats(found: Hits) -> None:
+    """A label predicted twice counts at its best rank; the worse rank stays, as a miss."""
+    ordered = np.sort(found.ids, axis=1)
+    rows = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1))
+    ids = found.ids[rows]
+    order = np.argsort(ids, axis=1, kind="stable")
+    ordered = np.take_along_axis(ids, order, axis=1)
+    row, column = np.nonzero(ordered[:, 1:] == ordered[:, :-1])
+    found.ids[rows[row], order[row, column + 1]] = -1
+    found.hit[rows[row], order[row, column + 1]] = False
 
 
 def _to_numpy(x: Array) -> np.ndarray:
@@ -78,57 +162,3 @@ def _checked(pairs: Positives, num_rows: int, name: str) -> Positives:
     pairs = pairs.numpy()
     pairs.validate()
     return pairs
-
-
-def _ranked(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None, start: int) -> np.ndarray:
-    """Ids `[R, K]` of a chunk of rows in their final order; padding and dropped pairs, as -1, come last."""
-    ids = ids.astype(np.int64)  # a copy: what follows writes
-    if dropped is not None:
-        ids[_contains(ids, dropped, start)] = -1
-    padding = ids < 0
-    if padding.any():
-        if (ids < -1).any():
-            raise ValueError(f"Row {start + int((ids < -1).any(1).argmax())} predicts id {ids.min()}; padding is -1.")
-        scores = np.where(padding, -np.inf, scores)
-    if np.isnan(scores).any():
-        raise ValueError(f"Row {start + int(np.isnan(scores).any(1).argmax())} has a score that is NaN.")
-    tie_breaker = ids.view(np.uint64)  # -1 becomes the largest of all: of equal scores padding is last
-    ordered = (scores[:, :-1] > scores[:, 1:]) | (
-        (scores[:, :-1] == scores[:, 1:]) & (tie_breaker[:, :-1] <= tie_breaker[:, 1:])
-    )
-    unordered = np.flatnonzero(~ordered.all(axis=1))
-    if len(unordered):
-        order = np.lexsort((tie_breaker[unordered], -scores[unordered]), axis=1)
-        ids[unordered] = np.take_along_axis(ids[unordered], order, axis=1)
-    return ids
-
-
-def _contains(ids: np.ndarray, pairs: Positives, start: int) -> np.ndarray:
-    """Whether each id stands in its row of `pairs`; ids `[R, K]` are rows `start` to `start + R` of it.
-
-    A search for every id would cost more than sorting them. So a row's pairs are first thrown into a few buckets, and
-    only ids whose bucket is taken (the true ones, and about one in SLOTS / pairs others) are searched.
-    """
-    pointers = pairs.indptr[start : start + len(ids) + 1]
-    indices = pairs.indices[pointers[0] : pointers[-1]]
-    if not len(indices):
-        return np.zeros(ids.shape, dtype=bool)
-    row_of_pair = np.repeat(np.arange(len(ids)), np.diff(pointers))
-    taken = np.zeros(len(ids) * SLOTS, dtype=bool)
-    taken[row_of_pair * SLOTS + (indices & (SLOTS - 1))] = True
-    found = taken[(ids & (SLOTS - 1)) + np.arange(len(ids))[:, None] * SLOTS]
-    maybe = np.nonzero(found)
-    stride = max(int(ids.max()), int(indices.max())) + 2  # one number a (row, id), padding included
-    keys = row_of_pair * stride + indices + 1
-    wanted = maybe[0] * stride + ids[maybe] + 1
-    found[maybe] = keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
-    return found
-
-
-def _drop_repeats(found: Hits) -> None:
-    """A label predicted twice counts at its best rank; the worse rank stays, as a miss."""
-    order = np.argsort(found.ids, axis=1, kind="stable")
-    in_order = np.take_along_axis(found.ids, order, axis=1)
-    row, column = np.nonzero((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0))
-    found.ids[row, order[row, column + 1]] = -1
-    found.hit[row, order[row, column + 1]] = False

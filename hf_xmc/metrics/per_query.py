@@ -36,35 +36,33 @@ def per_query_metrics(
     nDCG@k = sum h d / sum of d up to min(k, |P|); PSP, PSnDCG and PSR weigh hits by q and divide by the same sum
     over q*. A query without positives adds 0 and is counted in the means.
     """
-    depth = hits.hit.shape[1]
-    discount = 1.0 / np.log2(np.arange(2, depth + 2))  # [depth]
-    best_dcg = np.cumsum(discount)
-    num_hits = hits.hit.cumsum(axis=1)  # [N, depth]
-    num_predicted = (hits.ids >= 0).cumsum(axis=1)
-    dcg = (hits.hit * discount).cumsum(axis=1)
+    cutoffs = np.asarray(ks)[:, None]
+    rank = np.arange(1, hits.hit.shape[1] + 1)  # [depth]
+    within = (rank <= cutoffs).astype(np.float64)  # [k, depth]: a product with it sums the first k
+    discount = 1.0 / np.log2(rank + 1)
+    hit = hits.hit.T.astype(np.float64)  # [depth, N]
+    num_hits, dcg = within @ hit, within * discount @ hit  # [k, N] from here on
     counts = hits.positives.counts
-    at_least_one = np.maximum(counts, 1)
+    best = np.clip(counts, 1, cutoffs)  # min(k, |P|); 1 for an empty query, whose numerators are 0
+    best_dcg = np.cumsum(discount)[best - 1]
+    num_positives = np.maximum(counts, 1)
+    means = {"P": num_hits / cutoffs, "nDCG": dcg / best_dcg, "R": num_hits / num_positives, "RP": num_hits / best}
     ones = np.ones(len(counts))
-    result = {"MRR": PerQuery(np.where(hits.first > 0, 1.0 / np.maximum(hits.first, 1), 0.0), ones)}
+    result = {
+        f"{name}@{k}": PerQuery(row, ones) for name, mean in means.items() for k, row in zip(ks, mean, strict=True)
+    }
+    ratios = {"micro_f1": (2 * num_hits, within @ (hits.ids >= 0).T.astype(np.float64) + counts)}
     if inverse_propensity is not None:
-        weights = inverse_propensity[np.where(hits.hit, hits.ids, 0)] * hits.hit if len(inverse_propensity) else dcg
-        best = _largest(hits.positives, inverse_propensity, depth)  # [N, depth], padded with 0
-        gained, best_gain = weights.cumsum(axis=1), best.cumsum(axis=1)
-        gained_dcg, best_gain_dcg = (weights * discount).cumsum(axis=1), (best * discount).cumsum(axis=1)
-    for k in ks:
-        last = k - 1
-        within = np.clip(counts, 1, k)  # min(k, |P|); 1 for an empty query, whose numerator is 0
-        ideal = best_dcg[within - 1]
-        result[f"P@{k}"] = PerQuery(num_hits[:, last] / k, ones)
-        result[f"nDCG@{k}"] = PerQuery(dcg[:, last] / ideal, ones)
-        result[f"R@{k}"] = PerQuery(num_hits[:, last] / at_least_one, ones)
-        result[f"RP@{k}"] = PerQuery(num_hits[:, last] / within, ones)
-        result[f"micro_f1@{k}"] = PerQuery(2.0 * num_hits[:, last], (num_predicted[:, last] + counts).astype(float))
-        if inverse_propensity is not None:
-            result[f"PSP@{k}"] = PerQuery(gained[:, last] / k, best_gain[:, last] / k)
-            result[f"PSnDCG@{k}"] = PerQuery(gained_dcg[:, last] / ideal, best_gain_dcg[:, last] / ideal)
-            result[f"PSR@{k}"] = PerQuery(gained[:, last] / at_least_one, best_gain[:, last] / at_least_one)
-    return result
+        gain, right = np.zeros(hits.hit.shape), np.flatnonzero(hits.hit)
+        gain.ravel()[right] = inverse_propensity[hits.ids.ravel()[right]]
+        best_gain = _largest(hits.positives, inverse_propensity, len(rank)).T  # [depth, N], padded with 0
+        gained, gainable = within @ gain.T, within @ best_gain
+        ratios["PSP"] = (gained / cutoffs, gainable / cutoffs)
+        ratios["PSnDCG"] = (within * discount @ gain.T / best_dcg, within * discount @ best_gain / best_dcg)
+        ratios["PSR"] = (gained / num_positives, gainable / num_positives)
+    for name, (above, below) in ratios.items():
+        result |= {f"{name}@{k}": PerQuery(*rows) for k, *rows in zip(ks, above, below, strict=True)}
+    return result | {"MRR": PerQuery(np.where(hits.first > 0, 1.0 / np.maximum(hits.first, 1), 0.0), ones)}
 
 
 def ratio(numerator: float, denominator: float) -> float:
@@ -74,11 +72,11 @@ def ratio(numerator: float, denominator: float) -> float:
 
 def _largest(positives: Positives, values: np.ndarray, depth: int) -> np.ndarray:
     """The `depth` largest values among the positives of each query, falling, `[N, depth]` padded with 0."""
-    row = np.repeat(np.arange(len(positives)), positives.counts)
-    value = values[positives.indices]
-    value = value[np.lexsort((-value, row))]
-    rank = np.arange(len(row)) - positives.indptr[:-1][row]
     largest = np.zeros((len(positives), depth))
-    kept = rank < depth
-    largest[row[kept], rank[kept]] = value[kept]
+    counts, values = positives.counts, values[positives.indices]
+    for count in np.unique(counts[counts > 0]):  # rows of one length are a matrix, and sort as one
+        rows = np.flatnonzero(counts == count)
+        value = values[positives.indptr[rows][:, None] + np.arange(count)]  # [rows, count]
+        kept = min(int(count), depth)
+        largest[rows, :kept] = np.sort(value, axis=1)[:, : -kept - 1 : -1]
     return largest

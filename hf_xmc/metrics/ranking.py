@@ -22,7 +22,7 @@ def ranking_metrics(
 
     Choices that published code makes differently, as they are made here:
 
-    - Rows are sorted anew by falling score; of equal scores the lower id wins. Id -1 is padding and never a prediction.
+    - Rows are sorted anew by falling score; of equal scores the lower id wins. Id -1 is padding, no prediction.
     - Where fewer than k predictions remain the missing ranks are misses: k does not shrink. A label predicted twice
       counts once, at its better rank; the other rank is a miss.
     - A query without positives adds 0 to every mean and is counted in it.
@@ -100,17 +100,17 @@ def _label_metrics(hits: Hits, ks: Sequence[int]) -> dict[str, float]:
     """Coverage and macro F1: sums over labels, so one count a label instead of one a query."""
     truth = hits.positives.indices
     num_labels = 1 + max(int(truth.max(initial=-1)), int(hits.ids.max(initial=-1)))
-    true = np.bincount(truth, minlength=num_labels)
-    num_true_labels = np.count_nonzero(true)
-    predicted, correct, result = np.zeros_like(true), np.zeros_like(true), {}
-    done = 0
+    named = np.bincount(truth, minlength=num_labels)  # how often true, plus how often predicted: 2 tp + fp + fn
+    num_true_labels = int(np.count_nonzero(named))
+    correct, done, result = np.zeros_like(named), 0, {}
     for k in sorted(set(ks)):
         ids, hit = hits.ids[:, done:k], hits.hit[:, done:k]
-        predicted += np.bincount(ids[ids >= 0], minlength=num_labels)
-        correct += np.bincount(ids[hit], minlength=num_labels)
+        np.add.at(named, ids[ids >= 0], 1)
+        np.add.at(correct, ids[hit], 1)
         done = k
-        found = np.flatnonzero(correct)
-        f1 = 2.0 * correct[found] / (predicted[found] + true[found])
-        result[f"macro_f1@{k}"] = ratio(float(f1.sum()), int(np.count_nonzero(predicted + true)))
-        result[f"coverage@{k}"] = ratio(len(found), int(num_true_labels))
+        found = np.flatnonzero(correct > 0)
+        result[f"macro_f1@{k}"] = ratio(
+            float((2.0 * correct[found] / named[found]).sum()), int(np.count_nonzero(named))
+        )
+        result[f"coverage@{k}"] = ratio(len(found), num_true_labels)
     return result

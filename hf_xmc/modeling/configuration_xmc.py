@@ -23,7 +23,7 @@ class XMCDualEncoderConfig(PretrainedConfig):
         projection_dim: dimension of a linear map after pooling; `None` for no map.
         share_projection: one map for both sides.
         normalize: unit-length embeddings, so that scores are cosines; otherwise raw dot products.
-        temperature: scores are divided by it in the losses and in predictions.
+        temperature: the losses divide scores by it; predictions are ranked by the undivided ones.
         query_prefix, label_prefix: text put before each query or label, as an instruction.
         max_query_length, max_label_length: in tokens, special tokens included; longer texts are cut.
     """
@@ -57,12 +57,15 @@ class XMCDualEncoderConfig(PretrainedConfig):
         """Refuse values that cannot work.
 
         Raises:
-            ValueError: an unknown pooling, a temperature that is not above 0, lengths without room for text.
+            ValueError: an unknown pooling, a temperature that is not above 0, lengths without room for text, a
+                projection to nothing.
         """
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}.")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it divides the scores and must be above 0.")
+        if self.projection_dim is not None and self.projection_dim < 1:
+            raise ValueError(f"projection_dim is {self.projection_dim}; give 1 or more, or None for no projection.")
         if min(self.max_query_length, self.max_label_length) < 3:
             raise ValueError(
                 f"max_query_length is {self.max_query_length} and max_label_length {self.max_label_length}; "

@@ -11,12 +11,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from .configuration_xmc import XMCDualEncoderConfig
+from .pooling_xmc import pad, pool
+from .towers_xmc import check_dimensions, cut_lengths, load_tokenizer, same_vocabulary, without_pooler
 
 Side = Literal["query", "label"]
+HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
+SETTINGS = (
+    *("share_encoders", "pooling", "projection_dim", "share_projection", "normalize", "temperature"),
+    *("query_prefix", "label_prefix", "max_query_length", "max_label_length"),
+)
 
 
 @dataclass
@@ -57,6 +64,13 @@ class XMCDualEncoderModel(PreTrainedModel):
         label_encoder: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(config)
+        config.check()  # again: from_pretrained sets overrides after the config was made
+        if not config.share_encoders and config.label_encoder_config is None:
+            raise ValueError(
+                "share_encoders is False, but the checkpoint has one encoder for both sides; start two towers with "
+                "from_encoder(..., share_encoders=False)."
+            )
+        check_dimensions(config)
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.query_encoder = without_pooler(query_encoder or AutoModel.from_config(config.encoder_config))
         self.label_encoder: PreTrainedModel | None = None
@@ -85,17 +99,29 @@ class XMCDualEncoderModel(PreTrainedModel):
         Args:
             name_or_folder: a Hub id or a folder that `AutoModel` and `AutoTokenizer` can load.
             label_encoder: another one for the labels (with `share_encoders=False`); by default a copy of the first.
+                Both must have the same tokenizer.
             attn_implementation: `"sdpa"`, `"flash_attention_2"`, ..., passed through.
             dtype: of the weights; training wants float32 and lets autocast do the rest.
-            **config: fields of [`XMCDualEncoderConfig`].
+            **config: fields of [`XMCDualEncoderConfig`]; and `revision`, `token`, `cache_dir`, `trust_remote_code`,
+                as in `AutoModel.from_pretrained`. Lengths are cut to what the encoder has positions for.
+
+        Raises:
+            TypeError: a keyword that is none of these.
+            ValueError: settings that do not go together.
         """
+        hub = {key: config.pop(key) for key in HUB_OPTIONS if key in config}
+        if unknown := sorted(set(config) - set(SETTINGS)):
+            raise TypeError(f"from_encoder does not know {unknown[0]!r}; it takes {', '.join(SETTINGS)}.")
         if label_encoder is not None and config.get("share_encoders", True):
             raise ValueError("label_encoder is given, but share_encoders is True; pass share_encoders=False.")
-        load = {"dtype": dtype, **({"attn_implementation": attn_implementation} if attn_implementation else {})}
+        load = {"dtype": dtype, **({"attn_implementation": attn_implementation} if attn_implementation else {}), **hub}
         query_tower = AutoModel.from_pretrained(name_or_folder, **load)
         label_tower = AutoModel.from_pretrained(label_encoder, **load) if label_encoder is not None else None
         if label_tower is None and not config.get("share_encoders", True):
             label_tower = copy.deepcopy(query_tower)
+        tokenizer = load_tokenizer(name_or_folder, **hub)
+        if label_encoder is not None and not same_vocabulary(tokenizer, load_tokenizer(label_encoder, **hub)):
+            raise ValueError(f"{name_or_folder} and {label_encoder} have different tokenizers; the towers share one.")
         for tower in (query_tower, label_tower):
             if tower is not None and os.path.exists(tower.config._name_or_path):
                 tower.config._name_or_path = ""  # a path of this machine says nothing elsewhere
@@ -104,9 +130,10 @@ class XMCDualEncoderModel(PreTrainedModel):
             label_encoder_config=None if label_tower is None else label_tower.config,
             **config,
         )
+        cut_lengths(model_config)
         model = cls(model_config, query_tower, label_tower)
         nn.Module.to(model, dtype)  # the projections as well
-        model.tokenizer = load_tokenizer(name_or_folder)
+        model.tokenizer = tokenizer
         return model.eval()
 
     @classmethod
@@ -114,7 +141,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         """As in any `PreTrainedModel`; the tokenizer comes with it."""
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found = model[0] if isinstance(model, tuple) else model
-        hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
+        hub = {key: kwargs[key] for key in (*HUB_OPTIONS, "subfolder") if key in kwargs}
         # The backbone's configuration, so that the tokenizer is not looked up under the dual encoder's own.
         found.tokenizer = load_tokenizer(pretrained_model_name_or_path, config=found.query_encoder.config, **hub)
         return model
@@ -155,14 +182,18 @@ class XMCDualEncoderModel(PreTrainedModel):
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
         """Token ids of each text, with the side's prefix, cut at the side's length."""
         if self.tokenizer is None:
-            raise ValueError("The model has no tokenizer; load it with from_encoder or from_pretrained, or set it.")
+            raise ValueError(
+                "The model has no tokenizer: its folder holds no tokenizer files. Add them, or set model.tokenizer."
+            )
         config = self.config
         prefix = config.query_prefix if side == "query" else config.label_prefix
         max_length = config.max_query_length if side == "query" else config.max_label_length
         if not len(texts):
             return []
         texts = [prefix + text for text in texts] if prefix else list(texts)
-        return self.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        ids = self.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        # A tokenizer without special tokens makes nothing of an empty text; something must be pooled.
+        return [row or [self.tokenizer.pad_token_id] for row in ids]
 
     def encode_queries(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Tensor:
         """Embeddings of queries, float32 on the CPU, `[N, D]`, in the order given."""
@@ -190,12 +221,11 @@ class XMCDualEncoderModel(PreTrainedModel):
         progress: bool = False,
         output: Literal["embeddings", "pooled"] = "embeddings",
     ) -> Tensor:
-        """Embeddings of tokenised texts (a sequence of token ids each) without gradients, float32 on the CPU, `[N, D]`.
+        """Embeddings of tokenised texts (`ids[i]`: token ids) without gradients, float32 on the CPU, `[N, D]`.
 
         Texts are sorted by length, so that a batch holds little padding, and put back in their order.
         """
-        width = self.config.embedding_dim if output == "embeddings" else self.config.hidden_size
-        result = torch.empty(len(ids), width)
+        result = torch.empty(len(ids), self.width(side, output))
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         was_training = self.training
         self.eval()
@@ -207,6 +237,19 @@ class XMCDualEncoderModel(PreTrainedModel):
                 bar.update(len(rows))
         self.train(was_training)
         return result
+
+    def width(self, side: Side, output: Literal["embeddings", "pooled"] = "embeddings") -> int:
+        """Dimension of a side's output."""
+        config = self.config
+        tower = config.encoder_config if side == "query" or config.share_encoders else config.label_encoder_config
+        return config.projection_dim or tower.hidden_size if output == "embeddings" else tower.hidden_size
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Those of the query tower."""
+        return self.query_encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.query_encoder.set_input_embeddings(value)
 
     def pad(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """Token lists to `input_ids` and `attention_mask`, int64 `[B, T]`."""
@@ -224,63 +267,8 @@ class XMCDualEncoderModel(PreTrainedModel):
             super()._init_weights(module)
 
 
-def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str) -> Tensor:
-    """Hidden states `[B, T, H]` to one vector a text, `[B, H]`; padding may stand on either side.
-
-    >>> hidden = torch.tensor([[[1.0], [3.0], [9.0]]])
-    >>> mask = torch.tensor([[1, 1, 0]])
-    >>> [pool(hidden, mask, how).item() for how in ("mean", "cls", "last")]
-    [2.0, 1.0, 3.0]
-    """
-    if attention_mask is None:
-        attention_mask = hidden.new_ones(hidden.shape[:2])
-    if pooling == "mean":
-        weights = attention_mask.unsqueeze(-1).to(hidden.dtype)  # [B, T, 1]
-        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-    position = torch.arange(hidden.shape[1], device=hidden.device)
-    mask = attention_mask.bool()
-    if pooling == "cls":
-        place = position.masked_fill(~mask, hidden.shape[1]).amin(1).clamp(max=hidden.shape[1] - 1)
-    else:
-        place = position.masked_fill(~mask, 0).amax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), place]
-
-
-def pad(ids: Sequence[Sequence[int]], padding: int) -> dict[str, Tensor]:
-    """Token lists to `input_ids` and `attention_mask`, int64 `[B, T]`, padded on the right.
-
-    >>> pad([[5, 6], [7]], 0)["input_ids"].tolist()
-    [[5, 6], [7, 0]]
-    """
-    width = max((len(row) for row in ids), default=0)
-    tokens = torch.full((len(ids), width), padding, dtype=torch.int64)
-    mask = torch.zeros((len(ids), width), dtype=torch.int64)
-    for i, row in enumerate(ids):
-        tokens[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        mask[i, : len(row)] = 1
-    return {"input_ids": tokens, "attention_mask": mask}
-
-
 def as_list(texts: Sequence[str]) -> list[str]:
     """A list of texts; a single string is most likely a mistake, since it would be taken letter by letter."""
     if isinstance(texts, str):
         raise TypeError(f"Found one string, expected a list of texts; pass [{texts[:40]!r}].")
     return list(texts)
-
-
-def without_pooler(encoder: Any) -> Any:
-    """Drop the pooling layer that some backbones add: it is not used, and unused weights break distributed runs."""
-    if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    return encoder
-
-
-def load_tokenizer(name_or_folder: Any, **options: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model; decoders without a padding token pad with their end token."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
-    except (OSError, ValueError):
-        return None  # a checkpoint without tokenizer files: tokenize() says what to do
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer

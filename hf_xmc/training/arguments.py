@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 LABEL_STRATEGIES = ("all", "in_batch")
+LOSSES = ("decoupled_softmax", "soft_top_k", "softmax", "one_vs_all", "triplet_margin")
 
 
 @dataclass
@@ -24,6 +25,18 @@ class XMCTrainingArguments(TrainingArguments):
             "every step), or 'in_batch', the positives of the batch.",
             "choices": list(LABEL_STRATEGIES),
         },
+    )
+    loss: str = field(
+        default="decoupled_softmax",
+        metadata={
+            "help": "How queries and labels are compared: 'decoupled_softmax' or 'soft_top_k' (DEXML), 'softmax' "
+            "(InfoNCE), 'one_vs_all' (binary cross entropy), 'triplet_margin' (NGAME).",
+            "choices": list(LOSSES),
+        },
+    )
+    soft_top_k: int = field(
+        default=5,
+        metadata={"help": "k of the loss soft_top_k; 0 for the number of positives of each query (DEXML: 5)."},
     )
     encode_chunk_size: int = field(
         default=64,
@@ -65,6 +78,8 @@ class XMCTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.label_strategy not in LABEL_STRATEGIES:
             raise ValueError(f"label_strategy is {self.label_strategy!r}; expected one of {LABEL_STRATEGIES}.")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss is {self.loss!r}; expected one of {LOSSES}.")
         for name in ("encode_chunk_size", "eval_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")

@@ -33,6 +33,7 @@ def describe_run(
             "source": dataset.source,
             "counts": dataset.counts(),
             "fingerprint": dataset.fingerprint(),
+            "example": dataset.queries["train"][0]["text"][:120],
         },
         "train_seconds": round(train_seconds, 1),
         "versions": versions(),

@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_xmc.data.collator import QueryCollator, unpack
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable, tokenizer_key
-from hf_xmc.losses import DecoupledSoftmaxLoss
+from hf_xmc.losses import DecoupledSoftmaxLoss, OneVsAllLoss, SoftmaxLoss, SoftTopKLoss, TripletMarginLoss
 from hf_xmc.metrics import ranking_metrics
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.search import exact_search
@@ -35,7 +35,7 @@ class XMCTrainer(Trainer):
         args: [`XMCTrainingArguments`].
         train_dataset, eval_dataset: splits of queries (`uid`, `text`, `labels`); `eval_dataset` may be a dict of them.
         label_dataset: the label table (`text`); row number = label id.
-        loss: a loss module of `hf_xmc.losses`; by default decoupled softmax at the model's temperature.
+        loss: a loss module of `hf_xmc.losses`; by default the one that `args.loss` names, at the model's temperature.
         train_ignored: pairs of the training split that take no part in the loss (`XMCDataset.filters["train"]`).
         eval_ignored: pairs of the evaluation split that are removed from predictions.
         **kwargs: as in `Trainer`: callbacks, optimizers, ...
@@ -74,7 +74,7 @@ class XMCTrainer(Trainer):
     ) -> None:
         if label_dataset is None:
             raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
-        self.loss = loss or DecoupledSoftmaxLoss(temperature=model.config.temperature)
+        self.loss = loss or make_loss(args, model.config.temperature)
         self.num_labels = len(label_dataset)
         self.label_tokens = TokenTable.build(
             label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
@@ -246,6 +246,16 @@ def prepare_parameters(model: XMCDualEncoderModel, args: XMCTrainingArguments) -
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+
+
+def make_loss(args: XMCTrainingArguments, temperature: float) -> nn.Module:
+    """The loss that the arguments name."""
+    if args.loss == "soft_top_k":
+        return SoftTopKLoss(temperature, k=args.soft_top_k or None)
+    if args.loss == "triplet_margin":
+        return TripletMarginLoss()  # on raw dot products, without a temperature
+    classes = {"decoupled_softmax": DecoupledSoftmaxLoss, "softmax": SoftmaxLoss, "one_vs_all": OneVsAllLoss}
+    return classes[args.loss](temperature)
 
 
 def average_gradients(model: nn.Module) -> None:

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from local_hub import TOKEN, Hub
-from trained import JUNK, LABELS, METRICS, MORE_JUNK, RUN
 
 import hf_xmc
 from hf_xmc import LabelIndex, XMCDualEncoderModel
 from hf_xmc.hub import write_model_card
+from tests.hub.local_hub import TOKEN, Hub
+from tests.hub.trained import JUNK, LABELS, METRICS, MORE_JUNK, RUN
 
 
 @pytest.fixture
-def trained_folder(tiny_encoder: Path, tmp_path: Path) -> Path:
+def trained_folder(tiny_encoder: str, tmp_path: Path) -> Path:
     """What training and indexing leave behind, with files that belong to the run and not to the model."""
     folder = tmp_path / "trained"
     model = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=16, max_query_length=24)
@@ -66,7 +66,9 @@ def client(hub: Hub, tmp_path: Path) -> Callable[..., dict[str, Any]]:
         if token is not None:
             environment["HF_TOKEN"] = token
         command = [sys.executable, str(Path(__file__).parent / "clients" / script), *map(str, arguments)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240
+        )
         assert done.returncode == 0, f"{script} failed:\n{done.stdout}\n{done.stderr}"
         return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}
 

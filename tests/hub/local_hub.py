@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
@@ -20,42 +19,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from tests.hub.repository import Blob, Commit, Repository
+
 USER, TOKEN = "tester", "hf_local_test_token"
 LFS_SUFFIXES = (".safetensors", ".faiss", ".parquet", ".bin", ".pt", ".pkl", ".gz")  # as the Hub's .gitattributes
-
-
-@dataclass
-class Blob:
-    content: bytes
-    lfs: bool
-
-    @property
-    def oid(self) -> str:
-        """Git's name of the content."""
-        return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
-
-
-@dataclass
-class Commit:
-    sha: str
-    files: dict[str, Blob]
-    message: str = "initial commit"
-
-
-@dataclass
-class Repository:
-    private: bool
-    branches: dict[str, list[Commit]] = field(default_factory=dict)
-
-    def find(self, revision: str) -> Commit | None:
-        """The head of a branch, or the commit of that name."""
-        if revision in self.branches:
-            return self.branches[revision][-1]
-        return next((c for commits in self.branches.values() for c in commits if c.sha == revision), None)
 
 
 class Hub(ThreadingHTTPServer):

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from huggingface_hub import ModelCard
-from trained import LABELS, METRICS, RUN
 
+from hf_xmc import XMCTrainingArguments, load_xmc_dataset
 from hf_xmc.hub.card import is_hub_id, model_card, readdress, write_model_card
+from hf_xmc.training.run import changed_arguments, describe_run
+from tests.hub.trained import LABELS, METRICS, RUN
 
 
 def test_metadata_for_the_hub() -> None:
@@ -30,11 +32,11 @@ def test_metadata_for_the_hub() -> None:
     assert len(found) == 4
 
 
-def test_a_local_encoder_is_no_base_model(tiny_encoder: Path) -> None:
-    for encoder in (str(tiny_encoder), "./model", "../model", "a/b/c", ""):
+def test_a_local_encoder_is_no_base_model(tiny_encoder: str) -> None:
+    for encoder in (tiny_encoder, "./model", "../model", "a/b/c", ""):
         card = model_card("me/tagger", {**RUN, "encoder": encoder})
         assert ModelCard(card).data.base_model is None
-        assert str(tiny_encoder) not in card
+        assert tiny_encoder not in card
 
 
 def test_a_data_set_of_the_hub_is_linked() -> None:
@@ -54,7 +56,7 @@ def test_text_for_people() -> None:
     assert "catalogue of 6 labels" in card
     assert "| 3 | topic_1 | Proteins \\| RNA |" in card
     assert "&lt;b>Plants" in card
-    assert "EDAM CC BY-SA 4.0" in card
+    assert "EDAM [CC BY-SA 4.0](https://creativecommons.org/licenses/by-sa/4.0/)" in card
     assert "0123abcd" in card
     assert "312 seconds" in card
     assert "16 dimensions" in card
@@ -81,17 +83,18 @@ def test_both_papers_by_default_and_others_by_record() -> None:
     assert "[A later paper](https://example.org/later)" in model_card("me/tagger", {"paper": [later, "2401.00001"]})
 
 
-def test_arguments_at_their_default_and_local_ones_are_left_out(tmp_path: Path) -> None:
-    from hf_xmc import XMCTrainingArguments
-
-    arguments = XMCTrainingArguments(
-        str(tmp_path), label_strategy="in_batch", learning_rate=2e-4, use_cpu=True, hub_token="hf_secret"
-    ).to_dict()
-    card = model_card("me/tagger", {"arguments": json.loads(json.dumps(arguments, default=str)), "data": RUN["data"]})
-    shown = {line.split("`")[1] for line in card.splitlines() if line.startswith("| `")}
-    assert {"label_strategy", "learning_rate", "seed"} <= shown
-    assert len(shown) < 15, shown
-    assert not shown & {"output_dir", "use_cpu", "hub_token", "adam_beta1", "logging_steps"}
+def test_arguments_of_each_stage_without_what_is_local(tmp_path: Path) -> None:
+    first = XMCTrainingArguments(str(tmp_path), learning_rate=2e-4, use_cpu=True, hub_token="hf_secret")
+    last = XMCTrainingArguments(str(tmp_path), label_strategy="in_batch", logging_steps=3, seed=7)
+    data = load_xmc_dataset("sample")
+    run = describe_run(data, last, "gpt2", 12.3, first_stage=changed_arguments(first))
+    card = model_card("me/tagger", json.loads(json.dumps(run)))
+    shown = [line.split("`")[1] for line in card.splitlines() if line.startswith("| `")]
+    assert shown[0] == "learning_rate"
+    assert set(shown[1:]) == {"label_strategy", "seed"}
+    assert card.index("First stage") < card.index("`learning_rate`") < card.index("Last stage")
+    assert data.fingerprint() in card
+    assert "12 seconds" in card
     assert str(tmp_path) not in card
     assert "hf_secret" not in card
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from trained import PUSHED
 
 from hf_xmc.data.errors import DataError
 from hf_xmc.hub.push import push_to_hub, trained_files
+from tests.hub.trained import PUSHED
 
 
 def test_only_files_of_a_trained_folder_are_chosen(trained_folder: Path) -> None:

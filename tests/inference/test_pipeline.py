@@ -126,7 +126,7 @@ def test_bad_files_leave_the_old_output_alone(
 def test_missing_input_and_unknown_output(pipeline: XMCPipeline, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         predict_file(pipeline, tmp_path / "no.txt", tmp_path / "out.jsonl")
-    with pytest.raises(DataError, match="name it .jsonl or .parquet"):
+    with pytest.raises(DataError, match=r"name it \.jsonl or \.parquet"):
         predict_file(pipeline, tmp_path / "no.txt", tmp_path / "out.docx")
 
 

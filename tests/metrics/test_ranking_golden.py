@@ -1,4 +1,4 @@
-"""The stored reference values, computed by independent code: all keys, with and without filter, each pair of constants."""
+"""The stored values of independent code: all keys, with and without filter, for each pair of constants."""
 
 from __future__ import annotations
 

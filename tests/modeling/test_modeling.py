@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from hf_xmc import XMCDualEncoderConfig, XMCDualEncoderModel
-from hf_xmc.modeling.modeling_xmc import pool
+from hf_xmc.modeling.pooling_xmc import pool
 
 TEXTS = ["a red car", "the blue house by the river", "x"]
 
@@ -184,3 +184,58 @@ def test_packaged_encoder_gives_its_known_geometry() -> None:
     )
     assert a @ b > 0.7
     assert a @ c < 0.2
+
+
+def test_a_folder_without_tokenizer_files_says_so(tiny_encoder: str, tmp_path: Path) -> None:
+    XMCDualEncoderModel.from_encoder(tiny_encoder).save_pretrained(tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="holds no tokenizer files"):
+        XMCDualEncoderModel.from_pretrained(tmp_path).encode_queries(["a red car"])
+
+
+def test_a_misspelt_keyword_is_refused(tiny_encoder: str) -> None:
+    with pytest.raises(TypeError, match="max_querry_length"):
+        XMCDualEncoderModel.from_encoder(tiny_encoder, max_querry_length=5)
+
+
+def test_overrides_at_load_are_checked(tiny_encoder: str, tmp_path: Path) -> None:
+    XMCDualEncoderModel.from_encoder(tiny_encoder).save_pretrained(tmp_path)
+    for override, message in (
+        ({"pooling": "max"}, "expected one of mean"),
+        ({"temperature": -1.0}, "above 0"),
+        ({"share_encoders": False}, "one encoder for both sides"),
+        ({"projection_dim": 0}, "1 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            XMCDualEncoderModel.from_pretrained(tmp_path, **override)
+
+
+def test_lengths_are_cut_to_the_positions_of_the_encoder(tiny_encoder: str) -> None:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder, max_query_length=100)
+    assert model.config.max_query_length == 64
+    assert model.encode_queries(["red car " * 200]).shape == (1, 32)
+
+
+def test_towers_of_different_size_need_projections(tiny_encoder: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
+    narrow = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(narrow).save_pretrained(tmp_path / "narrow")
+    tokenizer.save_pretrained(tmp_path / "narrow")
+    towers = {"label_encoder": tmp_path / "narrow", "share_encoders": False}
+    with pytest.raises(ValueError, match="32 dimensions and the label tower 16"):
+        XMCDualEncoderModel.from_encoder(tiny_encoder, **towers)
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=8, **towers)
+    assert (model.encode_queries(TEXTS) @ model.encode_labels(TEXTS).T).shape == (3, 3)
+    assert model.encode_tokens(model.tokenize(TEXTS, "label"), "label", output="pooled").shape == (3, 16)
+
+
+def test_new_tokens_can_be_added(tiny_encoder: str) -> None:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder)
+    model.tokenizer.add_tokens(["<query>"])
+    model.resize_token_embeddings(len(model.tokenizer))
+    assert model.encode_queries(["<query> a red car"]).shape == (1, 32)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
 from hf_xmc.data.collator import QueryCollator, unpack
+from hf_xmc.losses import TripletMarginLoss
 from hf_xmc.training.callbacks import QueryProgressCallback
 
 
@@ -156,9 +157,27 @@ def test_frozen_encoder_trains_the_projection_alone(tiny_encoder: str, data: XMC
     assert trainer.evaluate()["eval_P@1"] > score
 
 
+@pytest.mark.parametrize("loss", ["soft_top_k", "softmax", "one_vs_all", "triplet_margin"])
+def test_the_other_losses_by_name(tiny_encoder: str, data: XMCDataset, tmp_path: Path, loss: str) -> None:
+    trainer = make_trainer(tiny_encoder, data, tmp_path, loss=loss, soft_top_k=0, num_train_epochs=4)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+
+
+def test_a_loss_of_ones_own(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder)
+    args = XMCTrainingArguments(str(tmp_path), report_to="none", max_steps=1, label_strategy="in_batch")
+    loss = TripletMarginLoss(num_negatives=3)
+    trainer = XMCTrainer(model, args, data.queries["train"], label_dataset=data.labels, loss=loss)
+    assert trainer.compute_loss(model, one_batch(trainer)).item() > 0
+
+
 @pytest.mark.parametrize("strategy", ["all", "in_batch"])
 def test_training_learns(tiny_encoder: str, data: XMCDataset, tmp_path: Path, strategy: str) -> None:
-    trainer = make_trainer(tiny_encoder, data, tmp_path, label_strategy=strategy, num_train_epochs=12)
+    trainer = make_trainer(
+        tiny_encoder, data, tmp_path, label_strategy=strategy, num_train_epochs=12, encode_chunk_size=64
+    )
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()
@@ -205,6 +224,7 @@ def test_the_best_weights_on_validation_are_kept(tiny_encoder: str, data: XMCDat
         save_strategy="epoch",
         load_best_model_at_end=True,
         metric_for_best_model="nDCG@5",
+        encode_chunk_size=64,
         learning_rate=5e-2,  # too high: later epochs are not the best
     )
     trainer.train()

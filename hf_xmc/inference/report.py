@@ -1,0 +1,219 @@
+"""`report.html`: one self-contained page about a ranking, made from arrays and texts alone.
+
+Plots are SVG made by matplotlib inside `data:` images: some 20 KB each, where the script of an interactive library
+would add 4.5 MB. The page's policy forbids every request, and every script but its own.
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from hf_xmc.inference.report_plots import draw_plots
+from hf_xmc.metrics.breakdown import FREQUENT, RARE, by_label_frequency, by_num_positives
+from hf_xmc.metrics.hits import Hits, find_hits
+from hf_xmc.metrics.significance import Comparison, Interval
+from hf_xmc.types import Array, Positives, TopK
+
+SCRIPT = """
+const kind = document.getElementById("kind"), words = document.getElementById("words");
+const queries = [...document.querySelectorAll("article")];
+function show() {
+  const wanted = words.value.toLowerCase();
+  let count = 0;
+  for (const query of queries) {
+    const found = query.textContent.toLowerCase().includes(wanted);
+    const fits = found && (!kind.value || query.dataset.kind === kind.value);
+    query.hidden = !fits;
+    count += fits;
+  }
+  document.getElementById("shown").textContent = count + " shown";
+}
+kind.addEventListener("change", show);
+words.addEventListener("input", show);
+show();
+"""
+QUERY_LENGTH, LABEL_LENGTH = 600, 160  # characters that are shown
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the page shows in words.
+
+    Args:
+        queries: text of each query, `[N]`; anything that can be indexed by a row number.
+        labels: text of each label, `[L]`.
+        uids: uid of each query, `[N]`.
+    """
+
+    queries: Sequence[str]
+    labels: Sequence[str]
+    uids: Sequence[str]
+
+
+def render_report(
+    title: str,
+    metrics: Mapping[str, float],
+    topk: TopK,
+    positives: Positives,
+    texts: Texts,
+    label_counts: Array,
+    settings: Mapping[str, Any],
+    filters: Positives | None = None,
+    intervals: Mapping[str, Interval] | None = None,
+    comparison: Mapping[str, Comparison] | None = None,
+    comparison_name: str = "",
+    baselines: Mapping[str, Mapping[str, float]] | None = None,
+    sample_size: int = 200,
+    seed: int = 0,
+) -> str:
+    """The page as a string. Texts are escaped wherever they stand.
+
+    Args:
+        title: heading of the page.
+        metrics: what `ranking_metrics` gave.
+        topk, positives, filters: what it was given.
+        texts: of queries and labels.
+        label_counts: training queries a label, `[L]`.
+        settings: printed as a table; every choice the values depend on.
+        intervals, comparison: of `bootstrap_intervals` and `paired_test`, where they were made.
+        baselines: name -> metrics of other systems.
+        sample_size, seed: how many queries to show, and which.
+    """
+    ks = sorted({int(name.split("@")[1]) for name in metrics if "@" in name})
+    depth = max(ks)
+    hits = find_hits(topk, positives, depth, filters)
+    counts = np.asarray(label_counts)
+    deciles = by_label_frequency(hits, counts, depth)
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
+        Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    )
+    empty = int((hits.positives.counts == 0).sum())
+    shown = [name for name in (f"P@{k}" for k in ks)] + [f"nDCG@{depth}", f"R@{depth}", "MRR"]
+    return template.render(
+        title=title,
+        summary=f"{len(topk):,} queries ({empty:,} without positives), {len(counts):,} labels, "
+        f"{len(hits.positives.indices):,} true pairs.",
+        ks=ks,
+        depth=depth,
+        metric_rows=_metric_rows(metrics, ks, intervals or {}),
+        has_intervals=bool(intervals),
+        comparison=_comparison_rows(comparison or {}),
+        comparison_name=comparison_name,
+        baseline_names=shown,
+        baselines=[(name, [_percent(values.get(m)) for m in shown]) for name, values in (baselines or {}).items()],
+        plots=draw_plots(hits, topk, deciles),
+        frequency=[*by_label_frequency(hits, counts, depth, "head"), *deciles],
+        frequent=FREQUENT,
+        rare=RARE,
+        by_positives=by_num_positives(hits, ks),
+        positives_names=shown,
+        worst=_worst_labels(hits, texts.labels, counts),
+        sample=_sample(hits, topk, texts, counts, sample_size, seed),
+        settings=[(name, str(value)) for name, value in settings.items()],
+        script=SCRIPT,
+        script_hash=b64encode(sha256(SCRIPT.encode()).digest()).decode(),
+    )
+
+
+def write_report(page: str, path: str | Path) -> Path:
+    """Write the page under a temporary name, then rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
+    os.replace(temporary, path)
+    return path
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _metric_rows(
+    metrics: Mapping[str, float], ks: Sequence[int], intervals: Mapping[str, Interval]
+) -> list[tuple[str, list[dict[str, str]]]]:
+    def cell(name: str) -> dict[str, str]:
+        bounds = intervals.get(name)
+        interval = f"[{100 * bounds.low:.1f}, {100 * bounds.high:.1f}]" if bounds else ""
+        return {"value": _percent(metrics.get(name)), "interval": interval}
+
+    names = list(dict.fromkeys(name.split("@")[0] for name in metrics))
+    return [
+        (name, [cell(f"{name}@{k}") for k in ks] if f"{name}@{ks[0]}" in metrics else [cell(name)]) for name in names
+    ]
+
+
+def _comparison_rows(comparison: Mapping[str, Comparison]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": name,
+            "a": _percent(row.a),
+            "b": _percent(row.b),
+            "difference": f"{100 * row.difference:+.2f}",
+            "interval": f"{100 * row.low:+.2f} to {100 * row.high:+.2f}",
+            "p": f"{row.p_value:.4f}",
+            "sign": "high" if row.low > 0 else "low" if row.high < 0 else "",
+        }
+        for name, row in comparison.items()
+    ]
+
+
+def _worst_labels(hits: Hits, texts: Sequence[str], counts: np.ndarray, number: int = 25) -> list[dict[str, Any]]:
+    true = np.bincount(hits.positives.indices, minlength=len(counts))
+    predicted = np.bincount(hits.ids[hits.ids >= 0], minlength=len(counts))
+    correct = np.bincount(hits.ids[hits.hit], minlength=len(counts))
+    missed = true - correct
+    return [
+        {
+            "text": _short(texts[int(label)]),
+            "count": int(counts[label]),
+            "true": int(true[label]),
+            "missed": int(missed[label]),
+            "wrong": int(predicted[label] - correct[label]),
+            "recall": correct[label] / true[label],
+        }
+        for label in np.lexsort((np.arange(len(missed)), -missed))[:number]
+        if missed[label]
+    ]
+
+
+def _sample(hits: Hits, topk: TopK, texts: Texts, counts: np.ndarray, size: int, seed: int) -> list[dict[str, Any]]:
+    rows = np.random.default_rng(seed).permutation(len(topk))[:size]
+    given = TopK(topk.ids[rows], topk.scores[rows]).sorted()
+    queries = []
+    for row, ids, scores in zip(rows.tolist(), given.ids, given.scores, strict=True):
+        score_of = dict(zip(ids[::-1].tolist(), scores[::-1].tolist(), strict=True))  # the best of a repeated label
+        ranked = [(i, h) for i, h in zip(hits.ids[row].tolist(), hits.hit[row].tolist(), strict=True) if i >= 0]
+        missed = sorted(set(hits.positives.row(row).tolist()) - {i for i, _ in ranked})
+        right = [h for _, h in ranked]
+        queries.append(
+            {
+                "uid": texts.uids[row],
+                "text": _short(texts.queries[row], QUERY_LENGTH),
+                "kind": "none" if not any(right) else "first" if right[0] else "some",
+                "predicted": [
+                    {
+                        "text": _short(texts.labels[i]),
+                        "right": h,
+                        "score": f"{score_of[i]:.3f}",
+                        "count": f"{counts[i]:,}",
+                    }
+                    for i, h in ranked
+                ],
+                "missed": [{"text": _short(texts.labels[i]), "count": f"{counts[i]:,}"} for i in missed],
+            }
+        )
+    return queries
+
+
+def _short(text: str, length: int = LABEL_LENGTH) -> str:
+    return text if len(text) <= length else text[:length] + " …"

@@ -1,0 +1,59 @@
+"""One-vs-all: binary cross entropy of every query with every label."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import softplus
+
+from hf_xmc.losses.streaming import StreamingLoss, Tile
+from hf_xmc.types import Positives
+
+
+class OneVsAllLoss(StreamingLoss):
+    """Mean over all B * C entries of  log(1 + exp(-s_bp)) at positives and log(1 + exp(s_bn)) elsewhere.
+
+    Args: see `StreamingLoss`.
+    """
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        labels: torch.Tensor,
+        positives: Positives,
+        sampled: Positives | None = None,
+        ignored: Positives | None = None,
+    ) -> torch.Tensor:
+        """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
+
+        Args:
+            positives: on tensors beside the embeddings; ids are rows of `labels`. Weights multiply the terms of the
+                positives, and do not count in what the mean divides by.
+            sampled: must be None; every entry counts in this loss.
+            ignored: pairs that are neither positive nor negative; the mean is over the other entries.
+
+        Raises:
+            ValueError: `sampled` is given, ids outside the labels, a label twice in a row (the message names it),
+                shapes that do not fit.
+        """
+        if sampled is not None:
+            raise ValueError("One-vs-all compares every query with every label; it takes no sampled positives.")
+        batch = self.read(queries, labels, positives, None, ignored)
+        return self.stream(one_vs_all_rows, queries, labels, batch, batch.num_candidates.sum().clamp(min=1))
+
+
+def one_vs_all_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
+    """Binary cross entropy of whole rows; see `streaming.RowLoss`."""
+    weights, score = tile.weights(), tile.take()  # [nnz]
+    tile.put(tile.pairs, -torch.inf)
+    tile.put(tile.removed, -torch.inf)
+    value = tile.sum_pairs(weights * _softplus(-score))
+    for rows, part in tile.parts():
+        value[rows] += _softplus(part).sum(1)
+    tile.scores.sigmoid_()
+    tile.put(tile.pairs, -weights * (-score).sigmoid())
+    return value, torch.ones_like(value)
+
+
+def _softplus(x: torch.Tensor) -> torch.Tensor:
+    """log(1 + exp(x)). The library goes over to x at 20, where it is off by 2e-9; exp fits much further."""
+    return softplus(x, threshold=700.0 if x.dtype == torch.float64 else 80.0)

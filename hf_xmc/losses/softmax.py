@@ -1,0 +1,54 @@
+"""Softmax over all labels (InfoNCE with several positives), as the DEXML code computes it."""
+
+from __future__ import annotations
+
+import torch
+
+from hf_xmc.losses.streaming import StreamingLoss, Tile
+from hf_xmc.types import Positives
+
+
+class SoftmaxLoss(StreamingLoss):
+    """Mean over queries of the sum over p in P_b of  -log( exp(s_bp) / sum_l exp(s_bl) ), l over all labels.
+
+    The sum is not divided by the number of positives, and the positives compete with each other: so does the code of
+    DEXML (Gupta et al., ICLR 2024), whose `DecoupledSoftmaxLoss` is the cure for the latter.
+
+    Args: see `StreamingLoss`.
+    """
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        labels: torch.Tensor,
+        positives: Positives,
+        sampled: Positives | None = None,
+        ignored: Positives | None = None,
+    ) -> torch.Tensor:
+        """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
+
+        Args:
+            positives: on tensors beside the embeddings; ids are rows of `labels`. Queries with none add nothing.
+                Weights multiply the terms of the sum.
+            sampled: run over these positives only; the others stay in the denominator.
+            ignored: pairs that are neither positive nor negative; they are in no denominator.
+
+        Raises:
+            ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
+        """
+        batch = self.read(queries, labels, positives, sampled, ignored, drop_unsampled=False)
+        return self.stream(softmax_rows, queries, labels, batch, batch.num_queries_with_positives)
+
+
+def softmax_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax of whole rows; see `streaming.RowLoss`. The gradient is softmax * sum_p w_p, less w_p at a positive."""
+    weights, score = tile.weights(), tile.take()  # [nnz]
+    tile.put(tile.removed, -torch.inf)
+    top, total = tile.exponentials_()  # [b]
+
+    log_total = total.log() + top
+    value = tile.sum_pairs(weights * (log_total[tile.pairs.rows] - score))
+    factor = torch.where(total > 0, tile.total_weight / total, 0.0)
+    share = torch.where(tile.total_weight > 0, total / tile.total_weight, 0.0)  # [b]
+    tile.put(tile.pairs, tile.take() - weights * share[tile.pairs.rows])
+    return value, factor

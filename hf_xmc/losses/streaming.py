@@ -1,0 +1,309 @@
+"""The driver of the losses: the [B, C] score matrix passes through one buffer, a block of whole rows at a time.
+
+A loss says one thing: given a tile of whole score rows, its value for each row, and the gradient of the tile. As rows
+are whole, both are known as soon as the tile is, and the gradients of the embeddings are made in the forward pass:
+three matrix products in all (scores, d queries, d labels). Tiling over the labels would cost four, as every score has
+to be made twice. A row of scores takes 1/D of the memory of the labels, so whole rows always fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_xmc.losses.pairs import Batch, Pairs, read_batch
+from hf_xmc.losses.sharding import Shard
+from hf_xmc.types import Positives
+
+MEMORY_BUDGET = 64 * 2**20  # bytes of scores held at once, at the least
+SCORES_PER_PART = 2**20  # passes that need memory of their own work on about so many scores at a time
+LABELS_PER_CAST = 2**14  # half-precision embeddings are converted in parts, so that no second copy of all is made
+
+
+class StreamingLoss(nn.Module):
+    """What the losses on the driver share: their settings.
+
+    Args:
+        temperature: scores are dot products divided by this.
+        chunk_size: hold at most `B * chunk_size` scores at once (but never less than one whole row). If not given, as
+            many as fit in a third of the memory of the labels, or in 64 MiB if that is more.
+        process_group: `labels` is then this rank's part of the label table: rank r holds rows
+            `[r * L // W, (r + 1) * L // W)`, or any other split in rank order; ids count through the parts. Each rank
+            passes its own queries. Value and gradients are those of one process with all queries and labels; where
+            gradients of shared parameters are averaged over the ranks, as DDP does, multiply by the number of ranks.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        chunk_size: int | None = None,
+        process_group: torch.distributed.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"Found a temperature of {temperature}; it must be above zero.")
+        if chunk_size is not None and chunk_size < 1:
+            raise ValueError(f"Found a chunk_size of {chunk_size}; give 1 or more, or None to have it chosen.")
+        self.temperature = temperature
+        self.chunk_size = chunk_size
+        self.process_group = process_group
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, chunk_size={self.chunk_size}"
+
+    def read(
+        self,
+        queries: torch.Tensor,
+        labels: torch.Tensor,
+        positives: Positives,
+        sampled: Positives | None,
+        ignored: Positives | None,
+        drop_unsampled: bool = True,
+    ) -> Batch:
+        """Check the pairs, and bring those of all ranks together."""
+        if queries.ndim != 2 or labels.ndim != 2 or queries.shape[1] != labels.shape[1]:
+            raise ValueError(
+                f"Found queries of shape {list(queries.shape)} and labels of shape {list(labels.shape)}; "
+                "they must be [B, D] and [C, D]."
+            )
+        shard = Shard.of(self.process_group, len(queries), len(labels), queries.device)
+        return read_batch(shard, positives, sampled, ignored, drop_unsampled)
+
+    def stream(
+        self, rows: RowLoss, queries: torch.Tensor, labels: torch.Tensor, batch: Batch, count: torch.Tensor
+    ) -> torch.Tensor:
+        """The sum of a row loss over all queries, divided by `count`; see `stream`."""
+        return stream(rows, queries, labels, batch, count, self.temperature, self.chunk_size)
+
+
+@dataclass
+class Tile:
+    """Whole rows of the score matrix, and the pairs in them.
+
+    `scores` `[b, C]` belongs to the loss: it leaves the gradient there, up to a factor a row. In a sharded run C are
+    the labels of this rank and the pairs are those among them; what is per row counts all ranks.
+    """
+
+    scores: torch.Tensor
+    pairs: Pairs  # positives that the loss runs over; rows count from the start of the tile
+    removed: Pairs  # pairs in no denominator
+    num_positives: torch.Tensor  # [b], of all ranks, with those that were not sampled
+    total_weight: torch.Tensor  # [b], sum of the weights of the pairs of all ranks
+    num_candidates: torch.Tensor  # [b], labels of all ranks that are not removed
+    shard: Shard
+
+    def weights(self) -> torch.Tensor:
+        """Weight of each pair, `[nnz]`."""
+        given = self.pairs.weights
+        return self.scores.new_ones(len(self.pairs)) if given is None else given.to(self.scores)
+
+    def mean_weights(self) -> torch.Tensor:
+        """Weight of each pair such that those of a row sum to one (or are all zero), `[nnz]`."""
+        total = self.total_weight[self.pairs.rows]
+        return torch.where(total > 0, self.weights() / total, 0.0)
+
+    def take(self) -> torch.Tensor:
+        """Scores of the pairs, `[nnz]`."""
+        return self.scores[self.pairs.rows, self.pairs.cols]
+
+    def put(self, pairs: Pairs, values: torch.Tensor | float) -> None:
+        """Write one value a pair."""
+        values = torch.as_tensor(values, dtype=self.scores.dtype, device=self.scores.device)
+        self.scores.index_put_((pairs.rows, pairs.cols), values)
+
+    def sum_pairs(self, values: torch.Tensor, everywhere: bool = False) -> torch.Tensor:
+        """Sum of one value a pair over each row, `[b]`; of this rank's pairs, or of all."""
+        total = values.new_zeros(len(self.scores)).index_add_(0, self.pairs.rows, values)
+        return self.shard.sum_(total) if everywhere else total
+
+    def parts(self) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The scores, a few rows at a time, so that what is computed on the side takes little memory."""
+        step = max(1, SCORES_PER_PART // max(1, self.scores.shape[1]))
+        for start in range(0, len(self.scores), step):
+            rows = slice(start, start + step)
+            yield rows, self.scores[rows]
+
+    def range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Lowest and highest score of each row, over all ranks, `[b]` each."""
+        if self.scores.shape[1]:
+            low, high = self.scores.aminmax(dim=1)
+        else:
+            low, high = (self.scores.new_full((len(self.scores),), bound) for bound in (torch.inf, -torch.inf))
+        return -self.shard.max_(-low), self.shard.max_(high)
+
+    def exponentials_(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make the scores exp(s - top). Gives top `[b]`, their maximum or 0, and the sums `[b]`."""
+        scores = self.scores
+        top = scores.amax(1) if scores.shape[1] else scores.new_full((len(scores),), -torch.inf)
+        top = self.shard.max_(top)
+        top.masked_fill_(top == -torch.inf, 0.0)
+        if has_kernels(scores):
+            from hf_xmc.losses import row_kernels
+
+            return top, self.shard.sum_(row_kernels.exponentials_(scores, top))
+        if len(top) and top.abs().amax() < 30:  # their exponentials fit as they are: one pass less
+            top.zero_()
+        else:
+            scores.sub_(top[:, None])
+        return top, self.shard.sum_(scores.exp_().sum(1))
+
+
+# Takes a tile, gives the loss of each row (this rank's part of it) and a factor a row: the gradient of the loss with
+# respect to scores [b, C] is the factor times what the function leaves in tile.scores. Both are [b].
+RowLoss = Callable[[Tile], tuple[torch.Tensor, torch.Tensor]]
+
+
+def stream(
+    rows: RowLoss,
+    queries: torch.Tensor,
+    labels: torch.Tensor,
+    batch: Batch,
+    count: torch.Tensor,
+    temperature: float = 0.05,
+    chunk_size: int | None = None,
+) -> torch.Tensor:
+    """Sum of a row loss over all queries of all ranks, divided by `count`, a number.
+
+    Differentiable in queries `[B, D]` and labels `[C, D]`.
+
+    Products run in the dtype of the embeddings, or in that of autocast where it is on, and are summed in float32
+    (float64 if the embeddings are float64), in which the scores and the result also are.
+    """
+    device = queries.device.type
+    dtype = torch.promote_types(queries.dtype, labels.dtype)
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        settings = temperature, chunk_size, dtype, torch.is_grad_enabled()
+        return _Stream.apply(queries, labels, rows, batch, count, *settings)
+
+
+def has_kernels(scores: torch.Tensor) -> bool:
+    """Whether passes over these scores go through Triton: on a GPU, where Triton comes with torch."""
+    return scores.is_cuda and find_spec("triton") is not None
+
+
+def rows_per_tile(num_queries: int, num_labels: int, dim: int, chunk_size: int | None, itemsize: int = 4) -> int:
+    """How many whole rows of scores to hold at once, such that the tiles are about equal.
+
+    >>> rows_per_tile(512, 131_072, 384, None), rows_per_tile(512, 131_072, 384, 1024), rows_per_tile(8, 100, 4, 1)
+    (128, 4, 1)
+    """
+    if chunk_size is None:
+        held = max(MEMORY_BUDGET, num_labels * dim * itemsize // 3) // itemsize
+    else:
+        held = num_queries * chunk_size
+    most = max(1, held // max(num_labels, 1))
+    tiles = max(1, -(-num_queries // most))
+    return max(1, -(-num_queries // tiles))
+
+
+class _Stream(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: torch.Tensor,
+        labels: torch.Tensor,
+        rows: RowLoss,
+        batch: Batch,
+        count: torch.Tensor,
+        temperature: float,
+        chunk_size: int | None,
+        dtype: torch.dtype,
+        grad_enabled: bool,
+    ) -> torch.Tensor:
+        shard, exact = batch.shard, torch.float64 if dtype == torch.float64 else torch.float32
+        count = count.to(exact)
+        wanted = [grad_enabled and needed for needed in ctx.needs_input_grad[:2]]
+        x, y = shard.gather_queries(queries.to(dtype)), labels.to(dtype)  # [B of all ranks, D], [C, D]
+        grad_x = torch.zeros(x.shape, dtype=exact, device=x.device) if wanted[0] else None
+        grad_y = torch.empty(y.shape, dtype=exact, device=y.device) if wanted[1] else None
+
+        step = rows_per_tile(len(x), shard.widest, x.shape[1], chunk_size, exact.itemsize)
+        buffer = torch.empty(min(step, len(x)), len(y), dtype=exact, device=x.device)  # [b, C]
+        loss = torch.zeros((), dtype=exact, device=x.device)
+        for start, pairs, removed in batch.tiles(step):
+            stop = min(start + step, len(x))
+            tile = Tile(
+                _scores(x[start:stop], y, temperature, buffer[: stop - start]),
+                pairs,
+                removed,
+                batch.num_positives[start:stop],
+                batch.total_weight[start:stop].to(exact),
+                batch.num_candidates[start:stop],
+                shard,
+            )
+            value, factor = rows(tile)
+            loss += value.sum()
+            factor = factor[:, None] / (count * temperature)  # [b, 1]
+            if grad_x is not None:
+                torch.mul(_times_labels(tile.scores, y), factor, out=grad_x[start:stop])
+            if grad_y is not None:
+                _add_labels_gradient(grad_y, tile.scores, x[start:stop].to(exact) * factor, dtype, beta=int(start > 0))
+        if grad_y is not None and not len(x):
+            grad_y.zero_()
+        loss = shard.sum_(loss) / count
+        if grad_x is not None:
+            grad_x = shard.own_queries(shard.sum_(grad_x)).to(queries.dtype)
+        ctx.save_for_backward(grad_x, None if grad_y is None else grad_y.to(labels.dtype))
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients = list(ctx.saved_tensors)
+        if grad_loss.device.type != "cpu" or grad_loss != 1:
+            # In place where they are used only once: a second [C, D] may not fit.
+            in_place = not torch._C._autograd._get_current_graph_task_keep_graph()
+            for i, gradient in enumerate(gradients):
+                if gradient is not None:
+                    gradients[i] = gradient.mul_(grad_loss) if in_place else gradient * grad_loss
+        return (*gradients, None, None, None, None, None, None, None)
+
+
+# The three products. float32 and float64 go to the library as they are. Half precision is summed in float32: where the
+# device cannot (CPU), parts of the embeddings are converted. The gradient of the scores then takes bfloat16, whatever
+# the embeddings have: it spans more than float16 can hold.
+
+
+def _scores(x: torch.Tensor, y: torch.Tensor, temperature: float, out: torch.Tensor) -> torch.Tensor:
+    """x y^T / temperature, `[b, C]`, into `out`."""
+    if x.dtype == out.dtype:
+        torch.mm(x / temperature, y.T, out=out)
+    elif x.device.type == "cuda":
+        torch.mm(x, y.T, out_dtype=out.dtype, out=out).div_(temperature)
+    else:
+        x = x.to(out.dtype) / temperature
+        for part, scores in zip(y.split(LABELS_PER_CAST), out.split(LABELS_PER_CAST, 1), strict=True):
+            torch.mm(x, part.to(out.dtype).T, out=scores)
+    return out
+
+
+def _times_labels(tile: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """tile y, `[b, D]`."""
+    if tile.dtype == y.dtype:
+        return tile @ y
+    total = tile.new_zeros(len(tile), y.shape[1])
+    for part, scores in zip(y.split(LABELS_PER_CAST), tile.split(LABELS_PER_CAST, 1), strict=True):
+        if y.device.type == "cuda":
+            total += torch.mm(scores.bfloat16(), part.bfloat16(), out_dtype=tile.dtype)
+        else:
+            total.addmm_(scores, part.to(tile.dtype))
+    return total
+
+
+def _add_labels_gradient(
+    grad_y: torch.Tensor, tile: torch.Tensor, x: torch.Tensor, dtype: torch.dtype, beta: int
+) -> None:
+    """grad_y `[C, D]` = beta grad_y + tile^T x; with beta = 0, what grad_y held does not matter."""
+    if dtype == tile.dtype or tile.device.type != "cuda":
+        grad_y.addmm_(tile.T, x, beta=beta)
+        return
+    for part, scores in zip(grad_y.split(LABELS_PER_CAST), tile.split(LABELS_PER_CAST, 1), strict=True):
+        product = torch.mm(scores.bfloat16().T, x.bfloat16(), out_dtype=tile.dtype)
+        part.add_(product) if beta else part.copy_(product)

@@ -1,0 +1,44 @@
+"""Hierarchical precision, recall and F1 as an `evaluate.Metric`: `evaluate.load(<this folder>)`."""
+
+import datasets
+import evaluate
+import numpy
+
+import hf_xmc.metrics
+import hf_xmc.types
+
+_DESCRIPTION = """Precision, recall and F1 at k on labels closed under their ancestors, as hf_xmc computes them."""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: for each query its label ids, best first (list of int).
+    references: for each query its true label ids (list of int).
+    parents: pairs (child id, parent id).
+    ks: cut-offs, by default (1, 3, 5).
+Returns:
+    dict of fractions, with the keys of hf_xmc.metrics.hierarchical_metrics.
+"""
+
+
+class XMCHierarchical(evaluate.Metric):
+    def _info(self) -> evaluate.MetricInfo:
+        ids = datasets.List(datasets.Value("int64"))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation="",
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features({"predictions": ids, "references": ids}),
+        )
+
+    def _compute(
+        self, predictions: list, references: list, parents: list, ks: tuple = (1, 3, 5), **others: object
+    ) -> dict:
+        # `combine` hands the arguments of all its metrics to each of them: `others` are not ours
+        width = max((len(row) for row in predictions), default=0)
+        ids = numpy.full((len(predictions), width), -1, dtype=numpy.int64)
+        for i, row in enumerate(predictions):
+            ids[i, : len(row)] = row
+        scores = numpy.broadcast_to(-numpy.arange(width, dtype=numpy.float32), ids.shape)  # best first
+        topk = hf_xmc.types.TopK(ids, scores)
+        positives = hf_xmc.types.Positives.from_lists(references)
+        return hf_xmc.metrics.hierarchical_metrics(topk, positives, parents, ks)

@@ -1,0 +1,69 @@
+"""The encoders and the tokenizer that a dual encoder is made of: what must fit together, and how they are loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from .configuration_xmc import XMCDualEncoderConfig
+
+logger = logging.get_logger(__name__)
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
+
+
+def without_pooler(encoder: Any) -> Any:
+    """Drop the pooling layer that some backbones add: it is not used, and unused weights break distributed runs."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
+
+
+def check_dimensions(config: XMCDualEncoderConfig) -> None:
+    """Two towers must end in one space.
+
+    Raises:
+        ValueError: their sizes differ, and no projection of each side's own brings them together.
+    """
+    label_config = config.label_encoder_config
+    if label_config is None or label_config.hidden_size == config.hidden_size:
+        return
+    if config.projection_dim is None or config.share_projection:
+        raise ValueError(
+            f"The query tower has {config.hidden_size} dimensions and the label tower {label_config.hidden_size}; "
+            "give projection_dim, and leave share_projection False."
+        )
+
+
+def cut_lengths(config: XMCDualEncoderConfig) -> None:
+    """Cut the lengths in tokens to what the towers have positions for."""
+    for side, tower in (("query", config.encoder_config), ("label", config.label_encoder_config)):
+        tower = tower or config.encoder_config
+        positions = getattr(tower, "max_position_embeddings", None)
+        if positions is None:
+            continue
+        if tower.model_type in OFFSET_POSITIONS:
+            positions -= tower.pad_token_id + 1  # they count positions from the padding id
+        name = f"max_{side}_length"
+        if getattr(config, name) > positions:
+            logger.warning(f"{name} is cut from {getattr(config, name)} to {positions}, the positions of the encoder.")
+            setattr(config, name, positions)
+
+
+def same_vocabulary(one: PreTrainedTokenizerBase | None, other: PreTrainedTokenizerBase | None) -> bool:
+    """Whether two tokenizers give the same ids to the same tokens."""
+    return one is not None and other is not None and one.get_vocab() == other.get_vocab()
+
+
+def load_tokenizer(name_or_folder: Any, **options: Any) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a model; decoders without a padding token pad with their end token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
+    except (OSError, ValueError):
+        return None  # a checkpoint without tokenizer files: tokenize() says what to do
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        return None  # no vocabulary: what is made up where the files are missing
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

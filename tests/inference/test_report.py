@@ -1,0 +1,133 @@
+"""The page: what it says, that texts cannot break out of it, and that a browser opens it without the network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from base64 import b64decode
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from hf_xmc import Positives, TopK
+from hf_xmc.inference.report import Texts, render_report, write_report
+from hf_xmc.inference.report_plots import scored_predictions
+from hf_xmc.metrics import find_hits, ranking_metrics
+
+ATTACK = (
+    '"><script src="https://evil.example/x.js"></script><img src=https://evil.example/y onerror=alert(1)>{{ 7*7 }}'
+)
+
+
+def page(text="a query", num_rows=30, title="tiny", filters=None, **more):
+    rng = np.random.default_rng(0)
+    truth = Positives.from_lists(rng.choice(8, size=s, replace=False).tolist() for s in rng.integers(0, 4, num_rows))
+    topk = TopK(np.stack([rng.permutation(8)[:5] for _ in range(num_rows)]), rng.random((num_rows, 5)))
+    texts = Texts([f"{text} {i}" for i in range(num_rows)], [f"{text} label {i}" for i in range(8)], [text] * num_rows)
+    metrics = ranking_metrics(topk, truth, inverse_propensity=np.ones(8), filters=filters)
+    return render_report(title, metrics, topk, truth, texts, np.arange(8) * 20, {"split": text}, filters, **more)
+
+
+class Elements(HTMLParser):
+    """All tags with their attributes, as a browser would find them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_texts_are_escaped_wherever_they_stand():
+    plain = Elements(page()).found
+    attacked = Elements(page(ATTACK, title=ATTACK, comparison_name=ATTACK)).found
+    assert [tag for tag, _ in attacked] == [tag for tag, _ in plain]
+    assert "49" not in re.sub(r"\d+[.,]\d+", "", page("{{ 7*7 }}", num_rows=1).split("<h2>Predictions")[1])
+
+
+def test_nothing_is_fetched():
+    text = page()
+    for tag, attributes in Elements(text).found:
+        for name in ("src", "href", "srcset", "action", "poster", "data"):
+            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
+    assert "default-src 'none'" in text
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|WebSocket|import\(", text)
+    for plot in re.findall(r"base64,([^\"]+)", text):
+        svg = b64decode(plot).decode()
+        assert not re.search(r"(href|src)=\"(?!#)", svg)
+        assert "<script" not in svg
+
+
+def test_the_page_says_what_was_measured():
+    text = page(title="some title")
+    for heading in ("Metrics, in per cent", "Where it is right", "By label frequency", "Worst labels", "Predictions"):
+        assert heading in text
+    assert text.count("<figure>") == 4
+    assert text.count("<article") == 30
+    assert page(sample_size=7).count("<article") == 7
+    assert text == page(title="some title")  # the same input gives the same bytes
+
+
+def test_a_split_without_anything():
+    topk, truth = TopK(np.zeros((0, 5), dtype=int), np.zeros((0, 5))), Positives.from_lists([])
+    metrics = ranking_metrics(topk, truth)
+    assert "0 queries" in render_report("none", metrics, topk, truth, Texts([], [], []), np.zeros(0, int), {})
+
+
+def test_scores_follow_their_prediction_through_ties_and_filters():
+    topk = TopK(np.array([[2, 1, 0], [3, -1, 4]]), np.array([[0.5, 0.5, 0.9], [0.1, 0.0, -np.inf]]))
+    hits = find_hits(topk, Positives.from_lists([[2], [3]]), 3, Positives.from_lists([[0], []]))
+    scores, right = scored_predictions(hits, topk)
+    assert list(zip(scores.tolist(), right.tolist(), strict=True)) == [(0.5, False), (0.5, True), (0.1, True)]
+
+
+def test_lone_surrogates_can_be_written(tmp_path):
+    path = write_report(page("\ud800"), tmp_path / "deep" / "report.html")
+    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.browser
+def test_a_browser_opens_it_without_a_request(tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+
+    def open_page(text):
+        """The DOM after scripts ran, what the browser complained about, and what the page asked the network for."""
+        path, log = write_report(text, tmp_path / "report.html"), tmp_path / "net.json"
+        flags = [
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+            *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=3000"),
+            "--host-resolver-rules=MAP * ~NOTFOUND",  # what is asked for is logged, but no test reaches a network
+            *(f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--enable-logging=stderr"),
+        ]
+        command = [chromium, *flags, "--dump-dom", path.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout, done.stderr, requested_by_page(log)
+
+    dom, complaints, requests = open_page(page(ATTACK))
+    assert "30 shown" in dom  # the page's own script ran, and the policy let it
+    assert "Content Security Policy" not in complaints
+    assert requests == set()
+    _, _, requests = open_page("<img src='https://images.example/y.png'>")
+    assert requests == {"https://images.example/y.png"}  # the log would have shown it
+    dom, complaints, requests = open_page(page().replace("</body>", "<img src='https://images.example/y.png'></body>"))
+    assert "Content Security Policy" in complaints  # and the policy would have stopped it
+    assert requests == set()
+
+
+def requested_by_page(log):
+    """Addresses that the browser's own log says the page asked for; its housekeeping has no page as its initiator."""
+    text = log.read_text()
+    try:
+        events = json.loads(text)["events"]
+    except json.JSONDecodeError:  # the browser was stopped before it closed the list
+        events = json.loads(text.rstrip().rstrip(",") + "]}")["events"]
+    asked = [event["params"] for event in events if {"url", "initiator"} <= event.get("params", {}).keys()]
+    return {params["url"] for params in asked if params["initiator"] != "not an origin"}

@@ -1,0 +1,158 @@
+"""The Space, launched on this machine and asked through gradio_client as its visitors' programs would."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from datasets import Dataset
+from packaging.requirements import Requirement
+
+import hf_xmc
+from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline
+
+gradio = pytest.importorskip("gradio", reason="the extra 'space' is not installed")
+from gradio_client import Client  # noqa: E402
+from gradio_client.exceptions import AppError  # noqa: E402
+
+SPACE = Path(hf_xmc.__file__).parents[1] / "spaces" / "xmc_tagger"
+LABELS = {"uid": ["a", "b", "c"], "text": ["red <cars>", "blue houses", "green trees"]}
+
+
+@pytest.fixture(scope="module")
+def app() -> ModuleType:
+    spec = spec_from_file_location("xmc_tagger_app", SPACE / "app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_encoder: str) -> XMCPipeline:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder)
+    labels = Dataset.from_dict(LABELS)
+    return XMCPipeline(model, LabelIndex.build(model.encode_labels(labels["text"][:]), labels))
+
+
+@pytest.fixture(scope="module")
+def client(app: ModuleType, pipeline: XMCPipeline) -> Iterator[Client]:
+    demo = app.build_demo(pipeline, name="tiny")
+    _, url, _ = demo.launch(
+        server_name="127.0.0.1", theme=app.THEME, css=app.CSS, prevent_thread_lock=True, quiet=True
+    )
+    yield Client(url, verbose=False)
+    demo.close()
+
+
+def test_predict_is_what_the_pipeline_says(client: Client, pipeline: XMCPipeline) -> None:
+    found = client.predict("a red car", 2, api_name="/predict")
+    expected = pipeline("a red car", k=2)
+    assert [(tag["uid"], tag["id"], tag["label"]) for tag in found] == [
+        (tag["uid"], tag["id"], tag["label"]) for tag in expected
+    ]
+    assert [tag["score"] for tag in found] == pytest.approx([tag["score"] for tag in expected], abs=1e-6)
+
+
+def test_the_number_of_labels_has_a_default_and_may_exceed_the_catalogue(client: Client) -> None:
+    assert len(client.predict("a red car", api_name="/predict")) == 3
+    assert len(client.predict("a red car", 50, api_name="/predict")) == 3
+
+
+@pytest.mark.parametrize("text", ["", "  \n "])
+def test_an_empty_text_gets_a_clear_message(client: Client, text: str) -> None:
+    with pytest.raises(AppError, match="paste one"):
+        client.predict(text, 3, api_name="/predict")
+
+
+def test_one_endpoint_is_public(client: Client) -> None:
+    endpoints: Any = client.view_api(return_format="dict", print_info=False)
+    assert list(endpoints["named_endpoints"]) == ["/predict"]
+    assert not endpoints["unnamed_endpoints"]
+
+
+def test_button_slider_and_examples_show_the_same(app: ModuleType, pipeline: XMCPipeline) -> None:
+    demo = app.build_demo(pipeline)
+    shown = [block.fn for block in demo.fns.values() if block.api_visibility == "private" and len(block.inputs) == 2]
+    assert len(shown) == 2, "button, enter and slider in one, examples in another"
+    for show in shown:
+        assert show("a red car", 2) == app.render(pipeline("a red car", k=2))
+        assert app.NO_TEXT in show(" ", 2)
+
+
+def test_the_page_shows_tags_escaped_with_bars(app: ModuleType) -> None:
+    tags = [
+        {"label": "red <cars>", "uid": "a&b", "id": 0, "score": 0.5},
+        {"label": "blue", "uid": "b", "id": 1, "score": -0.25},
+    ]
+    page = app.render(tags)
+    assert "red &lt;cars&gt;" in page
+    assert "<cars>" not in page
+    assert "a&amp;b" in page
+    assert "width: 50.0%" in page
+    assert "width: 0.0%" in page
+    assert page.index("0.500") < page.index("-0.250")
+    assert "width: 100.0%" in app.render([{**tags[0], "score": 7.0}])
+
+
+def test_the_header_is_what_spaces_ask_for() -> None:
+    header = yaml.safe_load((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert header["sdk"] == "gradio"
+    assert (SPACE / header["app_file"]).is_file()
+    assert {"title", "emoji", "license", "colorFrom", "colorTo"} <= set(header)
+    assert len(header["short_description"]) <= 60
+    requirements = {r.name: r for r in map(Requirement, (SPACE / "requirements.txt").read_text().splitlines())}
+    assert header["sdk_version"] in requirements["gradio"].specifier
+    assert hf_xmc.__version__ in requirements["hf-xmc"].specifier
+
+
+def test_make_space_serves_a_trained_folder(pipeline: XMCPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "model")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "XMC_MODEL": str(tmp_path / "model"),
+        "GRADIO_SERVER_PORT": str(port),
+        "PYTHONPATH": str(SPACE.parents[1]),
+        "HF_HUB_OFFLINE": "1",
+    }
+    with subprocess.Popen([sys.executable, str(SPACE / "app.py")], env=environment, stdout=subprocess.PIPE) as process:
+        try:
+            client = connect(f"http://127.0.0.1:{port}", process)
+            assert (
+                client.predict("a red car", 1, api_name="/predict")[0]["uid"] == pipeline("a red car", k=1)[0]["uid"]
+            )
+        finally:
+            process.terminate()
+
+
+def connect(url: str, process: subprocess.Popen[bytes]) -> Client:
+    """A client, once the page is up."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            return Client(url, verbose=False)
+        except Exception:
+            time.sleep(0.3)
+    raise AssertionError("the page did not come up")
+
+
+def test_without_a_model_main_says_what_to_set(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("XMC_MODEL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="XMC_MODEL"):
+        app.main()

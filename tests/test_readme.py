@@ -1,0 +1,47 @@
+"""What the README says is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hf_xmc.cli.main import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_example(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = blocks("python")
+    monkeypatch.chdir(tmp_path)
+    code = code.replace("sentence-transformers/all-MiniLM-L6-v2", tiny_encoder)
+    code = code.replace("num_train_epochs=2", "max_steps=2")
+    assert "max_steps" in code
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert (tmp_path / "outputs/run/index/index.faiss").is_file()
+    exec(re.findall(r"`(tagger\.index\.add.*?)`", README)[0], names)
+    assert names["tagger"]("a new label", k=1194)[-1]["id"] is not None  # type: ignore[operator]
+
+
+def test_commands_and_their_flags_exist() -> None:
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    commands = [line.split("#")[0].split() for line in lines if line.startswith("hf-xmc ")]
+    assert len(commands) >= 7
+    for _, command, *rest in commands:
+        text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+        for flag in (word for word in rest if word.startswith("--")):
+            assert flag in text, f"hf-xmc {command} has no {flag}"
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"make (\w+)", README)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
