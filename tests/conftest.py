@@ -6,12 +6,14 @@ import json
 import os
 import random
 import string
+import tempfile
 from pathlib import Path
 
 # Before anything imports huggingface_hub: no test reaches a hub, except the one that it starts itself.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_DATASETS_CACHE", tempfile.mkdtemp(prefix="hf-xmc-tests-"))
 
 import pytest
 

@@ -18,8 +18,9 @@ class QueryCollator:
     """Pads token ids on the right and packs positives as CSR.
 
     A batch holds `row` `[B]`, `input_ids` and `attention_mask` `[B, T]`, and `positives_indptr` `[B + 1]`,
-    `positives_indices` `[nnz]`; the same with `ignored_` where the items have ignored pairs. All int64. Ids are
-    catalogue ids. (No key is called `labels`: the Trainer would count it.)
+    `positives_indices` `[nnz]`; the same with `ignored_` where the items have ignored pairs. All int64. Where the
+    items have weights, `positives_weights` `[nnz]`, float32. Ids are catalogue ids. (No key is called `labels`: the
+    Trainer would count it.)
 
     >>> item = {"row": 0, "input_ids": [101, 7, 102], "positives": [3, 9]}
     >>> QueryCollator(pad_token_id=0)([item, {**item, "input_ids": [101, 102]}])["input_ids"].tolist()
@@ -34,13 +35,16 @@ class QueryCollator:
         attention_mask = torch.zeros_like(input_ids)
         for i, item in enumerate(items):
             length = len(item["input_ids"])
-            input_ids[i, :length] = torch.as_tensor(item["input_ids"])
+            input_ids[i, :length] = torch.tensor(item["input_ids"])
             attention_mask[i, :length] = 1
         batch = {"input_ids": input_ids, "attention_mask": attention_mask}
         batch["row"] = torch.tensor([item["row"] for item in items])
         for name in ("positives", "ignored"):
             if name in items[0]:
                 batch |= pack([item[name] for item in items], name)
+        if "weights" in items[0]:
+            weights = np.concatenate([np.asarray(item["weights"], dtype=np.float32) for item in items])
+            batch["positives_weights"] = torch.from_numpy(weights)
         return batch
 
 
@@ -58,4 +62,4 @@ def unpack(batch: dict[str, Tensor], name: str) -> Positives | None:
     """What `pack` packed, or `None` where the batch has no such pairs."""
     if f"{name}_indptr" not in batch:
         return None
-    return Positives(batch[f"{name}_indptr"], batch[f"{name}_indices"])
+    return Positives(batch[f"{name}_indptr"], batch[f"{name}_indices"], batch.get(f"{name}_weights"))

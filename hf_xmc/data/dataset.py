@@ -4,40 +4,45 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict
 
 from hf_xmc.data import prepared
-from hf_xmc.data.errors import DataError
-from hf_xmc.data.formats import jsonl
-from hf_xmc.data.raw import RawDataset, RawQueries
-from hf_xmc.data.splits import validation_rows
-from hf_xmc.data.validation import validate
+from hf_xmc.data.arrow import batches, cached_folder, file_key, list_column
+from hf_xmc.data.build import PROPENSITY_DEFAULTS, build, open_built
+from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.data.formats import hub, open_source
+from hf_xmc.data.source import Options, Source
+from hf_xmc.data.splits import SplitOptions
 from hf_xmc.types import Positives
 
-QUERY_FEATURES = Features({"uid": Value("string"), "text": Value("string"), "labels": List(Value("int32"))})
-PROPENSITY_DEFAULTS = {"a": 0.55, "b": 1.5}
+VERSION = 1  # of what the cache holds; raised when a change here changes it
 
 
 @dataclass
 class XMCDataset:
-    """Queries, labels, and what belongs to them.
+    """Queries, labels, and what belongs to them. Tables are memory-mapped: their size is no matter of memory.
 
     Attributes:
         queries: a `DatasetDict` with `train`, `validation` and, where the source has one, `test`; columns `uid`,
-            `text`, `labels: List(int32)`.
-        labels: the label table, a `Dataset` with `uid`, `text`, and what else the source has; row number = label id.
+            `text`, `labels: List(int32)`, and where the source has them `weights: List(float32)` (the relevance of
+            each positive) and `time`.
+        labels: the label table, a `Dataset` with `uid`, `text`, and what else the source has (`texts`: other names,
+            `description`, `parents`: uids, `weight`, ...); row number = label id.
         name: what the set is called.
         train_label_counts: queries a label in the given training split, before validation was cut, int64 `[L]`.
         num_train_queries: queries in the given training split, before validation was cut. Propensities use these two.
         filters: split -> pairs that a filter list excludes, as `Positives` over the rows of the split.
         propensity: the constants `a` and `b` of the propensity model.
         licence, source: as the source states them.
+        max_lengths: tokens of a `query` and a `label` that papers on this set use, where it says so.
+        format, reason: what the source was read as, and how that was seen.
     """
 
     queries: DatasetDict
@@ -49,6 +54,13 @@ class XMCDataset:
     propensity: dict[str, float] = field(default_factory=lambda: dict(PROPENSITY_DEFAULTS))
     licence: str = ""
     source: str = ""
+    max_lengths: dict[str, int] = field(default_factory=dict)
+    format: str = "prepared"
+    reason: str = "has dataset.json and labels/labels.parquet"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.queries, DatasetDict):
+            self.queries = DatasetDict(self.queries)
 
     @property
     def num_labels(self) -> int:
@@ -80,91 +92,100 @@ class XMCDataset:
         return prepared.write(self, Path(folder))
 
 
-def load_xmc_dataset(name_or_folder: str | Path) -> XMCDataset:
-    """Load a data set: `"sample"` (bundled), a folder, or the name of a folder in `$HF_XMC_DATA`.
+def load_xmc_dataset(
+    name_or_folder: str | Path,
+    options: Options | None = None,
+    splitting: SplitOptions | None = None,
+    builder: str | None = None,
+) -> XMCDataset:
+    """Load a data set: `"sample"` (bundled), a folder, file or archive, the name of a folder in `$HF_XMC_DATA`, or of
+    a data set on the Hub.
 
-    A folder holds a JSON-lines trio or what `hf-xmc prepare` wrote. Where a source has no validation split, a tenth
-    of train is cut by a hash of the uid; the test split is never touched.
+    The format is found out (see `hf_xmc.data.formats`). What a source holds is checked and written once to Arrow files
+    in the cache of `datasets`, and mapped from there. Where a source has no validation split, a tenth of train is cut
+    by a hash of the uid; the test split is never touched.
+
+    Args:
+        name_or_folder: what to load.
+        options: how to read it, where it does not say so itself.
+        splitting: other splits than the given ones.
+        builder: the name of a public set (`hf_xmc.data.builders`) whose constants and text composition to use.
 
     Raises:
-        DataError: there is no such folder, or its content is not valid; the message names file, row and cure.
+        DataError: there is no such source, or its content is not valid; the message names file, row and cure.
 
     >>> data = load_xmc_dataset("sample")
     >>> data.queries["train"].column_names, data.labels[0]["uid"]
     (['uid', 'text', 'labels'], 'data_0006')
     """
-    folder = find_folder(name_or_folder)
-    if prepared.detect(folder):
-        return XMCDataset(**prepared.read(folder))
-    if jsonl.detect(folder):
-        raw = jsonl.read(folder)
-        return from_raw(raw, name=str(raw.description.get("name", folder.name)))
-    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-    raise DataError(
-        f"no data set (found {found})",
-        folder,
-        cure="expected trn, lbl and optionally val and tst, each .jsonl or .jsonl.gz, or a prepared folder",
-    )
+    options, splitting = options or Options(), splitting or SplitOptions()
+    path = find(name_or_folder)
+    path = path or hub.pull_prepared(str(name_or_folder))
+    if path is not None and prepared.detect(path):
+        return XMCDataset(**prepared.read(path))
+    source, name = source_of(path, str(name_or_folder), options, builder)
+    settings = json.dumps([asdict(options), asdict(splitting), builder, name], sort_keys=True)
+    key = [VERSION, source.format, settings, *map(file_key, description_files(source))]
+    folder = cached_folder("source", key, lambda target: build(source, name, target, splitting, Problems()))
+    return XMCDataset(**open_built(folder), format=source.format, reason=source.reason)
 
 
-def find_folder(name_or_folder: str | Path) -> Path:
-    """The folder that a name or path stands for."""
+def prepare_xmc_dataset(
+    name_or_folder: str | Path,
+    folder: Path,
+    problems: Problems,
+    options: Options | None = None,
+    splitting: SplitOptions | None = None,
+    builder: str | None = None,
+    progress: bool = False,
+) -> XMCDataset:
+    """As `load_xmc_dataset`, with findings collected in `problems`; Arrow files go into `folder`, not the cache."""
+    options, splitting = options or Options(), splitting or SplitOptions()
+    path = find(name_or_folder)
+    path = path or hub.pull_prepared(str(name_or_folder))
+    if path is not None and prepared.detect(path):
+        return XMCDataset(**prepared.read(path))
+    source, name = source_of(path, str(name_or_folder), options, builder)
+    target = Path(tempfile.mkdtemp(dir=folder))
+    build(source, name, target, splitting, problems, progress)
+    return XMCDataset(**open_built(target), format=source.format, reason=source.reason)
+
+
+def find(name_or_folder: str | Path) -> Path | None:
+    """The folder or file that a name or path stands for, if it is on this machine."""
     if str(name_or_folder) == "sample":
         return Path(__file__).parent / "sample"
     shelf = Path(os.environ.get("HF_XMC_DATA", "../shared/data"))
-    for folder in (Path(name_or_folder), shelf / str(name_or_folder)):
-        if folder.is_dir():
-            return folder
-    raise DataError(
-        f"no data set {str(name_or_folder)!r}", cure=f"give 'sample', a folder, or the name of a folder in {shelf}"
-    )
+    return next((path for path in (Path(name_or_folder), shelf / str(name_or_folder)) if path.exists()), None)
 
 
-def from_raw(raw: RawDataset, name: str) -> XMCDataset:
-    """Check what a reader found, cut validation where there is none, and make tables of it.
+def source_of(path: Path | None, name: str, options: Options, builder: str | None) -> tuple[Source, str]:
+    """The streams of a source, and what it is called."""
+    if builder is not None:
+        from hf_xmc.data.builders import open_public_set
 
-    Raises:
-        DataError: see `hf_xmc.data.validation.validate`.
-    """
-    validate(raw)
-    given = Positives.from_lists(raw.queries["train"].labels)
-    queries = dict(raw.queries)
-    if "validation" not in queries:
-        train = queries["train"]
-        moved = validation_rows(train.uids, train.labels)
-        kept = sorted(set(range(len(train))) - set(moved))
-        queries |= {"train": train.take(kept), "validation": train.take(moved)}
-    splits = {split: queries[split] for split in ("train", "validation", "test") if split in queries}
-    about = raw.description
-    return XMCDataset(
-        queries=DatasetDict({split: query_table(rows) for split, rows in splits.items()}),
-        labels=Dataset.from_list(raw.labels),
-        name=name,
-        train_label_counts=given.label_counts(len(raw.labels)),
-        num_train_queries=len(given),
-        filters={split: filter_pairs(rows) for split, rows in splits.items() if rows.filters},
-        propensity={**PROPENSITY_DEFAULTS, **about.get("propensity", {})},
-        licence=str(about.get("licence", "")),
-        source=str(about.get("source", "")),
-    )
+        if path is None:
+            raise DataError(f"no folder or archive {name!r}", cure=f"give the local copy of {builder}")
+        return open_public_set(path, builder, options), builder
+    source = hub.open_source(name, options) if path is None else open_source(path, options)
+    called = Path(name).resolve().name if path is not None else name
+    return source, str(source.description.get("name", called))
 
 
-def query_table(queries: RawQueries) -> Dataset:
-    columns: dict[str, Any] = {
-        "uid": queries.uids,
-        "text": queries.texts,
-        "labels": [sorted(ids) for ids in queries.labels],
-    }
-    return Dataset.from_dict(columns, features=QUERY_FEATURES)
-
-
-def filter_pairs(queries: RawQueries) -> Positives:
-    return Positives.from_lists(queries.filters.get(row, []) for row in range(len(queries)))
+def description_files(source: Source) -> list[Path]:
+    """All files that the result depends on."""
+    folder = source.label_path.parent
+    about = [path for name in ("dataset.json", "stats.json") if (path := folder / name).is_file()]
+    return [*source.files, *about]
 
 
 def positives_of(queries: Dataset) -> Positives:
-    """The `labels` column of a query table as CSR, without a Python loop over rows."""
-    chunks = queries.with_format("arrow")["labels"]
-    column = chunks.combine_chunks() if hasattr(chunks, "combine_chunks") else chunks[:].combine_chunks()
-    lengths = np.asarray(column.value_lengths().fill_null(0), dtype=np.int64)
-    return Positives(np.concatenate([[0], np.cumsum(lengths)]), np.asarray(column.flatten(), dtype=np.int64))
+    """The `labels` column of a query table as CSR, with its `weights` where there are any."""
+    indptr, indices = list_column(queries, "labels", np.int64)
+    weights = list_column(queries, "weights", np.float32)[1] if "weights" in queries.column_names else None
+    return Positives(indptr, indices, weights)
+
+
+def texts_of(table: Dataset, rows: int = 10_000) -> Any:
+    """The texts of a table, a list a batch."""
+    return (batch["text"].to_pylist() for batch in batches(table, ["text"], rows))

@@ -1,7 +1,9 @@
-"""The one error that bad data raises."""
+"""The one error that bad data raises, and the list of what was found wrong."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -15,3 +17,46 @@ class DataError(ValueError):
     def __init__(self, found: str, path: str | Path | None = None, line: int | None = None, cure: str = "") -> None:
         where = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
         super().__init__(f"{where}{found}" + (f"; {cure}" if cure else ""))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding: its kind (`"bad ids"`), the message with file and line, and what was done about it."""
+
+    kind: str
+    message: str
+    handled: str
+
+
+@dataclass
+class Problems:
+    """What was found wrong while reading.
+
+    Args:
+        stop: raise the first error (the default of loading); else note it, mend it, and go on.
+        shown: how many findings of a kind are kept word by word; the others are counted.
+
+    >>> problems = Problems(stop=False)
+    >>> problems.error("bad ids", DataError("id 7", "trn.jsonl", 3), "the id was left out")
+    >>> problems.counts["bad ids"], problems.found[0].handled
+    (1, 'the id was left out')
+    """
+
+    stop: bool = True
+    shown: int = 10
+    found: list[Problem] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: int = 0
+
+    def error(self, kind: str, error: DataError, handled: str) -> None:
+        """What the data must not have: raised, or mended as `handled` says."""
+        if self.stop:
+            raise error
+        self.errors += 1
+        self.note(kind, str(error), handled)
+
+    def note(self, kind: str, message: str, handled: str, count: int = 1) -> None:
+        """What the data may have, and the user may want to know."""
+        self.counts[kind] += count
+        if sum(problem.kind == kind for problem in self.found) < self.shown:
+            self.found.append(Problem(kind, message, handled))

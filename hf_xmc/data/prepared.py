@@ -1,7 +1,7 @@
 """The folder that `hf-xmc prepare` writes: Parquet tables that `datasets` and the Hub read as they are.
 
 dataset.json                 name, licence, source, propensity constants, counts
-data/{train,...}.parquet     uid, text, labels; and filter_labels where a filter list excludes pairs
+data/{train,...}.parquet     uid, text, labels, perhaps weights; filter_labels where a filter list excludes pairs
 labels/labels.parquet        uid, text, ..., train_count (queries in the given training split)
 """
 
@@ -11,26 +11,33 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, List, Value
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, List, Value
 
+from hf_xmc.data.arrow import batches, cached_folder, file_key, list_column, map_table
+from hf_xmc.data.build import SPLITS, open_built
 from hf_xmc.data.errors import DataError
-from hf_xmc.data.parquet import read_parquet, write_parquet
+from hf_xmc.data.parquet import GROUP, parquet_to_arrow
 from hf_xmc.types import Positives
 
 if TYPE_CHECKING:
     from hf_xmc.data.dataset import XMCDataset
 
 DESCRIPTION = "dataset.json"
+LABELS = Path("labels") / "labels.parquet"
 FORMAT = 1
+VERSION = 1  # of what the cache holds
 
 
 def detect(folder: Path) -> bool:
     """Whether `write` made this folder."""
-    return (folder / DESCRIPTION).is_file() and (folder / "labels" / "labels.parquet").is_file()
+    return (folder / DESCRIPTION).is_file() and (folder / LABELS).is_file()
 
 
 def write(dataset: XMCDataset, folder: Path) -> Path:
@@ -55,17 +62,21 @@ def write(dataset: XMCDataset, folder: Path) -> Path:
 
 
 def write_tables(dataset: XMCDataset, folder: Path) -> None:
+    (folder / "data").mkdir()
+    (folder / "labels").mkdir()
     for split, queries in dataset.queries.items():
+        features, tables = queries.features, batches(queries, rows=GROUP)
         if split in dataset.filters:
-            pairs = dataset.filters[split]
-            lists = [pairs.row(row).tolist() for row in range(len(pairs))]
-            queries = Dataset.from_dict(
-                {**queries.to_dict(), "filter_labels": lists},
-                features=Features({**queries.features, "filter_labels": List(Value("int32"))}),
-            )
-        write_parquet(queries, folder / "data" / f"{split}.parquet")
-    columns = {**dataset.labels.to_dict(), "train_count": dataset.train_label_counts.tolist()}
-    write_parquet(Dataset.from_dict(columns), folder / "labels" / "labels.parquet")
+            features = Features({**features, "filter_labels": List(Value("int32"))})
+            tables = with_filters(tables, dataset.filters[split])
+        write_batches(tables, features, folder / "data" / f"{split}.parquet")
+    features = Features({**dataset.labels.features, "train_count": Value("int64")})
+    counts = dataset.train_label_counts
+    tables = (
+        batch.append_column("train_count", pa.array(np.array(counts[start : start + len(batch)])))
+        for start, batch in zip(range(0, len(counts), GROUP), batches(dataset.labels, rows=GROUP), strict=True)
+    )
+    write_batches(tables, features, folder / LABELS)
     about = {
         "format": FORMAT,
         "name": dataset.name,
@@ -73,38 +84,70 @@ def write_tables(dataset: XMCDataset, folder: Path) -> None:
         "source": dataset.source,
         "propensity": dataset.propensity,
         "num_train_queries": dataset.num_train_queries,
+        "max_lengths": dataset.max_lengths,
         "counts": dataset.counts(),
     }
     (folder / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
+def write_batches(tables: Iterable[pa.Table], features: Features, path: Path) -> None:
+    schema = features.arrow_schema
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.select(schema.names).cast(schema))
+
+
+def with_filters(tables: Iterable[pa.Table], pairs: Positives) -> Iterable[pa.Table]:
+    """The pairs of each query beside it."""
+    row = 0
+    for table in tables:
+        part = pairs.take(np.arange(row, row + len(table)))
+        lists = pa.ListArray.from_arrays(part.indptr.astype(np.int32), part.indices.astype(np.int32))
+        yield table.append_column("filter_labels", lists)
+        row += len(table)
+
+
 def read(folder: Path) -> dict[str, Any]:
-    """The fields of an `XMCDataset`.
+    """The fields of an `XMCDataset`, memory-mapped: on first use the tables are rewritten to Arrow in the cache.
 
     Raises:
         DataError: a file is missing or not readable.
     """
+    splits = [name for name in SPLITS if (folder / "data" / f"{name}.parquet").is_file()]
+    files = [folder / DESCRIPTION, folder / LABELS, *(folder / "data" / f"{name}.parquet" for name in splits)]
     try:
-        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        splits = [name for name in ("train", "validation", "test") if (folder / "data" / f"{name}.parquet").is_file()]
-        queries = {split: read_parquet(folder / "data" / f"{split}.parquet") for split in splits}
-        labels = read_parquet(folder / "labels" / "labels.parquet")
-        counts = np.asarray(labels["train_count"][:], dtype=np.int64)
-        filters = {}
-        for split, table in queries.items():
-            if "filter_labels" in table.column_names:
-                filters[split] = Positives.from_lists(table["filter_labels"])
-                queries[split] = table.remove_columns("filter_labels")
-        return {
-            "queries": DatasetDict(queries),
-            "labels": labels.remove_columns("train_count"),
-            "name": about["name"],
-            "train_label_counts": counts,
-            "num_train_queries": about["num_train_queries"],
-            "filters": filters,
-            "propensity": about["propensity"],
-            "licence": about["licence"],
-            "source": about["source"],
-        }
+        keys = [VERSION, *map(file_key, files)]
+        fields = open_built(cached_folder("prepared", keys, lambda target: fill(folder, splits, target)))
+        for key in ("format", "counts"):
+            fields.pop(key)
+        missing = {"name", "propensity", "licence", "source", "num_train_queries"} - fields.keys()
+        if missing:
+            raise KeyError(*missing)
+        for split, table in fields["queries"].items():
+            fields["queries"][split] = table.remove_columns(
+                [name for name in ("filter_labels",) if name in table.column_names]
+            )
+        fields["labels"] = fields["labels"].remove_columns("train_count")
+        return fields
     except (OSError, KeyError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"cannot be read ({error!r:.200})", folder, cure="run hf-xmc prepare again") from error
+
+
+def fill(folder: Path, splits: list[str], target: Path) -> None:
+    """Parquet tables to what `open_built` maps."""
+    for split in splits:
+        arrow = target / f"{split}.arrow"
+        parquet_to_arrow(folder / "data" / f"{split}.parquet", arrow)
+        table = map_table(arrow)
+        if "filter_labels" in table.column_names:
+            indptr, indices = list_column(table, "filter_labels", np.int64)
+            np.save(target / f"filter_indptr_{split}.npy", indptr)
+            np.save(target / f"filter_indices_{split}.npy", indices)
+    parquet_to_arrow(folder / LABELS, target / "labels.arrow")
+    counts = [
+        batch["train_count"].to_numpy() for batch in batches(map_table(target / "labels.arrow"), ["train_count"])
+    ]
+    np.save(target / "train_counts.npy", np.concatenate(counts))
+    shutil.copy(folder / DESCRIPTION, target / DESCRIPTION)

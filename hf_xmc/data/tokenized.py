@@ -1,22 +1,35 @@
-"""Tokenised texts, compact in memory, and the queries of a split as a map-style data set over them."""
+"""Tokenised texts: made once, kept in memory-mapped Arrow files; the queries of a split as a data set over them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
 from torch.utils.data import Dataset as TorchDataset
+from tqdm.auto import tqdm
 
+from hf_xmc.data.arrow import ArrowTableWriter, batches, cached_folder
 from hf_xmc.data.dataset import positives_of
 from hf_xmc.types import Positives
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
+CHUNK = 2**14  # texts in one batch of the file, so that a row is found by division
+VERSION = 1
+FEATURES = Features({"input_ids": List(Value("int32"))})
 
 
 class TokenTable:
-    """Token ids of many texts as one flat array, int32, with row pointers.
+    """Token ids of many texts. A text that repeats is stored once; `lengths` has the tokens of each row.
+
+    Args:
+        ids: token ids of each text, kept in memory. `TokenTable.build` makes tables that are mapped from a file.
 
     >>> table = TokenTable([[5, 6, 7], [8]])
     >>> len(table), table[0].tolist(), table.lengths.tolist()
@@ -24,32 +37,164 @@ class TokenTable:
     """
 
     def __init__(self, ids: Sequence[Sequence[int]]) -> None:
-        self.lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))  # [N]
-        self.indptr = np.concatenate([[0], np.cumsum(self.lengths)])  # [N + 1]
-        self.tokens = np.fromiter((t for row in ids for t in row), dtype=np.int32, count=int(self.indptr[-1]))
+        lists = [np.asarray(row, dtype=np.int32) for row in ids]
+        self.lengths: np.ndarray = np.array([len(row) for row in lists], dtype=np.int32)  # [N]
+        self.text_of_row: np.ndarray = np.arange(len(lists), dtype=np.int32)  # [N] -> one of the distinct texts
+        self.folder: tempfile.TemporaryDirectory[str] | None = None  # deleted with the table
+        starts = range(0, len(lists), CHUNK)
+        self.chunks = [pack(lists[start : start + CHUNK]) for start in starts]  # indptr and tokens of CHUNK texts each
+
+    @classmethod
+    def build(cls, texts: Dataset, tokenize: Tokenize, key: str | None = None, progress: bool = False) -> TokenTable:
+        """Tokenise the `text` column of a table, or map what was tokenised before.
+
+        Args:
+            texts: a table with `text`.
+            tokenize: texts to token ids; called with batches of distinct texts. Fast tokenizers use all cores for one.
+            key: what the ids depend on besides the texts (see `tokenizer_key`); without it the file goes with the
+                table.
+        """
+        if not len(texts):
+            return cls([])
+        hashes = text_hashes(texts)  # [N, 2]
+        first, text_of_row = distinct(hashes)
+
+        def fill(folder: Path) -> None:
+            lengths = write_tokens(texts, first, tokenize, folder / "tokens.arrow", progress)
+            np.save(folder / "lengths.npy", lengths[text_of_row])
+            np.save(folder / "text_of_row.npy", text_of_row)
+
+        if key is not None:
+            fingerprint = blake2b(hashes.tobytes(), digest_size=16).hexdigest()
+            return cls.open(cached_folder("tokens", [VERSION, fingerprint, key], fill))
+        folder = tempfile.TemporaryDirectory(prefix="hf-xmc-tokens-")
+        fill(Path(folder.name))
+        table = cls.open(Path(folder.name))
+        table.folder = folder
+        return table
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenTable:
+        """Map a table that `build` wrote; nothing is read before it is used."""
+        table = cls([])
+        table.lengths = np.load(folder / "lengths.npy", mmap_mode="r", allow_pickle=False)
+        table.text_of_row = np.load(folder / "text_of_row.npy", mmap_mode="r", allow_pickle=False)
+        with pa.memory_map(str(folder / "tokens.arrow")) as file:
+            lists = [batch.column(0) for batch in pa.ipc.open_stream(file)]
+        # Without a copy: the arrays keep the mapped pages alive.
+        table.chunks = [(np.asarray(part.offsets), np.asarray(part.values)) for part in lists]
+        return table
+
+    @property
+    def num_texts(self) -> int:
+        """Distinct texts."""
+        return sum(len(indptr) - 1 for indptr, _ in self.chunks)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.tokens[self.indptr[row] : self.indptr[row + 1]]
+        chunk, place = divmod(int(self.text_of_row[row]), CHUNK)
+        indptr, tokens = self.chunks[chunk]
+        return tokens[indptr[place] : indptr[place + 1]]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         return (self[row] for row in range(len(self)))
+
+
+def pack(lists: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists as row pointers and one flat array."""
+    indptr = np.concatenate([[0], np.cumsum([len(row) for row in lists], dtype=np.int64)])
+    return indptr, np.concatenate([np.zeros(0, np.int32), *lists])
+
+
+def text_hashes(texts: Dataset) -> np.ndarray:
+    """128 bits of each text, uint64 `[N, 2]`."""
+    parts = [
+        b"".join([blake2b(text.encode("utf-8"), digest_size=16).digest() for text in batch["text"].to_pylist()])
+        for batch in batches(texts, ["text"])
+    ]
+    return np.frombuffer(b"".join(parts), dtype=np.uint64).reshape(-1, 2)
+
+
+def distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each distinct text, in the order of rows, and for each row the number of its text, int32 `[N]`.
+
+    >>> first, text_of_row = distinct(np.array([[7, 1], [5, 5], [7, 1]], dtype=np.uint64))
+    >>> first.tolist(), text_of_row.tolist()
+    ([0, 1], [0, 1, 0])
+    """
+    order = np.lexsort((hashes[:, 0], hashes[:, 1]))  # stable: the first row of a group is its earliest
+    new = np.concatenate([[True], (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)])
+    group = np.empty(len(hashes), dtype=np.int64)
+    group[order] = np.cumsum(new) - 1
+    first = order[new]
+    by_row = np.argsort(first)
+    number = np.empty(len(first), dtype=np.int32)
+    number[by_row] = np.arange(len(first), dtype=np.int32)
+    return first[by_row], number[group]
+
+
+def write_tokens(texts: Dataset, rows: np.ndarray, tokenize: Tokenize, path: Path, progress: bool) -> np.ndarray:
+    """Tokenise the given rows into a file of batches of `CHUNK`; returns the lengths, int32 `[texts]`."""
+    lengths = [np.zeros(0, dtype=np.int32)]
+    with (
+        ArrowTableWriter(path, FEATURES) as writer,
+        tqdm(total=len(rows), desc="Tokenising", unit=" texts", delay=2, disable=not progress) as bar,
+    ):
+        for chunk in chunked(texts, rows):
+            ids = tokenize(chunk)
+            lengths.append(np.array([len(row) for row in ids], dtype=np.int32))
+            writer.write({"input_ids": ids})
+            bar.update(len(chunk))
+    return np.concatenate(lengths)
+
+
+def chunked(texts: Dataset, rows: np.ndarray) -> Iterable[list[str]]:
+    """The texts of rising rows, `CHUNK` at a time, the table read once from front to back."""
+    held: list[str] = []
+    start = 0
+    for batch in batches(texts, ["text"]):
+        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(batch))] - start
+        held += batch["text"].take(pa.array(inside)).to_pylist()
+        start += len(batch)
+        while len(held) >= CHUNK:
+            yield held[:CHUNK]
+            held = held[CHUNK:]
+    if held:
+        yield held
+
+
+def tokenizer_key(tokenizer: Any, prefix: str, max_length: int) -> str | None:
+    """What token ids depend on besides the text: the tokenizer's whole state, the prefix and the length.
+
+    `None` for a tokenizer whose state cannot be read (those not on `tokenizers`): nothing is then kept for later.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    state = json.loads(backend.to_str())
+    state.pop("truncation", None)  # set by the last call, and again by the next
+    state.pop("padding", None)
+    sides = [tokenizer.truncation_side, type(tokenizer).__name__, prefix, max_length]
+    return blake2b(json.dumps([state, sides], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 class TokenizedQueries(TorchDataset):
     """The queries of a split, tokenised once.
 
     Args:
-        queries: a table with `uid`, `text`, `labels`.
+        queries: a table with `uid`, `text`, `labels`, and perhaps `weights`.
         tokenize: texts to token ids, as `lambda texts: model.tokenize(texts, "query")`.
         ignored: pairs that take no part in the loss and in predictions, over the rows of `queries`.
+        key: see `TokenTable.build`.
 
-    An item is a dict: `row`, `input_ids` and `positives` (int arrays), `ignored` if given.
+    An item is a dict: `row`, `input_ids` and `positives` (int arrays), `weights` and `ignored` if given.
     """
 
-    def __init__(self, queries: Dataset, tokenize: Tokenize, ignored: Positives | None = None) -> None:
+    def __init__(
+        self, queries: Dataset, tokenize: Tokenize, ignored: Positives | None = None, key: str | None = None
+    ) -> None:
         missing = {"text", "labels"} - set(queries.column_names)
         if missing:
             raise ValueError(
@@ -58,7 +203,7 @@ class TokenizedQueries(TorchDataset):
             )
         if ignored is not None and len(ignored) != len(queries):
             raise ValueError(f"Found ignored pairs for {len(ignored)} rows, but the split has {len(queries)} queries.")
-        self.tokens = TokenTable(tokenize(queries["text"][:]))
+        self.tokens = TokenTable.build(queries, tokenize, key)
         self.positives = positives_of(queries)
         self.ignored = ignored
 
@@ -67,6 +212,8 @@ class TokenizedQueries(TorchDataset):
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         item = {"row": row, "input_ids": self.tokens[row], "positives": self.positives.row(row)}
+        if self.positives.weights is not None:
+            item["weights"] = self.positives.weights[self.positives.indptr[row] : self.positives.indptr[row + 1]]
         if self.ignored is not None:
             item["ignored"] = self.ignored.row(row)
         return item

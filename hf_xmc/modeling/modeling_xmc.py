@@ -251,7 +251,7 @@ class XMCDualEncoderModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.query_encoder.set_input_embeddings(value)
 
-    def pad(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    def pad(self, ids: Sequence[Any]) -> dict[str, Tensor]:
         """Token lists to `input_ids` and `attention_mask`, int64 `[B, T]`."""
         padding = 0 if self.tokenizer is None else self.tokenizer.pad_token_id or 0
         return pad(ids, padding)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), place]
 
 
-def pad(ids: Sequence[Sequence[int]], padding: int) -> dict[str, Tensor]:
-    """Token lists to `input_ids` and `attention_mask`, int64 `[B, T]`, padded on the right.
+def pad(ids: Sequence[Any], padding: int) -> dict[str, Tensor]:
+    """Token ids (a sequence each) to `input_ids` and `attention_mask`, int64 `[B, T]`, padded on the right.
 
     >>> pad([[5, 6], [7]], 0)["input_ids"].tolist()
     [[5, 6], [7, 0]]

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-Encode = Callable[[Tensor, Tensor], Tensor]
+Encode = Callable[[Tensor], Tensor]
 
 
-def encode_in_chunks(
-    encode: Encode, input_ids: Tensor, attention_mask: Tensor, chunk_size: int, caching: bool = True
-) -> Tensor:
+def encode_in_chunks(encode: Encode, lengths: Tensor, chunk_size: int, caching: bool = True) -> Tensor:
     """Embed texts chunk by chunk, in the memory of one chunk, with exact gradients.
 
     With `caching`, chunks are encoded without keeping activations; once the loss has made the gradient of all
@@ -22,22 +20,17 @@ def encode_in_chunks(
     carries it here: autocast and gradient scaling work as everywhere.
 
     Args:
-        encode: `input_ids`, `attention_mask` `[n, T]` to embeddings `[n, D]`.
-        input_ids, attention_mask: `[N, T]`, padded on the right.
-        chunk_size: texts a chunk. They are sorted by length, and a chunk is as wide as its longest text.
+        encode: numbers of texts, int64 `[n]`, to their embeddings `[n, D]`.
+        lengths: tokens of each text, `[N]`. Texts are sorted by it, so that a chunk holds little padding.
+        chunk_size: texts a chunk.
         caching: False keeps all activations.
 
     Returns:
         Embeddings `[N, D]`, in the order given.
     """
-    lengths = attention_mask.sum(1)  # [N]
     order = lengths.argsort(stable=True)
-    chunks = []
-    for rows in order.split(chunk_size):
-        width = max(int(lengths[rows[-1]]), 1)
-        tokens, mask = input_ids[rows, :width], attention_mask[rows, :width]
-        if caching and torch.is_grad_enabled():
-            chunks.append(checkpoint(encode, tokens, mask, use_reentrant=False))
-        else:
-            chunks.append(encode(tokens, mask))
+    if caching and torch.is_grad_enabled():
+        chunks = [checkpoint(encode, rows, use_reentrant=False) for rows in order.split(chunk_size)]
+    else:
+        chunks = [encode(rows) for rows in order.split(chunk_size)]
     return torch.cat(chunks)[order.argsort()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import Trainer
@@ -14,15 +14,16 @@ from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
 from hf_xmc.data.collator import QueryCollator, unpack
-from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
-from hf_xmc.losses import DecoupledSoftmaxLoss, OneVsAllLoss, SoftmaxLoss, SoftTopKLoss, TripletMarginLoss
+from hf_xmc.data.tokenized import TokenizedQueries, TokenTable, tokenizer_key
 from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.sampling.candidates import in_batch, to_columns
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
+from hf_xmc.training.distributed import average_gradients
 from hf_xmc.training.gradient_cache import encode_in_chunks
+from hf_xmc.training.loss import make_loss
 from hf_xmc.types import Positives
 
 logger = logging.get_logger(__name__)
@@ -61,6 +62,7 @@ class XMCTrainer(Trainer):
     args: XMCTrainingArguments
     model: XMCDualEncoderModel
     train_dataset: Any
+    eval_dataset: Any
 
     def __init__(
         self,
@@ -83,8 +85,9 @@ class XMCTrainer(Trainer):
             raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
         self.loss = loss or make_loss(args, model.config.temperature)
         self.num_labels = len(label_dataset)
-        self.label_tokens = TokenTable(model.tokenize(label_dataset["text"][:], "label"))
-        self.label_batch = model.pad(list(self.label_tokens))  # input_ids and attention_mask, [L, T]
+        self.label_tokens = TokenTable.build(
+            label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
+        )
         self.features: dict[TokenTable, Tensor] = {}  # pooled states of texts under a frozen encoder
         check_trainable(model, args)
         if args.disable_dropout:
@@ -111,7 +114,9 @@ class XMCTrainer(Trainer):
         """Tokenise a split once, and check its positives against the label table."""
         if isinstance(queries, TokenizedQueries):
             return queries
-        tokenized = TokenizedQueries(queries, lambda texts: model.tokenize(texts, "query"), ignored)
+        tokenized = TokenizedQueries(
+            queries, lambda texts: model.tokenize(texts, "query"), ignored, token_key(model, "query")
+        )
         tokenized.positives.validate(self.num_labels)
         return tokenized
 
@@ -141,35 +146,41 @@ class XMCTrainer(Trainer):
         if self.args.freeze_encoder:
             pooled = self.frozen_features(encoder, self.train_dataset.tokens, "query")
             return encoder(pooled=pooled[inputs["row"]], side="query").embeddings
-        return encode_in_chunks(
-            lambda ids, mask: encoder(ids, mask, side="query").embeddings,
-            inputs["input_ids"],
-            inputs["attention_mask"],
-            self.args.encode_chunk_size,
-            caching=False,
-        )
+        lengths = inputs["attention_mask"].sum(1)  # [B]
+
+        def encode(rows: Tensor) -> Tensor:
+            width = max(int(lengths[rows].max()), 1)
+            ids, mask = inputs["input_ids"][rows, :width], inputs["attention_mask"][rows, :width]
+            return encoder(ids, mask, side="query").embeddings
+
+        return encode_in_chunks(encode, lengths, self.args.encode_chunk_size, caching=False)
 
     def embed_labels(self, encoder: XMCDualEncoderModel, candidates: Tensor | None) -> Tensor:
         """Embeddings of the candidates (of all labels for `None`) with gradients, `[C, D]`."""
-        rows = slice(None) if candidates is None else candidates.cpu()
+        ids = np.arange(self.num_labels) if candidates is None else candidates.cpu().numpy()
         if self.args.freeze_encoder:
             pooled = self.frozen_features(encoder, self.label_tokens, "label")
-            return encoder(pooled=pooled[rows], side="label").embeddings
-        return encode_in_chunks(
-            lambda ids, mask: encoder(ids, mask, side="label").embeddings,
-            self.label_batch["input_ids"][rows].to(self.args.device),
-            self.label_batch["attention_mask"][rows].to(self.args.device),
-            self.args.encode_chunk_size,
-            self.args.gradient_caching,
-        )
+            return encoder(pooled=pooled if candidates is None else pooled[candidates], side="label").embeddings
+        lengths = torch.from_numpy(self.label_tokens.lengths[ids].astype(np.int64)).to(self.args.device)  # [C]
+
+        def encode(rows: Tensor) -> Tensor:
+            batch = encoder.pad([self.label_tokens[i] for i in ids[rows.cpu().numpy()]])
+            return encoder(**{k: x.to(self.args.device) for k, x in batch.items()}, side="label").embeddings
+
+        return encode_in_chunks(encode, lengths, self.args.encode_chunk_size, self.args.gradient_caching)
 
     def frozen_features(self, encoder: XMCDualEncoderModel, tokens: TokenTable, side: Any) -> Tensor:
-        """Pooled states `[N, H]` of texts under a frozen encoder, encoded on first use."""
-        if tokens not in self.features:
-            batch = self.args.per_device_eval_batch_size
-            states = encoder.encode_tokens(tokens, side, batch, progress=self.show_progress, output="pooled")
-            self.features[tokens] = states.to(self.args.device)
-        return self.features[tokens]
+        """Pooled states `[N, H]` of texts under a frozen encoder; those of the trainer's own splits are kept."""
+        if tokens in self.features:
+            return self.features[tokens]
+        batch = self.args.per_device_eval_batch_size
+        states = encoder.encode_tokens(tokens, side, batch, progress=self.show_progress, output="pooled")
+        states = states.to(self.args.device)
+        evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        own = [self.label_tokens, *(s.tokens for s in (self.train_dataset, *evaluated) if s is not None)]
+        if any(tokens is table for table in own):
+            self.features[tokens] = states
+        return states
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -249,6 +260,14 @@ class XMCTrainer(Trainer):
         return not self.args.disable_tqdm and self.is_world_process_zero()
 
 
+def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
+    """What `model.tokenize` depends on besides the texts: tokens are kept under it for the next run."""
+    config = model.config
+    if side == "query":
+        return tokenizer_key(model.tokenizer, config.query_prefix, config.max_query_length)
+    return tokenizer_key(model.tokenizer, config.label_prefix, config.max_label_length)
+
+
 def check_trainable(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
     """Refuse a run that would train nothing."""
     if args.freeze_encoder and model.query_projection is None:
@@ -266,23 +285,3 @@ def disable_dropout(model: nn.Module) -> None:
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
-
-
-def make_loss(args: XMCTrainingArguments, temperature: float) -> nn.Module:
-    """The loss that the arguments name."""
-    if args.loss == "soft_top_k":
-        return SoftTopKLoss(temperature, k=args.soft_top_k or None)
-    if args.loss == "triplet_margin":
-        return TripletMarginLoss()  # on raw dot products, without a temperature
-    classes = {"decoupled_softmax": DecoupledSoftmaxLoss, "softmax": SoftmaxLoss, "one_vs_all": OneVsAllLoss}
-    return classes[args.loss](temperature)
-
-
-def average_gradients(model: nn.Module) -> None:
-    """Average the gradients over all processes, in one reduction."""
-    gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))

@@ -12,6 +12,8 @@ from datasets import List, Value
 from hf_xmc import load_xmc_dataset
 from hf_xmc.data.errors import DataError
 from hf_xmc.data.splits import validation_rows
+from hf_xmc.data.staging import hashes
+from hf_xmc.types import Positives
 from tests.conftest import write_lines
 
 
@@ -40,8 +42,8 @@ def test_every_label_keeps_a_training_example() -> None:
 
 def test_the_cut_does_not_depend_on_the_order() -> None:
     uids, labels = [f"u{i}" for i in range(500)], [[i % 7] for i in range(500)]
-    chosen = {uids[row] for row in validation_rows(uids, labels)}
-    again = {uids[::-1][row] for row in validation_rows(uids[::-1], labels[::-1])}
+    chosen = {uids[row] for row in validation_rows(hashes(uids), Positives.from_lists(labels))}
+    again = {uids[::-1][row] for row in validation_rows(hashes(uids[::-1]), Positives.from_lists(labels[::-1]))}
     assert chosen == again
     assert 30 < len(chosen) < 80
 

@@ -1,107 +1,162 @@
 """The JSON-lines trio: `trn`, `tst` and, if given, `val` hold `{"uid", "text", "labels": [ids]}`, `lbl` holds
-`{"uid", "text"}`; row number in `lbl` = label id. Each `.jsonl` or `.jsonl.gz`. Beside them, if given,
-`filter_labels_{trn,val,tst}.txt` (a row of the split and a label id a line: pairs that do not count), and a
-description of the set, `dataset.json` or `stats.json` (`licence`, `source`, `propensity: {"a", "b"}`).
+`{"uid", "text"}`; row number in `lbl` = label id. Each `.jsonl` or `.json`, plain or compressed. Beside them,
+if given, `filter_labels_{trn,val,tst}.txt` (a row of the split and a label id a line: pairs that do not count),
+`hierarchy.tsv` (uid of a label, uid of a parent; with a header), and a description of the set, `dataset.json` or
+`stats.json` (`licence`, `source`, `propensity: {"a", "b"}`).
+
+The XC repository's raw files are the same trio with other names in it: `title`, `content`, `target_ind`, `target_rel`.
+Texts may stand in several fields (`Options.query_template`); a query may have `weights` (relevance, one a label); a
+label may have `texts` (its other names), `description`, `parents` (uids), `weight`, and any other column.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from hf_xmc.data.errors import DataError
-from hf_xmc.data.raw import RawDataset, RawQueries
+from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.data.files import find_file, json_lines, lines, read_json
+from hf_xmc.data.source import (
+    LABEL_TEXT_FIELDS,
+    LEFT_OUT,
+    TEXT_FIELDS,
+    UNREADABLE,
+    Options,
+    Record,
+    Records,
+    Source,
+    Split,
+    template,
+    text_of,
+    uid_of,
+)
 
 SPLITS = {"trn": "train", "val": "validation", "tst": "test"}
+FILTERS = {"trn": ("trn", "train"), "val": ("val", "validation"), "tst": ("tst", "test")}
+ID_FIELDS = ("labels", "target_ind")
+WEIGHT_FIELDS = ("weights", "target_rel")
+XC_TEMPLATE = "{title} {content}"
 
 
-def find_file(folder: Path, stem: str) -> Path | None:
-    """`stem.jsonl` or `stem.jsonl.gz`, whichever is there."""
-    return next((p for end in (".jsonl", ".jsonl.gz") if (p := folder / f"{stem}{end}").is_file()), None)
+def find(folder: Path, stem: str) -> Path | None:
+    return find_file(folder, f"{stem}.jsonl", f"{stem}.json")
 
 
-def detect(folder: Path) -> bool:
-    """Whether the folder holds a trio: training queries and labels at least."""
-    return find_file(folder, "trn") is not None and find_file(folder, "lbl") is not None
+def detect(folder: Path) -> str | None:
+    """The reason why the folder is a trio: training queries or labels, or the remains of one."""
+    if folder.is_dir():
+        found = [path.name for stem in ("trn", "lbl") if (path := find(folder, stem))]
+        if len(found) == 2:
+            return f"has {found[0]} and {found[1]}"
+        if found and not find_file(folder, "trn_X_Y.txt", "trn_X.txt"):
+            return f"has {found[0]}"
+    return None
 
 
-def read(folder: Path) -> RawDataset:
-    """Read a folder.
+def open_source(folder: Path, options: Options) -> Source:
+    """Streams over the files of a folder.
 
     Raises:
-        DataError: a file or a field is missing, a line is not what it should be; it names file and line.
+        DataError: queries or labels are missing.
     """
     for stem, what in (("trn", "training queries"), ("lbl", "labels")):
-        if find_file(folder, stem) is None:
+        if find(folder, stem) is None:
             raise DataError(f"no {stem}.jsonl or {stem}.jsonl.gz", folder, cure=f"the {what} are read from it")
-    label_path = find_file(folder, "lbl")
+    label_path, parents_path = find(folder, "lbl"), find_file(folder, "hierarchy.tsv")
     assert label_path is not None
-    labels = [record for _, record in records(label_path)]
-    queries = {}
-    for stem, split in SPLITS.items():
-        path = find_file(folder, stem)
-        if path is not None:
-            queries[split] = read_queries(path, folder / f"filter_labels_{stem}.txt")
-    return RawDataset(queries, labels, describe(folder), label_path)
+    paths = {stem: path for stem in SPLITS if (path := find(folder, stem))}
+    filters = {
+        split: path
+        for stem, split in SPLITS.items()
+        if (path := find_file(folder, *(f"filter_labels_{end}.txt" for end in FILTERS[stem])))
+    }
+    xc = ".json" in label_path.suffixes
+    return Source(
+        format="xc_json" if xc else "jsonl",
+        reason="",
+        splits={SPLITS[stem]: Split(path, partial(queries, path, options)) for stem, path in paths.items()},
+        labels=partial(labels, label_path, parents_path, options),
+        label_path=label_path,
+        description=describe(folder),
+        filters=filters,
+        files=[*paths.values(), label_path, *filters.values(), *([parents_path] if parents_path else [])],
+    )
 
 
-def read_queries(path: Path, filter_path: Path) -> RawQueries:
-    """The queries of one split, with the pairs of its filter file where there is one."""
-    queries = RawQueries(path)
-    for line, record in records(path):
-        ids = record.get("labels")
-        if not isinstance(ids, list) or not all(type(id_) is int for id_ in ids):
+def queries(path: Path, options: Options, problems: Problems) -> Records:
+    """The queries of one file."""
+    by_template = template(options.query_template)
+    for line, record in json_lines(path, problems, options.encoding):
+        try:
+            yield line, query(record, by_template, path, line, options.time_column)
+        except DataError as error:
+            problems.error(UNREADABLE, error, LEFT_OUT)
+
+
+def query(record: Record, by_template: Any, path: Path, line: int, time_column: str | None = None) -> Record:
+    """A JSON object as a query."""
+    by_template = by_template or xc_template(record)
+    ids_field = next((name for name in ID_FIELDS if name in record), "labels")
+    ids = record.get(ids_field)
+    query: Record = {"uid": uid_of(record, path, line), "text": text_of(record, by_template, TEXT_FIELDS, path, line)}
+    if not isinstance(ids, list) or not all(type(id_) is int for id_ in ids):
+        raise DataError(
+            f'"{ids_field}" is {ids!r:.60}', path, line, f'expected a list of label ids, as in "{ids_field}": [3, 17]'
+        )
+    query["labels"] = ids
+    weights_field = next((name for name in WEIGHT_FIELDS if name in record), None)
+    if weights_field is not None:
+        query["weights"] = checked_weights(record[weights_field], len(ids), weights_field, path, line)
+    if time_column is not None:
+        query["time"] = record.get(time_column)
+    return query
+
+
+def checked_weights(weights: Any, count: int, name: str, path: Path, line: int) -> list[float]:
+    """One number, not negative, a positive."""
+    good = isinstance(weights, list) and all(type(w) in (int, float) and 0 <= w < 1e30 for w in weights)
+    if not good or len(weights) != count:
+        raise DataError(f'"{name}" is {weights!r:.60}', path, line, f"expected {count} numbers, one a label id")
+    return [float(w) for w in weights]
+
+
+def xc_template(record: Record) -> Any:
+    """Title and content together, as papers on the XC repository's raw files do, where there is no `text`."""
+    return XC if "text" not in record and "title" in record and "content" in record else None
+
+
+XC = template(XC_TEMPLATE)
+
+
+def labels(path: Path, parents_path: Path | None, options: Options, problems: Problems) -> Records:
+    """The records of the label file, with their parents where there is a hierarchy.
+
+    A bad row is always an error: were it left out, every later label would get another id.
+    """
+    by_template = template(options.label_template)
+    parents = {} if parents_path is None else read_parents(parents_path, options.encoding)
+    for line, record in json_lines(path, Problems(), options.encoding):
+        text = text_of(record, by_template or xc_template(record), LABEL_TEXT_FIELDS, path, line)
+        rest = {key: value for key, value in record.items() if key not in ("uid", "text")}
+        label = {"uid": uid_of(record, path, line), "text": text, **rest}
+        if parents_path is not None:
+            label.setdefault("parents", parents.get(label["uid"], []))
+        yield line, label
+
+
+def read_parents(path: Path, encoding: str | None) -> dict[str, list[str]]:
+    """Uid of a label -> uids of its parents."""
+    parents: dict[str, list[str]] = {}
+    for line, text in lines(path, encoding):
+        cells = text.split("\t")
+        if len(cells) != 2:
             raise DataError(
-                f'"labels" is {ids!r:.60}', path, line, 'expected a list of label ids, as in "labels": [3, 17]'
+                f"found {text!r:.60}", path, line, "expected the uids of a label and of a parent, by a tab"
             )
-        queries.append(record["uid"], record["text"], ids)
-    if filter_path.is_file():
-        queries.filters = read_filter(filter_path, len(queries))
-    return queries
-
-
-def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (from 1) and object of each line, `uid` and `text` checked to be strings."""
-    line = 0
-    try:
-        with open_text(path) as file:
-            for line, text in enumerate(file, start=1):
-                if not text.strip():
-                    continue
-                record = json.loads(text)
-                if not isinstance(record, dict):
-                    raise DataError(f"found {text.strip()!r:.60}", path, line, "expected a JSON object a line")
-                for field in ("uid", "text"):
-                    if not isinstance(record.get(field), str):
-                        found = "is missing" if field not in record else f"is {record[field]!r:.60}"
-                        raise DataError(f'"{field}" {found}', path, line, "it must be a string")
-                yield line, record
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON ({error.msg})", path, line, "expected a JSON object a line") from error
-    except RecursionError as error:
-        raise DataError("JSON nested too deeply", path, line, "expected a flat JSON object a line") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 ({error.reason})", path, line + 1, "convert the file to UTF-8") from error
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
-        raise DataError(f"cannot be read ({error})", path, line + 1, "is the file complete?") from error
-
-
-def read_filter(path: Path, num_rows: int) -> dict[int, list[int]]:
-    """Row of the split -> label ids that do not count for it."""
-    filters: dict[int, list[int]] = {}
-    with open_text(path) as file:
-        for line, text in enumerate(file, start=1):
-            try:
-                row, label = (int(part) for part in text.split())
-            except ValueError as error:
-                raise DataError(f"found {text.strip()!r:.60}", path, line, "expected 'row label'") from error
-            if not 0 <= row < num_rows:
-                raise DataError(f"row {row}", path, line, f"the split has rows 0 to {num_rows - 1}")
-            filters.setdefault(row, []).append(label)
-    return filters
+        if line > 1:
+            parents.setdefault(cells[0], []).append(cells[1])
+    return parents
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -109,18 +164,16 @@ def describe(folder: Path) -> dict[str, Any]:
     for name in ("dataset.json", "stats.json"):
         path = folder / name
         if path.is_file():
-            try:
-                description = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise DataError(f"not JSON ({error})", path) from error
+            description = read_json(path)
             if not isinstance(description, dict):
                 raise DataError("expected a JSON object", path)
+            check_propensity(description, path)
             return description
     return {}
 
 
-def open_text(path: Path) -> IO[str]:
-    """Open for reading as UTF-8 (a byte order mark is skipped), unpacking `.gz`."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig")
-    return path.open(encoding="utf-8-sig")
+def check_propensity(description: dict[str, Any], path: Path) -> None:
+    """Its constants are numbers."""
+    constants = description.get("propensity", {})
+    if not isinstance(constants, dict) or not all(type(v) in (int, float) for v in constants.values()):
+        raise DataError(f'"propensity" is {constants!r:.60}', path, cure='expected {"a": 0.55, "b": 1.5}')

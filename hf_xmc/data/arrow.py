@@ -1,0 +1,108 @@
+"""Tables in Arrow files that are memory-mapped: written in batches, and read without loading them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, Features
+
+BATCH_ROWS = 10_000
+BATCH_CHARACTERS = 2**26  # Arrow's strings have 32-bit offsets within a batch
+
+
+class ArrowTableWriter:
+    """Writes batches of columns to a file that `Dataset.from_file` maps.
+
+    The schema carries the features, so that they come back as they were.
+    """
+
+    def __init__(self, path: Path, features: Features) -> None:
+        self.schema = features.arrow_schema
+        self.file = pa.OSFile(str(path), "wb")
+        self.stream = pa.ipc.new_stream(self.file, self.schema)
+        self.rows = 0
+
+    def write(self, columns: dict[str, Any]) -> None:
+        """One batch; values are Python lists or Arrow arrays."""
+        arrays = [
+            column.cast(field.type) if isinstance(column, pa.Array) else pa.array(column, type=field.type)
+            for field in self.schema
+            for column in (columns[field.name],)
+        ]
+        batch = pa.record_batch(arrays, schema=self.schema)
+        self.stream.write_batch(batch)
+        self.rows += batch.num_rows
+
+    def write_table(self, table: pa.Table) -> None:
+        for batch in table.select(self.schema.names).cast(self.schema).to_batches(max_chunksize=BATCH_ROWS):
+            self.stream.write_batch(batch)
+            self.rows += batch.num_rows
+
+    def __enter__(self) -> ArrowTableWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.stream.close()
+        self.file.close()
+
+
+def map_table(path: Path) -> Dataset:
+    """A table whose pages stay in the file until they are read."""
+    return Dataset.from_file(str(path))
+
+
+def batches(table: Dataset, columns: list[str] | None = None, rows: int = BATCH_ROWS) -> Iterable[pa.Table]:
+    """The rows of a table as Arrow tables of bounded size."""
+    table = table if columns is None else table.select_columns(columns)
+    return table.with_format("arrow").iter(batch_size=rows)
+
+
+def list_column(table: Dataset, name: str, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A column of lists as CSR: `indptr` int64 `[N + 1]` and `values` `[nnz]`, without a Python loop over rows."""
+    lengths, values = [np.zeros(1, dtype=np.int64)], [np.zeros(0, dtype=dtype)]
+    for batch in batches(table, [name], rows=100_000):
+        for chunk in batch[name].chunks:
+            lengths.append(np.asarray(chunk.value_lengths().fill_null(0), dtype=np.int64))
+            values.append(np.asarray(chunk.flatten(), dtype=dtype))
+    return np.cumsum(np.concatenate(lengths)), np.concatenate(values)
+
+
+def cached_folder(kind: str, key: Iterable[Any], fill: Callable[[Path], None]) -> Path:
+    """A folder in the cache of `datasets` that `fill` writes once for a key; it is there whole or not at all.
+
+    Two processes that need it at once both write it, and the first one's stays.
+    """
+    digest = blake2b("\0".join(map(str, key)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_xmc" / kind / digest
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        try:
+            fill(temporary)
+            try:
+                os.replace(temporary, folder)
+            except OSError:  # another process was quicker
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def file_key(path: Path) -> str:
+    """What changes when the file does, or a file in the folder."""
+    status = path.stat()
+    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
+    return "|".join([key, *map(file_key, sorted(path.iterdir()))]) if path.is_dir() else key

@@ -1,0 +1,93 @@
+"""The card of a prepared data set, and its push to the Hub: Parquet in two configurations, `default` and `labels`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCardData, HfApi
+
+from hf_xmc.data import prepared
+from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.errors import DataError
+from hf_xmc.data.statistics import Statistics, examples
+
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+FILES = ("README.md", "dataset.json", "report.html", "data/", "labels/")
+
+
+def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str | None = None) -> Path:
+    """Write `README.md`: metadata with the two configurations, and statistics for people."""
+    data_files = [{"split": split, "path": f"data/{split}.parquet"} for split in dataset.queries]
+    total = sum(len(rows) for rows in dataset.queries.values())
+    metadata = DatasetCardData(
+        pretty_name=dataset.name,
+        task_categories=["text-classification"],
+        task_ids=["multi-label-classification"],
+        tags=["extreme-multi-label-classification", "hf_xmc"],
+        size_categories=next((size for limit, size in SIZES if total < limit), "n>10M"),
+        configs=[
+            {"config_name": "default", "data_files": data_files, "default": True},
+            {"config_name": "labels", "data_files": "labels/labels.parquet"},
+        ],
+    )
+    called = name or dataset.name
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["cell"] = cell
+    body = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        dataset=dataset,
+        stats=stats,
+        facts=stats.facts(),
+        examples=examples(dataset, count=5),
+        name=called if PLAIN.fullmatch(called) else "user/name",
+    )
+    path = folder / "README.md"
+    temporary = path.with_name(".README.md.tmp")
+    temporary.write_text(f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def cell(value: Any, width: int = 160) -> str:
+    """Text for a Markdown table: one line, cut, nothing that opens a column or a tag."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= width else text[: width - 1].rstrip() + "…"
+    return re.sub(r"([|\\`*_\[\]])", r"\\\1", text).replace("<", "&lt;")
+
+
+def push_to_hub(folder: Path, repo_id: str, private: bool | None = None, token: str | None = None) -> CommitInfo:
+    """Upload a prepared folder as one commit, so that `load_xmc_dataset(repo_id)` and `load_dataset(repo_id)` load it.
+
+    Args:
+        folder: what `hf-xmc prepare` wrote.
+        repo_id: `"user/name"`, or `"name"` under the token's own account; made if it is not there.
+        private: for a new repository; by default what the account prefers.
+
+    Raises:
+        DataError: the folder is no prepared data set, or has no card.
+    """
+    if not prepared.detect(folder) or not (folder / "README.md").is_file():
+        raise DataError("not a prepared data set with its card", folder, cure="run hf-xmc prepare")
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    chosen = [name for name in names if name.startswith(FILES) and "/." not in f"/{name}"]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = []
+    for name in chosen:
+        content = folder / name
+        if name == "README.md":
+            text = content.read_text(encoding="utf-8")
+            operations.append(CommitOperationAdd(name, re.sub(NAMED, rf'\g<1>"{repo_id}"', text).encode()))
+        else:
+            operations.append(CommitOperationAdd(name, content))
+    there = api.list_repo_files(repo_id, repo_type="dataset")
+    operations += [CommitOperationDelete(n) for n in there if n.startswith(FILES) and n not in chosen]
+    return api.create_commit(repo_id, operations, repo_type="dataset", commit_message="Upload data set and card")
+
+
+PLAIN = re.compile(r"[\w./-]+")  # what can stand in the example code
+NAMED = re.compile(r'(load_(?:xmc_)?dataset\()"[^"\n]*"')

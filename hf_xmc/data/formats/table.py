@@ -1,0 +1,247 @@
+"""Tables: one `.csv`, `.tsv` or `.parquet` with a text and a label column, or one a split (`train`, `validation`,
+`test`), with an optional table of the labels beside them (`labels.csv`, ...).
+
+Labels stand in one column (a JSON list, or names with a delimiter) or in several (`label_1`, `label_2`, or one name
+repeated). With a label file they are its uids or texts; without one, every name that occurs is a label, and its id is
+the order of its first appearance.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.data.files import find_file, plain_suffix
+from hf_xmc.data.formats.rows import header_of, rows
+from hf_xmc.data.source import (
+    LABEL_TEXT_FIELDS,
+    LEFT_OUT,
+    TEXT_FIELDS,
+    UNREADABLE,
+    LabelNames,
+    Options,
+    Record,
+    Records,
+    Source,
+    Split,
+    template,
+    text_of,
+)
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+SPLIT_NAMES = {
+    "train": ("train", "trn", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "tst"),
+}
+LABEL_FILES = ("labels", "lbl", "label", "vocabulary")
+LABEL_COLUMNS = ("labels", "label", "tags", "tag", "subjects", "subject_uris", "categories", "category", "keywords")
+UID_COLUMNS = ("uid", "id", "doc_id", "document_id")
+DELIMITERS = ("|", ";", "\t", ",")
+SAMPLE = 100  # rows that are looked at to find columns and delimiter
+
+
+def detect(path: Path) -> str | None:
+    """The reason why the path is a table, or a folder with a training table."""
+    if path.is_file():
+        return f"is a {plain_suffix(path)} file" if plain_suffix(path) in SUFFIXES else None
+    found = find_table(path, SPLIT_NAMES["train"]) if path.is_dir() else None
+    only = only_table(path) if path.is_dir() and not found else None
+    return f"has the table {(found or only).name}" if found or only else None  # type: ignore[union-attr]
+
+
+def find_table(folder: Path, stems: tuple[str, ...]) -> Path | None:
+    return find_file(folder, *(f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES))
+
+
+def only_table(folder: Path) -> Path | None:
+    """The one table of a folder that is not a table of labels."""
+    names = [p for p in sorted(folder.iterdir()) if p.is_file() and plain_suffix(p) in SUFFIXES]
+    names = [p for p in names if p.name.split(".")[0] not in LABEL_FILES]
+    return names[0] if len(names) == 1 else None
+
+
+def open_source(path: Path, options: Options) -> Source:
+    """Streams over a table, or over the tables of a folder.
+
+    Raises:
+        DataError: a column cannot be found, a table cannot be read.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.is_file():
+        paths = {"train": path}
+    else:
+        paths = {split: found for split, stems in SPLIT_NAMES.items() if (found := find_table(path, stems))}
+        if not paths and (only := only_table(path)):
+            paths = {"train": only}
+    label_path = find_labels(folder, options, beside=path.is_dir())
+    names = LabelNames(closed=label_path is not None)
+    reason, splits = "", {}
+    for split, table in paths.items():
+        columns = Columns(table, options)
+        reason = reason or f"{table.name}: {columns}"
+        splits[split] = Split(table, partial(queries, table, columns, names, options))
+    return Source(
+        format=plain_suffix(paths["train"])[1:],
+        reason=reason,
+        splits=splits,
+        labels=partial(labels, label_path, names, options) if label_path else lambda problems: names.records(),
+        label_path=label_path or paths["train"],
+        labels_last=label_path is None,
+        files=[*paths.values(), *([label_path] if label_path else [])],
+    )
+
+
+def find_labels(folder: Path, options: Options, beside: bool) -> Path | None:
+    """The table of labels: the one that was named, or in a folder the one with a usual name."""
+    if options.label_file is not None:
+        path = Path(options.label_file)
+        path = path if path.is_file() else folder / path
+        if not path.is_file():
+            raise DataError("no such label file", options.label_file, cure="give its path with --label_file")
+        return path
+    return find_table(folder, LABEL_FILES) if beside else None
+
+
+class Columns:
+    """Which columns of a table hold what, seen from its header and first rows."""
+
+    def __init__(self, path: Path, options: Options) -> None:
+        stream = rows(path, options.encoding, Problems(stop=False))
+        sample = [record for _, record in islice(stream, SAMPLE)]
+        header = header_of(path, options.encoding)
+        pick = partial(one_of, header, path)
+        self.template = template(options.query_template)
+        self.text = "" if self.template else pick(options.text_column, TEXT_FIELDS, "--text_column")
+        self.labels = label_columns(header, options.label_column) or [
+            pick(options.label_column, LABEL_COLUMNS, "--label_column")
+        ]
+        self.uid = pick(options.uid_column, UID_COLUMNS, None)
+        self.weights = "weights" if "weights" in header else ""
+        self.time = pick(options.time_column, (), "--time_column") if options.time_column else ""
+        cells = [str(record.get(self.labels[0]) or "") for record in sample if isinstance(record, dict)]
+        self.delimiter = options.label_delimiter or (None if len(self.labels) > 1 else delimiter_of(cells))
+
+    def __str__(self) -> str:
+        how = "JSON lists" if self.delimiter == "json" else f"names between {self.delimiter!r}"
+        if self.delimiter is None:
+            how = "one name a cell" if len(self.labels) == 1 else f"{len(self.labels)} columns"
+        return f"text in {self.text or 'a template'!r}, labels in {self.labels[0]!r} ({how})"
+
+
+def one_of(header: list[str], path: Path, given: str | None, usual: tuple[str, ...], flag: str | None) -> str:
+    """The column that was named, else the first of the usual ones; empty where there is none and none is needed."""
+    if given is not None and given not in header:
+        raise DataError(f"no column {given!r}", path, 1, f"it has {', '.join(header)[:200]}")
+    lower = {name.lower(): name for name in reversed(header)}
+    found = given or next((lower[name] for name in usual if name in lower), "")
+    if not found and flag:
+        raise DataError(f"no column with one of the names {', '.join(usual)}", path, 1, f"name it with {flag}")
+    return found
+
+
+def label_columns(header: list[str], given: str | None) -> list[str]:
+    """Several columns that hold a label each: `label_1`, `label_2`, or a repeated name (`label`, `label.1`)."""
+    stems = (given.lower(),) if given else LABEL_COLUMNS
+    found = [name for name in header if re.fullmatch(rf"(?:{'|'.join(map(re.escape, stems))})[._ ]?\d*", name.lower())]
+    return found if len(found) > 1 and len({name.rstrip("0123456789._ ").lower() for name in found}) == 1 else []
+
+
+def delimiter_of(cells: list[str]) -> str | None:
+    """`"json"`, the first delimiter that occurs, or none: one name a cell.
+
+    >>> delimiter_of(["red;dark blue", "green"]), delimiter_of(['["a"]']), delimiter_of(["red"])
+    (';', 'json', None)
+    """
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    if filled and all(cell.startswith("[") and cell.endswith("]") for cell in filled):
+        return "json"
+    return next((mark for mark in DELIMITERS if any(mark in cell for cell in filled)), None)
+
+
+def queries(path: Path, columns: Columns, names: LabelNames, options: Options, problems: Problems) -> Records:
+    """The queries of one table."""
+    for i, (line, record) in enumerate(rows(path, options.encoding, problems)):
+        try:
+            fields = (columns.text,) if columns.text else ()
+            found: Record = {
+                "uid": str(record[columns.uid]) if columns.uid and record.get(columns.uid) is not None else f"row-{i}",
+                "text": text_of(record, columns.template, fields, path, line),
+            }
+            cells = [record.get(name) for name in columns.labels]
+            cells_of_names = [name for cell in cells for name in names_in(cell, columns.delimiter, path, line)]
+            found["labels"] = names.ids(cells_of_names, path, line, problems)
+            if columns.weights:
+                found |= relevance(record[columns.weights], found["labels"], cells_of_names, path, line)
+            if columns.time:
+                found["time"] = record.get(columns.time)
+        except DataError as error:
+            problems.error(UNREADABLE, error, LEFT_OUT)
+        else:
+            yield line, found
+
+
+def relevance(cell: Any, ids: list[int], names: list[str], path: Path, line: int) -> Record:
+    """The relevance of each label, in the order of the label cell."""
+    try:
+        values = json.loads(cell) if isinstance(cell, str) else list(cell)
+        weights = [float(value) for value in values]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f'"weights" is {cell!r:.60}', path, line, "expected a list of numbers, one a label") from error
+    if len(weights) != len(names) or len(ids) != len(names) or not all(0 <= w < 1e30 for w in weights):
+        raise DataError(f'"weights" is {cell!r:.60}', path, line, f"expected {len(names)} numbers, one a label")
+    return {"weights": weights}
+
+
+def names_in(cell: Any, delimiter: str | None, path: Path, line: int) -> list[str]:
+    """The label names in a cell."""
+    if cell is None:
+        return []
+    if delimiter == "json" and isinstance(cell, str):
+        if not cell.strip():
+            return []
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"found the labels {cell!r:.60}", path, line, "expected a JSON list, as in other rows"
+            ) from error
+    if isinstance(cell, list | tuple):
+        if not all(isinstance(name, str | int) for name in cell):
+            raise DataError(f"found the labels {cell!r:.60}", path, line, "expected a list of names")
+        return [str(name) for name in cell]
+    if not isinstance(cell, str | int):
+        raise DataError(f"found the labels {cell!r:.60}", path, line, "expected names")
+    return str(cell).split(delimiter) if delimiter and delimiter != "json" else [str(cell)]
+
+
+def labels(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
+    """The label table; queries may name a label by its uid or by its text. A bad row is always an error."""
+    by_template = template(options.label_template)
+    header = header_of(path, options.encoding)
+    uid = one_of(header, path, None, UID_COLUMNS, None)
+    for i, (line, record) in enumerate(rows(path, options.encoding, Problems())):
+        fields = tuple(name for name in LABEL_TEXT_FIELDS if name in record) or tuple(header[:1])
+        text = text_of(record, by_template, fields, path, line)
+        label: Record = {"uid": str(record[uid]) if uid else text, "text": text}
+        label |= {key: value for key, value in record.items() if key not in (uid, fields[0], "uid", "text")}
+        for key in ("texts", "parents"):
+            if isinstance(label.get(key), str):
+                label[key] = names_in(label[key], delimiter_of([label[key]]), path, line)
+        if "weight" in label and isinstance(label["weight"], str):
+            label["weight"] = number(label["weight"], path, line)
+        names.add(label["uid"], i)
+        names.add(text.strip(), i)
+        yield line, label
+
+
+def number(cell: str, path: Path, line: int) -> float | None:
+    try:
+        return float(cell) if cell.strip() else None
+    except ValueError as error:
+        raise DataError(f'"weight" is {cell!r:.60}', path, line, "expected a number") from error

@@ -1,0 +1,118 @@
+"""The label table from a reader's stream to an Arrow file, checked on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, List, Value
+from tqdm.auto import tqdm
+
+from hf_xmc.data.arrow import ArrowTableWriter, map_table
+from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.data.source import Record, Records, Source
+from hf_xmc.data.staging import MAX_LABELS, hashes, in_batches, non_text, repeated
+
+LABEL_FEATURES = {
+    "texts": List(Value("string")),
+    "description": Value("string"),
+    "parents": List(Value("string")),
+    "weight": Value("float32"),
+}
+
+
+def stage_labels(source: Source, folder: Path, problems: Problems, progress: bool) -> Dataset:
+    """Read the label table; a label without text gets its uid for one.
+
+    Raises:
+        DataError: a uid that stands twice, a text that is empty, a column that changes its kind.
+    """
+    stream: Records = tqdm(
+        source.labels(problems), desc="Reading labels", unit=" labels", delay=1, disable=not progress
+    )
+    path, target = source.label_path, folder / "staged-labels.arrow"
+    writer: ArrowTableWriter | None = None
+    rows: list[np.ndarray] = []
+    count = 0
+    for numbers, records in in_batches(stream):
+        for number, record in zip(numbers, records, strict=True):
+            check_label(record, path, number, problems)
+        if writer is None:
+            features = label_features(records)
+            writer = ArrowTableWriter(target, features)
+        writer.write({name: column(records, numbers, name, features[name], path) for name in features})
+        rows.append(hashes([record["uid"] for record in records]))
+        count += len(records)
+    if writer is None:
+        raise DataError("no labels", path, cure="a label table needs one row at least")
+    writer.__exit__(None, None, None)
+    if count > MAX_LABELS:
+        raise DataError(f"{count:,} labels", path, cure=f"ids are 32-bit: at most {MAX_LABELS:,}")
+    table = map_table(target)
+    for first, second in repeated(np.concatenate(rows), table):
+        uid = table[int(second)]["uid"]
+        raise DataError(f"uid {uid!r} stands in rows {first} and {second}", path, cure="each must be unique")
+    return table
+
+
+def check_label(record: Record, path: Path, line: int, problems: Problems) -> None:
+    found = non_text(record["uid"], record["text"])
+    if found is not None:
+        raise DataError(found, path, line, "remove the characters")
+    if not record["text"].strip():
+        error = DataError(f"label {record['uid']!r} has an empty text", path, line, "give it a name")
+        problems.error("labels without text", error, "the uid stands for it")
+        record["text"] = record["uid"] or f"label {line}"
+
+
+def label_features(records: list[Record]) -> Features:
+    """Columns and their kinds, from the first batch."""
+    features = Features({"uid": Value("string"), "text": Value("string")})
+    for name in dict.fromkeys(name for record in records for name in record):
+        if name not in features:
+            values = [record[name] for record in records if record.get(name) is not None]
+            features[name] = LABEL_FEATURES.get(name) or kind_of(values)
+    return features
+
+
+def kind_of(values: list[Any]) -> Any:
+    """The narrowest feature that holds the values: bool, int64, float64, lists of strings, else strings."""
+    kinds = {type(value) for value in values}
+    if kinds == {bool}:
+        return Value("bool")
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
+        return Value("int64")
+    if kinds and kinds <= {int, float}:
+        return Value("float64")
+    if kinds == {list} and all(isinstance(item, str) for value in values for item in value):
+        return List(Value("string"))
+    return Value("string")
+
+
+def column(records: list[Record], numbers: list[int], name: str, feature: Any, path: Path) -> list[Any]:
+    """The values of one column; what is no text goes into a text column as JSON."""
+    values = []
+    for number, record in zip(numbers, records, strict=True):
+        value = record.get(name)
+        if value is not None and feature == Value("string") and not isinstance(value, str):
+            value = json.dumps(value, ensure_ascii=False)
+        if value is not None and not fits(value, feature):
+            expected = "texts" if isinstance(feature, List) else getattr(feature, "dtype", feature)
+            raise DataError(f'"{name}" is {value!r:.60}', path, number, f"expected {expected}, as in other rows")
+        values.append(value)
+    return values
+
+
+def fits(value: Any, feature: Any) -> bool:
+    """Whether a value can stand in a column."""
+    if isinstance(feature, List):
+        return isinstance(value, list) and all(isinstance(item, str) and non_text(item) is None for item in value)
+    if feature == Value("string"):
+        return non_text(value) is None
+    if feature == Value("bool"):
+        return isinstance(value, bool)
+    if feature == Value("int64"):
+        return type(value) is int and -(2**63) <= value < 2**63
+    return type(value) in (int, float) and abs(value) < 1e30

@@ -1,0 +1,38 @@
+"""The report of a prepared data set: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from hf_xmc.data.charts import frequency_chart, histogram
+from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.errors import Problems
+from hf_xmc.data.statistics import Statistics, examples
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+def write_report(dataset: XMCDataset, stats: Statistics, problems: Problems, path: Path) -> Path:
+    """Write `report.html`: counts, label frequency, lengths, labels a query, examples, findings. Texts are escaped."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        dataset=dataset,
+        stats=stats,
+        facts=stats.facts(),
+        charts=[
+            ("Label frequency", Markup(frequency_chart(stats.frequencies))),
+            ("Labels a query", Markup(histogram(stats.labels_a_query, "Labels a query", "labels"))),
+            ("Length of queries", Markup(histogram(stats.query_words, "Length of queries", "words"))),
+            ("Length of label texts", Markup(histogram(stats.label_words, "Length of label texts", "words"))),
+        ],
+        examples=examples(dataset),
+        problems=problems,
+    )
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(html, encoding="utf-8")
+    os.replace(temporary, path)
+    return path

@@ -1,0 +1,211 @@
+"""Queries from a reader's stream to an Arrow file, checked on the way; memory holds a batch, and 24 bytes a row."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, List, Value
+from tqdm.auto import tqdm
+
+from hf_xmc.data.arrow import BATCH_CHARACTERS, BATCH_ROWS, ArrowTableWriter, map_table
+from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.data.source import LEFT_OUT, Record, Source
+
+QUERY_FEATURES = Features({"uid": Value("string"), "text": Value("string"), "labels": List(Value("int32"))})
+MAX_LABELS = 2**31 - 1
+
+
+@dataclass
+class Staged:
+    """The queries of one split in an Arrow file, and what later steps need of every row at once.
+
+    Args:
+        table: `uid`, `text`, `labels`, perhaps `weights` and `time`, memory-mapped.
+        lines: line of each row in the source, `[N]`.
+        uid_hash, text_hash: 64 bits each, `[N]`.
+        weighted: a relevance other than 1 was seen.
+    """
+
+    path: Path
+    table: Dataset
+    lines: np.ndarray
+    uid_hash: np.ndarray
+    text_hash: np.ndarray
+    weighted: bool
+
+
+def uid_hash(uid: str) -> int:
+    """A hash of a uid or text that is the same on every machine and in every run, 64 bits."""
+    return int.from_bytes(blake2b(uid.encode("utf-8"), digest_size=8).digest(), "big")
+
+
+def hashes(texts: Sequence[str]) -> np.ndarray:
+    """`uid_hash` of each, uint64 `[N]`."""
+    digests = b"".join([blake2b(text.encode("utf-8"), digest_size=8).digest() for text in texts])
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+
+
+def stage_queries(
+    source: Source, split: str, num_labels: int, folder: Path, problems: Problems, progress: bool
+) -> Staged:
+    """Read one split.
+
+    Raises:
+        DataError: a row is not what it should be, and problems are not collected.
+    """
+    path = source.splits[split].path
+    label_path = source.splits[split].label_path or path
+    stream = tqdm(
+        source.splits[split].rows(problems), desc=f"Reading {split}", unit=" queries", delay=1, disable=not progress
+    )
+    lines, digests, weighted = array("q"), ([np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]), False
+    writer: ArrowTableWriter | None = None
+    features = Features(QUERY_FEATURES)
+    target = folder / f"staged-{split}.arrow"
+    for numbers, records in in_batches(stream):
+        if writer is None:
+            features = Features({**QUERY_FEATURES, **optional_features(records)})
+            writer = ArrowTableWriter(target, features)
+        numbers, records = drop_non_text(numbers, records, path, problems)
+        labels, weights = sorted_labels(numbers, records, num_labels, label_path, len(lines), problems)
+        columns = {"uid": [r["uid"] for r in records], "text": [r["text"] for r in records], "labels": labels}
+        if "weights" in features:
+            columns["weights"] = weights
+            weighted = weighted or any(w != 1 for row in weights for w in row)
+        if "time" in features:
+            columns["time"] = [None if r.get("time") is None else str(r["time"]) for r in records]
+        writer.write(columns)
+        lines.extend(numbers)
+        digests[0].append(hashes(columns["uid"]))
+        digests[1].append(hashes(columns["text"]))
+    (writer or ArrowTableWriter(target, features)).__exit__(None, None, None)
+    return Staged(
+        path,
+        map_table(target),
+        np.frombuffer(lines, dtype=np.int64) if len(lines) else np.zeros(0, np.int64),
+        np.concatenate(digests[0]),
+        np.concatenate(digests[1]),
+        weighted,
+    )
+
+
+def in_batches(stream: Iterable[tuple[int, Record]]) -> Iterable[tuple[list[int], list[Record]]]:
+    """Batches of bounded rows and characters."""
+    numbers: list[int] = []
+    records: list[Record] = []
+    size = 0
+    for number, record in stream:
+        numbers.append(number)
+        records.append(record)
+        size += len(record["text"])
+        if len(records) == BATCH_ROWS or size > BATCH_CHARACTERS:
+            yield numbers, records
+            numbers, records, size = [], [], 0
+    if records:
+        yield numbers, records
+
+
+def optional_features(records: list[Record]) -> dict[str, Any]:
+    """The columns that not every source has."""
+    found = {"weights": List(Value("float32")), "time": Value("string")}
+    return {name: feature for name, feature in found.items() if any(name in record for record in records)}
+
+
+def drop_non_text(
+    numbers: list[int], records: list[Record], path: Path, problems: Problems
+) -> tuple[list[int], list[Record]]:
+    """Leave out rows whose strings no UTF-8 can hold (halves of surrogate pairs, from JSON escapes) or have NUL."""
+    kept = []
+    for i, record in enumerate(records):
+        found = non_text(record["uid"], record["text"])
+        if found is None:
+            kept.append(i)
+        else:
+            error = DataError(found, path, numbers[i], "remove the characters")
+            problems.error("non-text", error, LEFT_OUT)
+    if len(kept) == len(records):
+        return numbers, records
+    return [numbers[i] for i in kept], [records[i] for i in kept]
+
+
+def non_text(*texts: str) -> str | None:
+    """What is wrong with the strings, if anything."""
+    joined = "".join(texts)
+    if "\0" in joined:
+        return f"NUL characters in {joined!r:.60}"
+    try:
+        joined.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"half a surrogate pair in {joined!r:.60}"
+    return None
+
+
+def sorted_labels(
+    numbers: list[int], records: list[Record], num_labels: int, path: Path, first_row: int, problems: Problems
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Label ids of each row, sorted and checked, and their weights in the same order (1 where there are none)."""
+    ids, weights = [], []
+    for i, record in enumerate(records):
+        row = record["labels"]
+        given = record.get("weights")
+        if len(row) > 1:
+            if given is None:
+                row = sorted(row)
+            else:
+                order = sorted(range(len(row)), key=row.__getitem__)
+                row, given = [row[j] for j in order], [given[j] for j in order]
+        if row and not (row[0] >= 0 and row[-1] < num_labels and len(set(row)) == len(row)):
+            row, given = mend_labels(row, given, num_labels, path, numbers[i], first_row + i, problems)
+        ids.append(row)
+        weights.append([1.0] * len(row) if given is None else given)
+    return ids, weights
+
+
+def mend_labels(
+    row: list[int],
+    weights: list[float] | None,
+    num_labels: int,
+    path: Path,
+    line: int,
+    number: int,
+    problems: Problems,
+) -> tuple[list[int], list[float] | None]:
+    """The good ids of a row with bad ones; each bad one is a problem."""
+    kept: dict[int, float] = {}
+    for i, id_ in enumerate(row):
+        if not 0 <= id_ < num_labels:
+            error = DataError(
+                f"the labels of row {number} refer to id {id_:,}",
+                path,
+                line,
+                f"the label table has {num_labels:,} rows; was it built from another split?",
+            )
+            problems.error("bad ids", error, "the id was left out")
+        elif id_ in kept:
+            error = DataError(f"the labels of row {number} name an id twice: {row!r:.60}", path, line, "remove one")
+            problems.error("ids twice in a row", error, "it was kept once")
+        else:
+            kept[id_] = 1.0 if weights is None else weights[i]
+    return list(kept), None if weights is None else list(kept.values())
+
+
+def repeated(digests: np.ndarray, table: Dataset, column: str = "uid") -> list[tuple[int, int]]:
+    """Pairs (first row, later row) of equal values in a column, by falling on equal hashes, then compared."""
+    order = np.argsort(digests, kind="stable")
+    same = digests[order][1:] == digests[order][:-1]
+    if not same.any():
+        return []
+    group = np.concatenate([[0], np.cumsum(~same)])  # [N]
+    starts = np.flatnonzero(np.concatenate([[True], ~same]))
+    pairs = []
+    for i in np.flatnonzero(same) + 1:
+        first, later = int(order[starts[group[i]]]), int(order[i])
+        if table[first][column] == table[later][column]:
+            pairs.append((first, later))
+    return sorted(pairs, key=lambda pair: pair[1])

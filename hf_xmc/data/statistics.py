@@ -1,0 +1,99 @@
+"""What a data set looks like in numbers: for the summary table, the report and the card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from hf_xmc.data.arrow import batches
+from hf_xmc.data.dataset import XMCDataset
+
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Args:
+    splits: per split its queries, positives, labels a query (mean), labels in use, and filter pairs.
+    labels_a_query: positives of each training query, `[N]`.
+    query_words, label_words: words of each text of training queries and of labels.
+    frequencies: training queries of each label, falling, `[L]`.
+    """
+
+    splits: dict[str, dict[str, float]]
+    labels_a_query: np.ndarray
+    query_words: np.ndarray
+    label_words: np.ndarray
+    frequencies: np.ndarray
+
+    def facts(self) -> dict[str, str]:
+        """The numbers that people ask for, in words."""
+        used = self.frequencies[self.frequencies > 0]
+        tail = (self.frequencies < 5).mean()
+        top = self.frequencies[: max(1, len(self.frequencies) // 10)].sum() / max(self.frequencies.sum(), 1)
+        return {
+            "Labels": f"{len(self.frequencies):,}",
+            "Labels with a training query": f"{len(used):,}",
+            "Labels with fewer than 5": f"{tail:.1%}",
+            "Training queries a used label": f"mean {used.mean() if len(used) else 0:.1f}, "
+            f"median {np.median(used) if len(used) else 0:.0f}, most {self.frequencies[:1].sum():,}",
+            "Share of pairs in the top tenth of labels": f"{top:.1%}",
+            "Words a query": spread(self.query_words),
+            "Words a label": spread(self.label_words),
+            "Labels a query": spread(self.labels_a_query),
+        }
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean and percentiles in words.
+
+    >>> spread(np.array([1, 2, 3]))
+    'mean 2.0, median 2, 95 % up to 3, 99 % up to 3, most 3'
+    """
+    if not len(values):
+        return "none"
+    half, most, nearly = (f"{np.percentile(values, p):.0f}" for p in PERCENTILES)
+    return f"mean {values.mean():.1f}, median {half}, 95 % up to {most}, 99 % up to {nearly}, most {values.max()}"
+
+
+def statistics(dataset: XMCDataset) -> Statistics:
+    """Count; texts are read once, in batches."""
+    splits, per_query = {}, np.zeros(0, dtype=np.int64)
+    for split in dataset.queries:
+        positives = dataset.positives(split)
+        filters = dataset.filters.get(split)
+        if split == "train":
+            per_query = np.asarray(positives.counts)
+        splits[split] = {
+            "queries": len(positives),
+            "positives": len(positives.indices),
+            "labels a query": len(positives.indices) / max(len(positives), 1),
+            "labels in use": int((positives.label_counts(dataset.num_labels) > 0).sum()),
+            "filter pairs": 0 if filters is None else len(filters.indices),
+        }
+    frequencies = np.sort(np.asarray(dataset.train_label_counts))[::-1]
+    return Statistics(splits, per_query, words(dataset.queries["train"]), words(dataset.labels), frequencies)
+
+
+def words(table: Dataset) -> np.ndarray:
+    """Words of each text, by its white space, int32 `[N]`."""
+    counts = [np.zeros(0, dtype=np.int32)]
+    for batch in batches(table, ["text"]):
+        trimmed = pc.utf8_trim_whitespace(batch["text"])
+        gaps = np.asarray(pc.count_substring_regex(trimmed, r"\s+").combine_chunks(), dtype=np.int32)
+        counts.append(gaps + (np.asarray(pc.utf8_length(trimmed).combine_chunks()) > 0))
+    return np.concatenate(counts)
+
+
+def examples(dataset: XMCDataset, split: str = "train", count: int = 8) -> list[dict[str, Any]]:
+    """Queries spread evenly over a split, with the texts of their labels."""
+    table = dataset.queries[split]
+    rows = sorted({i * len(table) // count for i in range(count)} if len(table) else set())
+    return [
+        {"uid": row["uid"], "text": row["text"], "labels": [dataset.labels[id_]["text"] for id_ in row["labels"]]}
+        for row in (table[i] for i in rows)
+    ]

@@ -1,0 +1,229 @@
+# ruff: noqa: E501
+"""`hf-xmc prepare`: what it prints, writes and pushes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from huggingface_hub import DatasetCard
+from typer.testing import CliRunner
+
+import hf_xmc
+from hf_xmc import load_xmc_dataset
+from hf_xmc.cli.main import app
+from hf_xmc.data.errors import DataError
+from tests.conftest import write_lines
+from tests.data.made import dexml, jsonl
+from tests.hub.local_hub import TOKEN, Hub
+
+PUSH = """
+import json, sys
+from datasets import load_dataset
+from hf_xmc import load_xmc_dataset
+from hf_xmc.cli.main import app
+app(["prepare", sys.argv[1], "--output_dir", sys.argv[2], "--push_to_hub", "tester/set", "--private"], standalone_mode=False)
+here, there = load_xmc_dataset(sys.argv[2]), load_xmc_dataset("tester/set")
+assert here.fingerprint() == there.fingerprint()
+assert (here.propensity, here.num_train_queries) == (there.propensity, there.num_train_queries)
+assert there.filters["test"].row(1).tolist() == [0]
+print(json.dumps({"labels": there.labels["text"][:], "card": open(sys.argv[2] + "/README.md").read()}))
+"""
+
+
+def invoke(*args: str | Path, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["prepare", *map(str, args)])
+    if isinstance(result.exception, DataError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def rough(tmp_path: Path) -> Path:
+    """A set with one of everything that can be wrong and still be handled."""
+    folder = tmp_path / "rough"
+    folder.mkdir()
+    write_lines(folder / "lbl.jsonl", [{"uid": f"l{i}", "text": t} for i, t in enumerate(["red", "blue", "never"])])
+    rows: list[dict[str, object]] = [
+        {"uid": "a", "text": "a red car", "labels": [0]},
+        {"uid": "b", "text": "a red car", "labels": [0, 1]},
+        {"uid": "c", "text": "", "labels": [1]},
+        {"uid": "d", "text": "beyond", "labels": [1, 7]},
+        {"uid": "e", "text": "twice", "labels": [1, 1]},
+        {"uid": "a", "text": "again", "labels": [1]},
+        {"uid": "f", "text": 3, "labels": [1]},
+        {"uid": "g", "text": "\x00", "labels": [1]},
+    ]
+    write_lines(folder / "trn.jsonl", rows)
+    write_lines(folder / "tst.jsonl", [{"uid": "t", "text": "a red car", "labels": [0]}])
+    return folder
+
+
+def test_check_prints_rows_and_how_they_were_handled(rough: Path) -> None:
+    output = invoke(rough, "--check", code=1)
+    for expected in (
+        r"bad ids: 1\n.*trn\.jsonl, line 4: .*refer to id 7.*\n.*the id was left out",
+        r"ids twice in a row: 1\n.*line 5",
+        r"uids twice: 1\n.*line 6: uid 'a' stands in rows 0 and 5.*\n.*later row was left out",
+        r'unreadable rows: 1\n.*line 7: "text" is 3.*\n.*row was left out',
+        r"non-text: 1\n.*line 8: NUL",
+        r"empty texts: 1\n.*line 3: 'c'",
+        r"repeated texts: 1\n.*line 1: 'a'",
+        r"test texts that training has: 1\n.*tst\.jsonl, line 1",
+        r"labels that training never has: 1\n.*label 2 \('l2', 'never'\)",
+        r"5 errors: prepare stops",
+    ):
+        assert re.search(expected, output), (expected, output)
+
+
+def test_errors_stop_unless_they_are_dropped(rough: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"trn\.jsonl, line \d"):
+        invoke(rough, "--output_dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert "Written to" in invoke(rough, "--output_dir", tmp_path / "out", "--on_error", "drop")
+    data = load_xmc_dataset(tmp_path / "out")
+    rows = {row["uid"]: row["labels"] for split in ("train", "validation") for row in data.queries[split]}
+    assert rows == {"a": [0], "b": [0, 1], "c": [1], "d": [1], "e": [1]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rough"]
+
+
+def test_check_alone_writes_nothing(five_rows: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert "3 labels" in invoke(five_rows, "--check")
+    assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(DataError, match="--output_dir"):
+        invoke(five_rows)
+
+
+def test_the_format_and_its_reason_are_printed(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("text,tags\na,x|y\nb,y\n")
+    output = invoke(
+        tmp_path / "mine.csv", "--output-dir", tmp_path / "out", "--split", "random", "--test_share", "0.5"
+    )
+    assert "Read as csv: mine.csv: text in 'text', labels in 'tags' (names between '|')" in output
+    assert "rows a second" in output
+
+
+class Reader(HTMLParser):
+    """The tags, addresses and text of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_report_is_one_file_and_escapes_texts(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    attack = '<script>alert(1)</script><img src="http://x/y">'
+    write_lines(source / "lbl.jsonl", [{"uid": "l0", "text": attack}])
+    write_lines(
+        source / "trn.jsonl",
+        [{"uid": "q", "text": attack, "labels": [0]}, {"uid": "r", "text": attack, "labels": [0]}],
+    )
+    (source / "dataset.json").write_text(json.dumps({"name": attack, "licence": attack}))
+    invoke(source, "--output_dir", tmp_path / "out")
+    page = Reader()
+    page.feed((tmp_path / "out" / "report.html").read_text())
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert page.addresses == []
+    assert page.tags.count("svg") == 4
+    assert page.text.count(attack) >= 4
+    assert "<script" not in DatasetCard.load(tmp_path / "out" / "README.md").text
+
+
+def test_the_card_has_both_configurations(toy: Path, tmp_path: Path) -> None:
+    invoke(toy, "--output_dir", tmp_path / "out")
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    default, labels = card.data.to_dict()["configs"]
+    assert (default["config_name"], labels["config_name"]) == ("default", "labels")
+    assert [entry["split"] for entry in default["data_files"]] == ["train", "validation", "test"]
+    assert card.data.to_dict()["size_categories"] in ("n<1K", ["n<1K"])
+    assert "| test | 40 | 2.00 | 12 | 0 |" in card.text
+
+
+def test_push_and_load_again(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    dexml(source)
+    hub = Hub()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    environment |= {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": TOKEN,
+        "NO_PROXY": "127.0.0.1",
+    }
+    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(hf_xmc.__file__).parents[1])
+    command = [sys.executable, "-c", PUSH, str(source), str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    hub.stop()
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = hub.files("tester/set", kind="datasets")
+    assert {
+        "README.md",
+        "dataset.json",
+        "data/train.parquet",
+        "data/test.parquet",
+        "labels/labels.parquet",
+    } <= files.keys()
+    assert hub.repositories["datasets/tester/set"].private
+    assert len(hub.messages("tester/set", kind="datasets")) == 2
+    assert b'load_dataset("tester/set", "labels")' in files["README.md"]
+    assert json.loads(done.stdout.splitlines()[-1])["labels"] == ["red", "dark blue", "house"]
+
+
+def counted(output: str, kind: str) -> int:
+    found = re.search(rf"^{kind}: ([\d,]+)$", output, re.MULTILINE)
+    return int(found[1].replace(",", "")) if found else 0
+
+
+@pytest.mark.parametrize("name", ["biotools_edam", "bible_xref", "yso_finna_en", "eurlex57k_256w"])
+def test_the_shelf_has_the_counts_of_its_stats(name: str, shelf: Path, tmp_path: Path) -> None:
+    stats = json.loads((shelf / name / "stats.json").read_text())
+    output = invoke(shelf / name, "--output_dir", tmp_path / "out", "--check")
+    data = load_xmc_dataset(tmp_path / "out")
+    assert data.num_train_queries == stats["n_train"]
+    assert len(data.queries["test"]) == stats["n_test"]
+    assert data.num_labels == stats["n_labels"]
+    cut = len(data.queries["validation"])
+    assert len(data.queries["train"]) == stats["n_train"] - (0 if stats["n_val"] else cut)
+    assert cut == stats["n_val"] or not stats["n_val"]
+    means = [len(data.positives(s).indices) for s in ("train", "validation")]
+    given = sum(means) if not stats["n_val"] else means[0]
+    assert counted(output, "test texts that training has") == stats["test_docs_whose_text_is_in_train"]
+    texts = data.labels["text"][:]
+    assert counted(output, "labels with the text of another") == len(texts) - len(set(texts))
+    assert len({text.lower() for text in texts}) == stats["distinct_label_texts"]
+    assert round(given / stats["n_train"], 2) == stats["labels_per_train_doc"]
+    assert round(len(data.positives("test").indices) / stats["n_test"], 2) == stats["labels_per_test_doc"]
+
+
+def test_a_prepared_folder_is_prepared_again(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    jsonl(source)
+    invoke(source, "--output_dir", tmp_path / "out")
+    before = load_xmc_dataset(tmp_path / "out").fingerprint()
+    invoke(tmp_path / "out", "--output_dir", tmp_path / "again")
+    invoke(tmp_path / "out", "--output_dir", tmp_path / "out")
+    assert load_xmc_dataset(tmp_path / "again").fingerprint() == before
+    assert load_xmc_dataset(tmp_path / "out").fingerprint() == before

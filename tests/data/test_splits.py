@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_xmc import load_xmc_dataset
+from hf_xmc.data.errors import DataError
+from hf_xmc.data.source import Options
+from hf_xmc.data.splits import SplitOptions, stratified
+from hf_xmc.types import Positives
+from tests.data.made import text
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 queries over 60 labels of falling frequency, with a year each and a filter pair each."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    draw = np.random.default_rng(0)
+    rows = []
+    for i in range(600):
+        ids = sorted({int(60 * x**2) for x in draw.random(draw.integers(1, 4))})
+        rows.append(json.dumps({"uid": f"q{i}", "text": f"text {i}", "labels": ids, "year": int(1900 + i % 120)}))
+    text(folder / "trn.jsonl", rows)
+    text(folder / "lbl.jsonl", [json.dumps({"uid": f"l{i}", "text": f"label {i}"}) for i in range(60)])
+    text(folder / "filter_labels_trn.txt", [f"{i} {i % 60}" for i in range(600)])
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["random", "time", "label", "stratified"])
+def test_every_query_goes_somewhere_once_with_its_filter_pairs(strategy: str, catalogue: Path) -> None:
+    data = load_xmc_dataset(catalogue, Options(time_column="year"), SplitOptions(strategy, 0.2))  # type: ignore[arg-type]
+    uids = [uid for split in data.queries.values() for uid in split["uid"]]
+    assert sorted(uids) == sorted(f"q{i}" for i in range(600))
+    assert 0.1 < len(data.queries["test"]) / 600 < 0.3
+    assert len(data.queries["validation"]) > 20
+    assert data.num_train_queries == 600 - len(data.queries["test"])
+    for split, pairs in data.filters.items():
+        for i, uid in enumerate(data.queries[split]["uid"]):
+            assert pairs.row(i).tolist() == [int(uid[1:]) % 60]
+    given = sum(data.positives(s).label_counts(60) for s in ("train", "validation"))
+    assert np.array_equal(given, data.train_label_counts)
+
+
+def test_by_time_the_test_is_newer(catalogue: Path) -> None:
+    data = load_xmc_dataset(catalogue, Options(time_column="year"), SplitOptions("time", 0.2))
+    train = {int(year) for split in ("train", "validation") for year in data.queries[split]["time"]}
+    assert max(train) < min(int(year) for year in data.queries["test"]["time"])
+    with pytest.raises(DataError, match="--time_column"):
+        load_xmc_dataset(catalogue, splitting=SplitOptions("time"))
+
+
+def test_dates_are_compared_as_dates(tmp_path: Path) -> None:
+    text(
+        tmp_path / "a.csv", ["text,label,day", "a,x,2024-02-01", "b,x,2023-12-31", "c,x,2024-01-15", "d,x,2023-01-01"]
+    )
+    data = load_xmc_dataset(tmp_path / "a.csv", Options(time_column="day"), SplitOptions("time", 0.25))
+    assert data.queries["test"]["text"][:] == ["a"]
+
+
+def test_by_label_the_test_has_labels_that_training_never_saw(catalogue: Path) -> None:
+    data = load_xmc_dataset(catalogue, splitting=SplitOptions("label", 0.2))
+    seen = data.train_label_counts > 0
+    test = data.positives("test")
+    unseen = [not seen[test.row(i)].all() for i in range(len(test))]
+    assert all(unseen)
+    assert (~seen).sum() >= 2
+
+
+def test_stratified_is_more_even_than_chance(catalogue: Path) -> None:
+    def unevenness(strategy: str) -> float:
+        data = load_xmc_dataset(catalogue, splitting=SplitOptions(strategy, 0.2))  # type: ignore[arg-type]
+        test, train = data.positives("test").label_counts(60), data.train_label_counts
+        share = len(data.queries["test"]) / 600
+        return float(np.abs(test - share * (test + train)).sum())
+
+    assert unevenness("stratified") < 0.6 * unevenness("random")
+
+
+def test_stratified_takes_many_blocks_and_queries_without_labels() -> None:
+    draw = np.random.default_rng(1)
+    positives = Positives.from_lists(
+        [sorted(set(draw.integers(0, 500, draw.integers(0, 5)).tolist())) for _ in range(2500)]
+    )
+    rows = stratified(draw.integers(0, 2**63, 2500).astype(np.uint64), positives, 0.2)
+    assert 0.15 < rows.mean() < 0.27
+
+
+@pytest.mark.parametrize("options", [{"strategy": "nonsense"}, {"test_share": 0.0}, {"test_share": 1.0}])
+def test_bad_options(options: dict) -> None:
+    with pytest.raises(DataError, match=r"expected one of|between 0 and 1"):
+        SplitOptions(**options)
