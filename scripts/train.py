@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 
+from hf_xmc.cli.errors import user_errors
 from hf_xmc.cli.train import train_from
 
 if __name__ == "__main__":
-    train_from(sys.argv[1:])
+    with user_errors():
+        train_from(sys.argv[1:])

@@ -28,7 +28,9 @@ def test_python_example(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.M
     exec(compile(code, "README.md", "exec"), names)
     assert (tmp_path / "outputs/run/index/index.faiss").is_file()
     exec(re.findall(r"`(tagger\.index\.add.*?)`", README)[0], names)
-    assert names["tagger"]("a new label", k=1194)[-1]["id"] is not None  # type: ignore[operator]
+    tags = names["tagger"]("a new label", k=2000)  # type: ignore[operator]
+    assert len(tags) == 1194
+    assert "1193" in {tag["uid"] for tag in tags}
 
 
 def test_commands_and_their_flags_exist() -> None:

@@ -13,7 +13,6 @@ from hf_xmc.cli.tables import console, print_metrics, print_next, print_tags
 
 if TYPE_CHECKING:
     from hf_xmc.data.dataset import XMCDataset
-    from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderModel
     from hf_xmc.training.arguments import XMCTrainingArguments
 
@@ -71,6 +70,7 @@ def demo(
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.hub.card import write_model_card
     from hf_xmc.inference.evaluation import baseline_predictions, metrics_document, predict_split, score
+    from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderModel
     from hf_xmc.training.run import changed_arguments, describe_run, write_json
 
@@ -81,12 +81,14 @@ def demo(
     model = XMCDualEncoderModel.from_encoder(encoder, projection_dim=384, max_query_length=48, max_label_length=24)
     console.print("[bold]Baselines[/] popularity, tf-idf of label texts, the encoder before training")
     systems = {name: score(topk, data, split) for name, topk in baseline_predictions(data, split, K).items()}
-    systems["untrained encoder"] = score(predict_split(index_labels(model, data), data, split, K), data, split)
+    systems["untrained encoder"] = score(
+        predict_split(XMCPipeline.build(model, data.labels), data, split, K), data, split
+    )
 
     first, last, seconds = train_two_stages(model, data, output_dir / "checkpoints", seed, max_steps)
 
     folder = output_dir / "model"
-    pipeline = index_labels(model, data)
+    pipeline = XMCPipeline.build(model, data.labels)
     pipeline.save_pretrained(folder)
     trained = score(predict_split(pipeline, data, split, K), data, split)
     document = metrics_document(trained, data, split, K, systems, seed, round(seconds, 1))
@@ -128,11 +130,3 @@ def train_two_stages(
         XMCTrainer(model, args, data.queries["train"], validation, data.labels).train()
         stages.append(args)
     return stages[0], stages[1], time.perf_counter() - start
-
-
-def index_labels(model: XMCDualEncoderModel, data: XMCDataset) -> XMCPipeline:
-    """A pipeline over the data set's catalogue."""
-    from hf_xmc.inference.pipeline import XMCPipeline
-    from hf_xmc.retrieval.index import LabelIndex
-
-    return XMCPipeline(model, LabelIndex.build(model.encode_labels(data.labels["text"][:]), data.labels))

@@ -50,6 +50,7 @@ def evaluate(
     from hf_xmc.data.errors import DataError
     from hf_xmc.inference.evaluation import baseline_predictions, evaluate_predictions, score
     from hf_xmc.inference.hierarchy import read_parents
+    from hf_xmc.training.run import RUN, read_json
 
     if not dataset:
         raise typer.BadParameter("say which set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
@@ -59,6 +60,8 @@ def evaluate(
     data = load_xmc_dataset(dataset)
     if split not in data.queries:
         raise DataError(f"{dataset} has no split {split!r}", cure=f"it has {', '.join(data.queries)}")
+    if not len(data.queries[split]):
+        raise DataError(f"the split {split!r} of {dataset} has no queries", cure="choose another with --split")
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
     topk = predictions_of(system, data, split, k, batch_size)
     other = None if against is None else predictions_of(against, data, split, k, batch_size)
@@ -68,7 +71,18 @@ def evaluate(
     parents = None if hierarchy is None else read_parents(hierarchy, data.labels["uid"][:])
     folder = output_dir or Path("outputs/evaluation")
     found = evaluate_predictions(
-        topk, data, split, folder, ks, Path(system).name, other, Path(against or "").name, others, seed, parents
+        topk,
+        data,
+        split,
+        folder,
+        ks,
+        name=Path(system).name,
+        against=other,
+        against_name=Path(against or "").name,
+        baselines=others,
+        seed=seed,
+        parents=parents,
+        train_seconds=read_json(Path(system) / RUN).get("train_seconds"),
     )
     rows = {**others, **({} if against is None or other is None else {against: score(other, data, split, ks)})}
     print_metrics(f"{data.name}, {split} ({len(topk):,} queries), per cent", {**rows, system: found.metrics})

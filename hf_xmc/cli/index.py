@@ -25,13 +25,19 @@ def index(
     from hf_xmc.data.errors import DataError
     from hf_xmc.data.parquet import read_parquet
     from hf_xmc.modeling import XMCDualEncoderModel
-    from hf_xmc.retrieval.index import LABELS, LabelIndex
+    from hf_xmc.retrieval.index import ABOUT, LABELS, LabelIndex
 
     if dataset is None and not (run / LABELS).is_file():
         raise DataError(f"no {LABELS}", run, cure="say whose labels to index with --dataset")
     labels = load_xmc_dataset(dataset).labels if dataset is not None else read_parquet(run / LABELS)
+    removed: set[int] = set()
+    if dataset is None and (run / ABOUT).is_file():
+        removed = LabelIndex.from_pretrained(run).removed  # stay removed
     model = XMCDualEncoderModel.from_pretrained(run)
     embeddings = model.encode_labels(labels["text"][:], batch_size=batch_size, progress=True)
-    LabelIndex.build(embeddings, labels, factory=factory).save_pretrained(run)
-    console.print(f"{len(labels):,} labels of {embeddings.shape[1]} dimensions indexed in {run / 'index'}")
+    made = LabelIndex.build(embeddings, labels, factory=factory)
+    if removed:
+        made.remove(sorted(removed))
+    made.save_pretrained(run)
+    console.print(f"{len(made):,} labels of {embeddings.shape[1]} dimensions indexed in {run / 'index'}")
     print_next(f'hf-xmc predict {run} --text "..."')

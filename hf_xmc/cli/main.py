@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from hf_xmc import __version__
 from hf_xmc.cli import demo, evaluate, index, predict, prepare, push, train
+from hf_xmc.cli.errors import user_errors
 
 app = typer.Typer(
-    help="Tag text with labels out of a very large catalogue.",
     epilog="Start with: hf-xmc demo",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -23,15 +23,20 @@ for command in (demo, prepare, evaluate, index, predict, push):
 app.command("train", epilog=train.EXAMPLE, add_help_option=False, context_settings=train.PASS_ON)(train.train)
 
 
-def main() -> None:
-    """Entry point: what the user can mend is a message, what we must mend is a traceback."""
-    from hf_xmc.data.errors import DataError
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+) -> None:
+    """Tag text with labels out of a very large catalogue."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
 
-    try:
+
+def main() -> None:
+    """Entry point."""
+    with user_errors():
         app()
-    except (DataError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]Error[/] {error}", highlight=False, soft_wrap=True)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console()
@@ -13,7 +14,7 @@ COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")
 
 def print_metrics(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] = COLUMNS) -> None:
     """One row a system, metrics in per cent, the best of each column in bold."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("")
     shown = [name for name in columns if all(name in metrics for metrics in rows.values())]
     for name in shown:
@@ -22,7 +23,7 @@ def print_metrics(title: str, rows: Mapping[str, Mapping[str, float]], columns: 
     for system, metrics in rows.items():
         cells = [f"{100 * metrics[name]:.1f}" for name in shown]
         bold = [len(rows) > 1 and metrics[name] == best[name] for name in shown]
-        table.add_row(system, *(f"[bold]{c}[/]" if b else c for c, b in zip(cells, bold, strict=True)))
+        table.add_row(escape(system), *(f"[bold]{c}[/]" if b else c for c, b in zip(cells, bold, strict=True)))
     console.print(table)
 
 
@@ -30,7 +31,9 @@ def print_comparison(
     system: str, other: str, comparison: Mapping[str, Mapping[str, float]], columns: Sequence[str] = COLUMNS
 ) -> None:
     """Differences of two systems on the same queries, in points of per cent."""
-    table = Table(title=f"{system} minus {other}, 95 % paired bootstrap interval", title_justify="left")
+    table = Table(
+        title=f"{escape(system)} minus {escape(other)}, 95 % paired bootstrap interval", title_justify="left"
+    )
     for name in ("", "difference", "interval", "p"):
         table.add_column(name, justify="right" if name else "left")
     for name in columns:
@@ -44,12 +47,14 @@ def print_comparison(
 
 def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
     """One text with its labels and scores."""
-    table = Table(title=f"“{text}”", title_justify="left", title_style="italic", show_header=False, expand=True)
+    table = Table(
+        title=f"“{escape(text)}”", title_justify="left", title_style="italic", show_header=False, expand=True
+    )
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # long label texts are cut at the width of the screen
     table.add_column(style="dim", no_wrap=True)
     for tag in tags:
-        table.add_row(f"{tag['score']:.3f}", str(tag["label"]), str(tag["uid"]))
+        table.add_row(f"{tag['score']:.3f}", escape(str(tag["label"])), escape(str(tag["uid"])))
     console.print(table)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from hf_xmc.data.dataset import XMCDataset
     from hf_xmc.training.arguments import XMCTrainingArguments
 
 EXAMPLE = (
@@ -78,52 +78,63 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
     """Train, keep the best checkpoint on validation, and write the trained folder with index, run.json and card."""
     from hf_xmc.cli.tables import console, print_metrics, print_next
     from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.hub.card import write_model_card
-    from hf_xmc.inference.evaluation import metrics_document, predict_split, score
-    from hf_xmc.inference.pipeline import XMCPipeline
-    from hf_xmc.retrieval.index import LabelIndex
-    from hf_xmc.training.run import describe_run, write_json
     from hf_xmc.training.trainer import XMCTrainer
 
     dataset = load_xmc_dataset(script.dataset)
     model = load_model(script)
     folder = Path(args.output_dir or "outputs/run")
-    validation = dataset.queries["validation"] if len(dataset.queries["validation"]) else None
-    if validation is None and args.eval_strategy != "no":
-        console.print(
-            "[yellow]The validation split is empty: no evaluation during training, the last weights stay.[/]"
-        )
-        args.eval_strategy, args.load_best_model_at_end = type(args.eval_strategy)("no"), False
     trainer = XMCTrainer(
         model=model,
         args=args,
         train_dataset=dataset.queries["train"],
-        eval_dataset=validation,
+        eval_dataset=dataset.queries["validation"],
         label_dataset=dataset.labels,
         train_ignored=dataset.filters.get("train"),
         eval_ignored=dataset.filters.get("validation"),
     )
-    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    resume = {"true": True, "false": False}.get(str(args.resume_from_checkpoint).lower(), args.resume_from_checkpoint)
+    seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
     trainer.save_model(str(folder))
     if not trainer.is_world_process_zero():
         return folder
-    seconds = result.metrics["train_runtime"]
-    pipeline = XMCPipeline(model, LabelIndex.build(model.encode_labels(dataset.labels["text"][:]), dataset.labels))
-    pipeline.index.save_pretrained(folder)
-    write_json(describe_run(dataset, args, script.model_name_or_path, seconds), folder / "run.json")
-    document = None
-    if validation is not None:
-        metrics = score(predict_split(pipeline, dataset, "validation", 5), dataset, "validation")
-        document = metrics_document(metrics, dataset, "validation", 5, seed=args.seed, train_seconds=seconds)
-        write_json(document, folder / "metrics.json")
-        print_metrics(f"{dataset.name}, validation ({len(validation):,} queries), per cent", {"this model": metrics})
-    write_model_card(folder, document)
+    (folder / "training_args.bin").unlink(missing_ok=True)  # pickled, and run.json says the same
+    metrics = finish(folder, model, dataset, args, script.model_name_or_path, seconds)
+    if metrics:
+        queries = len(dataset.queries["validation"])
+        print_metrics(f"{dataset.name}, validation ({queries:,} queries), per cent", {"this model": metrics})
     console.print(f"Trained in {seconds:.0f} s; written to {folder}")
     print_next(
         f"hf-xmc evaluate {folder} --dataset {script.dataset}",
         f'hf-xmc predict {folder} --text "..."',
     )
     return folder
+
+
+def finish(
+    folder: Path, model: Any, dataset: XMCDataset, args: XMCTrainingArguments, source: str, seconds: float
+) -> dict[str, float]:
+    """Beside the weights write index, run.json, card and metrics on validation; returns the metrics, if any."""
+    from hf_xmc.hub.card import write_model_card
+    from hf_xmc.inference.evaluation import metrics_document, predict_split, score
+    from hf_xmc.inference.pipeline import XMCPipeline
+    from hf_xmc.training.run import RUN, describe_run, read_json, write_json
+
+    pipeline = XMCPipeline.build(model, dataset.labels)
+    pipeline.index.save_pretrained(folder)
+    # A model that was trained further keeps the name of its encoder and the settings of its first stage.
+    before = read_json(Path(source) / RUN)
+    earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}
+    run = describe_run(dataset, args, before.get("encoder") or source, seconds, **earlier)
+    write_json(run, folder / RUN)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run
+    metrics: dict[str, float] = {}
+    document = None
+    if len(dataset.queries["validation"]):
+        metrics = score(predict_split(pipeline, dataset, "validation", 5), dataset, "validation")
+        document = metrics_document(metrics, dataset, "validation", 5, seed=args.seed, train_seconds=seconds)
+        write_json(document, folder / "metrics.json")
+    write_model_card(folder, document)
+    return metrics
 
 
 def load_model(script: ScriptArguments) -> Any:
@@ -136,7 +147,3 @@ def load_model(script: ScriptArguments) -> Any:
     if isinstance(AutoConfig.from_pretrained(script.model_name_or_path), XMCDualEncoderConfig):
         return XMCDualEncoderModel.from_pretrained(script.model_name_or_path, dtype="float32", **settings)
     return XMCDualEncoderModel.from_encoder(script.model_name_or_path, **settings)
-
-
-if __name__ == "__main__":
-    train_from(sys.argv[1:])

@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
 from hf_xmc.data.errors import DataError
-from hf_xmc.hub.card import readdress
+from hf_xmc.hub.card import readdress, write_model_card
 
 TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "*.spm", "*.bpe.model", "spiece.model")
 TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "*.jinja")
@@ -27,7 +27,6 @@ NEEDED = {
     "labels.parquet": INDEX,
     "index/index.faiss": INDEX,
     "index/index.json": INDEX,
-    "README.md": CARD,
 }
 
 
@@ -60,6 +59,9 @@ def push_to_hub(
     """
     folder = Path(folder)
     files = trained_files(folder)
+    if "README.md" not in files:
+        write_model_card(folder)
+        files = trained_files(folder)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:

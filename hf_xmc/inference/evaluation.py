@@ -25,6 +25,7 @@ from hf_xmc.metrics import (
     per_query_metrics,
     ranking_metrics,
     roots,
+    search_depth,
 )
 from hf_xmc.metrics.per_query import PerQuery
 from hf_xmc.retrieval import baselines
@@ -36,8 +37,8 @@ KS = (1, 3, 5)
 
 def predict_split(pipeline: XMCPipeline, dataset: XMCDataset, split: str, k: int, batch_size: int = 64) -> TopK:
     """The k best labels of each query, and as many more as the filter may take away, `[N, k + filtered]`."""
-    extra = int(max(dataset.filters[split].counts, default=0)) if split in dataset.filters else 0
-    return pipeline.predict(dataset.queries[split]["text"][:], k + extra, batch_size, progress=True)
+    depth = search_depth(k, dataset.filters.get(split))
+    return pipeline.predict(dataset.queries[split]["text"][:], depth, batch_size, progress=True)
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def evaluate_predictions(
     baselines: Mapping[str, dict[str, float]] | None = None,
     seed: int = 0,
     parents: np.ndarray | None = None,
+    train_seconds: float | None = None,
 ) -> Evaluation:
     """Measure predictions of any system on a split, and write files that say all about it.
 
@@ -75,6 +77,7 @@ def evaluate_predictions(
     a page to look at.
 
     Args:
+        train_seconds: what training took, if it is known.
         topk: predictions, one row for each query of the split; more than max(ks) columns where a filter may drop some.
         against: predictions of a second system on the same queries, to be compared with.
         name, against_name: what to call the two.
@@ -94,7 +97,7 @@ def evaluate_predictions(
     if against is not None:
         comparison = paired_test(per_query_scores(against, dataset, split, ks), pairs, seed=seed)
     compared = {key: row._asdict() for key, row in comparison.items()}
-    document = metrics_document(metrics, dataset, split, max(ks), dict(baselines or {}), seed)
+    document = metrics_document(metrics, dataset, split, max(ks), dict(baselines or {}), seed, train_seconds)
     document["settings"] |= {"ks": list(ks), "system": name, **counted(topk, dataset, split, parents)}
     details = {
         "intervals": {key: interval._asdict() for key, interval in intervals.items()},
@@ -172,7 +175,8 @@ def score(topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...] = KS)
 
 
 def baseline_predictions(dataset: XMCDataset, split: str, k: int) -> dict[str, TopK]:
-    """What needs no trained model: popularity, and tf-idf matching of label texts."""
+    """What needs no trained model, as deep as `predict_split`: popularity, and tf-idf matching of label texts."""
+    k = search_depth(k, dataset.filters.get(split))
     texts = dataset.queries[split]["text"][:]
     train, labels = dataset.queries["train"]["text"][:], dataset.labels["text"][:]
     return {

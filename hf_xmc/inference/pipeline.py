@@ -8,11 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import CommitInfo, snapshot_download
+from datasets import Dataset
+from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.index import LabelIndex, fetch_folder
 from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
 
@@ -43,15 +44,35 @@ class XMCPipeline:
         self.run = dict(run or {})
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | os.PathLike[str], device: Any = None, **hub: Any) -> XMCPipeline:
-        """Load a trained folder, local or on the Hub (`revision`, `token`, ... are passed on)."""
-        folder = name_or_folder
-        if not Path(folder).is_dir():
-            folder = snapshot_download(str(name_or_folder), **hub)
-        model = XMCDualEncoderModel.from_pretrained(folder)
+    def build(cls, model: XMCDualEncoderModel, labels: Dataset, batch_size: int = 64) -> XMCPipeline:
+        """A pipeline over a label table (`uid`, `text`), encoded with the model."""
+        embeddings = model.encode_labels(labels["text"][:], batch_size=batch_size, progress=True)
+        return cls(model, LabelIndex.build(embeddings, labels))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        device: Any = None,
+        dtype: Any = None,
+        attn_implementation: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> XMCPipeline:
+        """Load a trained folder, local or on the Hub.
+
+        Args:
+            name_or_folder: the folder, or a repository as `"user/name"`.
+            device, dtype, attn_implementation: of the model, as in transformers.
+            revision, token, cache_dir: of the repository, as in `snapshot_download`.
+        """
+        folder = fetch_folder(name_or_folder, revision=revision, token=token, cache_dir=cache_dir)
+        given = {"dtype": dtype, "attn_implementation": attn_implementation}
+        model = XMCDualEncoderModel.from_pretrained(folder, **{key: v for key, v in given.items() if v is not None})
         if device is not None:
             model = model.to(device)
-        return cls(model, LabelIndex.from_pretrained(folder), read_json(Path(folder) / RUN))
+        return cls(model, LabelIndex.from_pretrained(folder), read_json(folder / RUN))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write model, tokenizer, label table, index and the record of the run into one folder."""
@@ -94,7 +115,8 @@ class XMCPipeline:
             is the dot product of the embeddings: the cosine where they are normalised.
         """
         single = isinstance(texts, str)
-        topk = self.predict([texts] if isinstance(texts, str) else list(texts), k, batch_size)
+        most = max(1, min(k, len(self.index)))  # what is beyond would be padding
+        topk = self.predict([texts] if isinstance(texts, str) else list(texts), most, batch_size)
         tagged = self.describe(topk, threshold)
         return tagged[0] if single else tagged
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hf_xmc.metrics.breakdown import by_label_frequency, by_num_positives
 from hf_xmc.metrics.hierarchy import hierarchical_metrics, roots
-from hf_xmc.metrics.hits import find_hits
+from hf_xmc.metrics.hits import find_hits, search_depth
 from hf_xmc.metrics.per_query import per_query_metrics
 from hf_xmc.metrics.propensity import inverse_propensity
 from hf_xmc.metrics.ranking import ranking_metrics
@@ -21,4 +21,5 @@ __all__ = [
     "per_query_metrics",
     "ranking_metrics",
     "roots",
+    "search_depth",
 ]

@@ -61,6 +61,15 @@ def find_hits(topk: TopK, positives: Positives, depth: int, filters: Positives |
     return found
 
 
+def search_depth(k: int, filters: Positives | None) -> int:
+    """How many predictions a query are needed so that k remain whatever the filter takes away.
+
+    >>> search_depth(5, Positives.from_lists([[1], [2, 7]])), search_depth(5, None)
+    (7, 5)
+    """
+    return k if filters is None else k + int(max(filters.counts, default=0))
+
+
 def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = None, start: int = 0) -> np.ndarray:
     """Ids `[R, K]` of a chunk of rows in their final order; padding and dropped pairs, as -1, come last.
 

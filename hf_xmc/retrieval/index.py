@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import faiss
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError
 
 from hf_xmc.data.errors import DataError
 from hf_xmc.data.parquet import read_parquet, write_parquet
@@ -84,15 +87,29 @@ class LabelIndex:
         return as_topk(ids, scores, k)
 
     def add(self, embeddings: Any, labels: Dataset | Sequence[str]) -> np.ndarray:
-        """Add labels, which can be found at once; returns their new ids, int64 `[n]`."""
-        new = label_table(labels, first=len(self.labels))
-        known = set(self.labels["uid"][:])
-        if repeated := [uid for uid in new["uid"][:] if uid in known]:
+        """Add labels, which can be found at once; returns their new ids, int64 `[n]`.
+
+        Columns that the label table has and the new labels lack are empty for these; others are left out. Bare texts
+        get a free number as uid.
+
+        Raises:
+            ValueError: a uid that is in the index or stands twice, not one embedding a label, columns of another type.
+                Nothing is added then.
+        """
+        matrix = as_matrix(embeddings)
+        taken = {uid for row, uid in enumerate(self.labels["uid"][:]) if row not in self.removed}
+        new = label_table(labels, free_uids(taken, len(self.labels)))
+        uids = new["uid"][:]
+        repeated = [uid for i, uid in enumerate(uids) if uid in taken or uid in uids[:i]]
+        if repeated:
             raise ValueError(f"Label {repeated[0]!r} is in the index already; remove it first, or give another uid.")
-        ids = np.arange(len(self.labels), len(self.labels) + len(new))
-        self.insert(as_matrix(embeddings), ids)
-        columns = [name for name in new.column_names if name in self.labels.column_names]
-        self.labels = concatenate_datasets([self.labels, new.select_columns(columns).cast(subset(self, columns))])
+        columns = {
+            name: new[name][:] if name in new.column_names else [None] * len(new) for name in self.labels.column_names
+        }
+        table = concatenate_datasets([self.labels, Dataset.from_dict(columns, features=self.labels.features)])
+        ids = np.arange(len(self.labels), len(table))
+        self.insert(matrix, ids)
+        self.labels = table
         return ids
 
     def remove(self, label_ids: Sequence[int]) -> None:
@@ -145,9 +162,7 @@ class LabelIndex:
         Raises:
             DataError: no index there, or files that do not fit together.
         """
-        folder = Path(name_or_folder)
-        if not folder.is_dir():
-            folder = Path(snapshot_download(str(name_or_folder), allow_patterns=[LABELS, "index/*"], **hub))
+        folder = fetch_folder(name_or_folder, [LABELS, "index/*"], **hub)
         for name in (LABELS, INDEX, ABOUT):
             if not (folder / name).is_file():
                 raise DataError(f"no {name}", folder, cure="build the index with hf-xmc index")
@@ -171,8 +186,6 @@ class LabelIndex:
 
         `private` and `token` are understood; others go to `HfApi.upload_folder`.
         """
-        import tempfile
-
         api = HfApi(token=kwargs.pop("token", None))
         repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
@@ -181,16 +194,37 @@ class LabelIndex:
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs))
 
 
-def label_table(labels: Dataset | Sequence[str], first: int = 0) -> Dataset:
-    """A label table, made of bare texts if need be; `first` is the id of its first row."""
+def label_table(labels: Dataset | Sequence[str], uids: Iterable[str] | None = None) -> Dataset:
+    """A label table; for bare texts it is made, with the first of `uids` (by default 0, 1, 2, ...)."""
     if isinstance(labels, Dataset):
         if missing := {"uid", "text"} - set(labels.column_names):
             raise ValueError(f"The label table has columns {labels.column_names}; it needs {sorted(missing)} as well.")
         return labels
     texts = list(labels)
-    return Dataset.from_dict({"uid": [str(first + i) for i in range(len(texts))], "text": texts})
+    uids = islice(map(str, count()) if uids is None else uids, len(texts))
+    return Dataset.from_dict({"uid": list(uids), "text": texts})
 
 
-def subset(index: LabelIndex, columns: list[str]) -> Any:
-    """The features of some columns of an index's label table."""
-    return index.labels.select_columns(columns).features
+def free_uids(taken: set[str], first: int) -> Iterator[str]:
+    """Numbers from `first` on that are no uid yet."""
+    return (uid for uid in map(str, count(first)) if uid not in taken)
+
+
+def fetch_folder(
+    name_or_folder: str | os.PathLike[str], allow_patterns: Sequence[str] | None = None, **hub: Any
+) -> Path:
+    """A trained folder as it is, or that of a Hub repository, downloaded if need be (`only` these patterns).
+
+    Raises:
+        DataError: neither a folder nor a name that a repository can have.
+    """
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        return folder
+    try:
+        patterns = None if allow_patterns is None else list(allow_patterns)
+        return Path(snapshot_download(str(name_or_folder), allow_patterns=patterns, **hub))
+    except HFValidationError as error:
+        raise DataError(
+            "no such folder", folder, cure="give a trained folder, or a repository as name/model"
+        ) from error

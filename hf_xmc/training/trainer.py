@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -10,12 +10,13 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers.utils import logging
 
 from hf_xmc.data.collator import QueryCollator, unpack
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable, tokenizer_key
 from hf_xmc.losses import DecoupledSoftmaxLoss, OneVsAllLoss, SoftmaxLoss, SoftTopKLoss, TripletMarginLoss
-from hf_xmc.metrics import ranking_metrics
+from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.sampling.candidates import in_batch, to_columns
@@ -24,6 +25,7 @@ from hf_xmc.training.callbacks import QueryProgressCallback
 from hf_xmc.training.gradient_cache import encode_in_chunks
 from hf_xmc.types import Positives
 
+logger = logging.get_logger(__name__)
 REPORTED = ("P@", "nDCG@", "R@")
 
 
@@ -37,7 +39,7 @@ class XMCTrainer(Trainer):
         label_dataset: the label table (`text`); row number = label id.
         loss: a loss module of `hf_xmc.losses`; by default the one that `args.loss` names, at the model's temperature.
         train_ignored: pairs of the training split that take no part in the loss (`XMCDataset.filters["train"]`).
-        eval_ignored: pairs of the evaluation split that are removed from predictions.
+        eval_ignored: pairs of the evaluation split that are removed from predictions; a dict for a dict of splits.
         **kwargs: as in `Trainer`: callbacks, optimizers, ...
 
     Example:
@@ -63,15 +65,20 @@ class XMCTrainer(Trainer):
     def __init__(
         self,
         model: XMCDualEncoderModel,
-        args: XMCTrainingArguments,
+        args: XMCTrainingArguments | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         label_dataset: Dataset | None = None,
         loss: nn.Module | None = None,
         train_ignored: Positives | None = None,
-        eval_ignored: Positives | None = None,
+        eval_ignored: Positives | dict[str, Positives] | None = None,
         **kwargs: Any,
     ) -> None:
+        args = XMCTrainingArguments("tmp_trainer") if args is None else args
+        if not isinstance(args, XMCTrainingArguments):
+            raise TypeError(f"XMCTrainer needs XMCTrainingArguments, found {type(args).__name__}.")
+        if kwargs.get("compute_metrics") is not None:
+            raise ValueError("compute_metrics is not used: evaluate() ranks all labels; measure predict() yourself.")
         if label_dataset is None:
             raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
         self.loss = loss or make_loss(args, model.config.temperature)
@@ -80,15 +87,20 @@ class XMCTrainer(Trainer):
             label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
         )
         self.label_batch = model.pad(list(self.label_tokens))  # input_ids and attention_mask, [L, T]
-        self.eval_ignored = eval_ignored
         self.features: dict[TokenTable, Tensor] = {}  # pooled states of texts under a frozen encoder
-        prepare_parameters(model, args)
+        check_trainable(model, args)
+        if args.disable_dropout:
+            disable_dropout(model)
         if train_dataset is not None:
             train_dataset = self.tokenize(model, train_dataset, train_ignored)
         if isinstance(eval_dataset, dict):
-            eval_dataset = {name: self.tokenize(model, part, eval_ignored) for name, part in eval_dataset.items()}
+            ignored = eval_ignored if isinstance(eval_ignored, dict) else {}
+            eval_dataset = {name: self.tokenize(model, p, ignored.get(name)) for name, p in eval_dataset.items()}
         elif eval_dataset is not None:
-            eval_dataset = self.tokenize(model, eval_dataset, eval_ignored)
+            if not len(eval_dataset) and args.eval_strategy != "no":
+                logger.warning("The evaluation split is empty: no evaluation during training, the last weights stay.")
+                args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+            eval_dataset = self.tokenize(model, eval_dataset, cast("Positives | None", eval_ignored))
         kwargs.setdefault("processing_class", model.tokenizer)
         kwargs.setdefault("data_collator", QueryCollator(getattr(model.tokenizer, "pad_token_id", None) or 0))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
@@ -170,11 +182,29 @@ class XMCTrainer(Trainer):
             average_gradients(self.model)
         return loss
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
+        towers = [self.model.query_encoder, self.model.label_encoder] if self.args.freeze_encoder else []
+        trainable = [p for tower in towers if tower is not None for p in tower.parameters() if p.requires_grad]
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As in `Trainer`, for splits that are not tokenised yet as well."""
-        if isinstance(eval_dataset, Dataset):
-            eval_dataset = self.tokenize(self.model, eval_dataset, None)
-        return super().get_eval_dataloader(eval_dataset)
+        return super().get_eval_dataloader(self.tokenized(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """As in `Trainer`: `predict(split)` gives the ids of the best labels, `[N, eval_k]`, and the metrics."""
+        return super().get_test_dataloader(self.tokenized(test_dataset))
+
+    def tokenized(self, split: Any) -> Any:
+        """A split ready for evaluation."""
+        return self.tokenize(self.model, split, None) if isinstance(split, Dataset) else split
 
     def evaluation_loop(
         self,
@@ -191,8 +221,7 @@ class XMCTrainer(Trainer):
         split = dataloader.dataset
         queries, labels = self.embed_all(split)
         k = self.args.eval_k
-        excluded = 0 if split.ignored is None else int(max(split.ignored.counts, default=0))
-        topk = exact_search(queries, labels, k + excluded)  # as many more as the filter may take away
+        topk = exact_search(queries, labels, search_depth(k, split.ignored))
         ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
         values = ranking_metrics(topk, split.positives, ks=ks, filters=split.ignored)
         metrics = {f"{metric_key_prefix}_{name}": v for name, v in values.items() if name.startswith(REPORTED)}
@@ -232,20 +261,23 @@ def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
     return tokenizer_key(model.tokenizer, config.label_prefix, config.max_label_length)
 
 
-def prepare_parameters(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
-    """Freeze towers and switch dropout off, as the arguments say."""
+def check_trainable(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
+    """Refuse a run that would train nothing."""
     if args.freeze_encoder and model.query_projection is None:
         raise ValueError(
             "freeze_encoder leaves nothing to train: the model has no projection. "
             "Make it with projection_dim, as in XMCDualEncoderModel.from_encoder(..., projection_dim=384)."
         )
-    for encoder in (model.query_encoder, model.label_encoder):
-        if encoder is not None:
-            encoder.requires_grad_(not args.freeze_encoder)
-    if args.disable_dropout:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout to zero: modules, and the rates that attention layers keep as plain numbers."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def make_loss(args: XMCTrainingArguments, temperature: float) -> nn.Module:

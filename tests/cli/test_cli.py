@@ -159,7 +159,19 @@ def test_demo_with_a_tiny_encoder(tiny_encoder: str, toy: Path, tmp_path: Path) 
     assert "red" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_errors_are_one_line_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def stderr_of(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
+    """What a command that fails says, in one message."""
+    with pytest.raises(SystemExit) as stop:
+        run_main(*args)
+    assert stop.value.code in (1, 2)
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_errors_are_one_line_without_a_traceback(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for args in (
         ("prepare", tmp_path, "--output_dir", tmp_path / "out"),
         ("predict", tmp_path, "--text", "x"),
@@ -171,9 +183,46 @@ def test_errors_are_one_line_without_a_traceback(tmp_path: Path, capsys: pytest.
         error = capsys.readouterr().err
         assert error.startswith("Error")
         assert "Traceback" not in error
+    assert "no such folder" in stderr_of(capsys, "predict", "outputs/demo/modle", "--text", "x")
+    assert "expected one of flat" in stderr_of(capsys, "index", trained, "--factory", "round")
+    wrong = ("train", "--dataset", "sample", "--model_name_or_path", trained, "--output_dir", tmp_path / "x")
+    assert "wrong_flag" in stderr_of(capsys, *wrong, "--wrong_flag", "1")
+    assert "mean, cls, last" in stderr_of(capsys, *wrong, "--pooling", "max")
+    assert "projection_dim" in stderr_of(capsys, *wrong, "--freeze_encoder", "true")
     result = CliRunner().invoke(app, ["predict", str(tmp_path)])
     assert result.exit_code == 2
     assert "--text" in result.output
+
+
+def test_texts_are_not_read_as_markup(trained: Path) -> None:
+    assert "a [/i] b" in invoke("predict", trained, "--text", "a [/i] b")
+
+
+def test_version() -> None:
+    from hf_xmc import __version__
+
+    assert invoke("--version").strip() == __version__
+
+
+def test_a_removed_label_stays_removed(trained: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    index = LabelIndex.from_pretrained(folder)
+    index.remove([0])
+    index.save_pretrained(folder)
+    invoke("index", folder)
+    assert len(LabelIndex.from_pretrained(folder)) == 11
+
+
+def test_metrics_of_an_earlier_run_go(tiny_encoder: str, toy: Path, five_rows: Path, tmp_path: Path) -> None:
+    for dataset in (toy, five_rows):
+        args = ("train", "--dataset", dataset, "--model_name_or_path", tiny_encoder, "--output_dir", tmp_path / "run")
+        invoke(*args, "--max_steps", "1", *FAST)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["data"]["name"] == "five"
+    assert "toy" not in (tmp_path / "run" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("command", ["demo", "prepare", "train", "evaluate", "index", "predict", "push"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import CommitOperationAdd
 
 from hf_xmc.data.errors import DataError
+from hf_xmc.hub import push
 from hf_xmc.hub.push import push_to_hub, trained_files
 from tests.hub.trained import PUSHED
 
@@ -25,7 +28,6 @@ def test_only_files_of_a_trained_folder_are_chosen(trained_folder: Path) -> None
         ("labels.parquet", "hf-xmc index"),
         ("index/index.faiss", "hf-xmc index"),
         ("index/index.json", "hf-xmc index"),
-        ("README.md", "write_model_card"),
     ],
 )
 def test_a_missing_file_is_named_with_its_cure(trained_folder: Path, name: str, cure: str) -> None:
@@ -35,8 +37,30 @@ def test_a_missing_file_is_named_with_its_cure(trained_folder: Path, name: str, 
     assert cure in str(error.value)
 
 
+def test_a_card_is_written_where_there_is_none(trained_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (trained_folder / "README.md").unlink()
+    sent: list[str] = []
+
+    class Api:
+        def __init__(self, token: str | None = None) -> None: ...
+
+        def create_repo(self, repo_id: str, **options: object) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def list_repo_files(self, repo_id: str, **options: object) -> list[str]:
+            return []
+
+        def create_commit(self, repo_id: str, operations: list[CommitOperationAdd], **options: object) -> str:
+            sent.extend(operation.path_in_repo for operation in operations)
+            return "done"
+
+    monkeypatch.setattr(push, "HfApi", Api)
+    assert push_to_hub(trained_folder, "tester/tagger") == "done"
+    assert sent == PUSHED
+
+
 def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"config\.json, labels\.parquet, .*README\.md, model\.safetensors"):
+    with pytest.raises(DataError, match=r"config\.json, labels\.parquet, .*index\.json, model\.safetensors"):
         trained_files(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         trained_files(tmp_path / "nowhere")

@@ -119,3 +119,32 @@ def test_tfidf_is_the_cosine_of_shared_words() -> None:
     assert topk.scores[0, 0] > topk.scores[0, 1] > 0
     assert topk.ids[1].tolist() == [0, 1, 2, 3]  # nothing shared: all scores 0, the lower id first
     assert topk.scores[1].tolist() == [0, 0, 0, 0]
+
+
+def test_adding_what_does_not_fit_changes_nothing(embeddings: np.ndarray) -> None:
+    index = LabelIndex.build(embeddings, Dataset.from_dict({"uid": ["3"], "text": ["a"], "n": [1]}).select([0] * 50))
+    for labels, message in (
+        (Dataset.from_dict({"uid": ["x", "x"], "text": ["a", "b"]}), "'x' is in the index already"),
+        (Dataset.from_dict({"uid": ["x"], "text": ["a"]}), "2 embeddings for 1 labels"),
+        (Dataset.from_dict({"uid": ["x", "y"], "text": ["a", "b"], "n": ["one", "two"]}), "."),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            index.add(embeddings[:2], labels)
+        assert (len(index), len(index.labels)) == (50, 50)
+
+
+def test_a_removed_label_can_come_back_under_a_new_id(embeddings: np.ndarray) -> None:
+    index = LabelIndex.build(embeddings, table(50))
+    index.remove([3])
+    assert index.add(embeddings[3:4], Dataset.from_dict({"uid": ["u3"], "text": ["label 3"]})).tolist() == [50]
+    found = index.search(embeddings[3:4], 50).ids
+    assert 50 in found
+    assert 3 not in found
+
+
+def test_bare_texts_get_free_uids() -> None:
+    labels = Dataset.from_dict({"uid": ["2", "7"], "text": ["a", "b"], "note": ["x", "y"]})
+    index = LabelIndex.build(np.eye(2), labels)
+    index.add(np.eye(2), ["c", "d"])
+    assert index.labels["uid"][:] == ["2", "7", "3", "4"]
+    assert index.labels["note"][:] == ["x", "y", None, None]
