@@ -17,7 +17,7 @@ from hf_xmc.data.statistics import Statistics, examples
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-FILES = ("README.md", "dataset.json", "report.html", "data/", "labels/")
+FILES = ("README.md", "dataset.json", "data/", "labels/")  # the report names paths of this machine: it stays
 
 
 def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str | None = None) -> Path:

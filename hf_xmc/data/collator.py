@@ -31,13 +31,13 @@ class QueryCollator:
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         width = max(len(item["input_ids"]) for item in items)
-        input_ids = torch.full((len(items), width), self.pad_token_id, dtype=torch.int64)  # [B, T]
-        attention_mask = torch.zeros_like(input_ids)
+        input_ids = np.full((len(items), width), self.pad_token_id, dtype=np.int64)  # [B, T]
+        attention_mask = np.zeros_like(input_ids)
         for i, item in enumerate(items):
             length = len(item["input_ids"])
-            input_ids[i, :length] = torch.tensor(item["input_ids"])
+            input_ids[i, :length] = item["input_ids"]
             attention_mask[i, :length] = 1
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
         batch["row"] = torch.tensor([item["row"] for item in items])
         for name in ("positives", "ignored"):
             if name in items[0]:

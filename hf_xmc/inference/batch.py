@@ -11,14 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import load_dataset
 from tqdm.auto import tqdm
 
-from hf_xmc.data.errors import DataError
+from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.data.files import json_lines, lines, plain_suffix
+from hf_xmc.data.formats.rows import rows as table_rows
 from hf_xmc.inference.pipeline import XMCPipeline
 
 BLOCK = 2048  # texts in memory at a time
-READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+KINDS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 TAG = pa.struct({"label": pa.string(), "uid": pa.string(), "id": pa.int64(), "score": pa.float64()})
 
 
@@ -34,7 +35,8 @@ def predict_file(
     """Tag every row of `source` and write it to `target` with a column `labels`; returns the number of rows.
 
     Args:
-        source: `.txt` (one text a line), `.jsonl`, `.csv`, `.tsv` or `.parquet`, also `.gz` of the first four.
+        source: `.txt` (one text a line, blank lines are left out), `.jsonl`, `.csv`, `.tsv` or `.parquet`; the first
+            four also compressed (`.gz`, `.bz2`, `.xz`, `.zst`).
         target: `.jsonl`, or `.parquet` (columns `uid` where there is one, `text`, `labels`). It appears when it is
             whole: until then the rows stand in a file of a temporary name.
 
@@ -49,9 +51,9 @@ def predict_file(
         rows = iter(read_rows(source))
         with tqdm(unit=" texts", desc="Tagging", delay=2) as bar:
             while block := list(islice(rows, BLOCK)):
-                texts = [text_of(row, text_column, source, count + i) for i, row in enumerate(block)]
+                texts = [text_of(row, text_column, source, line) for line, row in block]
                 tagged = pipeline(texts, k=k, threshold=threshold, batch_size=batch_size)
-                writer.write([{**row, "labels": tags} for row, tags in zip(block, tagged, strict=True)])
+                writer.write([with_tags(row, tags) for (_, row), tags in zip(block, tagged, strict=True)])
                 count += len(block)
                 bar.update(len(block))
         if not count:
@@ -64,27 +66,37 @@ def predict_file(
     return count
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, streamed."""
-    suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix
-    if suffix not in READERS:
-        raise DataError(f"cannot read {suffix or 'a file without an ending'}", path, cure=f"give {', '.join(READERS)}")
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line and columns of each row of a file, streamed. Cells of `.csv` and `.tsv` stay the strings that they are.
+
+    Raises:
+        DataError: no such file, a kind that is not known, a line that is not what it should be.
+    """
+    suffix = plain_suffix(path)
+    if suffix not in KINDS:
+        raise DataError(f"cannot read {suffix or 'a file without an ending'}", path, cure=f"give {', '.join(KINDS)}")
     if not path.is_file():
         raise DataError("no such file", path)
-    options: dict[str, Any] = {"delimiter": "\t"} if suffix == ".tsv" else {}
-    try:
-        stream = load_dataset(READERS[suffix], data_files=str(path), split="train", streaming=True, **options)
-        yield from stream
-    except (ValueError, pa.ArrowException, UnicodeDecodeError, EOFError) as error:
-        raise DataError(f"cannot be read ({error!s:.200})", path, cure=f"is it {suffix} as its name says?") from error
+    if suffix == ".txt":
+        yield from ((line, {"text": text}) for line, text in lines(path) if text.strip())
+    elif suffix == ".jsonl":
+        yield from json_lines(path, Problems())
+    else:
+        yield from table_rows(path, None, Problems())
 
 
-def text_of(row: dict[str, Any], column: str, path: Path, number: int) -> str:
+def text_of(row: dict[str, Any], column: str, path: Path, line: int) -> str:
     if column not in row:
         raise DataError(f"no column {column!r}", path, cure=f"it has {', '.join(row)}; choose one with --text_column")
     if not isinstance(row[column], str):
-        raise DataError(f"the text is {row[column]!r:.60}", path, number + 1, "every row needs a text")
+        raise DataError(f"the text is {row[column]!r:.60}", path, line, "every row needs a text")
     return row[column]
+
+
+def with_tags(row: dict[str, Any], tags: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of the output; labels that the input had are kept beside as `given_labels`."""
+    given = {"given_labels": row["labels"]} if "labels" in row else {}
+    return {**row, **given, "labels": tags}
 
 
 class JsonLinesWriter:
@@ -111,7 +123,11 @@ class ParquetWriter:
             columns = pa.Table.from_pylist(rows).append_column("labels", tags)
             self.writer = pq.ParquetWriter(self.path, columns.schema)
         schema = self.writer.schema
-        table = pa.Table.from_pylist(rows, schema.remove(schema.get_field_index("labels")))
+        try:
+            table = pa.Table.from_pylist(rows, schema.remove(schema.get_field_index("labels")))
+        except pa.ArrowException as error:
+            found = f"a column changes its type ({error!s:.200})"
+            raise DataError(found, self.path, cure="write .jsonl, which takes every type") from error
         self.writer.write_table(table.append_column("labels", tags))
 
     def close(self) -> None:

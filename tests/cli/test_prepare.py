@@ -185,6 +185,7 @@ def test_push_and_load_again(tmp_path: Path) -> None:
         "data/test.parquet",
         "labels/labels.parquet",
     } <= files.keys()
+    assert not any(str(tmp_path).encode() in content for content in files.values())
     assert hub.repositories["datasets/tester/set"].private
     assert len(hub.messages("tester/set", kind="datasets")) == 2
     assert b'load_dataset("tester/set", "labels")' in files["README.md"]

@@ -96,7 +96,8 @@ def test_files_of_every_kind(
     for row, tags in zip(rows, expected, strict=True):
         assert [tag["uid"] for tag in row["labels"]] == [tag["uid"] for tag in tags]
     if kind != ".txt":
-        assert [row["year"] for row in rows] == [2000, 2001, 2002]
+        years = [2000, 2001, 2002]
+        assert [row["year"] for row in rows] == ([str(year) for year in years] if kind in (".csv", ".tsv") else years)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([source.name, target.name])
 
 
@@ -105,8 +106,8 @@ def test_files_of_every_kind(
     [
         ("in.jsonl", '{"title": "x"}\n', "no column 'text'"),
         ("in.jsonl", '{"text": "x"}\n{"text": null}\n', "line 2: the text is None"),
-        ("in.jsonl", '{"text": \n', "cannot be read"),
-        ("in.csv", "", "cannot be read|no rows"),
+        ("in.jsonl", '{"text": \n', "line 1: not JSON"),
+        ("in.csv", "", "no rows"),
         ("in.txt", "", "no rows"),
         ("in.docx", "", r"cannot read \.docx"),
     ],
@@ -121,6 +122,29 @@ def test_bad_files_leave_the_old_output_alone(
         predict_file(pipeline, tmp_path / name, target)
     assert target.read_text() == "earlier work\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "out.jsonl"])
+
+
+def test_cells_stay_what_they_are(pipeline: XMCPipeline, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_text("uid,text,labels\n007,null,red\n008,1984,\n")
+    predict_file(pipeline, source, target, k=1)
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [(row["uid"], row["text"], row["given_labels"]) for row in rows] == [
+        ("007", "null", "red"),
+        ("008", "1984", ""),
+    ]
+    assert [len(row["labels"]) for row in rows] == [1, 1]
+
+
+def test_a_column_that_changes_its_type(
+    pipeline: XMCPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "BLOCK", 1)
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"text": "a", "n": 1}\n{"text": "b", "n": "one"}\n')
+    with pytest.raises(DataError, match=r"write \.jsonl"):
+        predict_file(pipeline, source, tmp_path / "out.parquet")
+    assert predict_file(pipeline, source, tmp_path / "out.jsonl") == 2
 
 
 def test_missing_input_and_unknown_output(pipeline: XMCPipeline, tmp_path: Path) -> None:
