@@ -40,7 +40,10 @@ class ScriptArguments:
     temperature: float | None = field(default=None, metadata={"help": "Scores are divided by it (DEXML: 0.05)."})
     query_prefix: str | None = field(default=None, metadata={"help": "Text put before each query."})
     label_prefix: str | None = field(default=None, metadata={"help": "Text put before each label."})
-    max_query_length: int | None = field(default=None, metadata={"help": "In tokens; longer queries are cut."})
+    max_query_length: int | None = field(
+        default=None,
+        metadata={"help": "In tokens; longer queries are cut (default: what papers on the set use, or 128)."},
+    )
     max_label_length: int | None = field(default=None, metadata={"help": "In tokens; longer labels are cut."})
 
     def model_settings(self) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
     from hf_xmc.training.trainer import XMCTrainer
 
     dataset = load_xmc_dataset(script.dataset)
-    model = load_model(script)
+    model = load_model(script, dataset.max_lengths)
     folder = Path(args.output_dir or "outputs/run")
     trainer = XMCTrainer(
         model=model,
@@ -137,8 +140,8 @@ def finish(
     return metrics
 
 
-def load_model(script: ScriptArguments) -> Any:
-    """A dual encoder to train further, or a new one from an encoder."""
+def load_model(script: ScriptArguments, max_lengths: dict[str, int]) -> Any:
+    """A dual encoder to train further, or a new one from an encoder, with the lengths that papers on the set use."""
     from transformers import AutoConfig
 
     from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
@@ -146,4 +149,5 @@ def load_model(script: ScriptArguments) -> Any:
     settings = script.model_settings()
     if isinstance(AutoConfig.from_pretrained(script.model_name_or_path), XMCDualEncoderConfig):
         return XMCDualEncoderModel.from_pretrained(script.model_name_or_path, dtype="float32", **settings)
-    return XMCDualEncoderModel.from_encoder(script.model_name_or_path, **settings)
+    usual = {f"max_{side}_length": length for side, length in max_lengths.items()}
+    return XMCDualEncoderModel.from_encoder(script.model_name_or_path, **{**usual, **settings})

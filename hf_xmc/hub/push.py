@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_xmc.data.errors import DataError
 from hf_xmc.hub.card import readdress, write_model_card
@@ -108,7 +109,8 @@ def trained_files(folder: Path) -> list[str]:
         )
     # The modules that AutoModel(..., trust_remote_code=True) loads where hf_xmc is not installed.
     references = [str(reference).split("--")[-1] for reference in (config.get("auto_map") or {}).values()]
-    code = {f"{reference.split('.')[0]}.py" for reference in references}
+    code = {f"{reference.split('.')[0]}.py" for reference in references} & present
+    code |= {Path(file).name for name in code for file in get_relative_import_files(str(folder / name))}
     chosen = {name for name in present if belongs(name)} - set(all_weights(present)) | {*weights}
     return sorted(chosen | (code & present))
 

@@ -51,7 +51,9 @@ PUSHED = [
     "labels.parquet",
     "model.safetensors",
     "modeling_xmc.py",
+    "pooling_xmc.py",
     "run.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "towers_xmc.py",
 ]
