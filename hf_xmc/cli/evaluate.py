@@ -48,7 +48,7 @@ def evaluate(
     """Rank the catalogue for each query of a split; write metrics.json, predictions.parquet and report.html."""
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.data.errors import DataError
-    from hf_xmc.inference.evaluation import baseline_predictions, evaluate_predictions, score
+    from hf_xmc.inference.evaluation import baseline_predictions, evaluate_predictions, is_shallow, score
     from hf_xmc.inference.hierarchy import read_parents
     from hf_xmc.training.run import RUN, read_json
 
@@ -65,6 +65,10 @@ def evaluate(
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
     topk = predictions_of(system, data, split, k, batch_size)
     other = None if against is None else predictions_of(against, data, split, k, batch_size)
+    if is_shallow(topk, data, split, k):
+        console.print(
+            f"[yellow]{topk.k} predictions a query, fewer than k = {k} and the filter need: metrics are too low.[/]"
+        )
     others = {}
     if with_baselines:
         others = {name: score(topk, data, split, ks) for name, topk in baseline_predictions(data, split, k).items()}
@@ -107,9 +111,10 @@ def predictions_of(system: str, data: XMCDataset, split: str, k: int, batch_size
     if path.is_file() or path.suffix in (".parquet", ".jsonl"):
         return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:])
     pipeline = XMCPipeline.from_pretrained(system)
-    if len(pipeline.index.labels) != data.num_labels:
+    if pipeline.index.labels["uid"][:] != data.labels["uid"][:]:
         raise DataError(
-            f"the index of {system} has {len(pipeline.index.labels):,} labels, {data.name} has {data.num_labels:,}",
+            f"the index of {system} ({len(pipeline.index.labels):,} labels) has other labels than {data.name} "
+            f"({data.num_labels:,} labels), or in another order",
             cure="evaluate on the set that it was trained on, or build the index of this one with hf-xmc index",
         )
     return predict_split(pipeline, data, split, k, batch_size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.inference.hierarchy import parents_of_table
@@ -18,6 +19,7 @@ from hf_xmc.metrics import (
     bootstrap_intervals,
     by_label_frequency,
     by_num_positives,
+    find_circle,
     find_hits,
     hierarchical_metrics,
     inverse_propensity,
@@ -32,6 +34,7 @@ from hf_xmc.retrieval import baselines
 from hf_xmc.training.run import versions, write_json
 from hf_xmc.types import TopK
 
+logger = logging.get_logger(__name__)
 KS = (1, 3, 5)
 
 
@@ -88,17 +91,23 @@ def evaluate_predictions(
     """
     truth, filters = dataset.positives(split), dataset.filters.get(split)
     metrics = score(topk, dataset, split, ks)
+    hierarchy_given = parents
     parents = parents_of_table(dataset.labels) if parents is None else parents
+    if parents is not None and hierarchy_given is None and find_circle(parents, int(parents.max(initial=0)) + 1):
+        logger.warning("The parents of the label table form a circle: no hierarchical scores.")
+        parents = None
     if parents is not None:
         metrics |= hierarchical_metrics(topk, truth, parents, ks, filters, exclude=roots(parents))
     pairs = per_query_scores(topk, dataset, split, ks)
     intervals = bootstrap_intervals(pairs, seed=seed)
     comparison = {}
     if against is not None:
-        comparison = paired_test(per_query_scores(against, dataset, split, ks), pairs, seed=seed)
+        depth = min(topk.k, against.k)  # MRR looks at all columns: of both systems as many
+        one, other = (per_query_scores(first_columns(t, depth), dataset, split, ks) for t in (topk, against))
+        comparison = paired_test(other, one, seed=seed)
     compared = {key: row._asdict() for key, row in comparison.items()}
     document = metrics_document(metrics, dataset, split, max(ks), dict(baselines or {}), seed, train_seconds)
-    document["settings"] |= {"ks": list(ks), "system": name, **counted(topk, dataset, split, parents)}
+    document["settings"] |= {"ks": list(ks), "system": name, **counted(topk, dataset, split, max(ks), parents)}
     details = {
         "intervals": {key: interval._asdict() for key, interval in intervals.items()},
         **breakdowns(topk, dataset, split, ks),
@@ -129,7 +138,18 @@ def evaluate_predictions(
     return Evaluation(metrics, compared, folder)
 
 
-def counted(topk: TopK, dataset: XMCDataset, split: str, parents: np.ndarray | None) -> dict[str, int]:
+def first_columns(topk: TopK, depth: int) -> TopK:
+    """The best `depth` predictions of each query."""
+    ordered = topk.sorted()
+    return TopK(ordered.ids[:, :depth], ordered.scores[:, :depth])
+
+
+def is_shallow(topk: TopK, dataset: XMCDataset, split: str, k: int) -> bool:
+    """Whether there are fewer predictions a query than k and the filter need: metrics at k are then too low."""
+    return topk.k < min(search_depth(k, dataset.filters.get(split)), dataset.num_labels)
+
+
+def counted(topk: TopK, dataset: XMCDataset, split: str, k: int, parents: np.ndarray | None) -> dict[str, int]:
     """The counts that values depend on: what was ranked, for whom, and what was left out."""
     truth = dataset.positives(split)
     return {
@@ -139,6 +159,7 @@ def counted(topk: TopK, dataset: XMCDataset, split: str, parents: np.ndarray | N
         "num_queries_without_positives": int((truth.counts == 0).sum()),
         "num_filtered_pairs": len(dataset.filters[split].indices) if split in dataset.filters else 0,
         "predictions_a_query": topk.k,
+        "fewer_predictions_than_needed": is_shallow(topk, dataset, split, k),
         "num_parent_pairs": 0 if parents is None else len(parents),
         "num_roots_left_out": 0 if parents is None else len(roots(parents)),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_xmc.data.errors import DataError
+from hf_xmc.data.files import lines
 
 
 def parents_of_table(labels: Dataset) -> np.ndarray | None:
@@ -36,12 +36,14 @@ def read_parents(path: str | Path, label_uids: list[str]) -> np.ndarray:
     if not path.is_file():
         raise DataError("no such file", path, cure="give lines of child uid, tab, parent uid, below a header line")
     pairs = []
-    with path.open(encoding="utf-8", newline="") as file:
-        for line, fields in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-            if len(fields) != 2 or not all(fields):
-                raise DataError(f"found {fields!r:.60}", path, line, "expected child uid, tab, parent uid")
-            if line > 1:
-                pairs.append((fields[0], fields[1]))
+    for line, text in lines(path):
+        child, tab, parent = text.strip().partition("\t")
+        if not text.strip():
+            continue
+        if not tab or not parent or "\t" in parent:
+            raise DataError(f"found {text!r:.60}", path, line, "expected child uid, tab, parent uid")
+        if line > 1:
+            pairs.append((child, parent))
     if not {child for child, _ in pairs} & set(label_uids):
         raise DataError("none of its children is a label", path, cure="is it the hierarchy of another label table?")
     return _as_ids(pairs, label_uids)

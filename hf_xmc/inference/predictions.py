@@ -19,18 +19,19 @@ FORM = "expected columns ids or labels (lists of label ids or label uids), best 
 
 
 def write_predictions(topk: TopK, uids: Sequence[str], path: str | Path) -> Path:
-    """Write `predictions.parquet`: columns `uid`, `ids: list<int32>`, `scores: list<float>`, without padding."""
+    """Write `predictions.parquet`: columns `uid`, `ids: list<int32>`, `scores` in the precision given; no padding."""
     path = Path(path)
     ordered = topk.sorted()
     if len(ordered) != len(uids):
         raise ValueError(f"There are {len(ordered):,} rows of predictions and {len(uids):,} uids; give one uid a row.")
     kept = ordered.ids >= 0
+    precision = pa.float64() if ordered.scores.dtype == np.float64 else pa.float32()
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())
     table = pa.table(
         {
             "uid": pa.array(uids, pa.string()),
             "ids": pa.ListArray.from_arrays(offsets, pa.array(ordered.ids[kept], pa.int32())),
-            "scores": pa.ListArray.from_arrays(offsets, pa.array(ordered.scores[kept], pa.float32())),
+            "scores": pa.ListArray.from_arrays(offsets, pa.array(ordered.scores[kept], precision)),
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,13 @@ def read_predictions(path: str | Path, uids: Sequence[str], label_uids: Sequence
             do not fit their labels; the message names file, row and cure.
     """
     path = Path(path)
-    table = _read(path)
+    try:
+        return _predictions(_read(path), path, uids, label_uids)
+    except (pa.ArrowException, IndexError) as error:
+        raise DataError(f"cannot be understood ({error!s:.200})", path, cure=FORM) from error
+
+
+def _predictions(table: pa.Table, path: Path, uids: Sequence[str], label_uids: Sequence[str]) -> TopK:
     name = next((name for name in ("ids", "labels") if name in table.column_names), None)
     if name is None:
         raise DataError(f"no column ids or labels (found {', '.join(table.column_names) or 'none'})", path, cure=FORM)
@@ -75,6 +82,12 @@ def read_predictions(path: str | Path, uids: Sequence[str], label_uids: Sequence
     row_of_label = np.repeat(np.arange(len(lengths)), lengths)
     start_of_label = np.repeat(np.cumsum(lengths) - lengths, lengths)
     rank = np.arange(len(row_of_label)) - start_of_label
+    if name == "labels" and pa.types.is_integer(flat.type) and _are_other_numbers(label_uids):
+        raise DataError(
+            "labels are integers, and so are the label uids of the set",
+            path,
+            cure="call the column ids if they are rows of the label table, or write uids as strings",
+        )
     ids = _label_ids(flat, row_of_label, label_uids, path)
     if "scores" in table.column_names:
         scores = _scores(_column(table, "scores"), lengths, path)
@@ -84,6 +97,12 @@ def read_predictions(path: str | Path, uids: Sequence[str], label_uids: Sequence
     topk_scores = np.full(topk_ids.shape, -np.inf)
     topk_ids[row_of_label, rank], topk_scores[row_of_label, rank] = ids, values
     return TopK(topk_ids[order], topk_scores[order])
+
+
+def _are_other_numbers(label_uids: Sequence[str]) -> bool:
+    """Whether all uids are whole numbers, and not those of their rows."""
+    numbers = all(uid.isdecimal() for uid in label_uids)
+    return numbers and any(uid != str(row) for row, uid in enumerate(label_uids))
 
 
 def _read(path: Path) -> pa.Table:

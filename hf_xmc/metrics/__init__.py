@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hf_xmc.metrics.breakdown import by_label_frequency, by_num_positives
-from hf_xmc.metrics.hierarchy import hierarchical_metrics, roots
+from hf_xmc.metrics.hierarchy import find_circle, hierarchical_metrics, roots
 from hf_xmc.metrics.hits import find_hits, search_depth
 from hf_xmc.metrics.per_query import per_query_metrics
 from hf_xmc.metrics.propensity import inverse_propensity
@@ -14,6 +14,7 @@ __all__ = [
     "bootstrap_intervals",
     "by_label_frequency",
     "by_num_positives",
+    "find_circle",
     "find_hits",
     "hierarchical_metrics",
     "inverse_propensity",

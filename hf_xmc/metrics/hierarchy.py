@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from hf_xmc.metrics.hits import find_hits
 from hf_xmc.metrics.per_query import ratio
@@ -107,18 +108,17 @@ def ancestor_closure(parents: Array, num_nodes: int, exclude: Sequence[int] | np
         raise ValueError(f"Parents must be integer pairs (child, parent) [E, 2], found {edges.dtype} {edges.shape}.")
     if len(edges) and (edges.min() < 0 or edges.max() >= num_nodes):
         raise ValueError(f"Parents name node {edges.max():,} or a negative one; there are {num_nodes:,} nodes.")
+    if (closing := find_circle(edges, num_nodes)) is not None:
+        raise ValueError(
+            f"Parents form a circle, which an ontology has not: {closing[1]} is above {closing[0]} and below it. "
+            "Remove the pair that closes it."
+        )
     step = csr_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(num_nodes, num_nodes))
     reached = csr_array((np.ones(num_nodes), (np.arange(num_nodes),) * 2), shape=(num_nodes, num_nodes))
     frontier = reached
-    for _ in range(num_nodes):  # as many steps up as the hierarchy is deep
-        frontier = frontier @ step
-        if not frontier.nnz:
-            break
+    while (frontier := frontier @ step).nnz:  # as many steps up as the hierarchy is deep
         frontier.data[:] = 1.0  # paths are not counted
         reached = reached + frontier
-    else:
-        if num_nodes:
-            raise ValueError("Parents form a circle; an ontology has none. Remove the pair that closes it.")
     reached.data[:] = 1.0
     if len(exclude):
         kept = np.ones(num_nodes)
@@ -126,6 +126,21 @@ def ancestor_closure(parents: Array, num_nodes: int, exclude: Sequence[int] | np
         reached = reached @ csr_array((kept, (np.arange(num_nodes),) * 2), shape=(num_nodes, num_nodes))
         reached.eliminate_zeros()
     return csr_array(reached)
+
+
+def find_circle(parents: Array, num_nodes: int) -> tuple[int, int] | None:
+    """A pair (child, parent) that lies on a circle, or None.
+
+    >>> find_circle([[1, 0], [2, 1]], 3), find_circle([[1, 0], [2, 1], [0, 2]], 3)
+    (None, (1, 0))
+    """
+    edges = np.asarray(parents, dtype=np.int64).reshape(-1, 2)
+    graph = csr_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(num_nodes, num_nodes))
+    _, component = connected_components(graph, directed=True, connection="strong")
+    size = np.bincount(component, minlength=1)
+    child, parent = edges[:, 0], edges[:, 1]
+    closed = (child == parent) | ((component[child] == component[parent]) & (size[component[child]] > 1))
+    return (int(child[closed.argmax()]), int(parent[closed.argmax()])) if closed.any() else None
 
 
 def _close(rows: Positives, closure: csr_array) -> csr_array:

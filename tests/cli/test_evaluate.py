@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from hf_xmc import TopK, load_xmc_dataset
+from hf_xmc import TopK, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
 from hf_xmc.inference.predictions import write_predictions
 from hf_xmc.metrics import inverse_propensity, ranking_metrics
@@ -97,3 +97,17 @@ def test_what_evaluate_cannot_do_is_said(toy: Path, files: tuple[Path, Path], tm
     assert "RUN" in invoke("--dataset", toy, code=2)
     assert "RUN" in invoke(files[0], "--from_predictions", files[0], "--dataset", toy, code=2)
     invoke(tmp_path / "no.parquet", "--dataset", toy, code=1)
+
+
+def test_a_file_that_is_too_shallow_is_said(toy: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
+    output = invoke(files[0], "--dataset", toy, "--output_dir", tmp_path / "out", "--no_baselines", "--k", "11")
+    settings = json.loads((tmp_path / "out" / "metrics.json").read_text())["settings"]
+    assert settings["fewer_predictions_than_needed"] is True
+    assert "fewer than k = 11" in output
+
+
+def test_the_index_of_other_labels_is_refused(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+    labels = load_xmc_dataset(toy).labels
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder)
+    XMCPipeline.build(model, labels.select(range(len(labels) - 1, -1, -1))).save_pretrained(tmp_path / "run")
+    invoke(tmp_path / "run", "--dataset", toy, code=1)

@@ -110,3 +110,24 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "p.csv").write_text("a,b\n")
     with pytest.raises(DataError, match=r"give \.parquet or \.jsonl"):
         read_predictions(tmp_path / "p.csv", UIDS, LABELS)
+
+
+def test_scores_keep_their_precision(tmp_path):
+    topk = TopK(np.array([[7, 3]]), np.array([[0.12345678912, 0.12345678911]]))
+    path = write_predictions(topk, ["q"], tmp_path / "predictions.parquet")
+    again = read_predictions(path, ["q"], [str(i) for i in range(9)])
+    assert again.sorted().ids.tolist() == [[7, 3]]
+
+
+def test_integers_that_could_be_uids_or_rows(tmp_path):
+    uids = ["5", "6", "7"]
+    with pytest.raises(DataError, match="call the column ids"):
+        read_predictions(parquet(tmp_path / "a.parquet", labels=[[0]]), ["q"], uids)
+    assert read_predictions(parquet(tmp_path / "b.parquet", ids=[[1]]), ["q"], uids).ids.tolist() == [[1]]
+    assert read_predictions(parquet(tmp_path / "c.parquet", labels=[["7"]]), ["q"], uids).ids.tolist() == [[2]]
+
+
+def test_lists_with_holes_are_no_traceback(tmp_path):
+    for rows in ([{"labels": [None, 1]}], [{"uid": ["a"], "labels": [1]}]):
+        with pytest.raises(DataError):
+            read_predictions(jsonl(tmp_path / "x.jsonl", *rows), ["q"], ["a", "b"])

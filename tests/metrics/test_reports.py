@@ -25,7 +25,7 @@ from hf_xmc.metrics import (
     per_query_metrics,
     ranking_metrics,
 )
-from hf_xmc.metrics.hierarchy import ancestor_closure
+from hf_xmc.metrics.hierarchy import ancestor_closure, find_circle
 from hf_xmc.metrics.per_query import PerQuery
 
 
@@ -182,3 +182,10 @@ def test_evaluate_folders_load_offline(problem, tmp_path, monkeypatch):
     found = both.compute(predictions=ordered.ids.tolist(), references=rows, parents=[[1, 0]], ks=(3,))
     assert found["P@3"] == ranking_metrics(topk, truth, (3,))["P@3"]
     assert found["h_micro_f1@3"] == hierarchical_metrics(topk, truth, [[1, 0]], (3,))["h_micro_f1@3"]
+
+
+def test_a_circle_of_parents_is_found_and_named() -> None:
+    for parents, pair in (([[1, 0], [2, 1]], None), ([[1, 1]], (1, 1)), ([[1, 0], [2, 1], [0, 2], [3, 0]], (1, 0))):
+        assert find_circle(np.array(parents), 4) == pair
+    with pytest.raises(ValueError, match="0 is above 1 and below it"):
+        hierarchical_metrics(TopK(np.array([[0]]), np.zeros((1, 1))), Positives.from_lists([[0]]), [[1, 0], [0, 1]])

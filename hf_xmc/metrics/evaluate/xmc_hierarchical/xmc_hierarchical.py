@@ -15,6 +15,8 @@ Args:
     references: for each query its true label ids (list of int).
     parents: pairs (child id, parent id).
     ks: cut-offs, by default (1, 3, 5).
+    filters: for each query label ids that are removed from its predictions.
+    exclude: ids that count nowhere, as hf_xmc.metrics.roots(parents).
 Returns:
     dict of fractions, with the keys of hf_xmc.metrics.hierarchical_metrics.
 """
@@ -31,9 +33,18 @@ class XMCHierarchical(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: list, references: list, parents: list, ks: tuple = (1, 3, 5), **others: object
+        self,
+        predictions: list,
+        references: list,
+        parents: list,
+        ks: tuple = (1, 3, 5),
+        filters: list | None = None,
+        exclude: tuple = (),
+        **others: object,
     ) -> dict:
-        # `combine` hands the arguments of all its metrics to each of them: `others` are not ours
+        # `combine` hands the arguments of all its metrics to each of them: those of the others are not ours
+        if unknown := set(others) - {"parents", "exclude", "inverse_propensity"}:
+            raise TypeError(f"compute() does not know {sorted(unknown)}.")
         width = max((len(row) for row in predictions), default=0)
         ids = numpy.full((len(predictions), width), -1, dtype=numpy.int64)
         for i, row in enumerate(predictions):
@@ -41,4 +52,5 @@ class XMCHierarchical(evaluate.Metric):
         scores = numpy.broadcast_to(-numpy.arange(width, dtype=numpy.float32), ids.shape)  # best first
         topk = hf_xmc.types.TopK(ids, scores)
         positives = hf_xmc.types.Positives.from_lists(references)
-        return hf_xmc.metrics.hierarchical_metrics(topk, positives, parents, ks)
+        pairs = None if filters is None else hf_xmc.types.Positives.from_lists(filters)
+        return hf_xmc.metrics.hierarchical_metrics(topk, positives, parents, ks, pairs, exclude)

@@ -14,6 +14,7 @@ Args:
     predictions: for each query its label ids, best first (list of int).
     references: for each query its true label ids (list of int).
     ks: cut-offs, by default (1, 3, 5).
+    filters: for each query label ids that are removed from its predictions.
     inverse_propensity: one weight a label, for PSP, PSnDCG and PSR.
 Returns:
     dict of fractions, with the keys of hf_xmc.metrics.ranking_metrics.
@@ -36,9 +37,12 @@ class XMCRanking(evaluate.Metric):
         references: list,
         ks: tuple = (1, 3, 5),
         inverse_propensity: numpy.ndarray | None = None,
+        filters: list | None = None,
         **others: object,
     ) -> dict:
-        # `combine` hands the arguments of all its metrics to each of them: `others` are not ours
+        # `combine` hands the arguments of all its metrics to each of them: those of the others are not ours
+        if unknown := set(others) - {"parents", "exclude", "inverse_propensity"}:
+            raise TypeError(f"compute() does not know {sorted(unknown)}.")
         width = max((len(row) for row in predictions), default=0)
         ids = numpy.full((len(predictions), width), -1, dtype=numpy.int64)
         for i, row in enumerate(predictions):
@@ -46,4 +50,5 @@ class XMCRanking(evaluate.Metric):
         scores = numpy.broadcast_to(-numpy.arange(width, dtype=numpy.float32), ids.shape)  # best first
         topk = hf_xmc.types.TopK(ids, scores)
         positives = hf_xmc.types.Positives.from_lists(references)
-        return hf_xmc.metrics.ranking_metrics(topk, positives, ks, inverse_propensity)
+        pairs = None if filters is None else hf_xmc.types.Positives.from_lists(filters)
+        return hf_xmc.metrics.ranking_metrics(topk, positives, ks, inverse_propensity, pairs)
