@@ -33,7 +33,7 @@ def describe_run(
             "source": dataset.source,
             "counts": dataset.counts(),
             "fingerprint": dataset.fingerprint(),
-            "example": dataset.queries["train"][0]["text"][:120],
+            "example": dataset.queries["train"][0]["text"][:60],
         },
         "train_seconds": round(train_seconds, 1),
         "versions": versions(),
