@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from hf_xmc.cli.main import app
@@ -47,3 +48,12 @@ def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"make (\w+)", README)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_figures_are_those_of_the_card() -> None:
+    card = ModelCard.load(ROOT / "model_cards" / "sample_minilm.md")
+    measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    (row,) = re.findall(r"\| \*\*this model\*\* \|(.*)\|", README)
+    columns = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5")
+    assert [float(cell) for cell in row.split("|")] == [round(100 * measured[name], 1) for name in columns]
+    assert "<!--" not in README
