@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from hf_xmc.losses.pairs import Batch, Pairs, read_batch
+from hf_xmc.losses.products import add_labels_gradient, score_tile, times_labels
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.types import Positives
 
 MEMORY_BUDGET = 64 * 2**20  # bytes of scores held at once, at the least
 SCORES_PER_PART = 2**20  # passes that need memory of their own work on about so many scores at a time
-LABELS_PER_CAST = 2**14  # half-precision embeddings are converted in parts, so that no second copy of all is made
 
 
 class StreamingLoss(nn.Module):
@@ -230,7 +230,7 @@ class _Stream(torch.autograd.Function):
         for start, pairs, removed in batch.tiles(step):
             stop = min(start + step, len(x))
             tile = Tile(
-                _scores(x[start:stop], y, temperature, buffer[: stop - start]),
+                score_tile(x[start:stop], y, temperature, buffer[: stop - start]),
                 pairs,
                 removed,
                 batch.num_positives[start:stop],
@@ -242,9 +242,9 @@ class _Stream(torch.autograd.Function):
             loss += value.sum()
             factor = factor[:, None] / (count * temperature)  # [b, 1]
             if grad_x is not None:
-                torch.mul(_times_labels(tile.scores, y), factor, out=grad_x[start:stop])
+                torch.mul(times_labels(tile.scores, y), factor, out=grad_x[start:stop])
             if grad_y is not None:
-                _add_labels_gradient(grad_y, tile.scores, x[start:stop].to(exact) * factor, dtype, beta=int(start > 0))
+                add_labels_gradient(grad_y, tile.scores, x[start:stop].to(exact) * factor, dtype, beta=int(start > 0))
         if grad_y is not None and not len(x):
             grad_y.zero_()
         loss = shard.sum_(loss) / count
@@ -264,46 +264,3 @@ class _Stream(torch.autograd.Function):
                 if gradient is not None:
                     gradients[i] = gradient.mul_(grad_loss) if in_place else gradient * grad_loss
         return (*gradients, None, None, None, None, None, None, None)
-
-
-# The three products. float32 and float64 go to the library as they are. Half precision is summed in float32: where the
-# device cannot (CPU), parts of the embeddings are converted. The gradient of the scores then takes bfloat16, whatever
-# the embeddings have: it spans more than float16 can hold.
-
-
-def _scores(x: torch.Tensor, y: torch.Tensor, temperature: float, out: torch.Tensor) -> torch.Tensor:
-    """x y^T / temperature, `[b, C]`, into `out`."""
-    if x.dtype == out.dtype:
-        torch.mm(x / temperature, y.T, out=out)
-    elif x.device.type == "cuda":
-        torch.mm(x, y.T, out_dtype=out.dtype, out=out).div_(temperature)
-    else:
-        x = x.to(out.dtype) / temperature
-        for part, scores in zip(y.split(LABELS_PER_CAST), out.split(LABELS_PER_CAST, 1), strict=True):
-            torch.mm(x, part.to(out.dtype).T, out=scores)
-    return out
-
-
-def _times_labels(tile: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """tile y, `[b, D]`."""
-    if tile.dtype == y.dtype:
-        return tile @ y
-    total = tile.new_zeros(len(tile), y.shape[1])
-    for part, scores in zip(y.split(LABELS_PER_CAST), tile.split(LABELS_PER_CAST, 1), strict=True):
-        if y.device.type == "cuda":
-            total += torch.mm(scores.bfloat16(), part.bfloat16(), out_dtype=tile.dtype)
-        else:
-            total.addmm_(scores, part.to(tile.dtype))
-    return total
-
-
-def _add_labels_gradient(
-    grad_y: torch.Tensor, tile: torch.Tensor, x: torch.Tensor, dtype: torch.dtype, beta: int
-) -> None:
-    """grad_y `[C, D]` = beta grad_y + tile^T x; with beta = 0, what grad_y held does not matter."""
-    if dtype == tile.dtype or tile.device.type != "cuda":
-        grad_y.addmm_(tile.T, x, beta=beta)
-        return
-    for part, scores in zip(grad_y.split(LABELS_PER_CAST), tile.split(LABELS_PER_CAST, 1), strict=True):
-        product = torch.mm(scores.bfloat16().T, x.bfloat16(), out_dtype=tile.dtype)
-        part.add_(product) if beta else part.copy_(product)

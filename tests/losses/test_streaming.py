@@ -12,6 +12,7 @@ from hf_xmc.losses import (
     SoftmaxLoss,
     SoftTopKLoss,
     TripletMarginLoss,
+    products,
     streaming,
 )
 from hf_xmc.losses.streaming import rows_per_tile
@@ -174,7 +175,7 @@ def test_rows_need_not_be_sorted(loss):
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_is_summed_in_float32(loss, half, monkeypatch):
     """Embeddings in half precision give what their float32 copies give; the last rounding is that of the gradients."""
-    monkeypatch.setattr("hf_xmc.losses.streaming.LABELS_PER_CAST", 7)
+    monkeypatch.setattr("hf_xmc.losses.products.LABELS_PER_CAST", 7)
     queries, labels = embeddings(6, 40, half)
     exact = [e.detach().float().requires_grad_() for e in (queries, labels)]
     positives = positives_of([0, 3], [1], [39], [], [5, 6, 7], [2])
@@ -256,10 +257,10 @@ def test_the_products_of_a_gpu_are_legal_calls(half):
     with FakeTensorMode():
         make = lambda *shape, dtype=half: torch.empty(*shape, dtype=dtype, device="cuda")  # noqa: E731
         x, y, tile = make(4, 8), make(40_000, 8), make(4, 40_000, dtype=torch.float32)
-        assert streaming._scores(x, y, 0.05, tile) is tile
-        product = streaming._times_labels(tile, y)
+        assert products.score_tile(x, y, 0.05, tile) is tile
+        product = products.times_labels(tile, y)
         assert (product.shape, product.dtype) == ((4, 8), torch.float32)
-        streaming._add_labels_gradient(make(40_000, 8, dtype=torch.float32), tile, x.float(), half, beta=1)
+        products.add_labels_gradient(make(40_000, 8, dtype=torch.float32), tile, x.float(), half, beta=1)
 
 
 @each_streaming_loss
