@@ -151,8 +151,7 @@ def labels(table: Dataset, names: LabelNames, name: str, options: Options, probl
         text = text_of(record, by_template, LABEL_TEXT_FIELDS, path, i + 1)
         rest = {key: value for key, value in record.items() if key not in (*IGNORED, uid)}
         label = {"uid": str(record[uid]) if uid else text, "text": text, **rest}
-        names.add(label["uid"], i)
-        names.add(text.strip(), i)
+        names.add(label["uid"], i, text.strip())
         yield i + 1, label
 
 

@@ -235,8 +235,7 @@ def labels(path: Path, names: LabelNames, options: Options, problems: Problems) 
                 label[key] = names_in(label[key], delimiter_of([label[key]]), path, line)
         if "weight" in label and isinstance(label["weight"], str):
             label["weight"] = number(label["weight"], path, line)
-        names.add(label["uid"], i)
-        names.add(text.strip(), i)
+        names.add(label["uid"], i, text.strip())
         yield line, label
 
 
