@@ -2,8 +2,8 @@
 
 The vocabulary is `.ttl`, `.rdf`, `.nt` or `.xml`: preferred labels are texts, alternative ones `texts`, broader
 concepts `parents`, definitions and scope notes the `description`. Corpora are `.tsv` (a text, a tab, `<uri>`s with
-spaces or tabs between them) or folders of `.txt` files, each with a `.key` (labels) or `.tsv` (uris) of its name. Whether a
-corpus is training, validation or test is read off its name; the only one is training.
+white space between them) or folders of `.txt` files, each with a `.key` (labels) or `.tsv` (uris) of its name. Whether
+a corpus is training, validation or test is read off a word in its name; the only one is training.
 """
 
 from __future__ import annotations
