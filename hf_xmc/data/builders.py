@@ -25,15 +25,16 @@ import datasets
 from datasets import Features, List, Value
 
 from hf_xmc.data.archives import unpacked
-from hf_xmc.data.build import read_filter
+from hf_xmc.data.build import SPLITS, read_filter
 from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.formats import open_source
 from hf_xmc.data.label_table import LABEL_FEATURES
-from hf_xmc.data.source import Options, Source
+from hf_xmc.data.source import Options, Records, Source
 from hf_xmc.data.staging import QUERY_FEATURES, sorted_labels
 
 OTHERWISE, AMAZON, WIKIPEDIA = {"a": 0.55, "b": 1.5}, {"a": 0.6, "b": 2.6}, {"a": 0.5, "b": 0.4}
 XC_REPOSITORY = "http://manikvarma.org/downloads/XC/XMLRepository.html"
+WEIGHTS = {"weights": List(Value("float32"))}  # None where the files have no relevance
 LABEL_COLUMNS = {name: LABEL_FEATURES[name] for name in ("texts", "description", "parents")}
 
 
@@ -132,9 +133,9 @@ class PublicSet(datasets.GeneratorBasedBuilder):
     ]
 
     def _info(self) -> datasets.DatasetInfo:
-        features = QUERY_FEATURES
+        features = Features({**QUERY_FEATURES, **WEIGHTS})
         if self.config.table == "queries" and self.config.filters:
-            features = Features({**QUERY_FEATURES, "filter_labels": List(Value("int32"))})
+            features = Features({**features, "filter_labels": List(Value("int32"))})
         if self.config.table == "labels":
             features = Features({"uid": Value("string"), "text": Value("string"), **LABEL_COLUMNS})
         return datasets.DatasetInfo(
@@ -153,7 +154,7 @@ class PublicSet(datasets.GeneratorBasedBuilder):
         return [datasets.SplitGenerator(name=s, gen_kwargs={"source": source, "split": s}) for s in splits]
 
     def _generate_examples(self, source: Source, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        labels = source.labels(Problems())
+        labels = known_labels(source)
         if self.config.table == "labels":
             for row, (_, label) in enumerate(labels):
                 yield row, {name: label.get(name) for name in ("uid", "text", *LABEL_COLUMNS)}
@@ -162,12 +163,23 @@ class PublicSet(datasets.GeneratorBasedBuilder):
         path = source.splits[split].label_path or source.splits[split].path
         filters = read_filter(source.filters[split], None, count) if split in source.filters else None
         for row, (line, query) in enumerate(source.splits[split].rows(Problems())):
-            ids, _ = sorted_labels([line], [query], count, path, row, Problems())
+            ids, weights = sorted_labels([line], [query], count, path, row, Problems())
             example = {"uid": query["uid"], "text": query["text"], "labels": ids[0]}
+            example["weights"] = weights[0] if "weights" in query else None
             if self.config.filters:
                 known = filters is not None and row < len(filters)
                 example["filter_labels"] = filters.row(row).tolist() if known else []  # type: ignore[union-attr]
             yield row, example
+
+
+def known_labels(source: Source) -> Records:
+    """The labels. Where only the queries name them, all of these are read first, in the order that `build` reads them:
+    the id of a label is then the same whichever split or table is asked for."""
+    if source.labels_last:
+        for split in (split for split in SPLITS if split in source.splits):
+            for _ in source.splits[split].rows(Problems()):
+                pass
+    return source.labels(Problems())
 
 
 def open_public_set(path: Path, name: str, options: Options) -> Source:

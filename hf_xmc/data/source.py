@@ -81,6 +81,8 @@ class Source:
 class LabelNames:
     """Names of labels to ids. Closed once a label file was read; else a new name gets the next id.
 
+    A uid always means its label, even where it is the text of another; a text means one only if no other has it.
+
     >>> names = LabelNames(closed=False)
     >>> names.ids(["red", "blue", "red "], "a.csv", 1)
     [0, 1]
@@ -88,28 +90,40 @@ class LabelNames:
 
     def __init__(self, closed: bool) -> None:
         self.closed = closed
-        self.id_of: dict[str, int] = {}
+        self.id_of: dict[str, int] = {}  # by uid
+        self.by_text: dict[str, int] = {}  # -1: several labels have it
+        self.count = 0  # labels in the label file, of those read so far
 
-    def add(self, name: str, id_: int) -> None:
-        self.id_of.setdefault(name, id_)
+    def add(self, uid: str | None, id_: int, *texts: str) -> None:
+        """A label of the label file: its uid, if it has one, and its texts."""
+        self.count = max(self.count, id_ + 1)
+        if uid is not None:
+            self.id_of.setdefault(uid, id_)
+        for text in texts:
+            if self.by_text.setdefault(text, id_) != id_:
+                self.by_text[text] = -1
 
     def ids(self, names: list[str], path: Path | str, line: int, problems: Problems | None = None) -> list[int]:
         """The ids of the names in one row, each once.
 
         Raises:
-            DataError: a name that the label file lacks (noted and left out if problems are collected).
+            DataError: a name that the label file lacks, or a text that several of its labels have (noted and left
+                out if problems are collected).
         """
         ids: dict[int, None] = {}
         for name in names:
             name = name.strip()
             if not name:
                 continue
-            id_ = self.id_of.get(name)
+            id_ = self.id_of.get(name, self.by_text.get(name))
             if id_ is None and not self.closed:
                 id_ = self.id_of[name] = len(self.id_of)
-            if id_ is None:
-                found = f"label {name!r:.80} is not one of the {len(self.id_of):,} in the label file"
-                error = DataError(found, path, line, "add it there, or take it away here")
+            if id_ is None or id_ < 0:
+                found = f"label {name!r:.80} is not one of the {self.count:,} in the label file"
+                cure = "add it there, or take it away here"
+                if id_ is not None:
+                    found, cure = f"label {name!r:.80} is the text of several labels", "name it by its uid"
+                error = DataError(found, path, line, cure)
                 (problems or Problems()).error("bad ids", error, "the label was left out")
             else:
                 ids[id_] = None

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from hf_xmc.data.archives import unpacked
 from hf_xmc.data.errors import DataError
-from hf_xmc.data.formats import annif, eurlex57k, jsonl, table, xc_text
+from hf_xmc.data.formats import annif, eurlex57k, hub, jsonl, table, xc_text
 from hf_xmc.data.source import Options, Source
 
 # The first that recognises a source reads it: the ones with the most particular names come first.
-READERS = (eurlex57k, annif, jsonl, xc_text, table)
+READERS = (eurlex57k, annif, jsonl, xc_text, hub, table)
 EXPECTED = (
     "expected a JSON-lines trio (trn, lbl and optionally val and tst), the XC repository's raw files, a folder "
     "with raw/{trn_X,tst_X,Y}.txt, a table (.csv, .tsv, .parquet) with a text and a label column, a SKOS vocabulary "
-    "with an Annif corpus, or a prepared folder"
+    "with an Annif corpus, a copy of a data set of the Hub (data/train-*.parquet), or a prepared folder"
 )
 
 

@@ -2,8 +2,8 @@
 
 The vocabulary is `.ttl`, `.rdf`, `.nt` or `.xml`: preferred labels are texts, alternative ones `texts`, broader
 concepts `parents`, definitions and scope notes the `description`. Corpora are `.tsv` (a text, a tab, `<uri>`s with
-spaces between them) or folders of `.txt` files, each with a `.key` (labels) or `.tsv` (uris) of its name. Whether a
-corpus is training, validation or test is read off its name; the only one is training.
+white space between them) or folders of `.txt` files, each with a `.key` (labels) or `.tsv` (uris) of its name. Whether
+a corpus is training, validation or test is read off a word in its name; the only one is training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from hf_xmc.data.files import lines, open_bytes, plain_suffix
 from hf_xmc.data.source import LEFT_OUT, UNREADABLE, LabelNames, Options, Record, Records, Source, Split, template
 
 VOCABULARIES = {".ttl": "turtle", ".nt": "nt", ".rdf": "xml", ".xml": "xml", ".skos": "xml"}
-SPLIT_WORDS = {"train": r"train|trn", "validation": r"valid|val|dev", "test": r"test|tst|eval"}
+SPLIT_WORDS = {  # whole words between what is no letter
+    "test": r"test|tst|eval|evaluation",
+    "validation": r"validation|validate|valid|val|dev",
+    "train": r"train|training|trn",
+}
 URI = re.compile(r"<([^<>\s]+)>")
 
 
@@ -71,7 +75,8 @@ def split_corpora(folder: Path) -> dict[str, Path]:
         return {"train": found[0]}
     splits: dict[str, Path] = {}
     for path in found:
-        split = next((s for s, words in SPLIT_WORDS.items() if re.search(words, path.name.lower())), None)
+        name = path.name.lower()
+        split = next((s for s, w in SPLIT_WORDS.items() if re.search(rf"(?<![a-z])(?:{w})(?![a-z])", name)), None)
         if split in splits:
             raise DataError(f"{splits[split].name} and {path.name} are both {split}", folder, cure="keep one of them")
         if split is not None:
@@ -91,7 +96,7 @@ def line_queries(path: Path, names: LabelNames, options: Options, problems: Prob
     for line, text in lines(path, options.encoding):
         if not text.strip():
             continue
-        body, tab, subjects = text.rpartition("\t")
+        body, tab, subjects = text.partition("\t")  # the first: uris too may have tabs between them
         if not tab or (subjects.strip() and not URI.search(subjects)):
             bad = DataError(f"found {text!r:.60}", path, line, "expected a text, a tab and uris in angle brackets")
             problems.error(UNREADABLE, bad, LEFT_OUT)
@@ -152,8 +157,7 @@ def labels(path: Path, names: LabelNames, options: Options, problems: Problems) 
             "description": notes[0] if notes else None,
             "parents": sorted(str(parent) for parent in graph.objects(uri, skos.broader)),
         }
-        for name in (record["uid"], *all_preferred):
-            names.add(name, count)
+        names.add(record["uid"], count, *all_preferred)
         count += 1
         yield count, {**record, **({"text": by_template.fill(record)} if by_template else {})}
 

@@ -38,12 +38,19 @@ LABELS = "labels"
 IGNORED = ("uid", "text", "train_count")
 
 
-def open_source(name: str, options: Options) -> Source:
-    """Load a data set by name, and stream from its Arrow files.
+def detect(path: Path) -> str | None:
+    """The reason why the folder is a local copy of a data set of the Hub: Parquet files named as there."""
+    found = [p for pattern in ("data/train*.parquet", "train-*-of-*.parquet") for p in sorted(path.glob(pattern))]
+    return f"has {found[0].relative_to(path).as_posix()}" if found else None
+
+
+def open_source(name: str | Path, options: Options) -> Source:
+    """Load a data set by name, or from its folder, and stream from its Arrow files.
 
     Raises:
         DataError: there is none of that name, it has no training split, or columns cannot be found.
     """
+    called, name = Path(name).name if isinstance(name, Path) else name, str(name)
     configs = quietly(datasets.get_dataset_config_names, name, name=name)
     config = options.config or next((c for c in configs if c != LABELS), None)
     loaded = quietly(datasets.load_dataset, name, config, name=name)
@@ -78,7 +85,7 @@ def open_source(name: str, options: Options) -> Source:
         labels=stream,
         label_path=Path(name),
         labels_last=label_table is None and not isinstance(kind, ClassLabel),
-        description={"name": name, "licence": train.info.license or "", "source": train.info.homepage or ""},
+        description={"name": called, "licence": train.info.license or "", "source": train.info.homepage or ""},
         files=files,
     )
 
@@ -151,8 +158,7 @@ def labels(table: Dataset, names: LabelNames, name: str, options: Options, probl
         text = text_of(record, by_template, LABEL_TEXT_FIELDS, path, i + 1)
         rest = {key: value for key, value in record.items() if key not in (*IGNORED, uid)}
         label = {"uid": str(record[uid]) if uid else text, "text": text, **rest}
-        names.add(label["uid"], i)
-        names.add(text.strip(), i)
+        names.add(label["uid"], i, text.strip())
         yield i + 1, label
 
 

@@ -132,11 +132,14 @@ XC = template(XC_TEMPLATE)
 def labels(path: Path, parents_path: Path | None, options: Options, problems: Problems) -> Records:
     """The records of the label file, with their parents where there is a hierarchy.
 
-    A bad row is always an error: were it left out, every later label would get another id.
+    A bad row is always an error, and so is a blank one but at the end: were it left out, every later label would get
+    another id.
     """
     by_template = template(options.label_template)
     parents = {} if parents_path is None else read_parents(parents_path, options.encoding)
-    for line, record in json_lines(path, Problems(), options.encoding):
+    for i, (line, record) in enumerate(json_lines(path, Problems(), options.encoding)):
+        if line != i + 1:
+            raise DataError("the line is blank", path, i + 1, "remove it, or put there the label that is missing")
         text = text_of(record, by_template or xc_template(record), LABEL_TEXT_FIELDS, path, line)
         rest = {key: value for key, value in record.items() if key not in ("uid", "text")}
         label = {"uid": uid_of(record, path, line), "text": text, **rest}

@@ -18,9 +18,15 @@ Rows = Iterator[tuple[int, Record | None]]  # line, and labels, weights and perh
 HEADER = re.compile(r"^\s*\d+(\s+\d+){1,2}\s*$")
 
 
-def matrix_rows(path: Path, problems: Problems) -> Rows:
-    """The rows of a sparse matrix; weights are kept where they differ from one."""
+def matrix_rows(path: Path, names: LabelNames, problems: Problems) -> Rows:
+    """The rows of a sparse matrix; weights are kept where they differ from one. Stored zeros are no positives."""
     matrix = read_npz(path)
+    check_labels(matrix.shape[1], names, path)
+    zeros = np.flatnonzero(matrix.data == 0)
+    if len(zeros):
+        first = int(np.searchsorted(matrix.indptr, zeros[0], side="right"))
+        note_zeros(path, first, int(matrix.indices[zeros[0]]), len(zeros), problems)
+        matrix.eliminate_zeros()
     weighted = bool((matrix.data != 1).any())
     if weighted and not (np.isfinite(matrix.data) & (matrix.data >= 0)).all():
         raise DataError("the matrix has values that are no relevance", path, cure="expected numbers from 0 on")
@@ -45,6 +51,7 @@ def read_npz(path: Path) -> Any:
             shape = tuple(int(n) for n in file["shape"])
             if kind == "coo":
                 matrix: Any = sp.coo_matrix((file["data"], (file["row"], file["col"])), shape=shape)
+                matrix.has_canonical_format = True  # else tocsr adds up the weights of an id that stands twice
             elif kind in ("csr", "csc"):
                 make = sp.csr_matrix if kind == "csr" else sp.csc_matrix
                 matrix = make((file["data"], file["indices"], file["indptr"]), shape=shape)
@@ -61,13 +68,17 @@ def read_npz(path: Path) -> Any:
         raise DataError(f"not a sparse matrix ({error!s:.120})", path, cure=cure) from error
 
 
-def pair_rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
-    """`trn_X_Y.txt`: a header `N L`, then `label:relevance` pairs; a blank line is a query without labels."""
+def pair_rows(path: Path, names: LabelNames, encoding: str | None, problems: Problems) -> Rows:
+    """`trn_X_Y.txt`: a header `N L`, then `label:relevance` pairs; a blank line is a query without labels.
+
+    Pairs of weight 0 are no positives.
+    """
     header: tuple[int, ...] = ()
     count = 0
     for line, text in lines(path, encoding):
         if not header:
             header = header_of(text, 2, path)
+            check_labels(header[1], names, path)
             continue
         count += 1
         if count > header[0]:
@@ -84,6 +95,10 @@ def pair_rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
             problems.error(UNREADABLE, bad, LEFT_OUT)
             yield line, None
             continue
+        if zeros := weights.count(0.0):
+            note_zeros(path, line, ids[weights.index(0.0)], zeros, problems)
+            ids = [id_ for id_, weight in zip(ids, weights, strict=True) if weight]
+            weights = [weight for weight in weights if weight]
         yield line, {"labels": ids, "weights": weights}
     check_count(count, header, path)
 
@@ -94,13 +109,16 @@ def name_rows(path: Path, names: LabelNames, encoding: str | None, problems: Pro
         yield line, {"labels": names.ids(text.split(), path, line, problems)}
 
 
-def old_rows(path: Path, features: list[str] | None, encoding: str | None, problems: Problems) -> Rows:
+def old_rows(
+    path: Path, names: LabelNames, features: list[str] | None, encoding: str | None, problems: Problems
+) -> Rows:
     """`N F L`: `label,label feature:value feature:value` a line. A line without labels begins with its features."""
     header: tuple[int, ...] = ()
     count = 0
     for line, text in lines(path, encoding):
         if not header:
             header = header_of(text, 3, path)
+            check_labels(header[2], names, path)
             continue
         count += 1
         if count > header[0]:
@@ -140,6 +158,19 @@ def header_of(text: str, numbers: int, path: Path) -> tuple[int, ...]:
         expected = "queries and labels" if numbers == 2 else "queries, features and labels"
         raise DataError(f"found {text!r:.60}", path, 1, f"expected a header of {numbers} counts: {expected}")
     return tuple(int(part) for part in text.split())
+
+
+def check_labels(declared: int, names: LabelNames, path: Path) -> None:
+    """As many labels as the label file has: a line more or less at its start would shift them all."""
+    if names.closed and declared != names.count:
+        found = f"{declared:,} labels are declared, but the label file has {names.count:,}"
+        cure = "are they of one set? Is there a header or a blank line in the label file, or a line missing?"
+        raise DataError(found, path, cure=cure)
+
+
+def note_zeros(path: Path, line: int, id_: int, count: int, problems: Problems) -> None:
+    message = f"{path}, line {line}: label id {id_} has the weight 0"
+    problems.note("pairs of weight 0", message, "the pair was left out", count)
 
 
 def check_count(count: int, header: tuple[int, ...], path: Path) -> None:

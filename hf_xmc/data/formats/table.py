@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -41,6 +42,7 @@ SPLIT_NAMES = {
 }
 LABEL_FILES = ("labels", "lbl", "label", "vocabulary")
 LABEL_COLUMNS = ("labels", "label", "tags", "tag", "subjects", "subject_uris", "categories", "category", "keywords")
+LIST_COLUMNS = ("texts", "parents")  # of a table of labels: several texts in a cell
 UID_COLUMNS = ("uid", "id", "doc_id", "document_id")
 DELIMITERS = ("|", ";", "\t", ",")
 SAMPLE = 100  # rows that are looked at to find columns and delimiter
@@ -82,8 +84,10 @@ def open_source(path: Path, options: Options) -> Source:
     label_path = find_labels(folder, options, beside=path.is_dir())
     names = LabelNames(closed=label_path is not None)
     reason, splits = "", {}
-    for split, table in paths.items():
-        columns = Columns(table, options)
+    train: Columns | None = None
+    for split, table in paths.items():  # train is the first
+        columns = Columns(table, options, train)
+        train = train or columns
         reason = reason or f"{table.name}: {columns}"
         splits[split] = Split(table, partial(queries, table, columns, names, options))
     return Source(
@@ -109,9 +113,10 @@ def find_labels(folder: Path, options: Options, beside: bool) -> Path | None:
 
 
 class Columns:
-    """Which columns of a table hold what, seen from its header and first rows."""
+    """Which columns of a table hold what, seen from its header and first rows; what stands between label names is as
+    in `train`, if given: a split where a mark happens to occur, or not to, must not read the same name otherwise."""
 
-    def __init__(self, path: Path, options: Options) -> None:
+    def __init__(self, path: Path, options: Options, train: Columns | None = None) -> None:
         stream = rows(path, options.encoding, Problems(stop=False))
         sample = [record for _, record in islice(stream, SAMPLE)]
         header = header_of(path, options.encoding)
@@ -125,7 +130,8 @@ class Columns:
         self.weights = "weights" if "weights" in header else ""
         self.time = pick(options.time_column, (), "--time_column") if options.time_column else ""
         cells = [str(record.get(self.labels[0]) or "") for record in sample if isinstance(record, dict)]
-        self.delimiter = options.label_delimiter or (None if len(self.labels) > 1 else delimiter_of(cells))
+        guess = None if len(self.labels) > 1 else delimiter_of(cells)
+        self.delimiter: str | None = options.label_delimiter or (train.delimiter if train else guess)
 
     def __str__(self) -> str:
         how = "JSON lists" if self.delimiter == "json" else f"names between {self.delimiter!r}"
@@ -152,16 +158,18 @@ def label_columns(header: list[str], given: str | None) -> list[str]:
     return found if len(found) > 1 and len({name.rstrip("0123456789._ ").lower() for name in found}) == 1 else []
 
 
-def delimiter_of(cells: list[str]) -> str | None:
+def delimiter_of(cells: Iterable[str]) -> str | None:
     """`"json"`, the first delimiter that occurs, or none: one name a cell.
 
     >>> delimiter_of(["red;dark blue", "green"]), delimiter_of(['["a"]']), delimiter_of(["red"])
     (';', 'json', None)
     """
-    filled = [cell.strip() for cell in cells if cell.strip()]
-    if filled and all(cell.startswith("[") and cell.endswith("]") for cell in filled):
-        return "json"
-    return next((mark for mark in DELIMITERS if any(mark in cell for cell in filled)), None)
+    marks: set[str] = set()
+    lists: set[bool] = set()
+    for cell in filter(None, map(str.strip, cells)):
+        lists.add(cell.startswith("[") and cell.endswith("]"))
+        marks.update(mark for mark in DELIMITERS if mark in cell)
+    return "json" if lists == {True} else next((mark for mark in DELIMITERS if mark in marks), None)
 
 
 def queries(path: Path, columns: Columns, names: LabelNames, options: Options, problems: Problems) -> Records:
@@ -174,6 +182,8 @@ def queries(path: Path, columns: Columns, names: LabelNames, options: Options, p
                 "text": text_of(record, columns.template, fields, path, line),
             }
             cells = [record.get(name) for name in columns.labels]
+            if columns.delimiter is None and len(cells) == 1:
+                note_delimiter(cells[0], path, line, problems)
             cells_of_names = [name for cell in cells for name in names_in(cell, columns.delimiter, path, line)]
             found["labels"] = names.ids(cells_of_names, path, line, problems)
             if columns.weights:
@@ -184,6 +194,13 @@ def queries(path: Path, columns: Columns, names: LabelNames, options: Options, p
             problems.error(UNREADABLE, error, LEFT_OUT)
         else:
             yield line, found
+
+
+def note_delimiter(cell: Any, path: Path, line: int, problems: Problems) -> None:
+    """A cell that is read as one name, since no row that was looked at had several, and may be several."""
+    if isinstance(cell, str) and ("|" in cell or ";" in cell):
+        handled = "kept as one name: if it is several, give the mark between them with --label_delimiter"
+        problems.note("label cells with | or ;", f"{path}, line {line}: {cell!r:.60}", handled)
 
 
 def relevance(cell: Any, ids: list[int], names: list[str], path: Path, line: int) -> Record:
@@ -199,7 +216,7 @@ def relevance(cell: Any, ids: list[int], names: list[str], path: Path, line: int
 
 
 def names_in(cell: Any, delimiter: str | None, path: Path, line: int) -> list[str]:
-    """The label names in a cell."""
+    """The label names in a cell, without the white space around them; empty ones are none."""
     if cell is None:
         return []
     if delimiter == "json" and isinstance(cell, str):
@@ -217,7 +234,8 @@ def names_in(cell: Any, delimiter: str | None, path: Path, line: int) -> list[st
         return [str(name) for name in cell]
     if not isinstance(cell, str | int):
         raise DataError(f"found the labels {cell!r:.60}", path, line, "expected names")
-    return str(cell).split(delimiter) if delimiter and delimiter != "json" else [str(cell)]
+    names = str(cell).split(delimiter) if delimiter and delimiter != "json" else [str(cell)]
+    return [name.strip() for name in names if name.strip()]
 
 
 def labels(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
@@ -225,19 +243,25 @@ def labels(path: Path, names: LabelNames, options: Options, problems: Problems) 
     by_template = template(options.label_template)
     header = header_of(path, options.encoding)
     uid = one_of(header, path, None, UID_COLUMNS, None)
+    delimiters = {name: column_delimiter(path, name, options) for name in LIST_COLUMNS if name in header}
     for i, (line, record) in enumerate(rows(path, options.encoding, Problems())):
         fields = tuple(name for name in LABEL_TEXT_FIELDS if name in record) or tuple(header[:1])
         text = text_of(record, by_template, fields, path, line)
         label: Record = {"uid": str(record[uid]) if uid else text, "text": text}
         label |= {key: value for key, value in record.items() if key not in (uid, fields[0], "uid", "text")}
-        for key in ("texts", "parents"):
+        for key, delimiter in delimiters.items():
             if isinstance(label.get(key), str):
-                label[key] = names_in(label[key], delimiter_of([label[key]]), path, line)
+                label[key] = names_in(label[key], delimiter, path, line)
         if "weight" in label and isinstance(label["weight"], str):
             label["weight"] = number(label["weight"], path, line)
-        names.add(label["uid"], i)
-        names.add(text.strip(), i)
+        names.add(label["uid"], i, text.strip())
         yield line, label
+
+
+def column_delimiter(path: Path, name: str, options: Options) -> str | None:
+    """What stands between the texts in all cells of a column."""
+    cells = (record[name] for _, record in rows(path, options.encoding, Problems()))
+    return delimiter_of(cell for cell in cells if isinstance(cell, str))
 
 
 def number(cell: str, path: Path, line: int) -> float | None:

@@ -121,13 +121,14 @@ def split_of(folder: Path, split: str, stems: tuple[str, ...], names: LabelNames
         raise DataError(
             f"no texts beside {positives}", folder, cure=f"expected {TEXTS[0].format(stems[0])}, one a line"
         )
-    rows: Any = partial(matrix_rows, positives)
+    rows: Any = partial(matrix_rows, positives, names)
     if positives == pairs:
-        rows = partial(pair_rows, positives, options.encoding)
+        rows = partial(pair_rows, positives, names, options.encoding)
     elif positives == by_name:
         rows = partial(name_rows, positives, names, options.encoding)
     elif positives == old:
-        rows = partial(old_rows, positives, None if texts else feature_names(folder, positives), options.encoding)
+        words = None if texts else feature_names(folder, positives, options.encoding)
+        rows = partial(old_rows, positives, names, words, options.encoding)
     return Split(texts or positives, partial(queries, texts, rows, positives, stems[0], options), positives)
 
 
@@ -152,7 +153,7 @@ def queries(
             yield int(line or number), {"uid": f"{stem}-{i}", "text": text, **record}
 
 
-def feature_names(folder: Path, path: Path) -> list[str]:
+def feature_names(folder: Path, path: Path, encoding: str | None) -> list[str]:
     """The words that features stand for."""
     names = named(folder, FEATURE_NAMES)
     if names is None:
@@ -162,7 +163,7 @@ def feature_names(folder: Path, path: Path) -> list[str]:
             cure=f"put the texts beside it ({', '.join(t.format('train') for t in TEXTS[1:4])}, one a line), "
             f"or the names of the features ({FEATURE_NAMES[0]})",
         )
-    return [text.strip() for _, text in lines(names)]
+    return [text.strip() for _, text in lines(names, encoding)]
 
 
 def labels(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
@@ -174,6 +175,5 @@ def labels(path: Path, names: LabelNames, options: Options, problems: Problems) 
 def label(line: int, text: str, names: LabelNames) -> tuple[int, Record]:
     uid, tab, rest = text.partition("\t")
     record = {"uid": uid, "text": rest} if tab and uid.strip() else {"uid": f"label-{line - 1}", "text": text.strip()}
-    names.add(record["uid"], line - 1)
-    names.add(record["text"].strip(), line - 1)
+    names.add(uid if record["uid"] == uid else None, line - 1, record["text"].strip())  # no uid that was made up here
     return line, record
