@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features
 
 from hf_xmc.data.arrow import ArrowTableWriter, batches, list_column, map_table
 from hf_xmc.data.errors import DataError, Problems
@@ -18,7 +18,7 @@ from hf_xmc.data.files import lines
 from hf_xmc.data.label_table import stage_labels
 from hf_xmc.data.source import UNREADABLE, Source
 from hf_xmc.data.splits import SplitOptions, held_out_rows, validation_rows
-from hf_xmc.data.staging import MAX_LABELS, QUERY_FEATURES, Staged, hashes, repeated, stage_queries
+from hf_xmc.data.staging import MAX_LABELS, OPTIONAL_FEATURES, QUERY_FEATURES, Staged, hashes, repeated, stage_queries
 from hf_xmc.types import Positives
 
 SPLITS = ("train", "validation", "test")
@@ -126,9 +126,9 @@ def write_splits(staged: dict[str, Staged], places: dict[str, np.ndarray], folde
     """Each row to the file of its split, in the order of the source."""
     features = Features(QUERY_FEATURES)
     if any(part.weighted for part in staged.values()):
-        features["weights"] = next(p.table.features["weights"] for p in staged.values() if p.weighted)
+        features["weights"] = OPTIONAL_FEATURES["weights"]
     if any("time" in part.table.column_names for part in staged.values()):
-        features["time"] = Value("string")
+        features["time"] = OPTIONAL_FEATURES["time"]
     present = {*np.unique(np.concatenate(list(places.values()))).tolist(), 0, 1} - {-1}
     present |= {SPLITS.index(split) for split in staged}
     for place in sorted(present):
@@ -144,10 +144,16 @@ def write_splits(staged: dict[str, Staged], places: dict[str, np.ndarray], folde
 
 
 def with_columns(table: pa.Table, features: Features) -> pa.Table:
-    """Add columns that another split of the set has: weights of one, no time."""
-    if "weights" in features and "weights" not in table.column_names:
-        ones = [[1.0] * n for n in pc.list_value_length(table["labels"]).to_pylist()]
-        table = table.append_column("weights", pa.array(ones, type=features["weights"].pa_type))
+    """Add what another row or split of the set has: weights of one, no time."""
+    if "weights" in features and ("weights" not in table.column_names or table["weights"].null_count):
+        kind = features.arrow_schema.field("weights").type
+        ones = pa.array([[1.0] * n for n in pc.list_value_length(table["labels"]).to_pylist()], type=kind)
+        if "weights" not in table.column_names:
+            table = table.append_column("weights", ones)
+        else:
+            given = table["weights"].combine_chunks()
+            filled = pc.if_else(given.is_valid(), given, ones)
+            table = table.set_column(table.column_names.index("weights"), "weights", filled)
     if "time" in features and "time" not in table.column_names:
         table = table.append_column("time", pa.nulls(len(table), pa.string()))
     return table

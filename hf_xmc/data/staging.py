@@ -18,6 +18,7 @@ from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.source import LEFT_OUT, Record, Source
 
 QUERY_FEATURES = Features({"uid": Value("string"), "text": Value("string"), "labels": List(Value("int32"))})
+OPTIONAL_FEATURES = Features({"weights": List(Value("float32")), "time": Value("string")})
 MAX_LABELS = 2**31 - 1
 
 
@@ -26,7 +27,8 @@ class Staged:
     """The queries of one split in an Arrow file, and what later steps need of every row at once.
 
     Args:
-        table: `uid`, `text`, `labels`, perhaps `weights` and `time`, memory-mapped.
+        table: `uid`, `text`, `labels`, and where any row has them `weights` (null in batches without) and `time`,
+            memory-mapped.
         lines: line of each row in the source, `[N]`.
         uid_hash, text_hash: 64 bits each, `[N]`.
         weighted: a relevance other than 1 was seen.
@@ -65,29 +67,29 @@ def stage_queries(
         source.splits[split].rows(problems), desc=f"Reading {split}", unit=" queries", delay=1, disable=not progress
     )
     lines, digests, weighted = array("q"), ([np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]), False
-    writer: ArrowTableWriter | None = None
-    features = Features(QUERY_FEATURES)
+    found: set[str] = set()  # of the optional columns; any row may be the first to have one
     target = folder / f"staged-{split}.arrow"
-    for numbers, records in in_batches(stream):
-        if writer is None:
-            features = Features({**QUERY_FEATURES, **optional_features(records)})
-            writer = ArrowTableWriter(target, features)
-        numbers, records = drop_non_text(numbers, records, path, problems)
-        labels, weights = sorted_labels(numbers, records, num_labels, label_path, len(lines), problems)
-        columns = {"uid": [r["uid"] for r in records], "text": [r["text"] for r in records], "labels": labels}
-        if "weights" in features:
-            columns["weights"] = weights
-            weighted = weighted or any(w != 1 for row in weights for w in row)
-        if "time" in features:
-            columns["time"] = [None if r.get("time") is None else str(r["time"]) for r in records]
-        writer.write(columns)
-        lines.extend(numbers)
-        digests[0].append(hashes(columns["uid"]))
-        digests[1].append(hashes(columns["text"]))
-    (writer or ArrowTableWriter(target, features)).__exit__(None, None, None)
+    with ArrowTableWriter(target, Features({**QUERY_FEATURES, **OPTIONAL_FEATURES})) as writer:
+        for numbers, records in in_batches(stream):
+            numbers, records = drop_non_text(numbers, records, path, problems)
+            here = {name for name in OPTIONAL_FEATURES if any(name in record for record in records)}
+            found |= here
+            labels, weights = sorted_labels(numbers, records, num_labels, label_path, len(lines), problems)
+            weighted = weighted or ("weights" in here and any(w != 1 for row in weights for w in row))
+            columns: dict[str, list[Any]] = {
+                "uid": [r["uid"] for r in records],
+                "text": [r["text"] for r in records],
+                "labels": labels,
+                "weights": weights if "weights" in here else [None] * len(records),
+                "time": [None if r.get("time") is None else str(r["time"]) for r in records],
+            }
+            writer.write(columns)
+            lines.extend(numbers)
+            digests[0].append(hashes(columns["uid"]))
+            digests[1].append(hashes(columns["text"]))
     return Staged(
         path,
-        map_table(target),
+        map_table(target).remove_columns([name for name in OPTIONAL_FEATURES if name not in found]),
         np.frombuffer(lines, dtype=np.int64) if len(lines) else np.zeros(0, np.int64),
         np.concatenate(digests[0]),
         np.concatenate(digests[1]),
@@ -109,12 +111,6 @@ def in_batches(stream: Iterable[tuple[int, Record]]) -> Iterable[tuple[list[int]
             numbers, records, size = [], [], 0
     if records:
         yield numbers, records
-
-
-def optional_features(records: list[Record]) -> dict[str, Any]:
-    """The columns that not every source has."""
-    found = {"weights": List(Value("float32")), "time": Value("string")}
-    return {name: feature for name, feature in found.items() if any(name in record for record in records)}
 
 
 def drop_non_text(
