@@ -18,7 +18,17 @@ from hf_xmc.data.files import lines
 from hf_xmc.data.label_table import stage_labels
 from hf_xmc.data.source import UNREADABLE, Source
 from hf_xmc.data.splits import SplitOptions, held_out_rows, validation_rows
-from hf_xmc.data.staging import MAX_LABELS, OPTIONAL_FEATURES, QUERY_FEATURES, Staged, hashes, repeated, stage_queries
+from hf_xmc.data.staging import (
+    MAX_LABELS,
+    OPTIONAL_FEATURES,
+    QUERY_FEATURES,
+    ROW_NUMBER,
+    Staged,
+    hashes,
+    repeated_in_pool,
+    stage_queries,
+    with_split_in_uids,
+)
 from hf_xmc.types import Positives
 
 SPLITS = ("train", "validation", "test")
@@ -51,6 +61,8 @@ def build(
         labels = stage_labels(source, folder, problems, progress)
     if not sum(len(part.table) for part in staged.values()) or not len(staged["train"].table):
         raise DataError("no training queries", staged["train"].path, cure="a data set needs one at least")
+    if splitting.strategy != "given" and any(ROW_NUMBER.fullmatch(uid) for uid, _, _ in repeated_in_pool(staged)):
+        staged = with_split_in_uids(staged, folder)
     places = assign(staged, labels, splitting, problems)
     write_splits(staged, places, folder)
     given = np.concatenate([places[split] for split in staged])
@@ -92,13 +104,9 @@ def assign(
 ) -> dict[str, np.ndarray]:
     """For each row of each staged split the index in `SPLITS` of where it goes, or -1 for nowhere."""
     places = {split: np.full(len(part.table), SPLITS.index(split), dtype=np.int8) for split, part in staged.items()}
-    for split, part in staged.items():
-        for first, later in repeated(part.uid_hash, part.table):
-            uid = part.table[first]["uid"]
-            found = f"uid {uid!r} stands in rows {first} and {later}"
-            error = DataError(found, part.path, int(part.lines[later]), "each must be unique")
-            problems.error("uids twice", error, "the later row was left out")
-            places[split][later] = -1
+    pools = [{split: part} for split, part in staged.items()] if splitting.strategy == "given" else [staged]
+    for pool in pools:
+        leave_out_repeated(pool, places, problems)
     ends = np.cumsum([len(part.table) for part in staged.values()])
     pooled = np.concatenate(list(places.values()))
     positives = Positives(*pooled_labels(staged))
@@ -113,6 +121,17 @@ def assign(
         train = np.flatnonzero(pooled == 0)
         pooled[train[validation_rows(uid_hashes[train], positives.take(train))]] = SPLITS.index("validation")
     return dict(zip(staged, np.split(pooled, ends[:-1]), strict=True))
+
+
+def leave_out_repeated(pool: dict[str, Staged], places: dict[str, np.ndarray], problems: Problems) -> None:
+    """The later of two rows with one uid, in splits that may be mixed, is an error and goes nowhere."""
+    for uid, (one, i), (other, j) in repeated_in_pool(pool):
+        rows = f"rows {i} and {j}" if one == other else f"row {i} of {one} and row {j} of {other}"
+        error = DataError(
+            f"uid {uid!r} stands in {rows}", pool[other].path, int(pool[other].lines[j]), "each must be unique"
+        )
+        problems.error("uids twice", error, "the later row was left out")
+        places[other][j] = -1
 
 
 def pooled_times(staged: dict[str, Staged], kept: np.ndarray) -> list[str | None] | None:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
-from hf_xmc.data.arrow import BATCH_CHARACTERS, BATCH_ROWS, ArrowTableWriter, map_table
+from hf_xmc.data.arrow import BATCH_CHARACTERS, BATCH_ROWS, ArrowTableWriter, batches, map_table
 from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.source import LEFT_OUT, Record, Source
 
 QUERY_FEATURES = Features({"uid": Value("string"), "text": Value("string"), "labels": List(Value("int32"))})
 OPTIONAL_FEATURES = Features({"weights": List(Value("float32")), "time": Value("string")})
 MAX_LABELS = 2**31 - 1
+ROW_NUMBER = re.compile(r"row-\d+")  # uids of tables that have no column for them
 
 
 @dataclass
@@ -205,3 +209,32 @@ def repeated(digests: np.ndarray, table: Dataset, column: str = "uid") -> list[t
         if table[first][column] == table[later][column]:
             pairs.append((first, later))
     return sorted(pairs, key=lambda pair: pair[1])
+
+
+def repeated_in_pool(staged: dict[str, Staged]) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
+    """Uids that stand twice in the splits together, each with split and row of the first and of a later one."""
+    uids = concatenate_datasets([part.table.select_columns(["uid"]) for part in staged.values()])
+    starts = np.cumsum([0, *(len(part.table) for part in staged.values())])
+
+    def origin(row: int) -> tuple[str, int]:
+        split = int(np.searchsorted(starts, row, side="right")) - 1
+        return list(staged)[split], row - int(starts[split])
+
+    pairs = repeated(np.concatenate([part.uid_hash for part in staged.values()]), uids)
+    return [(uids[first]["uid"], origin(first), origin(later)) for first, later in pairs]
+
+
+def with_split_in_uids(staged: dict[str, Staged], folder: Path) -> dict[str, Staged]:
+    """`row-0` of each split becomes `train-row-0` and `test-row-0`; other uids stay."""
+    named = {}
+    for split, part in staged.items():
+        digests, target = [np.zeros(0, np.uint64)], folder / f"named-{split}.arrow"
+        with ArrowTableWriter(target, part.table.features) as writer:
+            for batch in batches(part.table):
+                uids = [f"{split}-{u}" if ROW_NUMBER.fullmatch(u) else u for u in batch["uid"].to_pylist()]
+                digests.append(hashes(uids))
+                writer.write_table(batch.drop_columns("uid").append_column("uid", pa.array(uids, pa.string())))
+        os.replace(target, folder / f"staged-{split}.arrow")
+        table = map_table(folder / f"staged-{split}.arrow")
+        named[split] = replace(part, table=table, uid_hash=np.concatenate(digests))
+    return named
