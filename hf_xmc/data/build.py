@@ -116,6 +116,8 @@ def assign(
         label_hashes = np.concatenate([hashes(batch["uid"].to_pylist()) for batch in batches(labels, ["uid"])])
         times = pooled_times(staged, kept)
         test = held_out_rows(splitting, uid_hashes[kept], label_hashes, positives.take(kept), times)
+        if test.all():
+            raise DataError("all queries fell into the test split", cure="give a smaller --test_share")
         pooled[kept] = np.where(test, SPLITS.index("test"), SPLITS.index("train"))
     if splitting.strategy != "given" or "validation" not in staged:
         train = np.flatnonzero(pooled == 0)

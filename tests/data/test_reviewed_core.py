@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from hf_xmc import load_xmc_dataset
+from hf_xmc.cli.main import app
 from hf_xmc.data import staging
 from hf_xmc.data.errors import DataError, Problems
-from hf_xmc.data.splits import SplitOptions
+from hf_xmc.data.source import Options
+from hf_xmc.data.splits import SplitOptions, newest, stratified, validation_rows
+from hf_xmc.types import Positives
+from tests.data.made import jsonl as made_jsonl
 from tests.data.made import text
 from tests.data.test_staging import source
 
@@ -62,3 +71,72 @@ def test_a_uid_in_two_splits_is_an_error_when_they_are_pooled(tmp_path: Path) ->
     assert load_xmc_dataset(tmp_path).counts()["test"] == 5
     with pytest.raises(DataError, match=r"tst\.jsonl, line 1: uid 'q4' stands in row 4 of train and row 0 of test"):
         load_xmc_dataset(tmp_path, splitting=SplitOptions("random", 0.3))
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    made_jsonl(tmp_path / "source")
+    return load_xmc_dataset(tmp_path / "source").save(tmp_path / "prepared")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("--split random", {"splitting": SplitOptions("random")}),
+        ("--test_share 0.3", {"splitting": SplitOptions(test_share=0.3)}),
+        ("--query_template {uid}", {"options": Options(query_template="{uid}")}),
+        ("--builder LF-Amazon-131K", {"builder": "LF-Amazon-131K"}),
+    ],
+)
+def test_a_prepared_folder_refuses_what_it_cannot_honour(kind: str, given: dict, prepared: Path) -> None:
+    with pytest.raises(DataError, match="a prepared data set cannot be read with " + kind):
+        load_xmc_dataset(prepared, **given)
+    assert load_xmc_dataset(prepared, Options(), SplitOptions()).num_labels == 3
+
+
+@pytest.mark.parametrize("bad", [[0, 3], [-1, 0], [1, 0], [1, 1]])
+def test_label_ids_of_a_prepared_folder_are_checked(bad: list[int], prepared: Path) -> None:
+    path = prepared / "data" / "test.parquet"
+    table = pq.read_table(path)
+    labels = pa.array([[0], bad], type=table.schema.field("labels").type)
+    pq.write_table(table.set_column(table.column_names.index("labels"), "labels", labels), path)
+    result = CliRunner().invoke(app, ["prepare", str(prepared), "--check"])
+    assert isinstance(result.exception, DataError)
+    assert re.search(r"test\.parquet: .*[Rr]ow 1 ", str(result.exception))
+    assert "run hf-xmc prepare again" in str(result.exception)
+    with pytest.raises(DataError, match=r"[Rr]ow 1 "):
+        load_xmc_dataset(prepared)
+
+
+def test_a_prepared_folder_needs_training_queries(prepared: Path) -> None:
+    (prepared / "data" / "train.parquet").unlink()
+    with pytest.raises(DataError, match=r"there is no data/train\.parquet"):
+        load_xmc_dataset(prepared)
+
+
+@pytest.mark.parametrize("blank", ["", " ", "nan", "NaN", None])
+def test_a_blank_time_is_no_time(blank: str | None) -> None:
+    with pytest.raises(DataError, match="a query without a time"):
+        newest(["5", "9", "10", "11", blank], 0.2)
+
+
+def test_times_are_numbers_or_dates() -> None:
+    assert newest(["5", "9", "10", "11", "8"], 0.2).tolist() == [False, False, False, True, False]
+    zones = ["2024-01-01T23:30-02:00", "2024-01-02", "2024-01-02T01:00Z", "2023-12-31"]
+    assert newest(zones, 0.25).tolist() == [True, False, False, False]
+    with pytest.raises(DataError, match="time '12/01/2018' is no date"):
+        newest(["11/01/2019", "12/01/2018"][::-1], 0.5)
+
+
+def test_validation_never_takes_the_last_training_query() -> None:
+    alone = Positives.from_lists([[]])
+    assert len(validation_rows(np.zeros(1, np.uint64), alone)) == 0
+    assert len(validation_rows(np.zeros(3, np.uint64), Positives.from_lists([[], [], []]))) == 2
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_stratified_takes_the_share_that_was_asked_for(share: float) -> None:
+    draw = np.random.default_rng(1)
+    lists = [sorted(set(draw.integers(0, 2000, draw.integers(0, 5)).tolist())) for _ in range(4000)]
+    rows = stratified(draw.integers(0, 2**63, 4000).astype(np.uint64), Positives.from_lists(lists), share)
+    assert abs(rows.mean() - share) < 0.01
