@@ -25,7 +25,7 @@ LABEL_FEATURES = {
 
 
 def stage_labels(source: Source, folder: Path, problems: Problems, progress: bool) -> Dataset:
-    """Read the label table; a label without text gets its uid for one. Columns without any value are left out.
+    """Read the label table; a label without text gets its uid for one. An unknown column without any value is left out.
 
     Raises:
         DataError: a uid that stands twice, a text that is empty, a column that changes its kind.
@@ -74,11 +74,11 @@ def check_label(record: Record, path: Path, line: int, problems: Problems) -> No
 
 
 def new_features(records: list[Record], features: Features) -> dict[str, Any]:
-    """Columns that have a value in this batch for the first time, and their kinds."""
+    """Columns that this batch has for the first time, and their kinds; unknown ones wait for a value to tell it."""
     new = {}
     for name in dict.fromkeys(name for record in records for name in record):
         values = [record[name] for record in records if record.get(name) is not None]
-        if name not in features and values:
+        if name not in features and (values or name in LABEL_FEATURES):
             new[name] = LABEL_FEATURES.get(name) or kind_of(values)
     return new
 
