@@ -25,7 +25,8 @@ LABEL_FEATURES = {
 
 
 def stage_labels(source: Source, folder: Path, problems: Problems, progress: bool) -> Dataset:
-    """Read the label table; a label without text gets its uid for one. An unknown column without any value is left out.
+    """Read the label table; a label without text gets its uid for one. A column of the source's own without any
+    value is left out.
 
     Raises:
         DataError: a uid that stands twice, a text that is empty, a column that changes its kind.
