@@ -38,9 +38,15 @@ def prepare(
     ] = "stop",
     shown: Annotated[int, typer.Option("--shown", help="With --check, how many findings of a kind are printed.")] = 10,
     split: Annotated[
-        str, typer.Option("--split", help="given, random, time, label (zero-shot) or stratified.")
+        str,
+        typer.Option(
+            "--split",
+            help="given, random, time, label (zero-shot) or stratified; of a source, not of a prepared folder.",
+        ),
     ] = "given",
-    test_share: Annotated[float, typer.Option("--test_share", help="Test queries, where --split is not given.")] = 0.1,
+    test_share: Annotated[
+        float, typer.Option("--test_share", help="Test queries, about, where --split is not given.")
+    ] = 0.1,
     builder: Annotated[
         str | None, typer.Option("--builder", help="A public set whose constants to use, as in LF-AmazonTitles-131K.")
     ] = None,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features
 
 from hf_xmc.data.arrow import ArrowTableWriter, batches, list_column, map_table
 from hf_xmc.data.errors import DataError, Problems
@@ -18,7 +18,17 @@ from hf_xmc.data.files import lines
 from hf_xmc.data.label_table import stage_labels
 from hf_xmc.data.source import UNREADABLE, Source
 from hf_xmc.data.splits import SplitOptions, held_out_rows, validation_rows
-from hf_xmc.data.staging import MAX_LABELS, QUERY_FEATURES, Staged, hashes, repeated, stage_queries
+from hf_xmc.data.staging import (
+    MAX_LABELS,
+    OPTIONAL_FEATURES,
+    QUERY_FEATURES,
+    ROW_NUMBER,
+    Staged,
+    hashes,
+    repeated_in_pool,
+    stage_queries,
+    with_split_in_uids,
+)
 from hf_xmc.types import Positives
 
 SPLITS = ("train", "validation", "test")
@@ -51,6 +61,8 @@ def build(
         labels = stage_labels(source, folder, problems, progress)
     if not sum(len(part.table) for part in staged.values()) or not len(staged["train"].table):
         raise DataError("no training queries", staged["train"].path, cure="a data set needs one at least")
+    if splitting.strategy != "given" and any(ROW_NUMBER.fullmatch(uid) for uid, _, _ in repeated_in_pool(staged)):
+        staged = with_split_in_uids(staged, folder)
     places = assign(staged, labels, splitting, problems)
     write_splits(staged, places, folder)
     given = np.concatenate([places[split] for split in staged])
@@ -92,13 +104,9 @@ def assign(
 ) -> dict[str, np.ndarray]:
     """For each row of each staged split the index in `SPLITS` of where it goes, or -1 for nowhere."""
     places = {split: np.full(len(part.table), SPLITS.index(split), dtype=np.int8) for split, part in staged.items()}
-    for split, part in staged.items():
-        for first, later in repeated(part.uid_hash, part.table):
-            uid = part.table[first]["uid"]
-            found = f"uid {uid!r} stands in rows {first} and {later}"
-            error = DataError(found, part.path, int(part.lines[later]), "each must be unique")
-            problems.error("uids twice", error, "the later row was left out")
-            places[split][later] = -1
+    pools = [{split: part} for split, part in staged.items()] if splitting.strategy == "given" else [staged]
+    for pool in pools:
+        leave_out_repeated(pool, places, problems)
     ends = np.cumsum([len(part.table) for part in staged.values()])
     pooled = np.concatenate(list(places.values()))
     positives = Positives(*pooled_labels(staged))
@@ -108,11 +116,24 @@ def assign(
         label_hashes = np.concatenate([hashes(batch["uid"].to_pylist()) for batch in batches(labels, ["uid"])])
         times = pooled_times(staged, kept)
         test = held_out_rows(splitting, uid_hashes[kept], label_hashes, positives.take(kept), times)
+        if test.all():
+            raise DataError("all queries fell into the test split", cure="give a smaller --test_share")
         pooled[kept] = np.where(test, SPLITS.index("test"), SPLITS.index("train"))
     if splitting.strategy != "given" or "validation" not in staged:
         train = np.flatnonzero(pooled == 0)
         pooled[train[validation_rows(uid_hashes[train], positives.take(train))]] = SPLITS.index("validation")
     return dict(zip(staged, np.split(pooled, ends[:-1]), strict=True))
+
+
+def leave_out_repeated(pool: dict[str, Staged], places: dict[str, np.ndarray], problems: Problems) -> None:
+    """The later of two rows with one uid, in splits that may be mixed, is an error and goes nowhere."""
+    for uid, (one, i), (other, j) in repeated_in_pool(pool):
+        rows = f"rows {i} and {j}" if one == other else f"row {i} of {one} and row {j} of {other}"
+        error = DataError(
+            f"uid {uid!r} stands in {rows}", pool[other].path, int(pool[other].lines[j]), "each must be unique"
+        )
+        problems.error("uids twice", error, "the later row was left out")
+        places[other][j] = -1
 
 
 def pooled_times(staged: dict[str, Staged], kept: np.ndarray) -> list[str | None] | None:
@@ -126,9 +147,9 @@ def write_splits(staged: dict[str, Staged], places: dict[str, np.ndarray], folde
     """Each row to the file of its split, in the order of the source."""
     features = Features(QUERY_FEATURES)
     if any(part.weighted for part in staged.values()):
-        features["weights"] = next(p.table.features["weights"] for p in staged.values() if p.weighted)
+        features["weights"] = OPTIONAL_FEATURES["weights"]
     if any("time" in part.table.column_names for part in staged.values()):
-        features["time"] = Value("string")
+        features["time"] = OPTIONAL_FEATURES["time"]
     present = {*np.unique(np.concatenate(list(places.values()))).tolist(), 0, 1} - {-1}
     present |= {SPLITS.index(split) for split in staged}
     for place in sorted(present):
@@ -144,10 +165,16 @@ def write_splits(staged: dict[str, Staged], places: dict[str, np.ndarray], folde
 
 
 def with_columns(table: pa.Table, features: Features) -> pa.Table:
-    """Add columns that another split of the set has: weights of one, no time."""
-    if "weights" in features and "weights" not in table.column_names:
-        ones = [[1.0] * n for n in pc.list_value_length(table["labels"]).to_pylist()]
-        table = table.append_column("weights", pa.array(ones, type=features["weights"].pa_type))
+    """Add what another row or split of the set has: weights of one, no time."""
+    if "weights" in features and ("weights" not in table.column_names or table["weights"].null_count):
+        kind = features.arrow_schema.field("weights").type
+        ones = pa.array([[1.0] * n for n in pc.list_value_length(table["labels"]).to_pylist()], type=kind)
+        if "weights" not in table.column_names:
+            table = table.append_column("weights", ones)
+        else:
+            given = table["weights"].combine_chunks()
+            filled = pc.if_else(given.is_valid(), given, ones)
+            table = table.set_column(table.column_names.index("weights"), "weights", filled)
     if "time" in features and "time" not in table.column_names:
         table = table.append_column("time", pa.nulls(len(table), pa.string()))
     return table

@@ -8,13 +8,12 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
 from hf_xmc.data import prepared
-from hf_xmc.data.arrow import batches, cached_folder, file_key, list_column
+from hf_xmc.data.arrow import cached_folder, file_key, list_column
 from hf_xmc.data.build import PROPENSITY_DEFAULTS, build, open_built
 from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.formats import hub, open_source
@@ -22,7 +21,7 @@ from hf_xmc.data.source import Options, Source
 from hf_xmc.data.splits import SplitOptions
 from hf_xmc.types import Positives
 
-VERSION = 1  # of what the cache holds; raised when a change here changes it
+VERSION = 2  # of what the cache holds; raised when a change here changes it
 
 
 @dataclass
@@ -108,7 +107,7 @@ def load_xmc_dataset(
     Args:
         name_or_folder: what to load.
         options: how to read it, where it does not say so itself.
-        splitting: other splits than the given ones.
+        splitting: other splits than the given ones; a prepared folder takes neither.
         builder: the name of a public set (`hf_xmc.data.builders`) whose constants and text composition to use.
 
     Raises:
@@ -122,7 +121,7 @@ def load_xmc_dataset(
     path = find(name_or_folder)
     path = path or hub.pull_prepared(str(name_or_folder))
     if path is not None and prepared.detect(path):
-        return XMCDataset(**prepared.read(path))
+        return open_prepared(path, options, splitting, builder)
     source, name = source_of(path, str(name_or_folder), options, builder)
     settings = json.dumps([asdict(options), asdict(splitting), builder, name], sort_keys=True)
     key = [VERSION, source.format, settings, *map(file_key, description_files(source))]
@@ -144,11 +143,26 @@ def prepare_xmc_dataset(
     path = find(name_or_folder)
     path = path or hub.pull_prepared(str(name_or_folder))
     if path is not None and prepared.detect(path):
-        return XMCDataset(**prepared.read(path))
+        return open_prepared(path, options, splitting, builder)
     source, name = source_of(path, str(name_or_folder), options, builder)
     target = Path(tempfile.mkdtemp(dir=folder))
     build(source, name, target, splitting, problems, progress)
     return XMCDataset(**open_built(target), format=source.format, reason=source.reason)
+
+
+def open_prepared(path: Path, options: Options, splitting: SplitOptions, builder: str | None) -> XMCDataset:
+    """A prepared folder is as it was prepared: its texts and splits are not made anew.
+
+    Raises:
+        DataError: an option asks for that.
+    """
+    given = {"builder": builder, **asdict(options), "split": splitting.strategy, "test_share": splitting.test_share}
+    usual = {"builder": None, **asdict(Options()), "split": "given", "test_share": SplitOptions().test_share}
+    asked = [f"--{name} {value}" for name, value in given.items() if value != usual[name]]
+    if asked:
+        found = f"a prepared data set cannot be read with {', '.join(asked)}"
+        raise DataError(found, path, cure="run hf-xmc prepare with it on what the set was made from")
+    return XMCDataset(**prepared.read(path))
 
 
 def find(name_or_folder: str | Path) -> Path | None:
@@ -184,8 +198,3 @@ def positives_of(queries: Dataset) -> Positives:
     indptr, indices = list_column(queries, "labels", np.int64)
     weights = list_column(queries, "weights", np.float32)[1] if "weights" in queries.column_names else None
     return Positives(indptr, indices, weights)
-
-
-def texts_of(table: Dataset, rows: int = 10_000) -> Any:
-    """The texts of a table, a list a batch."""
-    return (batch["text"].to_pylist() for batch in batches(table, ["text"], rows))

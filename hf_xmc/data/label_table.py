@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
-from hf_xmc.data.arrow import ArrowTableWriter, map_table
+from hf_xmc.data.arrow import ArrowTableWriter, batches, map_table
 from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.source import Record, Records, Source
 from hf_xmc.data.staging import MAX_LABELS, hashes, in_batches, non_text, repeated
@@ -24,7 +25,8 @@ LABEL_FEATURES = {
 
 
 def stage_labels(source: Source, folder: Path, problems: Problems, progress: bool) -> Dataset:
-    """Read the label table; a label without text gets its uid for one.
+    """Read the label table; a label without text gets its uid for one. A column of the source's own without any
+    value is left out.
 
     Raises:
         DataError: a uid that stands twice, a text that is empty, a column that changes its kind.
@@ -34,14 +36,19 @@ def stage_labels(source: Source, folder: Path, problems: Problems, progress: boo
     )
     path, target = source.label_path, folder / "staged-labels.arrow"
     writer: ArrowTableWriter | None = None
+    features = Features({"uid": Value("string"), "text": Value("string")})
     rows: list[np.ndarray] = []
     count = 0
     for numbers, records in in_batches(stream):
         for number, record in zip(numbers, records, strict=True):
             check_label(record, path, number, problems)
+        new = new_features(records, features)
+        features = Features({**features, **new})
         if writer is None:
-            features = label_features(records)
             writer = ArrowTableWriter(target, features)
+        elif new:
+            writer.__exit__(None, None, None)
+            writer = widened(target, features)
         writer.write({name: column(records, numbers, name, features[name], path) for name in features})
         rows.append(hashes([record["uid"] for record in records]))
         count += len(records)
@@ -67,14 +74,27 @@ def check_label(record: Record, path: Path, line: int, problems: Problems) -> No
         record["text"] = record["uid"] or f"label {line}"
 
 
-def label_features(records: list[Record]) -> Features:
-    """Columns and their kinds, from the first batch."""
-    features = Features({"uid": Value("string"), "text": Value("string")})
+def new_features(records: list[Record], features: Features) -> dict[str, Any]:
+    """Columns that this batch has for the first time, and their kinds; unknown ones wait for a value to tell it."""
+    new = {}
     for name in dict.fromkeys(name for record in records for name in record):
-        if name not in features:
-            values = [record[name] for record in records if record.get(name) is not None]
-            features[name] = LABEL_FEATURES.get(name) or kind_of(values)
-    return features
+        values = [record[name] for record in records if record.get(name) is not None]
+        if name not in features and (values or name in LABEL_FEATURES):
+            new[name] = LABEL_FEATURES.get(name) or kind_of(values)
+    return new
+
+
+def widened(path: Path, features: Features) -> ArrowTableWriter:
+    """Rewrite a table with columns that came up later, null so far; its writer takes further rows."""
+    narrow = path.rename(path.with_suffix(".narrow"))
+    writer = ArrowTableWriter(path, features)
+    for batch in batches(map_table(narrow)):
+        for field in writer.schema:
+            if field.name not in batch.column_names:
+                batch = batch.append_column(field.name, pa.nulls(len(batch), field.type))
+        writer.write_table(batch)
+    narrow.unlink()
+    return writer
 
 
 def kind_of(values: list[Any]) -> Any:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "dataset.json"
 LABELS = Path("labels") / "labels.parquet"
 FORMAT = 1
-VERSION = 1  # of what the cache holds
+VERSION = 2  # of what the cache holds
 
 
 def detect(folder: Path) -> bool:
@@ -111,9 +111,11 @@ def read(folder: Path) -> dict[str, Any]:
     """The fields of an `XMCDataset`, memory-mapped: on first use the tables are rewritten to Arrow in the cache.
 
     Raises:
-        DataError: a file is missing or not readable.
+        DataError: a file is missing or not readable, or its label ids are not those of the label table.
     """
     splits = [name for name in SPLITS if (folder / "data" / f"{name}.parquet").is_file()]
+    if "train" not in splits:
+        raise DataError("there is no data/train.parquet", folder, cure="run hf-xmc prepare again")
     files = [folder / DESCRIPTION, folder / LABELS, *(folder / "data" / f"{name}.parquet" for name in splits)]
     try:
         keys = [VERSION, *map(file_key, files)]
@@ -136,18 +138,33 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def fill(folder: Path, splits: list[str], target: Path) -> None:
-    """Parquet tables to what `open_built` maps."""
+    """Parquet tables to what `open_built` maps, checked."""
+    parquet_to_arrow(folder / LABELS, target / "labels.arrow")
+    labels = map_table(target / "labels.arrow")
     for split in splits:
         arrow = target / f"{split}.arrow"
-        parquet_to_arrow(folder / "data" / f"{split}.parquet", arrow)
+        path = folder / "data" / f"{split}.parquet"
+        parquet_to_arrow(path, arrow)
         table = map_table(arrow)
+        weights = list_column(table, "weights", np.float32)[1] if "weights" in table.column_names else None
+        check(Positives(*list_column(table, "labels", np.int64), weights), len(labels), path)
         if "filter_labels" in table.column_names:
             indptr, indices = list_column(table, "filter_labels", np.int64)
+            check(Positives(indptr, indices), len(labels), path)
             np.save(target / f"filter_indptr_{split}.npy", indptr)
             np.save(target / f"filter_indices_{split}.npy", indices)
-    parquet_to_arrow(folder / LABELS, target / "labels.arrow")
-    counts = [
-        batch["train_count"].to_numpy() for batch in batches(map_table(target / "labels.arrow"), ["train_count"])
-    ]
+    counts = [batch["train_count"].to_numpy() for batch in batches(labels, ["train_count"])]
     np.save(target / "train_counts.npy", np.concatenate(counts))
     shutil.copy(folder / DESCRIPTION, target / DESCRIPTION)
+
+
+def check(pairs: Positives, num_labels: int, path: Path) -> None:
+    """Refuse pairs that are not in form, once for each state of the files.
+
+    Raises:
+        DataError: with what `Positives.validate` found.
+    """
+    try:
+        pairs.validate(num_labels)
+    except ValueError as error:
+        raise DataError(str(error).rstrip("."), path, cure="run hf-xmc prepare again") from error

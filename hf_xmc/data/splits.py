@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from hf_xmc.types import Positives
 Strategy = Literal["given", "random", "time", "label", "stratified"]
 STRATEGIES = ("given", "random", "time", "label", "stratified")
 SHARE = 10  # one query in ten
+NO_TIME = ("", "nan", "nat", "none", "null")
 BLOCK = 1000  # queries that are stratified together
 
 
@@ -42,8 +44,8 @@ def validation_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
     """Rows to move from training to validation: a tenth, chosen by the hash of the uid, so that a query falls on the
     same side wherever and in whatever order the set is cut.
 
-    A query stays in training if a label would be left without a training example. Candidates are tried in the order
-    of their hash, which keeps this rule independent of the order of the rows as well.
+    A query stays in training if a label, or training as a whole, would be left without an example. Candidates are
+    tried in the order of their hash, which keeps this rule independent of the order of the rows as well.
 
     Args:
         uid_hashes: `hf_xmc.data.staging.uid_hash` of each uid, uint64 `[N]`.
@@ -58,10 +60,10 @@ def validation_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
     left = np.bincount(positives.indices, minlength=1).tolist()
     candidates = np.flatnonzero(uid_hashes % np.uint64(SHARE) == 0)
     candidates = candidates[np.argsort(uid_hashes[candidates], kind="stable")]
-    chosen = []
+    chosen: list[int] = []
     for row in candidates.tolist():
         labels = positives.row(row).tolist()
-        if all(left[label] > 1 for label in labels):
+        if len(chosen) < len(positives) - 1 and all(left[label] > 1 for label in labels):
             chosen.append(row)
             for label in labels:
                 left[label] -= 1
@@ -98,17 +100,34 @@ def mixed(hashes: np.ndarray) -> np.ndarray:
 
 
 def newest(times: Sequence[str | None] | None, share: float) -> np.ndarray:
-    """The newest rows; queries of one moment stay together. Numbers are compared as such, else as text (ISO 8601)."""
-    if times is None or any(time is None for time in times):
+    """The newest rows; queries of one moment stay together. Times are all numbers, else all dates as in ISO 8601.
+
+    >>> newest(["5", "9", "10", "11"], 0.25).tolist()
+    [False, False, False, True]
+    """
+    given = [(time or "").strip() for time in times or []]
+    if times is None or any(time.lower() in NO_TIME for time in given):
         found = "no time column" if times is None else "a query without a time"
         raise DataError(found, cure="name the column with --time_column; each query needs a value")
     try:
-        values = np.asarray([float(time) for time in times if time is not None])
+        values = np.asarray([float(time) for time in given])
     except ValueError:
-        values = np.asarray(times, dtype=str)
+        values = np.asarray([moment(time) for time in given])
     cut = np.sort(values)[max(0, len(values) - max(1, round(share * len(values))))]
     rows = values >= cut
     return values > cut if rows.all() else rows
+
+
+def moment(time: str) -> float:
+    """Seconds since 1970 of a date or date and time; without a time zone it is UTC."""
+    try:
+        date = datetime.fromisoformat(time)
+    except ValueError as error:
+        found = f"time {time!r:.60} is no date, and not all times are numbers"
+        raise DataError(
+            found, cure="write all times as numbers, or all as in 2024-02-01 or 2024-02-01T09:30"
+        ) from error
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def with_unseen_labels(label_hashes: np.ndarray, positives: Positives, share: float) -> np.ndarray:
@@ -133,7 +152,8 @@ def stratified(uid_hashes: np.ndarray, positives: Positives, share: float) -> np
     """Iterative stratification by the library `iterative-stratification`.
 
     It takes a dense matrix, so it is run on blocks of queries and the labels in them. Queries are sorted by their
-    rarest label first: the examples of a rare label meet in one block, and frequent labels are balanced in each.
+    rarest label first: the examples of a rare label meet in one block, and frequent labels are balanced in each. The
+    library takes more queries than it is asked for where labels are rare; the next block makes up for it.
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
@@ -150,7 +170,7 @@ def stratified(uid_hashes: np.ndarray, positives: Positives, share: float) -> np
         labels, columns = np.unique(part.indices, return_inverse=True)
         dense = np.zeros((len(block), max(len(labels), 2)), dtype=np.int64)
         dense[np.repeat(np.arange(len(block)), part.counts), columns] = 1
-        size = round(share * len(block))
+        size = round(share * (start + len(block))) - int(rows.sum())
         if 0 < size < len(block):
             splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=0)
             _, test = next(splitter.split(dense, dense))

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
-from hf_xmc.data.arrow import BATCH_CHARACTERS, BATCH_ROWS, ArrowTableWriter, map_table
+from hf_xmc.data.arrow import BATCH_CHARACTERS, BATCH_ROWS, ArrowTableWriter, batches, map_table
 from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.source import LEFT_OUT, Record, Source
 
 QUERY_FEATURES = Features({"uid": Value("string"), "text": Value("string"), "labels": List(Value("int32"))})
+OPTIONAL_FEATURES = Features({"weights": List(Value("float32")), "time": Value("string")})
 MAX_LABELS = 2**31 - 1
+ROW_NUMBER = re.compile(r"row-\d+")  # uids of tables that have no column for them
 
 
 @dataclass
@@ -26,7 +31,8 @@ class Staged:
     """The queries of one split in an Arrow file, and what later steps need of every row at once.
 
     Args:
-        table: `uid`, `text`, `labels`, perhaps `weights` and `time`, memory-mapped.
+        table: `uid`, `text`, `labels`, and where any row has them `weights` (null in batches without) and `time`,
+            memory-mapped.
         lines: line of each row in the source, `[N]`.
         uid_hash, text_hash: 64 bits each, `[N]`.
         weighted: a relevance other than 1 was seen.
@@ -65,29 +71,29 @@ def stage_queries(
         source.splits[split].rows(problems), desc=f"Reading {split}", unit=" queries", delay=1, disable=not progress
     )
     lines, digests, weighted = array("q"), ([np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]), False
-    writer: ArrowTableWriter | None = None
-    features = Features(QUERY_FEATURES)
+    found: set[str] = set()  # of the optional columns; any row may be the first to have one
     target = folder / f"staged-{split}.arrow"
-    for numbers, records in in_batches(stream):
-        if writer is None:
-            features = Features({**QUERY_FEATURES, **optional_features(records)})
-            writer = ArrowTableWriter(target, features)
-        numbers, records = drop_non_text(numbers, records, path, problems)
-        labels, weights = sorted_labels(numbers, records, num_labels, label_path, len(lines), problems)
-        columns = {"uid": [r["uid"] for r in records], "text": [r["text"] for r in records], "labels": labels}
-        if "weights" in features:
-            columns["weights"] = weights
-            weighted = weighted or any(w != 1 for row in weights for w in row)
-        if "time" in features:
-            columns["time"] = [None if r.get("time") is None else str(r["time"]) for r in records]
-        writer.write(columns)
-        lines.extend(numbers)
-        digests[0].append(hashes(columns["uid"]))
-        digests[1].append(hashes(columns["text"]))
-    (writer or ArrowTableWriter(target, features)).__exit__(None, None, None)
+    with ArrowTableWriter(target, Features({**QUERY_FEATURES, **OPTIONAL_FEATURES})) as writer:
+        for numbers, records in in_batches(stream):
+            numbers, records = drop_non_text(numbers, records, path, problems)
+            here = {name for name in OPTIONAL_FEATURES if any(name in record for record in records)}
+            found |= here
+            labels, weights = sorted_labels(numbers, records, num_labels, label_path, len(lines), problems)
+            weighted = weighted or ("weights" in here and any(w != 1 for row in weights for w in row))
+            columns: dict[str, list[Any]] = {
+                "uid": [r["uid"] for r in records],
+                "text": [r["text"] for r in records],
+                "labels": labels,
+                "weights": weights if "weights" in here else [None] * len(records),
+                "time": [None if r.get("time") is None else str(r["time"]) for r in records],
+            }
+            writer.write(columns)
+            lines.extend(numbers)
+            digests[0].append(hashes(columns["uid"]))
+            digests[1].append(hashes(columns["text"]))
     return Staged(
         path,
-        map_table(target),
+        map_table(target).remove_columns([name for name in OPTIONAL_FEATURES if name not in found]),
         np.frombuffer(lines, dtype=np.int64) if len(lines) else np.zeros(0, np.int64),
         np.concatenate(digests[0]),
         np.concatenate(digests[1]),
@@ -109,12 +115,6 @@ def in_batches(stream: Iterable[tuple[int, Record]]) -> Iterable[tuple[list[int]
             numbers, records, size = [], [], 0
     if records:
         yield numbers, records
-
-
-def optional_features(records: list[Record]) -> dict[str, Any]:
-    """The columns that not every source has."""
-    found = {"weights": List(Value("float32")), "time": Value("string")}
-    return {name: feature for name, feature in found.items() if any(name in record for record in records)}
 
 
 def drop_non_text(
@@ -209,3 +209,32 @@ def repeated(digests: np.ndarray, table: Dataset, column: str = "uid") -> list[t
         if table[first][column] == table[later][column]:
             pairs.append((first, later))
     return sorted(pairs, key=lambda pair: pair[1])
+
+
+def repeated_in_pool(staged: dict[str, Staged]) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
+    """Uids that stand twice in the splits together, each with split and row of the first and of a later one."""
+    uids = concatenate_datasets([part.table.select_columns(["uid"]) for part in staged.values()])
+    starts = np.cumsum([0, *(len(part.table) for part in staged.values())])
+
+    def origin(row: int) -> tuple[str, int]:
+        split = int(np.searchsorted(starts, row, side="right")) - 1
+        return list(staged)[split], row - int(starts[split])
+
+    pairs = repeated(np.concatenate([part.uid_hash for part in staged.values()]), uids)
+    return [(uids[first]["uid"], origin(first), origin(later)) for first, later in pairs]
+
+
+def with_split_in_uids(staged: dict[str, Staged], folder: Path) -> dict[str, Staged]:
+    """`row-0` of each split becomes `train-row-0` and `test-row-0`; other uids stay."""
+    named = {}
+    for split, part in staged.items():
+        digests, target = [np.zeros(0, np.uint64)], folder / f"named-{split}.arrow"
+        with ArrowTableWriter(target, part.table.features) as writer:
+            for batch in batches(part.table):
+                uids = [f"{split}-{u}" if ROW_NUMBER.fullmatch(u) else u for u in batch["uid"].to_pylist()]
+                digests.append(hashes(uids))
+                writer.write_table(batch.drop_columns("uid").append_column("uid", pa.array(uids, pa.string())))
+        os.replace(target, folder / f"staged-{split}.arrow")
+        table = map_table(folder / f"staged-{split}.arrow")
+        named[split] = replace(part, table=table, uid_hash=np.concatenate(digests))
+    return named
