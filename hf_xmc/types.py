@@ -155,6 +155,19 @@ class TopK:
                 f"{tuple(self.scores.shape)}."
             )
 
+    @classmethod
+    def from_lists(cls, rows: Sequence[Sequence[int]]) -> TopK:
+        """From one list of label ids a query, best first; scores fall by one a rank.
+
+        >>> TopK.from_lists([[7, 2], [5]]).ids.tolist()
+        [[7, 2], [5, -1]]
+        """
+        width = max((len(row) for row in rows), default=0)
+        ids = np.full((len(rows), width), -1, dtype=np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+        return cls(ids, np.broadcast_to(-np.arange(width, dtype=np.float32), ids.shape))
+
     def __len__(self) -> int:
         """Number of queries (rows)."""
         return int(self.ids.shape[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from hf_xmc.data import prepared
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.errors import DataError
+from hf_xmc.data.files import replacing
 from hf_xmc.data.statistics import Statistics, examples
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -46,9 +46,8 @@ def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str |
         name=called if PLAIN.fullmatch(called) else "user/name",
     )
     path = folder / "README.md"
-    temporary = path.with_name(".README.md.tmp")
-    temporary.write_text(f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n", encoding="utf-8")
     return path
 
 

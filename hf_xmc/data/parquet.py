@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,22 +11,17 @@ from datasets.table import InMemoryTable
 
 from hf_xmc.data.arrow import ArrowTableWriter, batches
 from hf_xmc.data.errors import DataError
+from hf_xmc.data.files import replacing
 
 GROUP = 50_000  # rows that are in memory at once
 
 
 def write_parquet(table: Dataset, path: Path) -> Path:
     """Write under a temporary name, then rename, so that a file of that name is always whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     schema = table.features.arrow_schema
-    try:
-        with pq.ParquetWriter(temporary, schema) as writer:
-            for batch in batches(table, rows=GROUP):
-                writer.write_table(batch.cast(schema))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for batch in batches(table, rows=GROUP):
+            writer.write_table(batch.cast(schema))
     return path
 
 

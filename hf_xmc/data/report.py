@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import jinja2
@@ -11,6 +10,7 @@ from markupsafe import Markup
 from hf_xmc.data.charts import frequency_chart, histogram
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.errors import Problems
+from hf_xmc.data.files import replacing
 from hf_xmc.data.statistics import Statistics, examples
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -32,7 +32,6 @@ def write_report(dataset: XMCDataset, stats: Statistics, problems: Problems, pat
         examples=examples(dataset),
         problems=problems,
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(html, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
     return path

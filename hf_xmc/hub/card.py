@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_xmc.data.files import replacing
 from hf_xmc.data.parquet import read_parquet
 from hf_xmc.hub.papers import cited
 from hf_xmc.training.run import RUN, read_json
@@ -115,12 +116,8 @@ def write_model_card(
         config=read_json(folder / "config.json"),
         license=license,
     )
-    temporary = folder / ".README.md.tmp"
-    try:
+    with replacing(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / "README.md")
-    finally:
-        temporary.unlink(missing_ok=True)
     return folder / "README.md"
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from hf_xmc.data.errors import DataError, Problems
-from hf_xmc.data.files import json_lines, lines, plain_suffix
+from hf_xmc.data.files import json_lines, lines, plain_suffix, replacing
 from hf_xmc.data.formats.rows import rows as table_rows
 from hf_xmc.inference.pipeline import XMCPipeline
 
@@ -43,11 +43,8 @@ def predict_file(
     Raises:
         DataError: a kind of file that is not known, a missing text column, a text that is not a string.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    writer = open_writer(target, temporary)
     count = 0
-    try:
+    with replacing(target) as temporary, closing(open_writer(target, temporary)) as writer:
         rows = iter(read_rows(source))
         with tqdm(unit=" texts", desc="Tagging", delay=2) as bar:
             while block := list(islice(rows, BLOCK)):
@@ -58,11 +55,6 @@ def predict_file(
                 bar.update(len(block))
         if not count:
             raise DataError("no rows", source, cure="there is nothing to tag")
-        writer.close()
-        os.replace(temporary, target)
-    finally:
-        writer.close()
-        temporary.unlink(missing_ok=True)
     return count
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from hf_xmc.data.errors import DataError
+from hf_xmc.data.files import replacing
 from hf_xmc.types import TopK
 
 FORM = "expected columns ids or labels (lists of label ids or label uids), best first, optionally scores and uid"
@@ -34,10 +34,8 @@ def write_predictions(topk: TopK, uids: Sequence[str], path: str | Path) -> Path
             "scores": pa.ListArray.from_arrays(offsets, pa.array(ordered.scores[kept], precision)),
         }
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
     return path
 
 

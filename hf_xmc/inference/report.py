@@ -6,7 +6,6 @@ would add 4.5 MB. The page's policy forbids every request, and every script but 
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from hf_xmc.data.files import replacing
 from hf_xmc.inference.report_plots import draw_plots
 from hf_xmc.metrics.breakdown import FREQUENT, RARE, by_label_frequency, by_num_positives
 from hf_xmc.metrics.hits import Hits, find_hits
@@ -127,10 +127,8 @@ def render_report(
 def write_report(page: str, path: str | Path) -> Path:
     """Write the page under a temporary name, then rename."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
     return path
 
 

@@ -17,6 +17,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from hf_xmc.data.errors import DataError
+from hf_xmc.data.files import replacing
 from hf_xmc.data.parquet import read_parquet, write_parquet
 from hf_xmc.retrieval.search import as_matrix, as_topk, share_threads
 from hf_xmc.types import TopK
@@ -135,14 +136,6 @@ class LabelIndex:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `labels.parquet` and `index/` into a folder, beside the model if there is one."""
         folder = Path(folder)
-        (folder / "index").mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{INDEX}.tmp"
-        try:
-            faiss.write_index(self.index, str(temporary))
-            write_parquet(self.labels, folder / LABELS)
-            os.replace(temporary, folder / INDEX)
-        finally:
-            temporary.unlink(missing_ok=True)
         about = {
             "format": FORMAT,
             "factory": self.factory,
@@ -151,9 +144,11 @@ class LabelIndex:
             "removed": sorted(self.removed),
             "faiss_version": faiss.__version__,
         }
-        temporary = folder / f"{ABOUT}.tmp"
-        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / ABOUT)
+        # All that can fill a disk is written before the first file takes its name.
+        with replacing(folder / ABOUT) as description, replacing(folder / INDEX) as vectors:
+            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            faiss.write_index(self.index, str(vectors))
+            write_parquet(self.labels, folder / LABELS)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **hub: Any) -> LabelIndex:

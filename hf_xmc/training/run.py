@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.files import replacing
 from hf_xmc.training.arguments import XMCTrainingArguments
 
 LIBRARIES = ("hf-xmc", "torch", "transformers", "datasets", "accelerate", "huggingface-hub", "faiss-cpu", "numpy")
@@ -50,12 +51,9 @@ def changed_arguments(args: XMCTrainingArguments) -> dict[str, Any]:
 
 def write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write under a temporary name, then rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Path(path)
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -148,3 +148,19 @@ def test_bare_texts_get_free_uids() -> None:
     index.add(np.eye(2), ["c", "d"])
     assert index.labels["uid"][:] == ["2", "7", "3", "4"]
     assert index.labels["note"][:] == ["x", "y", None, None]
+
+
+def test_a_disk_that_fills_up_leaves_the_old_index(
+    embeddings: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    LabelIndex.build(embeddings, table(50)).save_pretrained(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(index: object, path: str) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hf_xmc.retrieval.index.faiss.write_index", full)
+    with pytest.raises(OSError, match="No space left"):
+        LabelIndex.build(embeddings[:9], table(9)).save_pretrained(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -2,7 +2,6 @@
 
 import datasets
 import evaluate
-import numpy
 
 import hf_xmc.metrics
 import hf_xmc.types
@@ -45,12 +44,7 @@ class XMCHierarchical(evaluate.Metric):
         # `combine` hands the arguments of all its metrics to each of them: those of the others are not ours
         if unknown := set(others) - {"parents", "exclude", "inverse_propensity"}:
             raise TypeError(f"compute() does not know {sorted(unknown)}.")
-        width = max((len(row) for row in predictions), default=0)
-        ids = numpy.full((len(predictions), width), -1, dtype=numpy.int64)
-        for i, row in enumerate(predictions):
-            ids[i, : len(row)] = row
-        scores = numpy.broadcast_to(-numpy.arange(width, dtype=numpy.float32), ids.shape)  # best first
-        topk = hf_xmc.types.TopK(ids, scores)
+        topk = hf_xmc.types.TopK.from_lists(predictions)
         positives = hf_xmc.types.Positives.from_lists(references)
         pairs = None if filters is None else hf_xmc.types.Positives.from_lists(filters)
         return hf_xmc.metrics.hierarchical_metrics(topk, positives, parents, ks, pairs, exclude)
