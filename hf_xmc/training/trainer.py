@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from hf_xmc.sampling.candidates import in_batch, to_columns
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
 from hf_xmc.training.distributed import average_gradients
-from hf_xmc.training.gradient_cache import encode_in_chunks
+from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.loss import make_loss
 from hf_xmc.types import Positives
 
@@ -88,7 +87,6 @@ class XMCTrainer(Trainer):
         self.label_tokens = TokenTable.build(
             label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
         )
-        self.features: dict[TokenTable, Tensor] = {}  # pooled states of texts under a frozen encoder
         check_trainable(model, args)
         if args.disable_dropout:
             disable_dropout(model)
@@ -105,6 +103,8 @@ class XMCTrainer(Trainer):
         kwargs.setdefault("processing_class", model.tokenizer)
         kwargs.setdefault("data_collator", QueryCollator(getattr(model.tokenizer, "pad_token_id", None) or 0))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        splits = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
+        self.encoder = TextEncoder(self.model, args, self.label_tokens, [s.tokens for s in splits if s is not None])
         self.model_accepts_loss_kwargs = False  # each micro-batch has its own mean; the Trainer averages them
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
@@ -128,7 +128,6 @@ class XMCTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The loss of a batch over its candidates: a scalar, the mean over its queries."""
-        encoder = self.accelerator.unwrap_model(model)
         positives, ignored = unpack(inputs, "positives"), unpack(inputs, "ignored")
         assert positives is not None
         candidates = None
@@ -136,51 +135,10 @@ class XMCTrainer(Trainer):
             candidates = in_batch(positives)
             positives = to_columns(positives, candidates)
             ignored = None if ignored is None else to_columns(ignored, candidates)
-        queries = self.embed_queries(encoder, inputs)  # [B, D]
-        labels = self.embed_labels(encoder, candidates)  # [C, D]
+        queries = self.encoder.queries(inputs, self.train_dataset.tokens)  # [B, D]
+        labels = self.encoder.labels(candidates)  # [C, D]
         loss = self.loss(queries, labels, positives, ignored=ignored)
         return (loss, {"queries": queries, "labels": labels}) if return_outputs else loss
-
-    def embed_queries(self, encoder: XMCDualEncoderModel, inputs: dict[str, Tensor]) -> Tensor:
-        """Query embeddings of a batch with gradients, `[B, D]`."""
-        if self.args.freeze_encoder:
-            pooled = self.frozen_features(encoder, self.train_dataset.tokens, "query")
-            return encoder(pooled=pooled[inputs["row"]], side="query").embeddings
-        lengths = inputs["attention_mask"].sum(1)  # [B]
-
-        def encode(rows: Tensor) -> Tensor:
-            width = max(int(lengths[rows].max()), 1)
-            ids, mask = inputs["input_ids"][rows, :width], inputs["attention_mask"][rows, :width]
-            return encoder(ids, mask, side="query").embeddings
-
-        return encode_in_chunks(encode, lengths, self.args.encode_chunk_size, caching=False)
-
-    def embed_labels(self, encoder: XMCDualEncoderModel, candidates: Tensor | None) -> Tensor:
-        """Embeddings of the candidates (of all labels for `None`) with gradients, `[C, D]`."""
-        ids = np.arange(self.num_labels) if candidates is None else candidates.cpu().numpy()
-        if self.args.freeze_encoder:
-            pooled = self.frozen_features(encoder, self.label_tokens, "label")
-            return encoder(pooled=pooled if candidates is None else pooled[candidates], side="label").embeddings
-        lengths = torch.from_numpy(self.label_tokens.lengths[ids].astype(np.int64)).to(self.args.device)  # [C]
-
-        def encode(rows: Tensor) -> Tensor:
-            batch = encoder.pad([self.label_tokens[i] for i in ids[rows.cpu().numpy()]])
-            return encoder(**{k: x.to(self.args.device) for k, x in batch.items()}, side="label").embeddings
-
-        return encode_in_chunks(encode, lengths, self.args.encode_chunk_size, self.args.gradient_caching)
-
-    def frozen_features(self, encoder: XMCDualEncoderModel, tokens: TokenTable, side: Any) -> Tensor:
-        """Pooled states `[N, H]` of texts under a frozen encoder; those of the trainer's own splits are kept."""
-        if tokens in self.features:
-            return self.features[tokens]
-        batch = self.args.per_device_eval_batch_size
-        states = encoder.encode_tokens(tokens, side, batch, progress=self.show_progress, output="pooled")
-        states = states.to(self.args.device)
-        evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        own = [self.label_tokens, *(s.tokens for s in (self.train_dataset, *evaluated) if s is not None)]
-        if any(tokens is table for table in own):
-            self.features[tokens] = states
-        return states
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -226,7 +184,8 @@ class XMCTrainer(Trainer):
         Every process evaluates the whole split, so that all agree on the best checkpoint.
         """
         split = dataloader.dataset
-        queries, labels = self.embed_all(split)
+        queries = self.encoder.table(split.tokens, "query")  # [N, D]
+        labels = self.encoder.table(self.label_tokens, "label")  # [L, D]
         k = self.args.eval_k
         topk = exact_search(queries, labels, search_depth(k, split.ignored))
         ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
@@ -237,27 +196,10 @@ class XMCTrainer(Trainer):
         return EvalLoopOutput(predictions=topk.ids, label_ids=None, metrics=metrics, num_samples=len(split))
 
     @torch.no_grad()
-    def embed_all(self, split: TokenizedQueries) -> tuple[Tensor, Tensor]:
-        """Embeddings of a split and of the catalogue without gradients, float32 on the CPU, `[N, D]` and `[L, D]`."""
-        model, batch = self.accelerator.unwrap_model(self.model), self.args.per_device_eval_batch_size
-        embeddings = []
-        for side, tokens in (("query", split.tokens), ("label", self.label_tokens)):
-            if self.args.freeze_encoder:
-                pooled = self.frozen_features(model, tokens, side)
-                embeddings.append(model(pooled=pooled, side=side).embeddings.float().cpu())
-            else:
-                embeddings.append(model.encode_tokens(tokens, side, batch, progress=self.show_progress))
-        return embeddings[0], embeddings[1]
-
-    @torch.no_grad()
     def full_loss(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> float:
         """The loss over all labels, whatever the candidates in training were."""
         loss = self.loss(queries, labels, positives.torch(), ignored=None if ignored is None else ignored.torch())
         return float(loss)
-
-    @property
-    def show_progress(self) -> bool:
-        return not self.args.disable_tqdm and self.is_world_process_zero()
 
 
 def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
