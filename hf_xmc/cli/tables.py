@@ -46,7 +46,7 @@ def print_comparison(
 
 
 def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
-    """One text with its labels and scores."""
+    """One text with its labels and their probabilities, or scores where these are all there is."""
     table = Table(
         title=f"“{escape(text)}”", title_justify="left", title_style="italic", show_header=False, expand=True
     )
@@ -54,7 +54,9 @@ def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)  # long label texts are cut at the width of the screen
     table.add_column(style="dim", no_wrap=True)
     for tag in tags:
-        table.add_row(f"{tag['score']:.3f}", escape(str(tag["label"])), escape(str(tag["uid"])))
+        table.add_row(
+            f"{tag.get('probability', tag['score']):.3f}", escape(str(tag["label"])), escape(str(tag["uid"]))
+        )
     console.print(table)
 
 

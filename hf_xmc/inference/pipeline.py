@@ -15,11 +15,17 @@ from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
 from hf_xmc.data.files import file_fingerprint
+from hf_xmc.inference.selection import select
+from hf_xmc.inference.voting import vote
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.retrieval.confidence import CONFIDENCE, Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 from hf_xmc.retrieval.index import LabelIndex, fetch_folder
+from hf_xmc.retrieval.memory import MEMORY, QueryMemory
 from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
+
+MEMORY_DEPTH = 100  # labels by score that the votes of the memory are put together with
 
 
 class XMCPipeline:
@@ -29,6 +35,8 @@ class XMCPipeline:
         model: the dual encoder.
         index: the label index that this model built.
         run: the record of the training run (`run.json`), which the model card quotes.
+        memory: training queries, whose labels vote too.
+        confidence: what turns scores into probabilities, thresholds and label sets.
 
     Example:
 
@@ -37,7 +45,14 @@ class XMCPipeline:
         # [{"label": "Sequence alignment", "uid": "operation_0292", "id": 310, "score": 0.71}, ...]
     """
 
-    def __init__(self, model: XMCDualEncoderModel, index: LabelIndex, run: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: XMCDualEncoderModel,
+        index: LabelIndex,
+        run: Mapping[str, Any] | None = None,
+        memory: QueryMemory | None = None,
+        confidence: Confidence | None = None,
+    ) -> None:
         if model.config.embedding_dim != index.index.d:
             raise ValueError(
                 f"The model makes embeddings of {model.config.embedding_dim} dimensions, the index holds "
@@ -46,6 +61,8 @@ class XMCPipeline:
         self.model = model.eval()
         self.index = index
         self.run = dict(run or {})
+        self.memory = memory
+        self.confidence = confidence
 
     @classmethod
     def build(cls, model: XMCDualEncoderModel, labels: Dataset, batch_size: int = 64) -> XMCPipeline:
@@ -80,10 +97,16 @@ class XMCPipeline:
             model = XMCDualEncoderModel.from_pretrained(folder, **given)
         if device is not None:
             model = model.to(device)
-        return cls(model, LabelIndex.from_pretrained(folder), read_json(folder / RUN))
+        return cls(
+            model,
+            LabelIndex.from_pretrained(folder),
+            run=read_json(folder / RUN),
+            memory=QueryMemory.from_pretrained(folder) if (folder / MEMORY).is_file() else None,
+            confidence=Confidence.from_pretrained(folder) if (folder / CONFIDENCE).is_file() else None,
+        )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write model, tokenizer, label table, index and the record of the run into one folder."""
+        """Write model, tokenizer, label table, index, memory, confidence and the record of the run into one folder."""
         self.model.save_pretrained(folder)
         self.save_parts(Path(folder))
         if self.run:
@@ -91,10 +114,12 @@ class XMCPipeline:
 
     def save_parts(self, folder: Path) -> None:
         """All but the model and the record of its run."""
-        self.index.save_pretrained(folder)
+        for part in (self.index, self.memory, self.confidence):
+            if part is not None:
+                part.save_pretrained(folder)
 
     def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
-        """Upload model, tokenizer, label table, index and a new model card as one commit.
+        """Upload all that `save_pretrained` writes and a new model card as one commit.
 
         Args:
             repo_id: `"user/name"`; made if it is not there.
@@ -111,43 +136,104 @@ class XMCPipeline:
         self,
         texts: str | Sequence[str],
         k: int = 5,
-        threshold: float | None = None,
+        threshold: float | str | None = None,
         batch_size: int = 64,
+        conformal: bool | float = False,
+        set_method: str = "fnr",
+        **search: Any,
     ) -> list[Any]:
         """The best labels of each text, best first.
 
         Args:
             texts: one text, or several.
             k: labels a text, at most.
-            threshold: leave out labels with a lower score.
+            threshold: leave out labels below it: a number is compared with the probability where there is one, else
+                with the score; `"f1"`, `"precision=0.9"`, `"f1@label"`, ... are what was fitted (`selection.select`).
             batch_size: texts encoded at a time.
+            conformal: in place of the best k a set of labels with a guarantee, at the level that was fitted (True) or
+                another (0.9).
+            set_method: what the set promises: `"fnr"`, `"all"`, `"frequency"` or `"powerset"`.
+            **search: `memory`, `allowed`, `forbidden`, `where`, as in `rank`.
 
         Returns:
             For one text a list of `{"label": text, "uid", "id", "score"}`, for several a list of such lists. The score
-            is the dot product of the embeddings: the cosine where they are normalised.
+            is the dot product of the embeddings, the cosine where they are normalised, fused with the votes of the
+            memory where there is one. With a confidence there is a `"probability"` as well.
+
+        Raises:
+            ValueError: a threshold or set that needs a confidence where there is none, or where it was fitted on
+                another ranking (with the memory, say, that is now left out).
         """
-        single = isinstance(texts, str)
         rows = [texts] if isinstance(texts, str) else list(texts)
-        tagged = self.tag(rows, self.model.encode_queries(rows, batch_size), k, threshold)
-        return tagged[0] if single else tagged
+        embeddings = self.model.encode_queries(rows, batch_size)
+        tagged = self.tag(rows, embeddings, k, threshold, conformal, set_method, **search)
+        return tagged[0] if isinstance(texts, str) else tagged
 
-    def predict(self, texts: Sequence[str], k: int = 5, batch_size: int = 64, progress: bool = False) -> TopK:
+    def predict(
+        self, texts: Sequence[str], k: int = 5, batch_size: int = 64, progress: bool = False, **search: Any
+    ) -> TopK:
         """The same as arrays: label ids and scores, `[N, k]`."""
-        return self.rank(self.model.encode_queries(texts, batch_size, progress), k)
-
-    def rank(self, embeddings: Any, k: int) -> TopK:
-        """The k best labels for embeddings `[N, D]` of queries."""
-        return self.index.search(embeddings, k)
+        return self.rank(self.model.encode_queries(texts, batch_size, progress), k, **search)
 
     def tag(
-        self, texts: Sequence[str], embeddings: Any, k: int = 5, threshold: float | None = None
+        self,
+        texts: Sequence[str],
+        embeddings: Any,
+        k: int = 5,
+        threshold: float | str | None = None,
+        conformal: bool | float = False,
+        set_method: str = "fnr",
+        **search: Any,
     ) -> list[list[dict[str, Any]]]:
-        """What `__call__` does, for texts that were encoded before, `[N, D]`."""
-        topk = self.rank(embeddings, max(1, min(k, len(self.index))))  # what is beyond would be padding
-        return self.describe(topk, topk.scores >= (-np.inf if threshold is None else threshold))
+        """What `__call__` does, for texts whose embeddings `[N, D]` are there already."""
+        confidence = self.confidence_for(**search)
+        most = max(1, min(k, len(self.index)))  # what is beyond would be padding
+        depth = most if confidence is None else max(most, confidence.depth)  # as deep as the calibration was
+        topk = self.rank(embeddings, depth, **search)
+        keep = select(topk, confidence, k, threshold, conformal, set_method)
+        return self.describe(topk, keep, None if confidence is None else confidence.probabilities(topk))
 
-    def describe(self, topk: TopK, keep: np.ndarray | None = None) -> list[list[dict[str, Any]]]:
-        """Label ids to what people read; of a mask `keep` `[N, K]` only what it marks."""
+    def rank(
+        self,
+        embeddings: Any,
+        k: int,
+        memory: bool = True,
+        allowed: Any = None,
+        forbidden: Any = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> TopK:
+        """The k best labels for embeddings `[N, D]` of queries.
+
+        Args:
+            memory: let similar training queries vote, where the pipeline has a memory.
+            allowed, forbidden, where: which labels to choose from, as in `LabelIndex.search`.
+        """
+        filters = {"allowed": allowed, "forbidden": forbidden, "where": where}
+        given = {name: value for name, value in filters.items() if value is not None}
+        if self.memory is None or not memory:
+            return self.index.search(embeddings, k, **given)
+        found = self.index.search(embeddings, max(k, MEMORY_DEPTH), **given)
+        return vote(self.memory, embeddings, found, self.findable(**given), k)
+
+    def confidence_for(self, memory: bool = True, **search: Any) -> Confidence | None:
+        """The confidence, if it was fitted on the ranking that these arguments of `rank` give."""
+        voted = self.memory is not None and memory
+        if self.confidence is None or bool(self.confidence.settings.get("memory", False)) != voted:
+            return None
+        return self.confidence
+
+    def findable(self, **filters: Any) -> np.ndarray | None:
+        """Which rows of the label table may be predicted, bool `[L]`; None for all."""
+        mask = self.index.catalogue.allowed_rows(**filters)
+        if mask is None and self.index.removed:
+            mask = np.ones(len(self.index.labels), bool)
+            mask[list(self.index.removed)] = False
+        return mask
+
+    def describe(
+        self, topk: TopK, keep: np.ndarray | None = None, probabilities: np.ndarray | None = None
+    ) -> list[list[dict[str, Any]]]:
+        """Label ids to what people read: of all predictions, or of those that a mask `keep` `[N, K]` marks."""
         mask = topk.ids >= 0 if keep is None else (topk.ids >= 0) & keep
         wanted = np.unique(topk.ids[mask])
         table = self.index.labels.select(wanted)
@@ -156,7 +242,10 @@ class XMCPipeline:
         for row, place in np.argwhere(mask).tolist():
             id_ = int(topk.ids[row, place])
             text, uid = known[id_]
-            tagged[row].append({"label": text, "uid": uid, "id": id_, "score": float(topk.scores[row, place])})
+            tag = {"label": text, "uid": uid, "id": id_, "score": float(topk.scores[row, place])}
+            if probabilities is not None:
+                tag["probability"] = float(probabilities[row, place])
+            tagged[row].append(tag)
         return tagged
 
     def fingerprint(self) -> str:
