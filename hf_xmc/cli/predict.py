@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,8 +25,18 @@ def predict(
         float | None, typer.Option("--threshold", help="Leave out labels with a lower score.")
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
+    window: Annotated[
+        int, typer.Option("--window", help="Rows sorted by length together; the most that a kill can cost.", min=1)
+    ] = 8192,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; by default the fastest.")] = None,
 ) -> None:
-    """Tag texts given with --text, or a file of them (--input and --output)."""
+    """Tag texts given with --text, or a file of them (--input and --output).
+
+    A file is tagged in bounded memory. A run that was killed is gone on with by the same command. Under
+    `accelerate launch scripts/predict.py` several processes share the work.
+    """
+    from accelerate import PartialState
+
     from hf_xmc.inference.batch import predict_file
     from hf_xmc.inference.pipeline import XMCPipeline
 
@@ -34,9 +44,13 @@ def predict(
         raise typer.BadParameter('give --text "..." or --input FILE --output FILE')
     if (input is None) != (output is None):
         raise typer.BadParameter("--input and --output go together")
-    pipeline = XMCPipeline.from_pretrained(run)
-    for one, tags in zip(text or [], pipeline(text or [], k, threshold, batch_size), strict=True):
-        print_tags(one, tags)
+    processes = PartialState()
+    pipeline = XMCPipeline.from_pretrained(run, device=device or processes.device)
+    options: dict[str, Any] = {"k": k, "threshold": threshold, "batch_size": batch_size}
+    if processes.is_main_process:
+        for one, tags in zip(text or [], pipeline(text or [], **options), strict=True):
+            print_tags(one, tags)
     if input is not None and output is not None:
-        count = predict_file(pipeline, input, output, text_column, k, threshold, batch_size)
-        console.print(f"{count:,} texts tagged; written to {output}")
+        count = predict_file(pipeline, input, output, text_column, window=window, processes=processes, **options)
+        if processes.is_main_process:
+            console.print(f"{count:,} texts tagged; written to {output}")

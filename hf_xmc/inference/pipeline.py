@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
+from hf_xmc.data.files import file_fingerprint
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 from hf_xmc.retrieval.index import LabelIndex, fetch_folder
 from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
@@ -59,6 +63,7 @@ class XMCPipeline:
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        model: XMCDualEncoderModel | None = None,
     ) -> XMCPipeline:
         """Load a trained folder, local or on the Hub.
 
@@ -66,10 +71,13 @@ class XMCPipeline:
             name_or_folder: the folder, or a repository as `"user/name"`.
             device, dtype, attn_implementation: of the model, as in transformers.
             revision, token, cache_dir: of the repository, as in `snapshot_download`.
+            model: the folder's model, where it is loaded already.
         """
         folder = fetch_folder(name_or_folder, revision=revision, token=token, cache_dir=cache_dir)
         given = {"dtype": dtype, "attn_implementation": attn_implementation}
-        model = XMCDualEncoderModel.from_pretrained(folder, **{key: v for key, v in given.items() if v is not None})
+        if model is None:
+            given = {key: value for key, value in given.items() if value is not None}
+            model = XMCDualEncoderModel.from_pretrained(folder, **given)
         if device is not None:
             model = model.to(device)
         return cls(model, LabelIndex.from_pretrained(folder), read_json(folder / RUN))
@@ -77,9 +85,13 @@ class XMCPipeline:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write model, tokenizer, label table, index and the record of the run into one folder."""
         self.model.save_pretrained(folder)
-        self.index.save_pretrained(folder)
+        self.save_parts(Path(folder))
         if self.run:
             write_json(self.run, Path(folder) / RUN)
+
+    def save_parts(self, folder: Path) -> None:
+        """All but the model and the record of its run."""
+        self.index.save_pretrained(folder)
 
     def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
         """Upload model, tokenizer, label table, index and a new model card as one commit.
@@ -115,23 +127,44 @@ class XMCPipeline:
             is the dot product of the embeddings: the cosine where they are normalised.
         """
         single = isinstance(texts, str)
-        most = max(1, min(k, len(self.index)))  # what is beyond would be padding
-        topk = self.predict([texts] if isinstance(texts, str) else list(texts), most, batch_size)
-        tagged = self.describe(topk, threshold)
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        tagged = self.tag(rows, self.model.encode_queries(rows, batch_size), k, threshold)
         return tagged[0] if single else tagged
 
     def predict(self, texts: Sequence[str], k: int = 5, batch_size: int = 64, progress: bool = False) -> TopK:
         """The same as arrays: label ids and scores, `[N, k]`."""
-        return self.index.search(self.model.encode_queries(texts, batch_size, progress), k)
+        return self.rank(self.model.encode_queries(texts, batch_size, progress), k)
 
-    def describe(self, topk: TopK, threshold: float | None = None) -> list[list[dict[str, Any]]]:
-        """Label ids to what people read."""
-        lowest = float("-inf") if threshold is None else threshold
-        rows = [
-            [(int(i), float(s)) for i, s in zip(ids, scores, strict=True) if i >= 0 and s >= lowest]
-            for ids, scores in zip(topk.ids, topk.scores, strict=True)
-        ]
-        wanted = sorted({i for row in rows for i, _ in row})
+    def rank(self, embeddings: Any, k: int) -> TopK:
+        """The k best labels for embeddings `[N, D]` of queries."""
+        return self.index.search(embeddings, k)
+
+    def tag(
+        self, texts: Sequence[str], embeddings: Any, k: int = 5, threshold: float | None = None
+    ) -> list[list[dict[str, Any]]]:
+        """What `__call__` does, for texts that were encoded before, `[N, D]`."""
+        topk = self.rank(embeddings, max(1, min(k, len(self.index))))  # what is beyond would be padding
+        return self.describe(topk, topk.scores >= (-np.inf if threshold is None else threshold))
+
+    def describe(self, topk: TopK, keep: np.ndarray | None = None) -> list[list[dict[str, Any]]]:
+        """Label ids to what people read; of a mask `keep` `[N, K]` only what it marks."""
+        mask = topk.ids >= 0 if keep is None else (topk.ids >= 0) & keep
+        wanted = np.unique(topk.ids[mask])
         table = self.index.labels.select(wanted)
-        uids, names = dict(zip(wanted, table["uid"], strict=True)), dict(zip(wanted, table["text"], strict=True))
-        return [[{"label": names[i], "uid": uids[i], "id": i, "score": s} for i, s in row] for row in rows]
+        known = {i: (text, uid) for i, text, uid in zip(wanted.tolist(), table["text"], table["uid"], strict=True)}
+        tagged: list[list[dict[str, Any]]] = [[] for _ in range(len(topk))]
+        for row, place in np.argwhere(mask).tolist():
+            id_ = int(topk.ids[row, place])
+            text, uid = known[id_]
+            tagged[row].append({"label": text, "uid": uid, "id": id_, "score": float(topk.scores[row, place])})
+        return tagged
+
+    def fingerprint(self) -> str:
+        """A hash of all that predictions depend on: encoder, label table, index and what else is saved with them."""
+        digest = sha256(encoder_fingerprint(self.model).encode())
+        with TemporaryDirectory() as folder:
+            self.save_parts(Path(folder))
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    digest.update(f"{path.relative_to(folder)} {file_fingerprint(path)}\n".encode())
+        return digest.hexdigest()
