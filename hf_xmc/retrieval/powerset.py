@@ -2,8 +2,8 @@
 
 With probabilities o of the candidates, a label set y is as strange as its distance a = ||y - o||_2; it is in the
 region of level 1 - eps iff its p-value (#{a_i >= a} + 1) / (n + 1) is above eps, which is a <= the conformal quantile
-a_(k) of the calibration distances (Maltoudoglou, Paisios, Lenc, Martinek, Kral, Papadopoulos 2022, with the distance of
-Papadopoulos 2014 in its L2 form).
+a_(k) of the calibration distances (Maltoudoglou, Paisios, Lenc, Martinek, Kral, Papadopoulos 2022, with the distance
+of Papadopoulos 2014 in its L2 form).
 
 Elimination: the nearest set is the rounded one, at squared distance b = sum e_j^2 with e_j = |round(o_j) - o_j|, and
 flipping label j adds d_j = 1 - 2 e_j >= 0. So a set is in the region iff its flips cost at most a_(k)^2 - b: whatever
@@ -175,7 +175,7 @@ def in_any_set(probabilities: np.ndarray, limit: float) -> np.ndarray:
 
 
 def flips(o: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rounded set `[..., C]`, what a flip of each label adds to the squared distance, and that of the rounded set."""
+    """The rounded set `[..., C]`, what flipping each label adds to the squared distance, and that of the set."""
     rounded = o >= 0.5
     error = np.where(rounded, 1 - o, o)
     return rounded, 1 - 2 * error, np.square(error).sum(axis=-1)

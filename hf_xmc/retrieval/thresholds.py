@@ -1,4 +1,4 @@
-"""Score thresholds that give the best F1 or a wanted precision: one for all labels, for a frequency bin, for a label."""
+"""Score thresholds for the best F1 or a wanted precision: one for all labels, a frequency bin, or a label."""
 
 from __future__ import annotations
 
