@@ -17,13 +17,16 @@ def index(
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Whose labels to index; by default those already there.")
     ] = None,
-    factory: Annotated[str, typer.Option("--factory", help="Kind of index: flat.")] = "flat",
+    factory: Annotated[
+        str, typer.Option("--factory", help="Kind of index: flat, hnsw, ivf-flat, ...; or auto.")
+    ] = "flat",
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
 ) -> None:
     """Encode the label texts with the model and build the index that predictions search."""
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.data.errors import DataError
     from hf_xmc.data.parquet import read_parquet
+    from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderModel
     from hf_xmc.retrieval.index import ABOUT, LABELS, LabelIndex
 
@@ -34,10 +37,9 @@ def index(
     if dataset is None and (run / ABOUT).is_file():
         removed = LabelIndex.from_pretrained(run).removed  # stay removed
     model = XMCDualEncoderModel.from_pretrained(run)
-    embeddings = model.encode_labels(labels["text"][:], batch_size=batch_size, progress=True)
-    made = LabelIndex.build(embeddings, labels, factory=factory)
+    made = XMCPipeline.build(model, labels, factory, batch_size).index
     if removed:
         made.remove(sorted(removed))
     made.save_pretrained(run)
-    console.print(f"{len(made):,} labels of {embeddings.shape[1]} dimensions indexed in {run / 'index'}")
+    console.print(f"{len(made):,} labels of {made.index.d} dimensions indexed in {run / 'index'} ({made.factory})")
     print_next(f'hf-xmc predict {run} --text "..."')

@@ -60,6 +60,14 @@ def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
     console.print(table)
 
 
+def print_explanation(text: str, label: str, score: float, words: Sequence[tuple[str, float]], most: int = 8) -> None:
+    """The words of a text that count most for a label, those for it in green and those against it in red."""
+    largest = sorted(words, key=lambda word: -abs(word[1]))[:most]
+    shown = [f"[{'green' if value > 0 else 'red'}]{escape(word)} {value:+.3f}[/]" for word, value in largest]
+    console.print(f"[italic]“{escape(text)}”[/]", highlight=False)
+    console.print(f"  [bold]{escape(label)}[/] {score:.3f}: " + ", ".join(shown), highlight=False)
+
+
 def print_next(*commands: str) -> None:
     """What to type next."""
     console.print("\n[bold]Next:[/]")

@@ -136,7 +136,7 @@ def tag_windows(
                     writing.result()
                 writing = pool.submit(write, some, texts, embeddings)
                 bar.update(len(some))
-            else:  # done before, or another process's: no part of this one's rate
+            elif not bar.disable:  # done before, or another process's: no part of this one's rate
                 bar.initial += len(some)
                 bar.n += len(some)
         if writing is not None:

@@ -15,17 +15,19 @@ from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
 from hf_xmc.data.files import file_fingerprint
-from hf_xmc.inference.selection import select
-from hf_xmc.inference.voting import vote
+from hf_xmc.inference import labels as changes
+from hf_xmc.inference.labels import NewLabels
+from hf_xmc.inference.ranking import rank_labels
+from hf_xmc.inference.selection import describe, select
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.retrieval.catalogue import all_texts
 from hf_xmc.retrieval.confidence import CONFIDENCE, Confidence
-from hf_xmc.retrieval.fingerprint import encoder_fingerprint
-from hf_xmc.retrieval.index import LabelIndex, fetch_folder
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint, same_encoder
+from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.memory import MEMORY, QueryMemory
 from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
-
-MEMORY_DEPTH = 100  # labels by score that the votes of the memory are put together with
 
 
 class XMCPipeline:
@@ -58,6 +60,12 @@ class XMCPipeline:
                 f"The model makes embeddings of {model.config.embedding_dim} dimensions, the index holds "
                 f"{index.index.d}; build the index with this model (hf-xmc index)."
             )
+        self.encoder_fingerprint = encoder_fingerprint(model)
+        if not same_encoder(self.encoder_fingerprint, index.about["encoder_fingerprint"]):
+            raise ValueError(
+                "The index was built by another encoder than this model, or by this one before it was trained on; "
+                "build it again with this model (hf-xmc index)."
+            )
         self.model = model.eval()
         self.index = index
         self.run = dict(run or {})
@@ -65,10 +73,24 @@ class XMCPipeline:
         self.confidence = confidence
 
     @classmethod
-    def build(cls, model: XMCDualEncoderModel, labels: Dataset, batch_size: int = 64) -> XMCPipeline:
-        """A pipeline over a label table (`uid`, `text`), encoded with the model."""
-        embeddings = model.encode_labels(labels["text"][:], batch_size=batch_size, progress=True)
-        return cls(model, LabelIndex.build(embeddings, labels))
+    def build(
+        cls,
+        model: XMCDualEncoderModel,
+        labels: Dataset,
+        factory: str = "flat",
+        batch_size: int = 64,
+        **index: Any,
+    ) -> XMCPipeline:
+        """A pipeline over a label table (`uid`, `text`, and other names in `texts`), encoded with the model.
+
+        Args:
+            factory: the kind of index, or `"auto"`.
+            **index: `recall_target` and what else `LabelIndex.build` takes.
+        """
+        ids, texts = all_texts(labels)
+        embeddings = model.encode_labels(texts, batch_size=batch_size, progress=True)
+        index = {"encoder_fingerprint": encoder_fingerprint(model), **index}
+        return cls(model, LabelIndex.build(embeddings, labels, factory, label_ids=ids, **index))
 
     @classmethod
     def from_pretrained(
@@ -191,7 +213,8 @@ class XMCPipeline:
         depth = most if confidence is None else max(most, confidence.depth)  # as deep as the calibration was
         topk = self.rank(embeddings, depth, **search)
         keep = select(topk, confidence, k, threshold, conformal, set_method)
-        return self.describe(topk, keep, None if confidence is None else confidence.probabilities(topk))
+        probabilities = None if confidence is None else confidence.probabilities(topk)
+        return describe(self.index.labels, topk, keep, probabilities)
 
     def rank(
         self,
@@ -209,11 +232,7 @@ class XMCPipeline:
             allowed, forbidden, where: which labels to choose from, as in `LabelIndex.search`.
         """
         filters = {"allowed": allowed, "forbidden": forbidden, "where": where}
-        given = {name: value for name, value in filters.items() if value is not None}
-        if self.memory is None or not memory:
-            return self.index.search(embeddings, k, **given)
-        found = self.index.search(embeddings, max(k, MEMORY_DEPTH), **given)
-        return vote(self.memory, embeddings, found, self.findable(**given), k)
+        return rank_labels(self.index, self.memory if memory else None, embeddings, k, filters)
 
     def confidence_for(self, memory: bool = True, **search: Any) -> Confidence | None:
         """The confidence, if it was fitted on the ranking that these arguments of `rank` give."""
@@ -222,35 +241,36 @@ class XMCPipeline:
             return None
         return self.confidence
 
-    def findable(self, **filters: Any) -> np.ndarray | None:
-        """Which rows of the label table may be predicted, bool `[L]`; None for all."""
-        mask = self.index.catalogue.allowed_rows(**filters)
-        if mask is None and self.index.removed:
-            mask = np.ones(len(self.index.labels), bool)
-            mask[list(self.index.removed)] = False
-        return mask
+    def add_labels(self, labels: NewLabels) -> np.ndarray:
+        """Add labels, which are found at once, without training; returns their ids.
 
-    def describe(
-        self, topk: TopK, keep: np.ndarray | None = None, probabilities: np.ndarray | None = None
-    ) -> list[list[dict[str, Any]]]:
-        """Label ids to what people read: of all predictions, or of those that a mask `keep` `[N, K]` marks."""
-        mask = topk.ids >= 0 if keep is None else (topk.ids >= 0) & keep
-        wanted = np.unique(topk.ids[mask])
-        table = self.index.labels.select(wanted)
-        known = {i: (text, uid) for i, text, uid in zip(wanted.tolist(), table["text"], table["uid"], strict=True)}
-        tagged: list[list[dict[str, Any]]] = [[] for _ in range(len(topk))]
-        for row, place in np.argwhere(mask).tolist():
-            id_ = int(topk.ids[row, place])
-            text, uid = known[id_]
-            tag = {"label": text, "uid": uid, "id": id_, "score": float(topk.scores[row, place])}
-            if probabilities is not None:
-                tag["probability"] = float(probabilities[row, place])
-            tagged[row].append(tag)
-        return tagged
+        Args:
+            labels: texts, dicts (`text`; `uid` or a free number; what else the label table has) or a `Dataset`.
+
+        Raises:
+            ValueError: a uid that is in the index already, a label without text. Nothing is added then.
+        """
+        return changes.add_labels(self, labels)
+
+    def remove_labels(self, labels: Sequence[str | int]) -> None:
+        """Remove labels by uid (strings) or id (numbers): they are found no more.
+
+        Raises:
+            KeyError: a label that is not in the index; nothing is removed then.
+        """
+        self.index.remove(changes.label_ids(self, labels).tolist())
+
+    def update_labels(self, texts: Mapping[Any, str | Sequence[str]]) -> None:
+        """Give labels new texts: uid or id -> a text, or several.
+
+        Raises:
+            KeyError: a label that is not in the index; nothing is changed then.
+        """
+        changes.update_labels(self, texts)
 
     def fingerprint(self) -> str:
         """A hash of all that predictions depend on: encoder, label table, index and what else is saved with them."""
-        digest = sha256(encoder_fingerprint(self.model).encode())
+        digest = sha256(self.encoder_fingerprint.encode())
         with TemporaryDirectory() as folder:
             self.save_parts(Path(folder))
             for path in sorted(Path(folder).rglob("*")):

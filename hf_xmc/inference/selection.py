@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 
 from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.conformal import above
@@ -88,3 +90,21 @@ def members(topk: TopK, sets: Positives) -> np.ndarray:
     row_of_pair = np.repeat(np.arange(len(sets)), sets.counts)
     keys = np.arange(len(topk))[:, None] * stride + topk.ids
     return (topk.ids >= 0) & np.isin(keys, row_of_pair * stride + sets.indices)
+
+
+def describe(
+    labels: Dataset, topk: TopK, keep: np.ndarray, probabilities: np.ndarray | None = None
+) -> list[list[dict[str, Any]]]:
+    """What people read of the predictions that a mask `keep` `[N, K]` marks: text, uid, id, score, probability."""
+    wanted = np.unique(topk.ids[keep])
+    table = labels.select(wanted)
+    known = {i: (text, uid) for i, text, uid in zip(wanted.tolist(), table["text"], table["uid"], strict=True)}
+    tagged: list[list[dict[str, Any]]] = [[] for _ in range(len(topk))]
+    for row, place in np.argwhere(keep).tolist():
+        id_ = int(topk.ids[row, place])
+        text, uid = known[id_]
+        tag = {"label": text, "uid": uid, "id": id_, "score": float(topk.scores[row, place])}
+        if probabilities is not None:
+            tag["probability"] = float(probabilities[row, place])
+        tagged[row].append(tag)
+    return tagged
