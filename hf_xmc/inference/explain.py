@@ -31,7 +31,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training query with the label: its row of the training split, cosine, and uid and text where they are known."""
+    """A training query with the label: its row of the training split, cosine, uid and text where they are known."""
 
     row: int
     similarity: float
