@@ -16,10 +16,14 @@ from huggingface_hub import CommitInfo
 from hf_xmc import hub as sharing
 from hf_xmc.data.files import file_fingerprint
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.retrieval.confidence import CONFIDENCE, Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 from hf_xmc.retrieval.index import LabelIndex, fetch_folder
+from hf_xmc.retrieval.memory import MEMORY, QueryMemory
 from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
+
+MEMORY_DEPTH = 100  # labels by score that the votes of the memory are put together with
 
 
 class XMCPipeline:
@@ -29,6 +33,8 @@ class XMCPipeline:
         model: the dual encoder.
         index: the label index that this model built.
         run: the record of the training run (`run.json`), which the model card quotes.
+        memory: training queries, whose labels vote too.
+        confidence: what turns scores into probabilities, thresholds and label sets.
 
     Example:
 
@@ -37,7 +43,14 @@ class XMCPipeline:
         # [{"label": "Sequence alignment", "uid": "operation_0292", "id": 310, "score": 0.71}, ...]
     """
 
-    def __init__(self, model: XMCDualEncoderModel, index: LabelIndex, run: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: XMCDualEncoderModel,
+        index: LabelIndex,
+        run: Mapping[str, Any] | None = None,
+        memory: QueryMemory | None = None,
+        confidence: Confidence | None = None,
+    ) -> None:
         if model.config.embedding_dim != index.index.d:
             raise ValueError(
                 f"The model makes embeddings of {model.config.embedding_dim} dimensions, the index holds "
@@ -46,6 +59,8 @@ class XMCPipeline:
         self.model = model.eval()
         self.index = index
         self.run = dict(run or {})
+        self.memory = memory
+        self.confidence = confidence
 
     @classmethod
     def build(cls, model: XMCDualEncoderModel, labels: Dataset, batch_size: int = 64) -> XMCPipeline:
@@ -80,7 +95,13 @@ class XMCPipeline:
             model = XMCDualEncoderModel.from_pretrained(folder, **given)
         if device is not None:
             model = model.to(device)
-        return cls(model, LabelIndex.from_pretrained(folder), read_json(folder / RUN))
+        return cls(
+            model,
+            LabelIndex.from_pretrained(folder),
+            run=read_json(folder / RUN),
+            memory=QueryMemory.from_pretrained(folder) if (folder / MEMORY).is_file() else None,
+            confidence=Confidence.from_pretrained(folder) if (folder / CONFIDENCE).is_file() else None,
+        )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write model, tokenizer, label table, index and the record of the run into one folder."""
@@ -91,7 +112,9 @@ class XMCPipeline:
 
     def save_parts(self, folder: Path) -> None:
         """All but the model and the record of its run."""
-        self.index.save_pretrained(folder)
+        for part in (self.index, self.memory, self.confidence):
+            if part is not None:
+                part.save_pretrained(folder)
 
     def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
         """Upload model, tokenizer, label table, index and a new model card as one commit.
@@ -137,7 +160,9 @@ class XMCPipeline:
 
     def rank(self, embeddings: Any, k: int) -> TopK:
         """The k best labels for embeddings `[N, D]` of queries."""
-        return self.index.search(embeddings, k)
+        if self.memory is None:
+            return self.index.search(embeddings, k)
+        return self.memory.combine(embeddings, self.index.search(embeddings, max(k, MEMORY_DEPTH)), k)
 
     def tag(
         self, texts: Sequence[str], embeddings: Any, k: int = 5, threshold: float | None = None
