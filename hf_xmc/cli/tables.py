@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,6 +44,25 @@ def print_comparison(
                 name, f"{100 * row['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{row['p_value']:.4f}"
             )
     console.print(table)
+
+
+def print_confidence(calibration: Mapping[str, float], sets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Calibration errors before and after; size of the sets, and what they cover where that was measured."""
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in calibration.items())
+    console.print(f"Calibration: {shown}", highlight=False)
+    table = Table(title="Label sets", title_justify="left")
+    for name in ("", "level", "labels a set", "true labels in it", "all true labels in it"):
+        table.add_column(name, justify="right" if name else "left")
+    for method, row in sets.items():
+        if "error" in row:
+            table.add_row(method, f"{row['level']:.0%}", "not reachable", "", "")
+        else:
+            covered = [f"{row[name]:.1%}" if name in row else "" for name in ("share_covered", "all_covered")]
+            table.add_row(method, f"{row['level']:.0%}", f"{row['mean_size']:.1f}", *covered)
+    console.print(table)
+    for method, row in sets.items():
+        if "error" in row:
+            console.print(f"[yellow]{method}:[/] {escape(row['error'])}")
 
 
 def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:

@@ -36,7 +36,7 @@ def draw_plots(hits: Hits, topk: TopK, deciles: Sequence[LabelGroup]) -> list[di
     distribution = f"Scores of right and wrong predictions among the first {depth}"
     calibration = "Share of right predictions by score, in bins of equal size"
     return [
-        {"alt": alt, "svg": _svg(draw, *arguments)}
+        {"alt": alt, "svg": svg(draw, *arguments)}
         for alt, draw, arguments in (
             (frequency, _by_frequency, (deciles,)),
             (coverage, _coverage, (hits,)),
@@ -46,7 +46,8 @@ def draw_plots(hits: Hits, topk: TopK, deciles: Sequence[LabelGroup]) -> list[di
     ]
 
 
-def _svg(draw: Any, *arguments: Any) -> str:
+def svg(draw: Any, *arguments: Any) -> str:
+    """A plot that `draw(axes, *arguments)` makes, as base64."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")  # no pyplot: no global state, no display
         draw(figure.subplots(), *arguments)

@@ -186,10 +186,11 @@ def padded(topk: TopK, k: int) -> TopK:
 
 def grid(
     neighbours: Sequence[int] = (10, 30, 100),
-    temperatures: Sequence[float] = (0.02, 0.04, 0.08),
+    temperatures: Sequence[float] = (0.04, 0.08, 0.15),
     weights: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    combinations: Sequence[str] = COMBINATIONS,
 ) -> list[FusionSettings]:
-    """The settings that `tune_fusion` tries by default; the first is labels only."""
-    rest = [FusionSettings(c, w, n, t) for c, n, t, w in product(combinations, neighbours, temperatures, weights)]
-    return [FusionSettings(weight=0.0), *rest]
+    """The settings that `tune_fusion` tries by default. The first is labels only; the joint softmax is tried at the
+    number of neighbours that is largest."""
+    sums = [FusionSettings("sum", w, n, t) for n, t, w in product(neighbours, temperatures, weights)]
+    joint = [FusionSettings("joint", w, max(neighbours), t) for t, w in product(temperatures, weights[::2])]
+    return [FusionSettings(weight=0.0), *sums, *joint]

@@ -113,7 +113,7 @@ class QueryMemory:
 
     def combine_with(self, near: TopK, labels: TopK, k: int, settings: FusionSettings) -> TopK:
         """The same from neighbours that were found before (`[B, M]`, M >= settings.num_neighbours)."""
-        near = TopK(near.ids[:, : settings.num_neighbours], near.scores[:, : settings.num_neighbours])
+        near = first_columns(near, settings.num_neighbours)
         if settings.combine == "sum":
             return fuse(labels, self.votes(near, None, settings.temperature), settings.weight, k)
         assert settings.temperature is not None
@@ -198,6 +198,11 @@ class QueryMemory:
             raise DataError(f"the memory cannot be read ({error!s:.200})", folder, cure=cure) from error
 
 
+def first_columns(topk: TopK, width: int) -> TopK:
+    """The first `width` columns of what is sorted."""
+    return TopK(topk.ids[:, :width], topk.scores[:, :width])
+
+
 def tune_fusion(
     memory: QueryMemory,
     queries: Any,
@@ -223,8 +228,14 @@ def tune_fusion(
     near = memory.neighbours(queries, max(one.num_neighbours for one in tried))
     depth = k + (0 if filters is None else int(max(filters.counts, default=0)))
     table = []
+    voted: tuple[Any, TopK] = (None, labels)  # votes of the last settings: the weight does not change them
     for one in tried:
-        combined = memory.combine_with(near, labels, depth, one)
+        if one.combine == "sum":
+            key = (one.num_neighbours, one.temperature)
+            voted = voted if voted[0] == key else (key, memory.votes(first_columns(near, key[0]), None, key[1]))
+            combined = fuse(labels, voted[1], one.weight, depth)
+        else:
+            combined = memory.combine_with(near, labels, depth, one)
         found = ranking_metrics(combined, positives, ks=(1, k), filters=filters)
         table.append({**asdict(one), "P@1": found["P@1"], f"nDCG@{k}": found[f"nDCG@{k}"]})
     best = int(np.argmax([row["P@1"] + row[f"nDCG@{k}"] for row in table]))
