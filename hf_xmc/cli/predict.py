@@ -36,6 +36,13 @@ def predict(
         str, typer.Option("--set_method", help="What the set promises: fnr, all, frequency or powerset.")
     ] = "fnr",
     memory: Annotated[bool, typer.Option("--memory/--no_memory", help="Let similar training queries vote.")] = True,
+    geometry: Annotated[
+        str | None,
+        typer.Option("--geometry", help="Labels amid the likely ones, by embeddings or by hierarchy."),
+    ] = None,
+    rerank: Annotated[
+        int, typer.Option("--rerank", help="So many labels a text are read again by the reranker.", min=0)
+    ] = 0,
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
     window: Annotated[
         int, typer.Option("--window", help="Rows sorted by length together; the most that a kill can cost.", min=1)
@@ -60,6 +67,7 @@ def predict(
     options: dict[str, Any] = {
         **{"k": k, "threshold": as_threshold(threshold), "batch_size": batch_size, "memory": memory},
         **{"conformal": False if conformal is None else conformal, "set_method": set_method},
+        **{"geometry": geometry, "rerank": rerank},
     }
     if text and first:
         for one, tags in zip(text, pipeline(text, **options), strict=True):

@@ -17,7 +17,7 @@ from hf_xmc import hub as sharing
 from hf_xmc.data.files import file_fingerprint
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference.labels import NewLabels
-from hf_xmc.inference.ranking import rank_labels
+from hf_xmc.inference.ranking import RERANK_DEPTH, rank_labels, reorder
 from hf_xmc.inference.selection import describe, select
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.catalogue import all_texts
@@ -26,6 +26,7 @@ from hf_xmc.retrieval.fingerprint import encoder_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.memory import MEMORY, QueryMemory
+from hf_xmc.retrieval.rerank import RERANKER, CrossEncoderReranker
 from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
 
@@ -39,6 +40,7 @@ class XMCPipeline:
         run: the record of the training run (`run.json`), which the model card quotes.
         memory: training queries, whose labels vote too.
         confidence: what turns scores into probabilities, thresholds and label sets.
+        reranker: a cross-encoder that may reorder the best labels.
 
     Example:
 
@@ -54,6 +56,7 @@ class XMCPipeline:
         run: Mapping[str, Any] | None = None,
         memory: QueryMemory | None = None,
         confidence: Confidence | None = None,
+        reranker: CrossEncoderReranker | None = None,
     ) -> None:
         if model.config.embedding_dim != index.index.d:
             raise ValueError(
@@ -71,6 +74,7 @@ class XMCPipeline:
         self.run = dict(run or {})
         self.memory = memory
         self.confidence = confidence
+        self.reranker = reranker
 
     @classmethod
     def build(
@@ -79,18 +83,23 @@ class XMCPipeline:
         labels: Dataset,
         factory: str = "flat",
         batch_size: int = 64,
+        texts: str = "alone",
         **index: Any,
     ) -> XMCPipeline:
-        """A pipeline over a label table (`uid`, `text`, and other names in `texts`), encoded with the model.
+        """A pipeline over a label table (`uid`, `text`), encoded with the model.
 
         Args:
             factory: the kind of index, or `"auto"`.
+            texts: of labels with other names (column `texts`): `"alone"` the text only, or all of them, of which the
+                `"best"` or their `"mean"` scores.
             **index: `recall_target` and what else `LabelIndex.build` takes.
         """
-        ids, texts = all_texts(labels)
-        embeddings = model.encode_labels(texts, batch_size=batch_size, progress=True)
-        index = {"encoder_fingerprint": encoder_fingerprint(model), **index}
-        return cls(model, LabelIndex.build(embeddings, labels, factory, label_ids=ids, **index))
+        ids, names = (None, labels["text"][:]) if texts == "alone" else all_texts(labels)
+        embeddings = model.encode_labels(names, batch_size=batch_size, progress=True)
+        index = {"label_ids": ids, "encoder_fingerprint": encoder_fingerprint(model), **index}
+        if texts != "alone":
+            index["texts"] = texts
+        return cls(model, LabelIndex.build(embeddings, labels, factory, **index))
 
     @classmethod
     def from_pretrained(
@@ -113,22 +122,26 @@ class XMCPipeline:
             model: the folder's model, where it is loaded already.
         """
         folder = fetch_folder(name_or_folder, revision=revision, token=token, cache_dir=cache_dir)
-        given = {"dtype": dtype, "attn_implementation": attn_implementation}
         if model is None:
+            given = {"dtype": dtype, "attn_implementation": attn_implementation}
             given = {key: value for key, value in given.items() if value is not None}
             model = XMCDualEncoderModel.from_pretrained(folder, **given)
         if device is not None:
             model = model.to(device)
+        reranker = CrossEncoderReranker.from_pretrained(folder) if (folder / RERANKER).is_dir() else None
+        if reranker is not None:
+            reranker.model = reranker.model.to(model.device)
         return cls(
             model,
             LabelIndex.from_pretrained(folder),
             run=read_json(folder / RUN),
             memory=QueryMemory.from_pretrained(folder) if (folder / MEMORY).is_file() else None,
             confidence=Confidence.from_pretrained(folder) if (folder / CONFIDENCE).is_file() else None,
+            reranker=reranker,
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write model, tokenizer, label table, index, memory, confidence and the record of the run into one folder."""
+        """Write all parts and the record of the run into one folder."""
         self.model.save_pretrained(folder)
         self.save_parts(Path(folder))
         if self.run:
@@ -136,7 +149,7 @@ class XMCPipeline:
 
     def save_parts(self, folder: Path) -> None:
         """All but the model and the record of its run."""
-        for part in (self.index, self.memory, self.confidence):
+        for part in (self.index, self.memory, self.confidence, self.reranker):
             if part is not None:
                 part.save_pretrained(folder)
 
@@ -175,7 +188,7 @@ class XMCPipeline:
             conformal: in place of the best k a set of labels with a guarantee, at the level that was fitted (True) or
                 another (0.9).
             set_method: what the set promises: `"fnr"`, `"all"`, `"frequency"` or `"powerset"`.
-            **search: `memory`, `allowed`, `forbidden`, `where`, as in `rank`.
+            **search: `memory`, `allowed`, `forbidden`, `where`, `geometry`, `rerank`, as in `rank`.
 
         Returns:
             For one text a list of `{"label": text, "uid", "id", "score"}`, for several a list of such lists. The score
@@ -195,7 +208,7 @@ class XMCPipeline:
         self, texts: Sequence[str], k: int = 5, batch_size: int = 64, progress: bool = False, **search: Any
     ) -> TopK:
         """The same as arrays: label ids and scores, `[N, k]`."""
-        return self.rank(self.model.encode_queries(texts, batch_size, progress), k, **search)
+        return self.rank(self.model.encode_queries(texts, batch_size, progress), k, texts=texts, **search)
 
     def tag(
         self,
@@ -211,7 +224,7 @@ class XMCPipeline:
         confidence = self.confidence_for(**search)
         most = max(1, min(k, len(self.index)))  # what is beyond would be padding
         depth = most if confidence is None else max(most, confidence.depth)  # as deep as the calibration was
-        topk = self.rank(embeddings, depth, **search)
+        topk = self.rank(embeddings, depth, texts=texts, **search)
         keep = select(topk, confidence, k, threshold, conformal, set_method)
         probabilities = None if confidence is None else confidence.probabilities(topk)
         return describe(self.index.labels, topk, keep, probabilities)
@@ -224,22 +237,35 @@ class XMCPipeline:
         allowed: Any = None,
         forbidden: Any = None,
         where: Mapping[str, Any] | None = None,
+        geometry: str | None = None,
+        rerank: bool | int = False,
+        texts: Sequence[str] | None = None,
     ) -> TopK:
         """The k best labels for embeddings `[N, D]` of queries.
 
         Args:
+            rerank: put the best 50 (or so many) in the order of the pipeline's cross-encoder, which reads the `texts`
+                of the queries, `[N]`; scores are then its own.
             memory: let similar training queries vote, where the pipeline has a memory.
             allowed, forbidden, where: which labels to choose from, as in `LabelIndex.search`.
+            geometry: `"embeddings"` or `"hierarchy"`: the labels in the middle of the likely ones (Loki), which finds
+                labels that training never saw; their scores are of another kind, and have no probabilities.
         """
         filters = {"allowed": allowed, "forbidden": forbidden, "where": where}
-        return rank_labels(self.index, self.memory if memory else None, embeddings, k, filters)
+        temperature = self.model.config.temperature
+        depth = k if not rerank else max(k, RERANK_DEPTH if rerank is True else rerank)
+        voting = self.memory if memory else None
+        topk = rank_labels(self.index, voting, embeddings, depth, filters, geometry, temperature)
+        return reorder(self.reranker, texts, topk, self.index.labels, k) if rerank else topk
 
-    def confidence_for(self, memory: bool = True, **search: Any) -> Confidence | None:
+    def confidence_for(
+        self, memory: bool = True, geometry: str | None = None, rerank: bool | int = False, **search: Any
+    ) -> Confidence | None:
         """The confidence, if it was fitted on the ranking that these arguments of `rank` give."""
-        voted = self.memory is not None and memory
-        if self.confidence is None or bool(self.confidence.settings.get("memory", False)) != voted:
+        if self.confidence is None or geometry is not None or rerank:
             return None
-        return self.confidence
+        voted = self.memory is not None and memory
+        return self.confidence if bool(self.confidence.settings.get("memory", False)) == voted else None
 
     def add_labels(self, labels: NewLabels) -> np.ndarray:
         """Add labels, which are found at once, without training; returns their ids.

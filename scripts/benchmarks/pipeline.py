@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def main() -> None:
     pipeline = load(args.model, data)
     raw = backbone(pipeline.model)
     tokens = pipeline.model.tokenize(texts, "query")
-    trial = {size: timed(lambda size=size: encode(raw, tokens[: len(tokens) // 4], size)) for size in BATCH_SIZES}
+    some = tokens[: len(tokens) // 4]
+    trial = {size: timed(partial(encode, raw, some, size)) for size in BATCH_SIZES}
     best = min(trial, key=lambda size: trial[size])
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "texts.parquet", Path(folder) / "tags.parquet"

@@ -12,6 +12,7 @@ from hf_xmc import TopK, XMCPipeline, load_xmc_dataset
 from hf_xmc.inference.batch import predict_file
 from hf_xmc.inference.rows import read_rows
 from hf_xmc.inference.selection import select
+from hf_xmc.retrieval.rerank import CrossEncoderReranker
 
 TEXT = "a red car is here"
 
@@ -114,3 +115,31 @@ def test_files_have_probabilities_and_sets(fitted: XMCPipeline, tmp_path: Path) 
 def test_an_empty_selection() -> None:
     nothing = TopK(np.zeros((2, 0), np.int64), np.zeros((2, 0), np.float32))
     assert select(nothing, None, threshold=0.5).shape == (2, 0)
+
+
+def test_the_middle_of_the_likely_labels(fitted: XMCPipeline) -> None:
+    found = fitted([TEXT, "the blue river"], k=3, geometry="embeddings")
+    assert [len(tags) for tags in found] == [3, 3]
+    assert "probability" not in found[0][0]  # another kind of score
+    with pytest.raises(ValueError, match="column parents"):
+        fitted(TEXT, geometry="hierarchy")
+    with pytest.raises(ValueError, match="'embeddings' or 'hierarchy'"):
+        fitted(TEXT, geometry="torus")
+
+
+def test_the_reranker_reorders(fitted: XMCPipeline, tiny_encoder: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no reranker"):
+        fitted(TEXT, rerank=True)
+    fitted.reranker = CrossEncoderReranker.from_encoder(tiny_encoder, max_length=32)
+    first = {tag["id"] for tag in fitted(TEXT, k=4)}
+    again = fitted([TEXT], k=4, rerank=4)[0]
+    assert {tag["id"] for tag in again} == first
+    scores = fitted.reranker.predict([(TEXT, tag["label"]) for tag in again])
+    assert [tag["score"] for tag in again] == pytest.approx(sorted(scores.tolist(), reverse=True), abs=1e-5)
+    assert "probability" not in again[0]
+    fitted.save_pretrained(tmp_path)
+    loaded = XMCPipeline.from_pretrained(tmp_path)([TEXT], k=4, rerank=4)[0]
+    assert [tag["id"] for tag in loaded] == [tag["id"] for tag in again]
+    assert fitted.predict([TEXT], 2, rerank=True).k == 2
+    with pytest.raises(ValueError, match="reads the texts"):
+        fitted.rank(fitted.model.encode_queries([TEXT]), 2, rerank=True)
