@@ -176,6 +176,26 @@ class VectorIndex:
         index = inner(self.index)
         return faiss.downcast_index(index.storage if self.kind == "hnsw" else index.refine_index)
 
+    def vectors_of(self, label_ids: np.ndarray) -> np.ndarray:
+        """The vector of each label as it is stored, float32 `[n, D]`; of several one.
+
+        Raises:
+            KeyError: a label that has none.
+        """
+        if self.kind == "ivf":
+            self.index.set_direct_map_type(faiss.DirectMap.Hashtable)
+            try:
+                return self.index.reconstruct_batch(label_ids)
+            except RuntimeError as error:
+                raise KeyError(f"One of the label ids is not in the index ({error!s:.80}).") from error
+            finally:
+                self.index.set_direct_map_type(faiss.DirectMap.NoMap)
+        labels, rows = np.unique(self.row_labels(), return_index=True)
+        places = np.searchsorted(labels, label_ids)
+        if not np.array_equal(labels[np.minimum(places, len(labels) - 1)], label_ids):
+            raise KeyError("One of the label ids is not in the index.")
+        return (inner(self.index) if self.kind == "flat" else self.storage()).reconstruct_batch(rows[places])
+
     def add(self, matrix: np.ndarray, label_ids: np.ndarray) -> None:
         """Add rows `[m, D]` under the ids of their labels `[m]`."""
         if len(matrix):
