@@ -159,8 +159,7 @@ class XMCPipeline:
         Args:
             repo_id: `"user/name"`; made if it is not there.
             metrics: what the card reports, in the form of `metrics.json`.
-            **options: `private`, `token`, `revision`, `commit_message`, as in [`hf_xmc.hub.push_to_hub`], which
-                uploads a folder with the card that stands in it.
+            **options: `private`, `token`, `revision`, `commit_message`, as in [`hf_xmc.hub.push_to_hub`].
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -192,12 +191,11 @@ class XMCPipeline:
 
         Returns:
             For one text a list of `{"label": text, "uid", "id", "score"}`, for several a list of such lists. The score
-            is the dot product of the embeddings, the cosine where they are normalised, fused with the votes of the
-            memory where there is one. With a confidence there is a `"probability"` as well.
+            is the dot product of the embeddings, fused with the votes of the memory where there is one. With a
+            confidence there is a `"probability"` as well.
 
         Raises:
-            ValueError: a threshold or set that needs a confidence where there is none, or where it was fitted on
-                another ranking (with the memory, say, that is now left out).
+            ValueError: what needs a confidence, and there is none, or it was fitted on another ranking.
         """
         rows = [texts] if isinstance(texts, str) else list(texts)
         embeddings = self.model.encode_queries(rows, batch_size)
@@ -244,8 +242,8 @@ class XMCPipeline:
         """The k best labels for embeddings `[N, D]` of queries.
 
         Args:
-            rerank: put the best 50 (or so many) in the order of the pipeline's cross-encoder, which reads the `texts`
-                of the queries, `[N]`; scores are then its own.
+            rerank: reorder the best 50 (or so many) by the cross-encoder, which reads the `texts` of the queries
+                `[N]`; scores are then its own.
             memory: let similar training queries vote, where the pipeline has a memory.
             allowed, forbidden, where: which labels to choose from, as in `LabelIndex.search`.
             geometry: `"embeddings"` or `"hierarchy"`: the labels in the middle of the likely ones (Loki), which finds

@@ -18,7 +18,7 @@ def as_matrix(embeddings: Any) -> np.ndarray:
     Raises:
         ValueError: not a matrix, or not finite.
     """
-    if hasattr(embeddings, "detach"):
+    if isinstance(embeddings, Tensor):
         embeddings = embeddings.detach().float().cpu()
     matrix = np.ascontiguousarray(embeddings, dtype=np.float32)
     if matrix.ndim != 2:
@@ -77,8 +77,8 @@ def torch_search(
 
 def as_topk(ids: np.ndarray, scores: np.ndarray, k: int) -> TopK:
     """What FAISS found as a `TopK` with k columns: best first, of equal scores the lower id first, then padding."""
-    if ids.shape[1] == k and (scores[:, 1:] < scores[:, :-1]).all() and (ids >= 0).all():
-        return TopK(ids, scores)  # as it nearly always is; a search of one query takes no longer than what follows
+    if ids.shape[1] == k and (scores[:, 1:] < scores[:, :-1]).all() and ids.min(initial=0) >= 0:
+        return TopK(ids, scores)  # as nearly always; one query is found in about the time that the rest would take
     missing = ((0, 0), (0, k - ids.shape[1]))
     ids = np.pad(ids, missing, constant_values=-1)
     scores = np.pad(scores, missing, constant_values=-np.inf)

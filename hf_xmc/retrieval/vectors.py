@@ -31,13 +31,13 @@ class VectorIndex:
 
     def __init__(self, index: Any, factory: str, parameters: dict[str, int]) -> None:
         self.index = index
-        self.factory = factory
+        self.factory, self.kind = factory, family(factory)
         self.parameters = parameters
         self.mapped = False
         self.device: torch.device | None = None
         self.on_device: torch.Tensor | None = None  # the vectors, once a search has brought them there
         set_effort(index, factory, parameters)
-        self.num_dead = int((self.row_labels() == NO_LABEL).sum()) if family(factory) == "hnsw" else 0
+        self.num_dead = int((self.row_labels() == NO_LABEL).sum()) if self.kind == "hnsw" else 0
 
     @classmethod
     def build(cls, factory: str, matrix: np.ndarray, label_ids: np.ndarray, **parameters: int) -> VectorIndex:
@@ -85,7 +85,7 @@ class VectorIndex:
             mask: bool `[L]`, the labels that may be returned; None for all.
         """
         share_threads()
-        if family(self.factory) == "flat":
+        if self.kind == "flat":
             return self.exact(queries, k, mask)
         if mask is None and not self.num_dead:
             scores, ids = self.index.search(queries, self.depth(k))
@@ -95,20 +95,20 @@ class VectorIndex:
                 return self.exact(queries, k, mask)
             scores, ids = self.index.search(queries, k, params=params)
         scores, ids = scores[:, :k], ids[:, :k]
-        short = ids[:, -1] < 0  # too few in the lists or on the paths that were looked at
-        if short.any():
+        if ids[:, -1].min(initial=0) < 0:  # too few in the lists or on the paths that were looked at
+            short = ids[:, -1] < 0
             scores[short], ids[short] = self.exact(queries[short], k, mask)
         return scores, ids
 
     def depth(self, k: int) -> int:
         """Rows to ask for. Codes fetch a multiple of it: for the first alone they would compare too few vectors."""
-        return max(k, min(LEAST_DEPTH, self.num_rows)) if family(self.factory) in ("rabitq", "pq") else k
+        return max(k, min(LEAST_DEPTH, self.num_rows)) if self.kind in ("rabitq", "pq") else k
 
     def filter(self, k: int, mask: np.ndarray | None) -> Any:
         """Search parameters that leave out dead rows and labels outside the mask. Rows that are left out are looked at
         all the same and use up the effort, so it grows with their share. None where all rows had better be compared.
         """
-        kind = family(self.factory)
+        kind = self.kind
         if kind == "hnsw":
             share = self.live().mean() if mask is None else (mask[self.row_labels()] & self.live()).mean()
             if share >= FILTER_SHARE:
@@ -133,7 +133,7 @@ class VectorIndex:
 
     def exact(self, queries: np.ndarray, k: int, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The same over every row, by the best vectors that the index keeps."""
-        kind = family(self.factory)
+        kind = self.kind
         if self.device is not None:
             return self.search_on_device(queries, k, mask)
         if kind == "flat":
@@ -174,7 +174,27 @@ class VectorIndex:
     def storage(self) -> Any:
         """The vectors under a graph or codes: a flat or scalar-quantised index whose ids are rows."""
         index = inner(self.index)
-        return faiss.downcast_index(index.storage if family(self.factory) == "hnsw" else index.refine_index)
+        return faiss.downcast_index(index.storage if self.kind == "hnsw" else index.refine_index)
+
+    def vectors_of(self, label_ids: np.ndarray) -> np.ndarray:
+        """The vector of each label as it is stored, float32 `[n, D]`; of several one.
+
+        Raises:
+            KeyError: a label that has none.
+        """
+        if self.kind == "ivf":
+            self.index.set_direct_map_type(faiss.DirectMap.Hashtable)
+            try:
+                return self.index.reconstruct_batch(label_ids)
+            except RuntimeError as error:
+                raise KeyError(f"One of the label ids is not in the index ({error!s:.80}).") from error
+            finally:
+                self.index.set_direct_map_type(faiss.DirectMap.NoMap)
+        labels, rows = np.unique(self.row_labels(), return_index=True)
+        places = np.searchsorted(labels, label_ids)
+        if not np.array_equal(labels[np.minimum(places, len(labels) - 1)], label_ids):
+            raise KeyError("One of the label ids is not in the index.")
+        return (inner(self.index) if self.kind == "flat" else self.storage()).reconstruct_batch(rows[places])
 
     def add(self, matrix: np.ndarray, label_ids: np.ndarray) -> None:
         """Add rows `[m, D]` under the ids of their labels `[m]`."""
@@ -185,7 +205,7 @@ class VectorIndex:
     def remove(self, label_ids: np.ndarray) -> None:
         """Remove all rows of these labels."""
         self.own()
-        kind = family(self.factory)
+        kind = self.kind
         if kind in ("flat", "ivf"):
             self.index.remove_ids(faiss.IDSelectorBatch(label_ids))
             return
