@@ -136,6 +136,16 @@ def explain(
     ]
 
 
+def add_explanations(
+    pipeline: XMCPipeline, texts: Sequence[str], tagged: Sequence[Sequence[dict[str, Any]]], method: str
+) -> None:
+    """Give each tag of each text its explanation, as a dict under `"explanation"`."""
+    for text, tags in zip(texts, tagged, strict=True):
+        found = explain(pipeline, text, label_ids=[tag["id"] for tag in tags], method=method)
+        for tag, explanation in zip(tags, found, strict=True):
+            tag["explanation"] = explanation.to_dict()
+
+
 def words_of(text: str, spans: Sequence[Span], attributions: np.ndarray) -> list[Word]:
     return [Word(text[a:b], a, b, float(x)) for (a, b), x in zip(spans, attributions, strict=True)]
 

@@ -16,6 +16,7 @@ from huggingface_hub import CommitInfo
 from hf_xmc import hub as sharing
 from hf_xmc.data.files import file_fingerprint
 from hf_xmc.inference import labels as changes
+from hf_xmc.inference.explain import add_explanations
 from hf_xmc.inference.labels import NewLabels
 from hf_xmc.inference.ranking import RERANK_DEPTH, rank_labels, reorder
 from hf_xmc.inference.selection import describe, select
@@ -156,10 +157,8 @@ class XMCPipeline:
     def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
         """Upload all that `save_pretrained` writes and a new model card as one commit.
 
-        Args:
-            repo_id: `"user/name"`; made if it is not there.
-            metrics: what the card reports, in the form of `metrics.json`.
-            **options: `private`, `token`, `revision`, `commit_message`, as in [`hf_xmc.hub.push_to_hub`].
+        `metrics`, in the form of `metrics.json`, are what the card reports; `private`, `token`, `revision` and
+        `commit_message` are as in [`hf_xmc.hub.push_to_hub`].
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -174,6 +173,7 @@ class XMCPipeline:
         batch_size: int = 64,
         conformal: bool | float = False,
         set_method: str = "fnr",
+        explain: bool | str = False,
         **search: Any,
     ) -> list[Any]:
         """The best labels of each text, best first.
@@ -187,6 +187,7 @@ class XMCPipeline:
             conformal: in place of the best k a set of labels with a guarantee, at the level that was fitted (True) or
                 another (0.9).
             set_method: what the set promises: `"fnr"`, `"all"`, `"frequency"` or `"powerset"`.
+            explain: give each label an `"explanation"`, by `"occlusion"` (True) or `"gradient"` (`explain.py`).
             **search: `memory`, `allowed`, `forbidden`, `where`, `geometry`, `rerank`, as in `rank`.
 
         Returns:
@@ -200,6 +201,8 @@ class XMCPipeline:
         rows = [texts] if isinstance(texts, str) else list(texts)
         embeddings = self.model.encode_queries(rows, batch_size)
         tagged = self.tag(rows, embeddings, k, threshold, conformal, set_method, **search)
+        if explain:
+            add_explanations(self, rows, tagged, "occlusion" if explain is True else explain)
         return tagged[0] if isinstance(texts, str) else tagged
 
     def predict(
@@ -277,19 +280,11 @@ class XMCPipeline:
         return changes.add_labels(self, labels)
 
     def remove_labels(self, labels: Sequence[str | int]) -> None:
-        """Remove labels by uid (strings) or id (numbers): they are found no more.
-
-        Raises:
-            KeyError: a label that is not in the index; nothing is removed then.
-        """
+        """Remove labels by uid (strings) or id (numbers); a KeyError, and nothing removed, where one is not there."""
         self.index.remove(changes.label_ids(self, labels).tolist())
 
     def update_labels(self, texts: Mapping[Any, str | Sequence[str]]) -> None:
-        """Give labels new texts: uid or id -> a text, or several.
-
-        Raises:
-            KeyError: a label that is not in the index; nothing is changed then.
-        """
+        """Give labels new texts, uid or id -> a text or several; a KeyError where one is not there."""
         changes.update_labels(self, texts)
 
     def fingerprint(self) -> str:

@@ -139,6 +139,13 @@ def test_labels_of_choice_and_what_cannot_be(fitted: XMCPipeline, toy: Path, mon
         explain(fitted, "a red car", method="gradient")
 
 
+def test_the_pipeline_explains_its_tags(fitted: XMCPipeline) -> None:
+    tags = fitted(["a red car", "the river"], k=2, explain=True)
+    assert [[tag["explanation"]["id"] for tag in row] for row in tags] == [[tag["id"] for tag in row] for row in tags]
+    assert [word["text"] for word in tags[1][0]["explanation"]["words"]] == ["the", "river"]
+    assert "explanation" not in fitted("a red car")[0]
+
+
 def test_measured_explanations(fitted: XMCPipeline) -> None:
     (one,) = explain(fitted, "a red car is here", k=1)
     before = fitted.model.query_encoder.get_input_embeddings().weight.clone()
