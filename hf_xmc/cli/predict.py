@@ -67,7 +67,8 @@ def predict(
     options: dict[str, Any] = {
         **{"k": k, "threshold": as_threshold(threshold), "batch_size": batch_size, "memory": memory},
         **{"conformal": False if conformal is None else conformal, "set_method": set_method},
-        **{"geometry": geometry, "rerank": rerank},
+        **({"geometry": geometry} if geometry else {}),
+        **({"rerank": rerank} if rerank else {}),
     }
     if text and first:
         for one, tags in zip(text, pipeline(text, **options), strict=True):
