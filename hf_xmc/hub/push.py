@@ -19,7 +19,8 @@ TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_t
 WEIGHTS, WEIGHT_MAP = "model.safetensors", "model.safetensors.index.json"
 OWN = ("config.json", "labels.parquet", "index/*.faiss", "index/*.json", "run.json", "metrics.json", "README.md")
 FITTED = ("confidence.json", "confidence.safetensors", "memory/*.json", "memory/*.npy", "memory/*.safetensors")
-PATTERNS = (*OWN, *FITTED, *TOKENIZER, *TOKENIZER_EXTRAS, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
+MODEL = ("config.json", *TOKENIZER, *TOKENIZER_EXTRAS, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
+PATTERNS = (*OWN, *FITTED, *MODEL, *(f"reranker/{pattern}" for pattern in MODEL))
 # What a trained folder cannot do without, and what makes it.
 TRAIN = "run hf-xmc train --output_dir {folder} ..."
 INDEX = "run hf-xmc index {folder} --dataset ..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -34,7 +35,10 @@ def predict_file(
     batch_size: int = 64,
     window: int = WINDOW,
     processes: PartialState | None = None,
-    **options: Any,
+    conformal: bool | float = False,
+    set_method: str = "fnr",
+    memory: bool = True,
+    **search: Any,
 ) -> int:
     """Tag every row of `source` and write it to `target` with a column `labels`; returns the number of rows.
 
@@ -50,7 +54,7 @@ def predict_file(
         window: rows that are sorted by length together.
         processes: the processes that share the work, each calling this with the same arguments; the windows are dealt
             out among them, and the first one writes `target`, with each row once and in the order of `source`.
-        **options: `conformal`, `memory` and what else [`XMCPipeline`] takes.
+        k, threshold, conformal, set_method, memory, **search: as in [`XMCPipeline`].
 
     Raises:
         DataError: a kind of file that is not known, a missing text column, a text that is not a string, columns that
@@ -61,7 +65,8 @@ def predict_file(
         raise DataError(f"cannot write {found}", target, cure=f"name it {' or '.join(OUTPUTS)}")
     if not source.is_file():
         raise DataError("no such file", source)
-    options = {"k": k, "threshold": threshold, **options}
+    options = {"k": k, "threshold": threshold, "conformal": conformal, "set_method": set_method, "memory": memory}
+    options |= search
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
     parts = Parts(target)
     if rank == 0:
@@ -131,12 +136,20 @@ def tag_windows(
                     writing.result()
                 writing = pool.submit(write, some, texts, embeddings)
                 bar.update(len(some))
-            else:  # done before, or another process's: no part of this one's rate
+            elif not bar.disable:  # done before, or another process's: no part of this one's rate
                 bar.initial += len(some)
                 bar.n += len(some)
         if writing is not None:
             writing.result()
     return count, rows
+
+
+def shared_processes(device: str | None = None) -> PartialState | None:
+    """The processes that `accelerate launch` started, this one among them; None where it is the only one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    wanted = device or os.environ.get("ACCELERATE_USE_CPU", "").lower().replace("true", "cpu")
+    return PartialState(cpu=wanted.startswith("cpu") or not torch.accelerator.is_available())
 
 
 def wait(processes: PartialState | None) -> None:

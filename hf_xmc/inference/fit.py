@@ -19,7 +19,8 @@ from sklearn.model_selection import KFold
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.errors import DataError
 from hf_xmc.inference.confidence_report import measure_confidence
-from hf_xmc.inference.pipeline import MEMORY_DEPTH, XMCPipeline
+from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.inference.ranking import MEMORY_DEPTH
 from hf_xmc.metrics import (
     calibration_metrics,
     drop_pairs,
@@ -133,7 +134,9 @@ def fit_from_embeddings(
         given = (embeddings["labels"], embeddings["train"], train)
         kappa, kappas = tune_enrichment(*given, held.queries, held.positives, filters=held.filters)
         if math.isfinite(kappa):
-            index = LabelIndex.build(enrich_labels(*given, kappa), index.labels, index.factory)
+            fingerprint = index.about["encoder_fingerprint"]
+            enriched = enrich_labels(*given, kappa)
+            index = LabelIndex.build(enriched, index.labels, index.factory, encoder_fingerprint=fingerprint)
             if pipeline.index.removed:
                 index.remove(sorted(pipeline.index.removed))
     remembered, fusions = None, list[dict[str, Any]]()

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers.utils import logging
@@ -32,6 +33,8 @@ class Parts:
     def open(self, made_from: dict[str, Any]) -> None:
         """Keep the parts of an earlier run where it was made from the same; else begin anew, and say why."""
         manifest = self.folder / MANIFEST
+        content = json.dumps(made_from, indent=2, default=lambda array: np.asarray(array).tolist()) + "\n"
+        made_from = json.loads(content)
         try:
             earlier = json.loads(manifest.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -43,7 +46,7 @@ class Parts:
             logger.warning(f"{self.folder}: {', '.join(changed) or 'the form'} changed since; starting over.")
         self.remove()
         with replacing(manifest) as temporary:
-            temporary.write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8")
 
     def path(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}{self.target.suffix}"

@@ -35,10 +35,10 @@ class XMCTaggingPipeline(Pipeline):
         # [{"label": "Sequence alignment", "uid": "operation_0292", "id": 310, "score": 0.71}, ...]
     """
 
-    _load_tokenizer = False  # it is part of the model
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
+    _load_tokenizer: Any = False  # it is part of the model
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
 
     tagger: XMCPipeline
 
@@ -90,7 +90,7 @@ class XMCTaggingPipeline(Pipeline):
         """As `XMCPipeline.save_pretrained`: the whole trained folder."""
         self.tagger.save_pretrained(save_directory)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:  # type: ignore[override]
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """As `XMCPipeline.push_to_hub`: the whole trained folder."""
         return self.tagger.push_to_hub(repo_id, **kwargs)
 

@@ -26,7 +26,7 @@ from hf_xmc.retrieval.conformal import (
     frequency_risks,
     true_scores,
 )
-from hf_xmc.retrieval.index import fetch_folder
+from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.powerset import LabelPowerset, Region
 from hf_xmc.retrieval.thresholds import ThresholdTable
 from hf_xmc.types import Positives, TopK

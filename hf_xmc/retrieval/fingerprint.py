@@ -43,5 +43,5 @@ def same_encoder(one: str | None, other: str | None) -> bool:
     return one is None or other is None or any(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))
 
 
-def as_bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.cpu().contiguous().view(torch.uint8).numpy())
+def as_bytes(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()

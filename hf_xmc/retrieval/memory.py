@@ -17,8 +17,8 @@ from scipy.special import expit, softmax
 from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import read_json, replacing
 from hf_xmc.metrics.ranking import ranking_metrics
+from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.fusion import FusionSettings, fuse, grid, joint_softmax, sum_votes
-from hf_xmc.retrieval.index import fetch_folder
 from hf_xmc.retrieval.search import as_matrix, exact_search
 from hf_xmc.types import Positives, TopK
 
