@@ -19,7 +19,7 @@ PROMISES = {
     "fnr": "share of the true labels in the set, on average",
     "all": "queries whose true labels are all in the set",
     "frequency": "share of the true labels in the set, for head, torso and tail each",
-    "powerset": "queries whose true labels are all in the set; from whole label sets that are plausible",
+    "powerset": "queries whose true label set is one of those that are plausible; the size is that of their union",
 }
 
 
@@ -35,8 +35,8 @@ def measure_confidence(
     Returns:
         `calibration`: `before` and `after`, each with `ECE@1`, `ECE@5`, ...; `reliability`: the same two as tables of
         the first five predictions; `sets`: method -> `level`, `share_covered` (mean share of true labels in the set),
-        `all_covered` (share of queries with all of them in it), `mean_size`, `median_size`, or an `error`. Queries
-        without positives are covered, by any set.
+        `all_covered` (share of queries with all of them in it; for the powerset, whose true set is plausible),
+        `mean_size`, `median_size`, or an `error`. Queries without positives are covered, by any set.
     """
     topk = drop_pairs(topk, filters).sorted()
     first = TopK(topk.ids[:, : max(KS)], topk.scores[:, : max(KS)])
@@ -98,6 +98,9 @@ def measure_sets(topk: TopK, positives: Positives, confidence: Confidence, metho
     except ValueError as error:  # the level cannot be promised; the message says why
         return {**about, "error": str(error)}
     share, covered = coverage(sets, positives)
+    if method == "powerset":  # the promise is about whole sets, and of an open region the union is no more than a part
+        covered = float(confidence.powerset.covers(topk, positives, confidence.level).mean())
+        about["share_open"] = float(confidence.powerset.is_open(topk, confidence.level).mean())
     return {
         **about,
         "share_covered": share,

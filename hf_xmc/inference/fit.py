@@ -24,14 +24,12 @@ from hf_xmc.inference.ranking import MEMORY_DEPTH
 from hf_xmc.metrics import (
     calibration_metrics,
     drop_pairs,
-    find_hits,
     inverse_propensity,
     ranking_metrics,
     search_depth,
 )
-from hf_xmc.metrics.calibration import scored_predictions
-from hf_xmc.retrieval.calibration import fit_score_map
-from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, MAP_DEPTH, Confidence
+from hf_xmc.retrieval.calibration import RankedMap
+from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, Confidence
 from hf_xmc.retrieval.conformal import true_scores
 from hf_xmc.retrieval.enrichment import enrich_labels, tune_enrichment
 from hf_xmc.retrieval.index import LabelIndex
@@ -248,14 +246,13 @@ def set_sizes(topk: TopK, positives: Positives, confidence: Confidence) -> dict[
 
 def cross_fitted(topk: TopK, positives: Positives, method: str, seed: int, folds: int = 5) -> dict[str, float]:
     """Calibration error of the scores as they are, and of probabilities whose map never saw the query."""
-    top = TopK(topk.ids[:, :MAP_DEPTH], topk.scores[:, :MAP_DEPTH])
-    probabilities = np.zeros(top.ids.shape)
-    for rest, fold in KFold(folds, shuffle=True, random_state=seed).split(top.ids):
-        part = TopK(top.ids[rest], top.scores[rest])
-        score_map = fit_score_map(*scored_predictions(find_hits(part, positives.take(rest), part.k), part), method)
-        probabilities[fold] = score_map(top.scores[fold])
-    before = calibration_metrics(TopK(top.ids[:, :ECE_K], top.scores[:, :ECE_K]), positives, (ECE_K,))
-    after = calibration_metrics(TopK(top.ids[:, :ECE_K], probabilities[:, :ECE_K]), positives, (ECE_K,))
+    probabilities = np.zeros((len(topk), ECE_K))
+    first = TopK(topk.ids[:, :ECE_K], topk.scores[:, :ECE_K])
+    for rest, fold in KFold(folds, shuffle=True, random_state=seed).split(topk.ids):
+        score_map = RankedMap.fit(TopK(topk.ids[rest], topk.scores[rest]), positives.take(rest), method)
+        probabilities[fold, : first.k] = score_map(TopK(first.ids[fold], first.scores[fold]))
+    before = calibration_metrics(first, positives, (ECE_K,))
+    after = calibration_metrics(TopK(first.ids, probabilities[:, : first.k]), positives, (ECE_K,))
     return {
         f"{name}@{ECE_K} {when}": found[f"{name}@{ECE_K}"]
         for when, found in (("before", before), ("after", after))

@@ -15,6 +15,9 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from hf_xmc.metrics.hits import find_hits
+from hf_xmc.types import Positives, TopK
+
 METHODS = ("isotonic", "platt", "temperature", "beta")
 EDGE = 1e-6  # beta's logarithms need 0 < p < 1
 
@@ -54,6 +57,49 @@ class ScoreMap:
             share = np.clip((finite - p["low"]) / (p["high"] - p["low"]), EDGE, 1 - EDGE)
             mapped = expit(p["c"] + p["a"] * np.log(share) - p["b"] * np.log1p(-share))
         return np.where(np.isneginf(scores), 0.0, mapped)
+
+
+@dataclass(frozen=True)
+class RankedMap:
+    """A map from a ranking to probabilities that looks at score and rank: `score_map(score - rank_weight ln rank)`.
+
+    Scores alone are not alike across queries: the first prediction of a query is right more often than the tenth of
+    another with the same score. Within a query probabilities never rise from rank to rank, so the order stays.
+
+    Args:
+        score_map: of scores less what the rank takes away.
+        rank_weight: how much that is, 0 or more.
+    """
+
+    score_map: ScoreMap
+    rank_weight: float
+
+    @classmethod
+    def fit(cls, topk: TopK, positives: Positives, method: str = "isotonic", depth: int = 20) -> RankedMap:
+        """From the best `depth` predictions of each query: the weight of the rank by a logistic regression on score
+        and ln rank, then the map."""
+        ordered = topk.sorted()
+        scores = np.asarray(ordered.scores[:, :depth], dtype=np.float64)
+        found = find_hits(TopK(ordered.ids[:, :depth], scores), positives, scores.shape[1])
+        known = (found.ids >= 0) & np.isfinite(scores)
+        scores, hits = scores[known], found.hit[known]
+        log_rank = np.broadcast_to(np.log(np.arange(1, known.shape[1] + 1)), known.shape)[known]
+        weight = 0.0
+        if hits.any() and not hits.all():
+            (of_score, of_rank), _ = fit_logistic(np.stack([scores, -log_rank], axis=1), hits.astype(int))
+            weight = of_rank / of_score if of_score > 0 and of_rank > 0 else 0.0
+        return cls(fit_score_map(scores - weight * log_rank, hits, method), weight)
+
+    def __call__(self, topk: TopK) -> np.ndarray:
+        """Probabilities, float64 `[N, K]`; 0 for padding. `topk` are rankings from the first prediction on."""
+        ids, scores = np.asarray(topk.ids), np.asarray(topk.scores, dtype=np.float64)
+        scores = np.where(ids < 0, -np.inf, scores)
+        rank = np.broadcast_to(np.arange(1, scores.shape[1] + 1), scores.shape)
+        if not (scores[:, 1:] <= scores[:, :-1]).all():
+            order = np.lexsort((ids, -scores), axis=1)
+            rank = np.empty_like(order)
+            np.put_along_axis(rank, order, np.arange(1, scores.shape[1] + 1)[None], axis=1)
+        return self.score_map(scores - self.rank_weight * np.log(rank))
 
 
 def fit_score_map(scores: np.ndarray, hits: np.ndarray, method: str = "isotonic") -> ScoreMap:

@@ -16,9 +16,7 @@ from transformers.utils import logging
 
 from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import read_json, replacing
-from hf_xmc.metrics.calibration import scored_predictions
-from hf_xmc.metrics.hits import find_hits
-from hf_xmc.retrieval.calibration import ScoreMap, fit_score_map
+from hf_xmc.retrieval.calibration import RankedMap, ScoreMap
 from hf_xmc.retrieval.conformal import (
     Risk,
     above,
@@ -37,7 +35,7 @@ logger = logging.get_logger(__name__)
 CONFIDENCE, ARRAYS = "confidence.json", "confidence.safetensors"
 FORMAT = 1
 SET_METHODS = ("fnr", "all", "frequency", "powerset")
-MAP_DEPTH = 100  # predictions a query that the score map is fitted on
+TABLE_DEPTH = 100  # predictions a query that thresholds are found in
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Confidence:
     Args:
         settings: `method`, `level` (the default of `sets`), `depth` (predictions a query), `num_queries`, and what the
             caller adds; JSON values.
-        score_map: scores to probabilities.
+        score_map: rankings to probabilities.
         table: what thresholds are found in.
         risks: of `"fnr"`, `"all"`, and the frequency bins `"head"`, `"torso"`, `"tail"`.
         powerset: for whole label sets.
@@ -59,7 +57,7 @@ class Confidence:
     """
 
     settings: dict[str, Any]
-    score_map: ScoreMap
+    score_map: RankedMap
     table: ThresholdTable
     risks: dict[str, Risk]
     powerset: LabelPowerset
@@ -107,7 +105,7 @@ class Confidence:
             "all": any_missing_risk(scores, truth),
             **frequency_risks(scores, truth, counts),
         }
-        top = TopK(topk.ids[:, :MAP_DEPTH], topk.scores[:, :MAP_DEPTH])
+        top = TopK(topk.ids[:, :TABLE_DEPTH], topk.scores[:, :TABLE_DEPTH])
         return cls(
             settings={
                 "method": method,
@@ -117,7 +115,7 @@ class Confidence:
                 "num_labels": len(counts),
                 **about,
             },
-            score_map=fit_score_map(*scored_predictions(find_hits(top, truth, MAP_DEPTH), top), method),
+            score_map=RankedMap.fit(top, truth, method),
             table=ThresholdTable.of(top, truth, counts),
             risks=risks,
             powerset=LabelPowerset.fit(topk, truth, candidates, seed),
@@ -136,9 +134,10 @@ class Confidence:
     def probabilities(self, topk: TopK) -> np.ndarray:
         """The chance that each prediction is a true label, float64 `[N, K]`; 0 for padding.
 
-        It never falls with the score, so the order stays; where the map makes ties, keep the order of the scores.
+        It depends on score and rank: give rankings from the first prediction on. Within a query it never rises from
+        rank to rank, so the order stays; where the map makes ties, keep the order of the scores.
         """
-        return np.where(np.asarray(topk.ids) < 0, 0.0, self.score_map(topk.scores))
+        return self.score_map(topk)
 
     def threshold(self, target: str = "f1", value: float | None = None, by: str = "global") -> float | np.ndarray:
         """A threshold on *scores* (not probabilities); labels with score >= it are kept.
@@ -159,7 +158,9 @@ class Confidence:
         - `"all"`: with probability `level` all true labels are in it.
         - `"frequency"`: the promise of `"fnr"` for head, torso and tail labels each. Where a bin cannot reach the
           level (too few true pairs, or too many that search does not find) all its retrieved labels are in the set.
-        - `"powerset"`: the union of all label sets that are plausible at `level`; see `regions`.
+        - `"powerset"`: the union of all label sets that are plausible at `level`; see `regions`. Where a region is
+          open (a true label that is no candidate would not make the set implausible) nothing is promised beyond the
+          candidates, and a warning says so.
 
         Args:
             topk: predictions of the search that was calibrated, as deep (`depth`) or deep enough that the last score
@@ -170,6 +171,11 @@ class Confidence:
         """
         level = self.level if level is None else level
         if method == "powerset":
+            if (is_open := self.powerset.is_open(topk, level)).any():
+                logger.warning_once(
+                    f"The plausible label sets of {is_open.mean():.1%} of the queries are open at {level:.0%}: labels "
+                    "that are no candidates may be true as well. Ask for a lower level, or fit more candidates."
+                )
             return chosen(*self.powerset.union(topk, level))
         if method == "frequency":
             limits = np.array([self.bin_threshold(name, level) for name in ("head", "torso", "tail")])
@@ -211,7 +217,7 @@ class Confidence:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `confidence.json` and `confidence.safetensors` into a trained folder."""
         folder = Path(folder)
-        maps = {"score_map": self.score_map, "candidate_map": self.powerset.score_map}
+        maps = {"score_map": self.score_map.score_map, "candidate_map": self.powerset.score_map}
         arrays = {
             "table.scores": self.table.scores,
             "table.labels": self.table.labels,
@@ -229,6 +235,7 @@ class Confidence:
             "format": FORMAT,
             "settings": self.settings,
             **{name: {"method": made.method, "parameters": dict(made.parameters)} for name, made in maps.items()},
+            "rank_weight": self.score_map.rank_weight,
             "num_candidates": self.powerset.num_candidates,
             "queries": {name: risk.num_queries for name, risk in self.risks.items()},
             "reachable_level": {name: round(risk.reachable_level, 6) for name, risk in self.risks.items()},
@@ -268,4 +275,5 @@ def from_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> C
         name: Risk(arrays[f"{name}.scores"], arrays[f"{name}.weights"], n) for name, n in about["queries"].items()
     }
     powerset = LabelPowerset(score_map("candidate_map"), arrays["distances"], about["num_candidates"])
-    return Confidence(about["settings"], score_map("score_map"), table, risks, powerset)
+    ranked = RankedMap(score_map("score_map"), about["rank_weight"])
+    return Confidence(about["settings"], ranked, table, risks, powerset)

@@ -66,13 +66,24 @@ class LabelPowerset:
         hits = find_hits(half, positives.take(first), num_candidates)
         score_map = fit_score_map(*scored_predictions(hits, half), "platt")
         mapped = TopK(top.ids[second], score_map(top.scores[second]))
-        return cls(score_map, calibration_distances(mapped, positives.take(second)), num_candidates)
+        return cls(score_map, np.sort(distances_to(mapped, positives.take(second))), num_candidates)
 
     def union(self, topk: TopK, level: float) -> tuple[np.ndarray, np.ndarray]:
         """Candidates of each query, and whether each is in any plausible set, `[N, C]`; no set is listed for that."""
         top = best(topk, self.num_candidates)
         inside = in_any_set(self.score_map(top.scores), self.limit(level))
         return top.ids, inside & (top.ids >= 0)
+
+    def is_open(self, topk: TopK, level: float) -> np.ndarray:
+        """Whether the region of each query lets one label flip that is no candidate, bool `[N]`."""
+        nearest = flips(self.score_map(best(topk, self.num_candidates).scores))[2]
+        return self.limit(level) ** 2 - nearest + 1e-9 >= 1
+
+    def covers(self, topk: TopK, positives: Positives, level: float) -> np.ndarray:
+        """Whether the true set of each query is plausible, bool `[N]`."""
+        top = best(topk, self.num_candidates)
+        mapped = TopK(top.ids, self.score_map(top.scores))
+        return distances_to(mapped, positives) <= self.limit(level) + 1e-9
 
     def regions(self, topk: TopK, level: float, most: int = 1000) -> list[Region]:
         """The plausible sets of each query, at most `most`, the most plausible first."""
@@ -101,9 +112,9 @@ def best(topk: TopK, width: int) -> TopK:
     return TopK(ordered.ids[:, :width], ordered.scores[:, :width])
 
 
-def calibration_distances(candidates: TopK, positives: Positives) -> np.ndarray:
-    """||y - o||_2 of the true set of each query, sorted, `[n]`: o is 0 outside the candidates, so that each true label
-    that is no candidate costs 1.
+def distances_to(candidates: TopK, positives: Positives) -> np.ndarray:
+    """||y - o||_2 of the true set of each query, `[n]`: o is 0 outside the candidates, so that each true label that is
+    no candidate costs 1.
 
     Args:
         candidates: ids and probabilities `[n, C]`; -1 with probability 0 for padding.
@@ -114,7 +125,7 @@ def calibration_distances(candidates: TopK, positives: Positives) -> np.ndarray:
     for i, (row, p) in enumerate(zip(ids, probabilities, strict=True)):
         true = np.isin(row, positives.row(i)) & (row >= 0)
         squared[i] = np.square(true - p).sum() + len(positives.row(i)) - true.sum()
-    return np.sort(np.sqrt(squared))
+    return np.sqrt(squared)
 
 
 def quantile(distances: np.ndarray, level: float) -> float:
@@ -135,7 +146,7 @@ def region(
 
     Args:
         ids, probabilities: of the candidates, `[C]`, C <= 20; -1 is ignored.
-        distances: of `calibration_distances`.
+        distances: of the calibration queries, sorted.
         level: of the guarantee.
         most: sets to list at most; with n too small for the level, all 2^C are plausible.
 
