@@ -28,7 +28,7 @@ def measure_explanation(
 
     Args:
         explanation: by words or sentences.
-        probability: scores to values above 0, as `Confidence.score_map` gives them; by default (1 + cosine) / 2.
+        probability: scores `[n]` to values above 0; by default (1 + cosine) / 2.
         seed: of the random order and of the noise.
 
     Returns:

@@ -21,7 +21,7 @@ def test_probabilities_stand_beside_scores(fitted: XMCPipeline, plain: XMCPipeli
     tags = fitted(TEXT, k=4)
     assert set(tags[0]) == {"label", "uid", "id", "score", "probability"}
     assert {tag["uid"] for tag in tags[:2]} == {"red", "car"}  # the memory has seen such texts; the encoder is random
-    expected = fitted.confidence.score_map(np.array([tag["score"] for tag in tags]))
+    expected = fitted.confidence.probabilities(fitted.predict([TEXT], fitted.confidence.depth))[0, :4]
     assert [tag["probability"] for tag in tags] == pytest.approx(expected.tolist())
     assert "probability" not in plain(TEXT)[0]
 
