@@ -89,7 +89,7 @@ class LabelIndex:
         matrix, ids = rows_of(as_matrix(embeddings), label_ids, np.arange(len(catalogue)), texts)
         sample = None if sample_queries is None else as_matrix(sample_queries)
         index, measured = build_measured(factory, matrix, ids, recall_target, sample)
-        seconds = round(time.perf_counter() - start, 3)
+        seconds = time.perf_counter() - start
         about = {**measured, "build_seconds": seconds, "texts": texts, "encoder_fingerprint": encoder_fingerprint}
         return cls(index, catalogue, about)
 
