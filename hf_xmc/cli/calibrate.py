@@ -31,6 +31,10 @@ def calibrate(
     method: Annotated[
         str, typer.Option("--method", help="Of the probabilities: isotonic, platt, temperature or beta.")
     ] = "isotonic",
+    max_depth: Annotated[
+        int,
+        typer.Option("--max_depth", help="Predictions a query at most; deeper ones let sets promise more.", min=1),
+    ] = 2000,
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Of the halves of validation.")] = 0,
 ) -> None:
@@ -45,7 +49,9 @@ def calibrate(
     if not run.is_dir():
         raise DataError("no such folder", run, cure="train a model with hf-xmc train --output_dir ...")
     data = load_xmc_dataset(dataset)
-    fitted = fit_confidence(XMCPipeline.from_pretrained(run), data, level, memory, centroids, method, batch_size, seed)
+    fitted = fit_confidence(
+        XMCPipeline.from_pretrained(run), data, level, memory, centroids, method, batch_size, seed, max_depth
+    )
     fitted.save(run)
     summary = fitted.summary
     part = f"{data.name}, validation queries that chose nothing ({summary['calibrated_on']:,})"

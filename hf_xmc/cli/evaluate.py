@@ -111,9 +111,12 @@ def predictions_of(
 ) -> tuple[TopK, dict[str, Any] | None]:
     """Predictions of a trained folder or repository, or those that a file holds; and what the confidence of a folder
     is worth, where it has one."""
+    import numpy as np
+
     from hf_xmc.data.errors import DataError
     from hf_xmc.inference.confidence_report import measure_confidence
-    from hf_xmc.inference.evaluation import first_columns, predict_split
+    from hf_xmc.inference.evaluation import predict_split
+    from hf_xmc.inference.fit import some
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.inference.predictions import read_predictions
     from hf_xmc.metrics import search_depth
@@ -130,9 +133,14 @@ def predictions_of(
             f"({data.num_labels:,} labels), or in another order",
             cure="evaluate on the set that it was trained on, or build the index of this one with hf-xmc index",
         )
-    if pipeline.confidence is None:
+    confidence = pipeline.confidence_for()
+    if confidence is None:
         return predict_split(pipeline, data, split, k, batch_size), None
-    filters = data.filters.get(split)
-    deep = predict_split(pipeline, data, split, max(k, pipeline.confidence.depth), batch_size)
-    measured = measure_confidence(deep, data.positives(split), pipeline.confidence, filters)
-    return first_columns(deep, search_depth(k, filters)), measured
+    truth, filters = data.positives(split), data.filters.get(split)
+    embeddings = pipeline.model.encode_queries(data.queries[split]["text"][:], batch_size, progress=True)
+    rows = some(np.arange(len(truth)), confidence.depth, seed=0)  # sets need deep predictions
+    kept = None if filters is None else filters.take(rows)
+    measured = measure_confidence(
+        pipeline.rank(embeddings[rows], confidence.depth), truth.take(rows), confidence, kept
+    )
+    return pipeline.rank(embeddings, search_depth(k, filters)), measured

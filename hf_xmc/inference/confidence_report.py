@@ -33,10 +33,10 @@ def measure_confidence(
         positives, filters: the truth, and pairs that are removed from the predictions.
 
     Returns:
-        `calibration`: `before` and `after`, each with `ECE@1`, `ECE@5`, ...; `reliability`: the same two as tables of
-        the first five predictions; `sets`: method -> `level`, `share_covered` (mean share of true labels in the set),
-        `all_covered` (share of queries with all of them in it; for the powerset, whose true set is plausible),
-        `mean_size`, `median_size`, or an `error`. Queries without positives are covered, by any set.
+        `num_queries`; `calibration`: `before` and `after`, each with `ECE@1`, `ECE@5`, ...; `reliability`: the same
+        two as tables of the first five predictions; `sets`: method -> `level`, `share_covered` (mean share of true
+        labels in the set), `all_covered` (share of queries with all of them in it; for the powerset, whose true set is
+        plausible), `mean_size`, `median_size`, or an `error`. Queries without positives are covered, by any set.
     """
     topk = drop_pairs(topk, filters).sorted()
     first = TopK(topk.ids[:, : max(KS)], topk.scores[:, : max(KS)])
@@ -44,6 +44,7 @@ def measure_confidence(
     hits = find_hits(first, positives, max(KS))
     tables = {name: reliability(*scored_predictions(hits, given)) for name, given in systems.items()}
     return {
+        "num_queries": len(topk),
         "calibration": {name: calibration_metrics(given, positives, KS) for name, given in systems.items()},
         "reliability": tables,
         "sets": {method: measure_sets(topk, positives, confidence, method) for method in SET_METHODS},
@@ -119,9 +120,9 @@ def coverage(sets: Positives, positives: Positives) -> tuple[float, float]:
     truth = positives.numpy()
     stride = max(int(truth.indices.max(initial=-1)), int(sets.indices.max(initial=-1))) + 1
     rows = np.repeat(np.arange(len(truth)), truth.counts)
-    inside = np.isin(
-        rows * stride + truth.indices, np.repeat(np.arange(len(sets)), sets.counts) * stride + sets.indices
-    )
+    wanted, held = rows * stride + truth.indices, np.repeat(np.arange(len(sets)), sets.counts) * stride + sets.indices
+    place = np.searchsorted(held, wanted)  # both rise
+    inside = np.append(held, -1)[place] == wanted
     found = np.bincount(rows[inside], minlength=len(truth))
     share = np.where(truth.counts > 0, found / np.maximum(truth.counts, 1), 1.0)
     return float(share.mean()), float((found == truth.counts).mean())

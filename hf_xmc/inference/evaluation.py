@@ -111,7 +111,7 @@ def evaluate_predictions(
     document = metrics_document(metrics, dataset, split, max(ks), dict(baselines or {}), seed, train_seconds)
     document["settings"] |= {"ks": list(ks), "system": name, **counted(topk, dataset, split, max(ks), parents)}
     if confidence is not None:
-        document["confidence"] = {key: confidence[key] for key in ("calibration", "sets")}
+        document["confidence"] = {key: confidence[key] for key in ("num_queries", "calibration", "sets")}
     details = {
         "intervals": {key: interval._asdict() for key, interval in intervals.items()},
         **breakdowns(topk, dataset, split, ks),

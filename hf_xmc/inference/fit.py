@@ -36,7 +36,8 @@ from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.memory import EMBEDDINGS, MEMORY, POSITIVES, QueryMemory, tune_fusion
 from hf_xmc.types import Positives, TopK
 
-DEPTHS = (100, 200, 500, 1000, 2000)
+DEPTHS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
+CELLS = 5 * 10**7  # predictions that are held at a time: of very deep ones fewer queries calibrate
 TUNING = 2000  # queries that are enough to choose settings
 FEWEST = 40  # validation queries: half of them calibrates, and a level of 90 % needs ten at the very least
 ECE_K = 5
@@ -79,6 +80,7 @@ def fit_confidence(
     method: str = "isotonic",
     batch_size: int = 64,
     seed: int = 0,
+    max_depth: int = 2000,
 ) -> Fit:
     """Encode train and validation, choose settings on half of validation, calibrate on the rest.
 
@@ -90,6 +92,7 @@ def fit_confidence(
         centroids: draw label vectors towards their training queries, where that helps; makes a new index.
         method: of the probabilities; see `Confidence.fit`.
         seed: of the halves.
+        max_depth: predictions a query at most. Deeper ones let sets promise more, and predictions take longer.
 
     Raises:
         DataError: the index has other labels than the set, or validation has too few queries.
@@ -105,7 +108,7 @@ def fit_confidence(
         embeddings["labels"] = pipeline.model.encode_labels(
             pipeline.index.labels["text"][:], batch_size=batch_size, progress=True
         ).numpy()
-    return fit_from_embeddings(pipeline, data, embeddings, level, memory, centroids, method, seed)
+    return fit_from_embeddings(pipeline, data, embeddings, level, memory, centroids, method, seed, max_depth)
 
 
 def fit_from_embeddings(
@@ -117,6 +120,7 @@ def fit_from_embeddings(
     centroids: bool = False,
     method: str = "isotonic",
     seed: int = 0,
+    max_depth: int = 2000,
 ) -> Fit:
     """The same from embeddings of `validation`, of `train` (for memory and centroids) and `labels` (for centroids)."""
     check_data(pipeline, data)
@@ -148,7 +152,8 @@ def fit_from_embeddings(
         remembered = remembered if settings.weight > 0 else None
 
     tuned = XMCPipeline(pipeline.model, index, pipeline.run, remembered)
-    depth = choose_depth(tuned, held, level)
+    depth = choose_depth(tuned, held, level, max_depth)
+    calibrating = some(calibrating, depth, seed)
     held = Held(
         embeddings["validation"][calibrating],
         truth.take(calibrating),
@@ -215,16 +220,22 @@ def halves(num_queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(rows[:tuning]), np.sort(rows[tuning:])
 
 
-def choose_depth(pipeline: XMCPipeline, held: Held, level: float) -> int:
+def some(rows: np.ndarray, depth: int, seed: int) -> np.ndarray:
+    """As many of the rows as predictions of this depth can be held of, a thousand at least."""
+    most = max(1000, CELLS // depth)
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+
+
+def choose_depth(pipeline: XMCPipeline, held: Held, level: float, max_depth: int) -> int:
     """Predictions a query, so that a set of this level can hold all true labels with room to spare: the least depth at
     which at most half of the queries that may lose one do, else the largest."""
-    allowed = [depth for depth in DEPTHS if depth < len(pipeline.index)]
-    allowed.append(min(len(pipeline.index), DEPTHS[-1]))
+    deepest_allowed = min(len(pipeline.index), max_depth)
+    allowed = [*(depth for depth in DEPTHS if depth < deepest_allowed), deepest_allowed]
     deepest = drop_pairs(pipeline.rank(held.queries, allowed[-1]), held.filters).sorted()
     rank = np.broadcast_to(-np.arange(1.0, deepest.k + 1), deepest.ids.shape)
     true = -true_scores(TopK(deepest.ids, rank), held.positives)  # the rank of each true label
     rows = np.repeat(np.arange(len(held.positives)), held.positives.counts)
-    for depth in sorted(set(allowed)):
+    for depth in allowed:
         missed = len(np.unique(rows[true > depth])) / max(len(held.positives), 1)
         if missed <= (1 - level) / 2:
             return depth
@@ -246,6 +257,7 @@ def set_sizes(topk: TopK, positives: Positives, confidence: Confidence) -> dict[
 
 def cross_fitted(topk: TopK, positives: Positives, method: str, seed: int, folds: int = 5) -> dict[str, float]:
     """Calibration error of the scores as they are, and of probabilities whose map never saw the query."""
+    topk = TopK(topk.ids[:, :MEMORY_DEPTH], topk.scores[:, :MEMORY_DEPTH])  # as many as a map looks at, and more
     probabilities = np.zeros((len(topk), ECE_K))
     first = TopK(topk.ids[:, :ECE_K], topk.scores[:, :ECE_K])
     for rest, fold in KFold(folds, shuffle=True, random_state=seed).split(topk.ids):

@@ -171,8 +171,7 @@ def above(topk: TopK, thresholds: float | np.ndarray, unknown: float = float("in
 
 def chosen(ids: np.ndarray, mask: np.ndarray) -> Positives:
     """The marked ids of each row, sorted, as a `Positives`."""
-    rows, columns = np.nonzero(mask)
-    picked = ids[rows, columns].astype(np.int64)
-    order = np.lexsort((picked, rows))
+    stride = int(ids.max(initial=0)) + 1
+    keys = np.sort((np.arange(len(ids))[:, None] * stride + ids)[mask])  # one number a (row, id)
     indptr = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]).astype(np.int64)
-    return Positives(indptr, picked[order])
+    return Positives(indptr, keys % stride)

@@ -27,7 +27,7 @@ from hf_xmc.cli.tables import print_confidence, print_metrics
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.inference.confidence_report import measure_confidence
 from hf_xmc.inference.evaluation import first_columns
-from hf_xmc.inference.fit import Fit, fit_from_embeddings
+from hf_xmc.inference.fit import Fit, fit_from_embeddings, some
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
 from hf_xmc.training.run import versions
 from hf_xmc.types import TopK
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=512)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--level", type=float, default=0.9)
+    parser.add_argument("--max_depth", type=int, default=20_000)
     parser.add_argument("--test_queries", type=int, default=6000, help="The first so many of the test split.")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/confidence.json"))
     args = parser.parse_args()
@@ -64,7 +65,7 @@ def main() -> None:
             "learning_rate": args.learning_rate,
             "train_seconds": round(seconds, 1),
             "versions": versions(),
-            **compare(model, data, embeddings, raw, args.level),
+            **compare(model, data, embeddings, raw, args.level, args.max_depth),
         }
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -76,6 +77,7 @@ def compare(
     embeddings: dict[str, np.ndarray],
     raw: dict[str, np.ndarray],
     level: float,
+    max_depth: int,
 ) -> dict[str, Any]:
     """Fit every combination, measure all on test, print a table."""
     plain = pipeline(model, data, embeddings["labels"])
@@ -86,12 +88,16 @@ def compare(
     start, fits = time.perf_counter(), dict[str, Fit]()
     for name, memory, centroids in (("memory", True, False), ("centroids", False, True), ("both", True, True)):
         same = name == "both" and fits["centroids"].summary["centroids"] is None  # nothing but the memory again
-        fits[name] = fits["memory"] if same else fit_from_embeddings(plain, data, embeddings, level, memory, centroids)
+        fits[name] = (
+            fits["memory"]
+            if same
+            else fit_from_embeddings(plain, data, embeddings, level, memory, centroids, max_depth=max_depth)
+        )
         rows[f"+ {name}"] = metrics(fits[name].pipeline, data, embeddings["test"])
     fitted = time.perf_counter() - start
     print_metrics(f"{data.name}, test ({len(embeddings['test']):,} queries), per cent", rows, SHOWN)
     confidence = {}
-    alone = fit_from_embeddings(plain, data, embeddings, level, memory=False)
+    alone = fit_from_embeddings(plain, data, embeddings, level, memory=False, max_depth=max_depth)
     for name, fit in (("trained projections", alone), ("+ memory", fits["memory"])):
         confidence[name] = on_test(fit, data, embeddings["test"])
         console.print(f"[bold]{name}[/], {confidence[name]['depth']} predictions a query", highlight=False)
@@ -107,19 +113,19 @@ def compare(
 
 
 def on_test(fit: Fit, data: XMCDataset, queries: np.ndarray) -> dict[str, Any]:
-    """Calibration errors and coverage on the test split, in blocks: predictions are deep."""
+    """Calibration errors and coverage on the test split."""
     fitted = fit.pipeline.confidence
     assert fitted is not None
     truth, filters = data.positives("test"), data.filters.get("test")
-    rows = np.arange(len(queries))
-    topk = fit.pipeline.rank(queries, fitted.depth)
+    rows = some(np.arange(len(queries)), fitted.depth, seed=0)
+    topk = fit.pipeline.rank(queries[rows], fitted.depth)
     measured = measure_confidence(topk, truth.take(rows), fitted, None if filters is None else filters.take(rows))
     miss_rate = {name: risk.miss_rate for name, risk in fitted.risks.items()}
     return {
         "depth": fitted.depth,
         "calibrated_on": fit.summary["calibrated_on"],
         "miss_rate": miss_rate,
-        **{key: measured[key] for key in ("calibration", "sets")},
+        **{key: measured[key] for key in ("num_queries", "calibration", "sets")},
     }
 
 

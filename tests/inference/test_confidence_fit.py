@@ -15,7 +15,7 @@ from hf_xmc.cli.main import app
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.errors import DataError
 from hf_xmc.inference.confidence_report import confidence_section, coverage, measure_confidence
-from hf_xmc.inference.fit import Held, choose_depth, fit_confidence, halves
+from hf_xmc.inference.fit import Held, choose_depth, fit_confidence, halves, some
 from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, Confidence
 from hf_xmc.retrieval.index import INDEX
 from hf_xmc.retrieval.memory import MEMORY, QueryMemory
@@ -139,8 +139,10 @@ def test_halves_share_nothing_and_depth_is_as_large_as_needed(pipeline: XMCPipel
             return TopK(ids, np.broadcast_to(-np.arange(k, dtype=np.float32), ids.shape))
 
     held = Held(np.zeros((100, 1)), Positives.from_lists([[5000]] * 100), None)
-    assert choose_depth(Ranking, held, level=0.9) == 500  # ranks up to 298, of which 5 % may be missed
-    assert choose_depth(Ranking, held, level=0.01) == 200  # nearly half may be
+    assert choose_depth(Ranking, held, 0.9, 2000) == 500  # ranks up to 298, of which 5 % may be missed
+    assert choose_depth(Ranking, held, 0.9, 150) == 150
+    assert len(some(np.arange(5000), 20_000, 0)) == 2500
+    assert choose_depth(Ranking, held, 0.01, 2000) == 200  # nearly half may be
 
 
 def test_measured_coverage_by_hand() -> None:
