@@ -165,8 +165,8 @@ def chunked(texts: Dataset, rows: np.ndarray) -> Iterable[list[str]]:
         yield held
 
 
-def tokenizer_key(tokenizer: Any, prefix: str, max_length: int) -> str | None:
-    """What token ids depend on besides the text: the tokenizer's whole state, the prefix and the length.
+def tokenizer_key(tokenizer: Any, prefix: str, max_length: int, end: int | None = None) -> str | None:
+    """What token ids depend on besides the text: the tokenizer's whole state, prefix, length and end token.
 
     `None` for a tokenizer whose state cannot be read (those not on `tokenizers`): nothing is then kept for later.
     """
@@ -176,7 +176,7 @@ def tokenizer_key(tokenizer: Any, prefix: str, max_length: int) -> str | None:
     state = json.loads(backend.to_str())
     state.pop("truncation", None)  # set by the last call, and again by the next
     state.pop("padding", None)
-    sides = [tokenizer.truncation_side, type(tokenizer).__name__, prefix, max_length]
+    sides = [tokenizer.truncation_side, type(tokenizer).__name__, prefix, max_length, end]
     return blake2b(json.dumps([state, sides], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_xmc import XMCDualEncoderConfig
 from .pooling_xmc import pad, pool
-from .towers_xmc import check_dimensions, cut_lengths, load_tokenizer, same_vocabulary, without_pooler
+from .towers_xmc import as_tower, check_dimensions, cut_lengths, end_token, load_tokenizer, same_vocabulary
 
 Side = Literal["query", "label"]
 HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
@@ -72,10 +72,10 @@ class XMCDualEncoderModel(PreTrainedModel):
             )
         check_dimensions(config)
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.query_encoder = without_pooler(query_encoder or AutoModel.from_config(config.encoder_config))
+        self.query_encoder = as_tower(query_encoder or AutoModel.from_config(config.encoder_config))
         self.label_encoder: PreTrainedModel | None = None
         if not config.share_encoders:
-            self.label_encoder = without_pooler(label_encoder or AutoModel.from_config(config.label_encoder_config))
+            self.label_encoder = as_tower(label_encoder or AutoModel.from_config(config.label_encoder_config))
         self.query_projection: nn.Linear | None = None
         self.label_projection: nn.Linear | None = None
         if config.projection_dim is not None:
@@ -180,7 +180,8 @@ class XMCDualEncoderModel(PreTrainedModel):
         return XMCDualEncoderOutput(embeddings=embeddings, pooled=pooled)
 
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
-        """Token ids of each text, with the side's prefix, cut at the side's length."""
+        """Token ids of each text, with the side's prefix, cut at the side's length; with an end token where the last
+        token is pooled."""
         if self.tokenizer is None:
             raise ValueError(
                 "The model has no tokenizer: its folder holds no tokenizer files. Add them, or set model.tokenizer."
@@ -191,9 +192,17 @@ class XMCDualEncoderModel(PreTrainedModel):
         if not len(texts):
             return []
         texts = [prefix + text for text in texts] if prefix else list(texts)
+        end = self.end_token()
+        if end is not None:
+            cut = self.tokenizer(texts, truncation=True, max_length=max_length - 1)["input_ids"]
+            return [[*row, end] for row in cut]
         ids = self.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
         # A tokenizer without special tokens makes nothing of an empty text; something must be pooled.
         return [row or [self.tokenizer.pad_token_id] for row in ids]
+
+    def end_token(self) -> int | None:
+        """What `tokenize` puts after each text besides what the tokenizer puts there, if anything."""
+        return None if self.tokenizer is None else end_token(self.tokenizer, self.config.pooling)
 
     def encode_queries(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Tensor:
         """Embeddings of queries, float32 on the CPU, `[N, D]`, in the order given."""

@@ -13,11 +13,23 @@ logger = logging.get_logger(__name__)
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 
 
-def without_pooler(encoder: Any) -> Any:
-    """Drop the pooling layer that some backbones add: it is not used, and unused weights break distributed runs."""
+def as_tower(encoder: Any) -> Any:
+    """Make a backbone a tower: no pooling layer, which some add and which, unused, breaks distributed runs; and no
+    cache of keys and values, which decoders keep to go on writing."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
+    if getattr(encoder.config, "use_cache", None):
+        encoder.config.use_cache = False
     return encoder
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase, pooling: str) -> int | None:
+    """The token to put after each text: the end token, where the last token is what is pooled and the tokenizer ends
+    texts with none of its own (as for E5-Mistral; Qwen3-Embedding's tokenizer adds one)."""
+    if pooling != "last" or tokenizer.eos_token_id is None:
+        return None
+    ids = tokenizer("a")["input_ids"]
+    return None if ids and ids[-1] in tokenizer.all_special_ids else tokenizer.eos_token_id
 
 
 def check_dimensions(config: XMCDualEncoderConfig) -> None:

@@ -74,6 +74,14 @@ class XMCTrainingArguments(TrainingArguments):
         metadata={"help": "Kept for the interface of the Trainer; the data set is tokenised as a whole."},
     )
 
+    # Learning rates of parts (training/optimizer.py); what has none of its own trains at `learning_rate`.
+    projection_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the projections; by default learning_rate."}
+    )
+    label_encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of a label tower of its own; by default learning_rate."}
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_strategy not in LABEL_STRATEGIES:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, set_seed
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
@@ -18,11 +19,13 @@ from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.sampling.candidates import in_batch, to_columns
+from hf_xmc.training.adapters import has_adapters, merged, with_adapters
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
 from hf_xmc.training.distributed import average_gradients
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.loss import make_loss
+from hf_xmc.training.optimizer import split_by_part
 from hf_xmc.types import Positives
 
 logger = logging.get_logger(__name__)
@@ -33,13 +36,18 @@ class XMCTrainer(Trainer):
     """Trains an [`XMCDualEncoderModel`] over a label catalogue, as any `Trainer` otherwise.
 
     Args:
-        model: the dual encoder; its tokenizer is used for both sides.
+        model: the dual encoder; its tokenizer is used for both sides. Or a `peft.PeftModel` around one.
         args: [`XMCTrainingArguments`].
         train_dataset, eval_dataset: splits of queries (`uid`, `text`, `labels`); `eval_dataset` may be a dict of them.
         label_dataset: the label table (`text`); row number = label id.
         loss: a loss module of `hf_xmc.losses`; by default the one that `args.loss` names, at the model's temperature.
         train_ignored: pairs of the training split that take no part in the loss (`XMCDataset.filters["train"]`).
         eval_ignored: pairs of the evaluation split that are removed from predictions; a dict for a dict of splits.
+        model_init: instead of `model`, makes one, as `Trainer.hyperparameter_search` needs (see below). Tokenizer,
+            prefixes and lengths must be the same each time: texts are tokenised once.
+        peft_config: adapters to train in place of the encoder, as `peft.LoraConfig(r=16)`; by default on all linear
+            layers of the towers, with projections in full. Checkpoints hold the adapters; `save_model` writes a plain
+            model with the adapters merged in; `trainer.model.save_pretrained` writes the adapters alone.
         **kwargs: as in `Trainer`: callbacks, optimizers, ...
 
     Example:
@@ -54,8 +62,18 @@ class XMCTrainer(Trainer):
         )
         trainer.train()
 
+    Search for settings (`pip install 'hf-xmc[tune]'`), with `model_init` in place of `model`:
+
+        trainer.hyperparameter_search(
+            hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)},
+            compute_objective=lambda metrics: metrics["eval_nDCG@5"],
+            direction="maximize",
+            n_trials=10,
+        )
+
     Raises:
-        ValueError: the encoder is frozen and there is no projection to train; positives that the label table lacks.
+        ValueError: the encoder is frozen and there is no projection to train; positives that the label table lacks;
+            neither or both of `model` and `model_init`.
     """
 
     args: XMCTrainingArguments
@@ -65,7 +83,7 @@ class XMCTrainer(Trainer):
 
     def __init__(
         self,
-        model: XMCDualEncoderModel,
+        model: XMCDualEncoderModel | None = None,
         args: XMCTrainingArguments | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
@@ -73,6 +91,8 @@ class XMCTrainer(Trainer):
         loss: nn.Module | None = None,
         train_ignored: Positives | None = None,
         eval_ignored: Positives | dict[str, Positives] | None = None,
+        model_init: Callable[..., XMCDualEncoderModel] | None = None,
+        peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
         args = XMCTrainingArguments("tmp_trainer") if args is None else args
@@ -82,14 +102,19 @@ class XMCTrainer(Trainer):
             raise ValueError("compute_metrics is not used: evaluate() ranks all labels; measure predict() yourself.")
         if label_dataset is None:
             raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
+        self.given_loss, self.peft_config = loss, peft_config
+        if (model is None) == (model_init is None):
+            raise ValueError("XMCTrainer needs a model, or model_init, a function that makes one: one of the two.")
+        if model_init is not None:
+            set_seed(args.seed)  # as before each training
+            self.model_init: Any = model_init
+            model = cast(XMCDualEncoderModel, super().call_model_init())
+        model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
         self.loss = loss or make_loss(args, model.config.temperature)
-        self.num_labels = len(label_dataset)
+        self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
         self.label_tokens = TokenTable.build(
             label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
         )
-        check_trainable(model, args)
-        if args.disable_dropout:
-            disable_dropout(model)
         if train_dataset is not None:
             train_dataset = self.tokenize(model, train_dataset, train_ignored)
         if isinstance(eval_dataset, dict):
@@ -103,6 +128,7 @@ class XMCTrainer(Trainer):
         kwargs.setdefault("processing_class", model.tokenizer)
         kwargs.setdefault("data_collator", QueryCollator(getattr(model.tokenizer, "pad_token_id", None) or 0))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.model_init = model_init  # only now: the Trainer would make another model
         splits = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
         self.encoder = TextEncoder(self.model, args, self.label_tokens, [s.tokens for s in splits if s is not None])
         self.model_accepts_loss_kwargs = False  # each micro-batch has its own mean; the Trainer averages them
@@ -119,6 +145,33 @@ class XMCTrainer(Trainer):
         )
         tokenized.positives.validate(self.num_labels)
         return tokenized
+
+    def call_model_init(self, trial: Any = None) -> XMCDualEncoderModel:
+        """A fresh model before each training, if there is `model_init`."""
+        model = prepare(cast(XMCDualEncoderModel, super().call_model_init(trial)), self.args, self.peft_config)
+        if token_keys(model) != self.token_keys:
+            raise ValueError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those.")
+        self.loss = self.given_loss or make_loss(self.args, model.config.temperature)
+        self.encoder.model, self.encoder.features = model, {}
+        return model
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in `Trainer`, with the learning rates of parts."""
+        made_before = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        if not made_before:
+            split_by_part(optimizer, model or self.model, self.args)
+        return optimizer
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`; adapters are merged into what is saved, but for checkpoints, which hold them alone."""
+        training = self.model
+        if has_adapters(training) and not _internal_call and self.args.should_save:
+            self.model = merged(training)
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            self.model = training
 
     def compute_loss(
         self,
@@ -206,8 +259,23 @@ def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
     """What `model.tokenize` depends on besides the texts: tokens are kept under it for the next run."""
     config = model.config
     if side == "query":
-        return tokenizer_key(model.tokenizer, config.query_prefix, config.max_query_length)
-    return tokenizer_key(model.tokenizer, config.label_prefix, config.max_label_length)
+        return tokenizer_key(model.tokenizer, config.query_prefix, config.max_query_length, model.end_token())
+    return tokenizer_key(model.tokenizer, config.label_prefix, config.max_label_length, model.end_token())
+
+
+def token_keys(model: XMCDualEncoderModel) -> list[str | None]:
+    """Those of both sides."""
+    return [token_key(model, "query"), token_key(model, "label")]
+
+
+def prepare(model: XMCDualEncoderModel, args: XMCTrainingArguments, peft_config: Any) -> XMCDualEncoderModel:
+    """Make a model ready for training: dropout as the arguments say, adapters if there are any."""
+    check_trainable(model, args)
+    if args.freeze_encoder and (peft_config is not None or has_adapters(model)):
+        raise ValueError("freeze_encoder leaves adapters nothing to do; leave out one of the two.")
+    if args.disable_dropout:
+        disable_dropout(model)
+    return model if peft_config is None else with_adapters(model, peft_config)
 
 
 def check_trainable(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
