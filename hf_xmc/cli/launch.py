@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+import yaml
+
 CONFIGS = Path(__file__).parent / "accelerate_configs"
 # What belongs to the machines and not to the run; given beside the name, they win over what the file says.
 LAUNCH = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
@@ -34,7 +36,10 @@ def relaunch(command: str, argv: Sequence[str]) -> list[str]:
             )
         return list(argv)
     path = config_path(given.accelerate_config)
-    if given.num_processes is None and "num_processes" not in path.read_text(encoding="utf-8"):
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if config.get("use_cpu"):
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # which the launcher of several processes does not set by itself
+    if given.num_processes is None and "num_processes" not in config:
         import torch
 
         given.num_processes = str(max(torch.cuda.device_count(), 1))

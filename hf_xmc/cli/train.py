@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,11 @@ def train_from(argv: Sequence[str]) -> Path:
     """Parse arguments and train; returns the trained folder."""
     parser, given = parse(argv, "hf-xmc train", EXAMPLE)
     script, args = parser.parse_dict(vars(given))
+    if (started := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
+        raise ValueError(
+            f"{started} processes were started, but the training sees {args.world_size}: each would train by itself. "
+            "On the CPU add --use_cpu true."
+        )
     if args.process_index == 0:
         write_settings(given, parser, Path(args.output_dir or "outputs/run") / "train.yaml")
     return run(script, args)
