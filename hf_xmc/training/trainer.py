@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -12,16 +13,17 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
-from hf_xmc.data.collator import QueryCollator, unpack
+from hf_xmc.data.collator import QueryCollator
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable, tokenizer_key
 from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.search import exact_search
-from hf_xmc.sampling.candidates import in_batch, to_columns
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
-from hf_xmc.training.distributed import average_gradients
+from hf_xmc.training.candidate_rules import AllLabels, InBatchLabels
+from hf_xmc.training.distributed import all_processes, part, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
+from hf_xmc.training.label_step import CandidateRule, LabelStep
 from hf_xmc.training.loss import make_loss
 from hf_xmc.types import Positives
 
@@ -105,7 +107,13 @@ class XMCTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         splits = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
         self.encoder = TextEncoder(self.model, args, self.label_tokens, [s.tokens for s in splits if s is not None])
-        self.model_accepts_loss_kwargs = False  # each micro-batch has its own mean; the Trainer averages them
+        self.ranks = all_processes(args.device)
+        if getattr(self.loss, "process_group", self) is None:
+            self.loss.process_group = self.ranks.group  # type: ignore[assignment]
+        self.rule: CandidateRule = AllLabels() if args.label_strategy == "all" else InBatchLabels()
+        self.label_step: LabelStep | None = None  # the optimizer step that is under way
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True  # micro-batches come with their share in the mean of the step
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(QueryProgressCallback)
@@ -127,24 +135,37 @@ class XMCTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a batch over its candidates: a scalar, the mean over its queries."""
-        positives, ignored = unpack(inputs, "positives"), unpack(inputs, "ignored")
-        assert positives is not None
-        candidates = None
-        if self.args.label_strategy == "in_batch":
-            candidates = in_batch(positives)
-            positives = to_columns(positives, candidates)
-            ignored = None if ignored is None else to_columns(ignored, candidates)
-        queries = self.encoder.queries(inputs, self.train_dataset.tokens)  # [B, D]
-        labels = self.encoder.labels(candidates)  # [C, D]
-        loss = self.loss(queries, labels, positives, ignored=ignored)
+        """The loss of a batch over its candidates, a scalar: the mean over its queries, or in a training step the part
+        of a micro-batch in that of the step."""
+        step = self.label_step or self.new_step([inputs])
+        loss, queries, labels = step.loss(inputs)
         return (loss, {"queries": queries, "labels": labels}) if return_outputs else loss
 
+    def new_step(self, batches: list[Any]) -> LabelStep:
+        """One optimizer step over these micro-batches."""
+        tokens = self.train_dataset.tokens
+        return LabelStep(batches, tokens, self.encoder, self.loss, self.rule, self.ranks, self.num_labels)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """As in `Trainer`: the micro-batches of one optimizer step, which is prepared here."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and self.ranks.group is not None:
+            batches[-1] = without_repeats(
+                batches[-1], self.accelerator.gradient_state, self.args.train_batch_size, self.ranks
+            )
+        self.label_step = self.new_step(batches) if batches else None
+        return batches, count
+
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        assert self.label_step is not None
         loss = super().training_step(model, inputs, num_items_in_batch)
-        # Both sides are encoded by the unwrapped model, whose gradients DistributedDataParallel does not see.
-        if self.args.world_size > 1 and self.accelerator.sync_gradients:
-            average_gradients(self.model)
+        if self.ranks.group is not None and not self.label_step.sharded:
+            loss = self.ranks.sum_(loss)  # for the log, as each rank has its own part
+        if self.label_step.done == len(self.label_step.batches):
+            self.label_step = None
+            # Both sides are encoded by the unwrapped model, whose gradients DistributedDataParallel does not see.
+            if self.ranks.group is not None:
+                sum_gradients(self.model, self.ranks)
         return loss
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -198,6 +219,10 @@ class XMCTrainer(Trainer):
     @torch.no_grad()
     def full_loss(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> float:
         """The loss over all labels, whatever the candidates in training were."""
+        if getattr(self.loss, "process_group", None) is not None:  # each process holds its part
+            rows = np.arange(len(queries))[part(len(queries), self.ranks)]
+            queries, labels = queries[rows], labels[part(len(labels), self.ranks)]
+            positives, ignored = positives.take(rows), None if ignored is None else ignored.take(rows)
         loss = self.loss(queries, labels, positives.torch(), ignored=None if ignored is None else ignored.torch())
         return float(loss)
 
