@@ -6,7 +6,7 @@ Its candidates and its normaliser are those of one large batch, so that 1 x 8 = 
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,6 @@ from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.types import Positives
 
 Batch = dict[str, Tensor]
-
-
-class CandidateRule(Protocol):
-    """Chooses the labels of a step."""
-
-    def choose(self, step: LabelStep, queries: Tensor) -> Tensor | None:
-        """Sorted ids of the candidates, the same on all ranks, or None for all labels; `queries` `[B, D]` are the
-        embeddings of the window's first micro-batch."""
-
-    def fresh(self, ids: Tensor | None, labels: Tensor) -> None:
-        """What this rank encoded: ids `[c]` of its part of the candidates, and their embeddings `[c, D]`."""
 
 
 class LabelStep:
@@ -50,6 +39,7 @@ class LabelStep:
         rule: chooses the candidates.
         ranks: the processes of the run.
         num_labels: labels of the catalogue.
+        number: optimizer steps before this one.
     """
 
     def __init__(
@@ -61,6 +51,7 @@ class LabelStep:
         rule: CandidateRule,
         ranks: Shard,
         num_labels: int,
+        number: int = 0,
     ) -> None:
         self.batches = batches
         self.tokens = tokens
@@ -69,6 +60,7 @@ class LabelStep:
         self.rule = rule
         self.ranks = ranks
         self.num_labels = num_labels
+        self.number = number
         self.sharded = getattr(loss, "process_group", None) is not None
         self.done = 0  # micro-batches
         self.candidates: Tensor | None = None
@@ -139,10 +131,54 @@ class LabelStep:
             ignored, self.candidates
         )
 
-    def pairs(self, name: str, everywhere: bool = True) -> Positives | None:
-        """Positives or ignored pairs of the window, of all ranks; ids are those of the catalogue."""
+    def positives(self) -> Positives:
+        """Positives of the window, of all ranks; ids are those of the catalogue."""
+        positives = self.own_pairs("positives")
+        assert positives is not None
+        return gather(positives, self.ranks)
+
+    def own_pairs(self, name: str) -> Positives | None:
+        """Positives or ignored pairs of this rank's queries in the window; ids are those of the catalogue."""
         found = [pairs for batch in self.batches if (pairs := unpack(batch, name)) is not None]
-        if not found:
-            return None
-        window = concatenate(found)
-        return gather(window, self.ranks) if everywhere else window
+        return concatenate(found) if found else None
+
+    def window_queries(self, queries: Tensor) -> Tensor:
+        """Embeddings of this rank's queries in the window without gradients; those of the first micro-batch are given.
+
+        With accumulation the others are encoded once more for this, as they are in an evaluation (no dropout).
+        """
+        with self.encoder.without_gradients():
+            others = [self.queries(batch).detach() for batch in self.batches[1:]]
+        return torch.cat([queries.detach(), *others])
+
+
+class CandidateRule:
+    """Which labels enter the loss of a step: the whole catalogue, which is exact; a subclass chooses.
+
+    What a rule keeps between steps goes into checkpoints.
+    """
+
+    def choose(self, step: LabelStep, queries: Tensor) -> Tensor | None:
+        """Sorted ids of the candidates, the same on all ranks, or None for all labels.
+
+        Args:
+            step: what is to be compared.
+            queries: embeddings of its first micro-batch, `[B, D]`.
+        """
+        return None
+
+    def fresh(self, ids: Tensor | None, labels: Tensor) -> None:
+        """Told what this rank has encoded: ids `[c]` (all for None) and their embeddings `[c, D]`."""
+
+    def report(self) -> dict[str, float]:
+        """What goes into the log, over the steps since the last report."""
+        return {}
+
+    def reset(self) -> None:
+        """Forget an earlier run."""
+
+    def save(self, folder: Path) -> None:
+        """Write into a checkpoint what the next step needs."""
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""

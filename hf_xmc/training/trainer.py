@@ -20,10 +20,10 @@ from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
-from hf_xmc.training.candidate_rules import AllLabels, InBatchLabels
+from hf_xmc.training.candidate_rules import make_rule
 from hf_xmc.training.distributed import all_processes, part, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
-from hf_xmc.training.label_step import CandidateRule, LabelStep
+from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.loss import make_loss
 from hf_xmc.types import Positives
 
@@ -110,7 +110,7 @@ class XMCTrainer(Trainer):
         self.ranks = all_processes(args.device)
         if getattr(self.loss, "process_group", self) is None:
             self.loss.process_group = self.ranks.group  # type: ignore[assignment]
-        self.rule: CandidateRule = AllLabels() if args.label_strategy == "all" else InBatchLabels()
+        self.rule = make_rule(args, self.encoder, self.ranks)
         self.label_step: LabelStep | None = None  # the optimizer step that is under way
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True  # micro-batches come with their share in the mean of the step
@@ -144,7 +144,8 @@ class XMCTrainer(Trainer):
     def new_step(self, batches: list[Any]) -> LabelStep:
         """One optimizer step over these micro-batches."""
         tokens = self.train_dataset.tokens
-        return LabelStep(batches, tokens, self.encoder, self.loss, self.rule, self.ranks, self.num_labels)
+        number = self.state.global_step
+        return LabelStep(batches, tokens, self.encoder, self.loss, self.rule, self.ranks, self.num_labels, number)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As in `Trainer`: the micro-batches of one optimizer step, which is prepared here."""
@@ -168,8 +169,13 @@ class XMCTrainer(Trainer):
                 sum_gradients(self.model, self.ranks)
         return loss
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`, with what the candidates of the last steps covered."""
+        super().log({**logs, **self.rule.report()} if "loss" in logs else logs, start_time)
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
+        self.rule.reset()
         towers = [self.model.query_encoder, self.model.label_encoder] if self.args.freeze_encoder else []
         trainable = [p for tower in towers if tower is not None for p in tower.parameters() if p.requires_grad]
         for parameter in trainable:
