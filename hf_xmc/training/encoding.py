@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
@@ -66,6 +67,22 @@ class TextEncoder:
             return self.model(**{k: x.to(self.args.device) for k, x in batch.items()}, side="label").embeddings
 
         return encode_in_chunks(encode, lengths, self.args.encode_chunk_size, self.args.gradient_caching)
+
+    def labels_without_gradients(self, ids: Tensor) -> Tensor:
+        """Embeddings of labels as in an evaluation, `[C, D]`."""
+        if not len(ids):
+            return torch.zeros(0, self.model.width("label"), device=self.args.device)
+        with self.without_gradients():
+            return self.labels(ids)
+
+    @contextmanager
+    def without_gradients(self) -> Iterator[None]:
+        """No gradients and no dropout, hence no random numbers drawn."""
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            yield
+        self.model.train(was_training)
 
     @torch.no_grad()
     def table(self, tokens: TokenTable, side: Side) -> Tensor:

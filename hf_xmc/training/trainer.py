@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -13,19 +14,21 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
-from hf_xmc.data.collator import QueryCollator, unpack
-from hf_xmc.data.tokenized import TokenizedQueries, TokenTable, tokenizer_key
+from hf_xmc.data.collator import QueryCollator
+from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.search import exact_search
-from hf_xmc.sampling.candidates import in_batch, to_columns
-from hf_xmc.training.adapters import has_adapters, merged, with_adapters
+from hf_xmc.training.adapters import has_adapters, merged
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
-from hf_xmc.training.distributed import average_gradients
+from hf_xmc.training.candidate_rules import make_rule
+from hf_xmc.training.distributed import all_processes, part, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
+from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.loss import make_loss
 from hf_xmc.training.optimizer import split_by_part
+from hf_xmc.training.preparation import prepare, token_key, token_keys, tower_parameters
 from hf_xmc.types import Positives
 
 logger = logging.get_logger(__name__)
@@ -110,7 +113,6 @@ class XMCTrainer(Trainer):
             self.model_init: Any = model_init
             model = cast(XMCDualEncoderModel, super().call_model_init())
         model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
-        self.loss = loss or make_loss(args, model.config.temperature)
         self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
         self.label_tokens = TokenTable.build(
             label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
@@ -130,8 +132,12 @@ class XMCTrainer(Trainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.model_init = model_init  # only now: the Trainer would make another model
         splits = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
-        self.encoder = TextEncoder(self.model, args, self.label_tokens, [s.tokens for s in splits if s is not None])
-        self.model_accepts_loss_kwargs = False  # each micro-batch has its own mean; the Trainer averages them
+        self.kept_tables = [split.tokens for split in splits if split is not None]
+        self.ranks = all_processes(args.device)
+        self.connect(model)
+        self.label_step: LabelStep | None = None  # the optimizer step that is under way
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True  # micro-batches come with their share in the mean of the step
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(QueryProgressCallback)
@@ -146,13 +152,23 @@ class XMCTrainer(Trainer):
         tokenized.positives.validate(self.num_labels)
         return tokenized
 
+    def connect(self, model: XMCDualEncoderModel) -> None:
+        """Loss, encoder and candidate rule for this model, and for the arguments as they are now."""
+        self.loss = self.given_loss or make_loss(self.args, model.config.temperature)
+        if getattr(self.loss, "process_group", self) is None:
+            self.loss.process_group = self.ranks.group  # type: ignore[assignment]
+        self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables)
+        self.rule = make_rule(self.args, self.encoder, self.ranks)
+
     def call_model_init(self, trial: Any = None) -> XMCDualEncoderModel:
         """A fresh model before each training, if there is `model_init`."""
         model = prepare(cast(XMCDualEncoderModel, super().call_model_init(trial)), self.args, self.peft_config)
         if token_keys(model) != self.token_keys:
             raise ValueError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those.")
-        self.loss = self.given_loss or make_loss(self.args, model.config.temperature)
-        self.encoder.model, self.encoder.features = model, {}
+        if self.args.freeze_encoder:
+            for parameter in tower_parameters(model):
+                parameter.requires_grad_(False)
+        self.connect(model)
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -180,30 +196,49 @@ class XMCTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a batch over its candidates: a scalar, the mean over its queries."""
-        positives, ignored = unpack(inputs, "positives"), unpack(inputs, "ignored")
-        assert positives is not None
-        candidates = None
-        if self.args.label_strategy == "in_batch":
-            candidates = in_batch(positives)
-            positives = to_columns(positives, candidates)
-            ignored = None if ignored is None else to_columns(ignored, candidates)
-        queries = self.encoder.queries(inputs, self.train_dataset.tokens)  # [B, D]
-        labels = self.encoder.labels(candidates)  # [C, D]
-        loss = self.loss(queries, labels, positives, ignored=ignored)
+        """The loss of a batch over its candidates, a scalar: the mean over its queries, or in a training step the part
+        of a micro-batch in that of the step."""
+        step = self.label_step or self.new_step([inputs])
+        loss, queries, labels = step.loss(inputs)
         return (loss, {"queries": queries, "labels": labels}) if return_outputs else loss
 
+    def new_step(self, batches: list[Any]) -> LabelStep:
+        """One optimizer step over these micro-batches."""
+        tokens = self.train_dataset.tokens
+        number = self.state.global_step
+        return LabelStep(batches, tokens, self.encoder, self.loss, self.rule, self.ranks, self.num_labels, number)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """As in `Trainer`: the micro-batches of one optimizer step, which is prepared here."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and self.ranks.group is not None:
+            batches[-1] = without_repeats(
+                batches[-1], self.accelerator.gradient_state, self.args.train_batch_size, self.ranks
+            )
+        self.label_step = self.new_step(batches) if batches else None
+        return batches, count
+
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        assert self.label_step is not None
         loss = super().training_step(model, inputs, num_items_in_batch)
-        # Both sides are encoded by the unwrapped model, whose gradients DistributedDataParallel does not see.
-        if self.args.world_size > 1 and self.accelerator.sync_gradients:
-            average_gradients(self.model)
+        if self.ranks.group is not None and not self.label_step.sharded:
+            loss = self.ranks.sum_(loss)  # for the log, as each rank has its own part
+        if self.label_step.done == len(self.label_step.batches):
+            self.label_step = None
+            # Both sides are encoded by the unwrapped model, whose gradients DistributedDataParallel does not see.
+            if self.ranks.group is not None:
+                sum_gradients(self.model, self.ranks)
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`, with what the candidates of the last steps covered."""
+        super().log({**logs, **self.rule.report()} if "loss" in logs else logs, start_time)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
-        towers = [self.model.query_encoder, self.model.label_encoder] if self.args.freeze_encoder else []
-        trainable = [p for tower in towers if tower is not None for p in tower.parameters() if p.requires_grad]
+        self.rule.reset()
+        frozen = self.args.freeze_encoder and self.model_init is None  # which makes models that are frozen already
+        trainable = [p for p in tower_parameters(self.model) if p.requires_grad] if frozen else []
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:
@@ -251,47 +286,9 @@ class XMCTrainer(Trainer):
     @torch.no_grad()
     def full_loss(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> float:
         """The loss over all labels, whatever the candidates in training were."""
+        if getattr(self.loss, "process_group", None) is not None:  # each process holds its part
+            rows = np.arange(len(queries))[part(len(queries), self.ranks)]
+            queries, labels = queries[rows], labels[part(len(labels), self.ranks)]
+            positives, ignored = positives.take(rows), None if ignored is None else ignored.take(rows)
         loss = self.loss(queries, labels, positives.torch(), ignored=None if ignored is None else ignored.torch())
         return float(loss)
-
-
-def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
-    """What `model.tokenize` depends on besides the texts: tokens are kept under it for the next run."""
-    config = model.config
-    if side == "query":
-        return tokenizer_key(model.tokenizer, config.query_prefix, config.max_query_length, model.end_token())
-    return tokenizer_key(model.tokenizer, config.label_prefix, config.max_label_length, model.end_token())
-
-
-def token_keys(model: XMCDualEncoderModel) -> list[str | None]:
-    """Those of both sides."""
-    return [token_key(model, "query"), token_key(model, "label")]
-
-
-def prepare(model: XMCDualEncoderModel, args: XMCTrainingArguments, peft_config: Any) -> XMCDualEncoderModel:
-    """Make a model ready for training: dropout as the arguments say, adapters if there are any."""
-    check_trainable(model, args)
-    if args.freeze_encoder and (peft_config is not None or has_adapters(model)):
-        raise ValueError("freeze_encoder leaves adapters nothing to do; leave out one of the two.")
-    if args.disable_dropout:
-        disable_dropout(model)
-    return model if peft_config is None else with_adapters(model, peft_config)
-
-
-def check_trainable(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
-    """Refuse a run that would train nothing."""
-    if args.freeze_encoder and model.query_projection is None:
-        raise ValueError(
-            "freeze_encoder leaves nothing to train: the model has no projection. "
-            "Make it with projection_dim, as in XMCDualEncoderModel.from_encoder(..., projection_dim=384)."
-        )
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout to zero: modules, and the rates that attention layers keep as plain numbers."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
