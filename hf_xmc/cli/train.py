@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,8 +108,13 @@ def train_from(argv: Sequence[str]) -> Path:
     return run(script, args)
 
 
-def parse(argv: Sequence[str], prog: str, example: str) -> tuple[Any, argparse.Namespace]:
-    """The parser of everything that a training takes, and what it was given, by a file of settings or by flags."""
+def parse(
+    argv: Sequence[str], prog: str, example: str, own: Mapping[str, str] | None = None
+) -> tuple[Any, argparse.Namespace]:
+    """The parser of everything that a training takes, and what it was given, by a file of settings or by flags.
+
+    `own`: further options, name and help text.
+    """
     from transformers import HfArgumentParser
 
     from hf_xmc.training.arguments import XMCTrainingArguments
@@ -123,6 +128,8 @@ def parse(argv: Sequence[str], prog: str, example: str) -> tuple[Any, argparse.N
         "--accelerate_config",
         help=f"Start several processes: {', '.join(names())}, or a file; with --num_processes and the like.",
     )
+    for name, text in (own or {}).items():
+        parser.add_argument(f"--{name}", help=text)
     given = parser.parse_args(known)
     del given.config, given.accelerate_config
     return parser, given
