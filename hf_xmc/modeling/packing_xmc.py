@@ -186,7 +186,8 @@ def can_pack(encoder: Any) -> bool:
     if on_cpu:
         config._attn_implementation = PACKED_SDPA
     lengths = torch.tensor([3, 2], device=encoder.device)
-    tokens = torch.arange(5, device=encoder.device) % config.vocab_size
+    tokens = torch.arange(5, device=encoder.device) + (config.pad_token_id or 0) + 1  # none of them the padding
+    tokens %= config.vocab_size
     # Flash attention knows no float32.
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flash and encoder.dtype == torch.float32):
         together = encode(encoder, pack(tokens, lengths, positions_from(encoder)))[0].float()
