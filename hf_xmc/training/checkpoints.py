@@ -55,7 +55,9 @@ class WholeCheckpointTrainer(Trainer):
             sync(run)
             shutil.rmtree(aside)
             best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(run), save_total_limit=self.args.save_total_limit, best_model_checkpoint=best, use_mtime=True)
+            rotate_checkpoints(
+                str(run), save_total_limit=self.args.save_total_limit, best_model_checkpoint=best, use_mtime=True
+            )
 
         self.each_waits(publish)
         if self.args.push_to_hub:
