@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
@@ -21,6 +21,7 @@ from hf_xmc.retrieval.search import exact_search
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
 from hf_xmc.training.candidate_rules import make_rule
+from hf_xmc.training.checkpoints import WholeCheckpointTrainer
 from hf_xmc.training.distributed import all_processes, part, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.label_step import LabelStep
@@ -31,7 +32,7 @@ logger = logging.get_logger(__name__)
 REPORTED = ("P@", "nDCG@", "R@")
 
 
-class XMCTrainer(Trainer):
+class XMCTrainer(WholeCheckpointTrainer):
     """Trains an [`XMCDualEncoderModel`] over a label catalogue, as any `Trainer` otherwise.
 
     Args:
@@ -172,6 +173,16 @@ class XMCTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`, with what the candidates of the last steps covered."""
         super().log({**logs, **self.rule.report()} if "loss" in logs else logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self.rule.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.rule.load(Path(checkpoint))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
