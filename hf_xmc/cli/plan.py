@@ -109,10 +109,12 @@ def epoch(choice: Choice, of: Measured, one: dict[str, float], frozen: bool) -> 
 
 def choose(args: XMCTrainingArguments, lora_rank: int, num_processes: int) -> Choice:
     """The settings of a plan, out of the arguments."""
+    from hf_xmc.modeling.packing_xmc import chunk_tokens
     from hf_xmc.training.plan import Choice
 
     names = set(Choice.__dataclass_fields__) - {"num_processes", "lora_rank"}
     settings = {name: getattr(args, name) for name in names}
+    settings["encode_chunk_tokens"] = args.encode_chunk_tokens or chunk_tokens(args.device)
     return Choice(**settings, lora_rank=lora_rank, num_processes=num_processes)
 
 

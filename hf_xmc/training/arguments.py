@@ -70,12 +70,16 @@ class XMCTrainingArguments(TrainingArguments):
         default=5,
         metadata={"help": "k of the loss soft_top_k; 0 for the number of positives of each query (DEXML: 5)."},
     )
-    encode_chunk_size: int = field(
-        default=64,
+    encode_chunk_tokens: int | None = field(
+        default=None,
         metadata={
-            "help": "Texts that are encoded at a time in a training step. Texts are sorted by length first, so "
-            "smaller chunks hold less padding; label activations are kept for one chunk only (gradient caching)."
+            "help": "Tokens that are encoded at a time, padding included; by default 1,024 on a CPU and 16,384 on a "
+            "GPU. Texts are sorted by length, and packed into one row without padding where the encoder allows it; "
+            "label activations are kept for one chunk only (gradient caching)."
         },
+    )
+    encode_chunk_size: int | None = field(
+        default=None, metadata={"help": "Texts that are encoded at a time, at most; by default tokens alone count."}
     )
     gradient_caching: bool = field(
         default=True,
@@ -127,8 +131,8 @@ class XMCTrainingArguments(TrainingArguments):
             )
         if self.label_refresh < 0:
             raise ValueError(f"label_refresh is {self.label_refresh}; it must not be below 0.")
-        for name in ("encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives"):
-            if getattr(self, name) < 1:
+        for name in ("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay False: a batch carries more than the model's inputs.")

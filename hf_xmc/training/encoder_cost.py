@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_xmc.modeling import XMCDualEncoderModel
 
-TOKENS = 5  # id of the token that measured texts consist of
+TOKEN = 5  # id of the token that measured texts consist of
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Cost:
 
     The square is that of attention, where it is not streamed.
 
-    >>> Cost(1.0, 2.0, 0.5)(np.array([10]), np.array([4])).tolist()
-    [161.0]
+    >>> Cost(1.0, 2.0, 0.5)(10, 4.0)
+    np.float64(161.0)
     """
 
     fixed: float
     linear: float
     square: float
 
-    def __call__(self, texts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """For chunks of so many texts, padded to so many tokens, `[chunks]`."""
-        return self.fixed + texts * (self.linear * tokens + self.square * tokens.astype(np.float64) ** 2)
+    def __call__(self, texts: Any, tokens: Any) -> Any:
+        """For chunks of so many texts of so many tokens, padding included, `[chunks]`."""
+        return self.fixed + texts * (self.linear * tokens + self.square * np.square(tokens))
 
     @classmethod
     def fit(cls, measure: Callable[[int, int], float], max_tokens: int) -> Cost:
@@ -70,9 +70,10 @@ def forward_flops(model: XMCDualEncoderModel, texts: int, tokens: int) -> int:
 
 
 def embed(model: XMCDualEncoderModel, texts: int, tokens: int) -> Tensor:
-    """Embeddings of made texts, `[texts, D]`."""
-    ids = torch.full((texts, tokens), TOKENS, device=next(model.parameters()).device)
-    embeddings = model(ids, torch.ones_like(ids), side="query").embeddings
+    """Embeddings of made texts, `[texts, D]`, packed or padded as a step does it."""
+    ids = torch.full((texts * tokens,), TOKEN)
+    batch = model.batch(ids, torch.full((texts,), tokens), "query")
+    embeddings = model(**batch, side="query").embeddings
     assert embeddings is not None
     return embeddings
 

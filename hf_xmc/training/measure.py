@@ -23,6 +23,7 @@ from hf_xmc.training.preparation import token_key, tower_parameters
 from hf_xmc.types import Positives
 
 NOTHING = Cost(0.0, 0.0, 0.0)
+SAMPLE = 64  # texts that the encoder is timed on at a time
 LABELS = 2**13  # labels that the loss is timed on
 
 
@@ -77,6 +78,7 @@ def measure(
         label_lengths=np.asarray(labels.lengths),
         positives=queries.positives,
         tables=tables,
+        packed=model.packs("query"),
         bank_itemsize=getattr(torch, args.label_bank_dtype).itemsize,
     )
 
@@ -116,18 +118,18 @@ def text_seconds(
         return np.sort(draw.choice(count, min(count, most), replace=False))
 
     def query_step() -> float:
-        rows = some(len(queries), min(args.per_device_train_batch_size, 2 * args.encode_chunk_size))
+        rows = some(len(queries), min(args.per_device_train_batch_size, SAMPLE))
         batch = {k: x.to(args.device) for k, x in collate([queries[int(row)] for row in rows]).items()}
         backward(encoder.queries(batch, queries.tokens))
         return float(queries.tokens.lengths[rows].sum())
 
     def label_step() -> float:
-        ids = some(len(labels), 4 * args.encode_chunk_size)
+        ids = some(len(labels), 2 * SAMPLE)
         backward(encoder.labels(torch.from_numpy(ids)))
         return float(labels.lengths[ids].sum())
 
     def label_forward() -> float:
-        ids = some(len(labels), 4 * args.encode_chunk_size)
+        ids = some(len(labels), 2 * SAMPLE)
         if args.freeze_encoder:
             model.encode_tokens([labels[int(row)] for row in ids], "label", args.per_device_eval_batch_size)
         else:

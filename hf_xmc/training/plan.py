@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_xmc.losses.streaming import rows_per_tile
+from hf_xmc.modeling.packing_xmc import chunks_of
 from hf_xmc.training.encoder_cost import Cost
 from hf_xmc.types import Positives
 
@@ -22,7 +23,8 @@ class Choice:
 
     per_device_train_batch_size: int
     gradient_accumulation_steps: int = 1
-    encode_chunk_size: int = 64
+    encode_chunk_tokens: int = 1024
+    encode_chunk_size: int | None = None
     gradient_caching: bool = True
     gradient_checkpointing: bool = False
     bf16: bool = False
@@ -58,7 +60,9 @@ class Measured:
         optimizer_seconds: for a byte of trained weights.
         dim: of the embeddings.
         query_lengths, label_lengths: tokens of each training query `[N]` and label `[L]`.
+        positives: of each training query.
         tables: bytes of the tokenised texts, which are mapped from files.
+        packed: texts are encoded without padding.
     """
 
     base: int
@@ -79,6 +83,7 @@ class Measured:
     label_lengths: np.ndarray
     positives: Positives
     tables: int
+    packed: bool = True
     bank_itemsize: int = 2
 
 
@@ -126,7 +131,7 @@ def step(choice: Choice, of: Measured) -> dict[str, float]:
     compared = choice.window * own * of.dim
     # Scores of the whole bank, and its gradient in two products.
     bank = choice.window * len(of.label_lengths) / choice.num_processes * of.dim if banked else 0
-    token_flops = float(of.flops(np.ones(1), np.array([length]))[0]) / length
+    token_flops = float(of.flops(1, length)) / length
     checkpointing = 4 / 3 if choice.gradient_checkpointing else 1  # one more forward pass beside three
     seconds = {
         "queries": query_tokens * of.query_seconds * checkpointing,
@@ -162,7 +167,7 @@ def work(choice: Choice, of: Measured) -> tuple[int, list[int], int, float]:
         rows = draw.choice(num_queries, min(choice.window, num_queries), replace=False)
         counts.append(len(np.unique(of.positives.take(rows).indices)))
         batch = rows[: choice.per_device_train_batch_size]
-        kept.append(int(chunk_bytes(of.query_lengths[batch], choice, cost).sum()))
+        kept.append(int(chunk_bytes(of.query_lengths[batch], choice, of, cost).sum()))
     distinct = max(round(float(np.mean(counts))), 1)
     candidates = {
         "all": num_labels,
@@ -176,18 +181,16 @@ def work(choice: Choice, of: Measured) -> tuple[int, list[int], int, float]:
     recomputed = 0  # a layer at a time
     if choice.gradient_checkpointing:
         whole = of.kept[False, choice.bf16]
-        recomputed = int(chunk_bytes(of.query_lengths, choice, whole).max() / of.layers)
-    labels = chunk_bytes(of.label_lengths[own], choice, cost).astype(int).tolist()
+        recomputed = int(chunk_bytes(of.query_lengths[:DRAWS], choice, of, whole).max() / of.layers)
+    labels = chunk_bytes(of.label_lengths[own], choice, of, cost).astype(int).tolist()
     tokens = float(of.query_lengths.mean()) * choice.per_device_train_batch_size * choice.gradient_accumulation_steps
     return max(kept) + recomputed, labels, candidates, tokens
 
 
-def chunk_bytes(lengths: np.ndarray, choice: Choice, cost: Cost) -> np.ndarray:
-    """What each chunk keeps: texts are sorted by length, and padded to the longest of their chunk."""
-    lengths = np.sort(lengths)
-    starts = np.arange(0, len(lengths), choice.encode_chunk_size)
-    ends = np.minimum(starts + choice.encode_chunk_size, len(lengths))
-    return cost(ends - starts, lengths[ends - 1])
+def chunk_bytes(lengths: np.ndarray, choice: Choice, of: Measured, cost: Cost) -> np.ndarray:
+    """What each chunk of these texts keeps for its backward pass, `[chunks]`."""
+    chunks = chunks_of(lengths, choice.encode_chunk_tokens, choice.encode_chunk_size, of.packed)
+    return np.array([cost(len(c), lengths[c].mean() if of.packed else lengths[c].max()) for c in chunks])
 
 
 def fitting(choice: Choice, of: Measured, limit: int, gpu: bool = False) -> Choice | None:
@@ -205,10 +208,10 @@ def changes(choice: Choice, gpu: bool) -> Iterator[dict[str, Any]]:
     """What may be changed, in turn; each on top of those before."""
     if not choice.gradient_caching:
         yield {"gradient_caching": True}
-    size = choice.encode_chunk_size
-    while size > 8:
-        size = max(size // 2, 8)
-        yield {"encode_chunk_size": size}
+    size = choice.encode_chunk_tokens
+    while size > 256:
+        size = max(size // 2, 256)
+        yield {"encode_chunk_tokens": size}
     batch, steps = choice.per_device_train_batch_size, choice.gradient_accumulation_steps
     while batch > 8 and batch % 2 == 0:
         batch, steps = batch // 2, steps * 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import Trainer, set_seed
+from transformers import set_seed
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
@@ -23,6 +24,7 @@ from hf_xmc.training.adapters import has_adapters, merged
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
 from hf_xmc.training.candidate_rules import make_rule
+from hf_xmc.training.checkpoints import WholeCheckpointTrainer
 from hf_xmc.training.distributed import all_processes, part, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.label_step import LabelStep
@@ -35,7 +37,7 @@ logger = logging.get_logger(__name__)
 REPORTED = ("P@", "nDCG@", "R@")
 
 
-class XMCTrainer(Trainer):
+class XMCTrainer(WholeCheckpointTrainer):
     """Trains an [`XMCDualEncoderModel`] over a label catalogue, as any `Trainer` otherwise.
 
     Args:
@@ -48,9 +50,8 @@ class XMCTrainer(Trainer):
         eval_ignored: pairs of the evaluation split that are removed from predictions; a dict for a dict of splits.
         model_init: instead of `model`, makes one, as `Trainer.hyperparameter_search` needs (see below). Tokenizer,
             prefixes and lengths must be the same each time: texts are tokenised once.
-        peft_config: adapters to train in place of the encoder, as `peft.LoraConfig(r=16)`; by default on all linear
-            layers of the towers, with projections in full. Checkpoints hold the adapters; `save_model` writes a plain
-            model with the adapters merged in; `trainer.model.save_pretrained` writes the adapters alone.
+        peft_config: adapters to train, as `peft.LoraConfig(r=16)`; by default on all linear layers of the towers, with
+            projections in full. `save_model` merges them in; `trainer.model.save_pretrained` writes them alone.
         **kwargs: as in `Trainer`: callbacks, optimizers, ...
 
     Example:
@@ -67,12 +68,9 @@ class XMCTrainer(Trainer):
 
     Search for settings (`pip install 'hf-xmc[tune]'`), with `model_init` in place of `model`:
 
-        trainer.hyperparameter_search(
-            hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)},
-            compute_objective=lambda metrics: metrics["eval_nDCG@5"],
-            direction="maximize",
-            n_trials=10,
-        )
+        space = lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)}
+        best = lambda metrics: metrics["eval_nDCG@5"]
+        trainer.hyperparameter_search(space, compute_objective=best, direction="maximize", n_trials=10)
 
     Raises:
         ValueError: the encoder is frozen and there is no projection to train; positives that the label table lacks;
@@ -108,9 +106,9 @@ class XMCTrainer(Trainer):
         self.given_loss, self.peft_config = loss, peft_config
         if (model is None) == (model_init is None):
             raise ValueError("XMCTrainer needs a model, or model_init, a function that makes one: one of the two.")
+        self.model_init: Any = model_init
         if model_init is not None:
             set_seed(args.seed)  # as before each training
-            self.model_init: Any = model_init
             model = cast(XMCDualEncoderModel, super().call_model_init())
         model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
         self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
@@ -165,19 +163,16 @@ class XMCTrainer(Trainer):
         model = prepare(cast(XMCDualEncoderModel, super().call_model_init(trial)), self.args, self.peft_config)
         if token_keys(model) != self.token_keys:
             raise ValueError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those.")
-        if self.args.freeze_encoder:
-            for parameter in tower_parameters(model):
-                parameter.requires_grad_(False)
+        for parameter in tower_parameters(model) if self.args.freeze_encoder else ():
+            parameter.requires_grad_(False)
         self.connect(model)
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in `Trainer`, with the learning rates of parts."""
-        made_before = self.optimizer is not None
-        optimizer = super().create_optimizer(model)
-        if not made_before:
-            split_by_part(optimizer, model or self.model, self.args)
-        return optimizer
+        if self.optimizer is None:
+            split_by_part(super().create_optimizer(model), model or self.model, self.args)
+        return super().create_optimizer(model)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in `Trainer`; adapters are merged into what is saved, but for checkpoints, which hold them alone."""
@@ -233,6 +228,16 @@ class XMCTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`, with what the candidates of the last steps covered."""
         super().log({**logs, **self.rule.report()} if "loss" in logs else logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self.rule.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.rule.load(Path(checkpoint))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
