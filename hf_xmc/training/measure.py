@@ -64,6 +64,7 @@ def measure(
         weights=weights,
         adapted=trainable // lora_rank if has_adapters(model) else 4 * linear_sizes(tower_modules(model)),
         trainable=trainable,
+        largest=max((p.nbytes for p in model.parameters() if p.requires_grad), default=0),
         optimizer=state,
         kept=costs_of_chunks(model, args, longest),
         layers=getattr(model.config.encoder_config, "num_hidden_layers", 1),
