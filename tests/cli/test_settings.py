@@ -11,6 +11,7 @@ from hf_xmc.cli.main import main
 from hf_xmc.cli.train import ScriptArguments, early_stopping, parse, train_from
 from hf_xmc.training.arguments import XMCTrainingArguments
 
+ROOT = Path(__file__).parents[2]
 NEEDED = ["--dataset", "sample", "--model_name_or_path", "x"]
 
 
@@ -63,6 +64,14 @@ def test_what_was_used_is_written_and_reads_back(tiny_encoder: str, toy: Path, t
     args.hub_token = None
     assert args.to_dict() == args_again.to_dict()
     assert args_again.lr_scheduler_kwargs == {"num_cycles": 2}
+
+
+def test_recipes_are_settings() -> None:
+    recipes = sorted((ROOT / "scripts/recipes").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        script, _ = parsed("--config", recipe)
+        assert script.dataset
 
 
 def error_of(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *argv: str | Path) -> str:
