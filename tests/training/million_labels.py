@@ -16,7 +16,7 @@ NUM_LABELS, NUM_QUERIES, STEPS = 1_000_000, 256, 3
 
 if __name__ == "__main__":
     labels = Dataset.from_dict({"text": [f"label {i % 997} of {i}" for i in range(NUM_LABELS)]})
-    rows = [[(i * 7919) % NUM_LABELS, (i * 104_729) % NUM_LABELS] for i in range(NUM_QUERIES)]
+    rows = [[(i * 7919) % NUM_LABELS, (i * 104_729 + 1) % NUM_LABELS] for i in range(NUM_QUERIES)]
     queries = Dataset.from_dict(
         {"text": [f"a query of {a} and {b}" for a, b in rows], "labels": [sorted(row) for row in rows]},
         features=Features({"text": Value("string"), "labels": List(Value("int32"))}),
