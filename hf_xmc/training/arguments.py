@@ -43,6 +43,13 @@ class XMCTrainingArguments(TrainingArguments):
             "(label_strategy selective and hard)."
         },
     )
+    label_random_share: float = field(
+        default=0.5,
+        metadata={
+            "help": "Of the places that the positives leave in the label budget, this share goes to labels drawn at "
+            "random that stand for those left over, with a weight (softmax losses; others take the largest gradients)."
+        },
+    )
     num_hard_negatives: int = field(
         default=10, metadata={"help": "Best-scoring negatives of each query with label_strategy hard (NGAME: 10)."}
     )
@@ -129,6 +136,8 @@ class XMCTrainingArguments(TrainingArguments):
                 f"label_bank_init is {self.label_bank_init!r} and label_bank_dtype is {self.label_bank_dtype!r}; "
                 f"expected one of {LABEL_BANK_INITS} and one of {LABEL_BANK_DTYPES}."
             )
+        if not 0 <= self.label_random_share <= 1:
+            raise ValueError(f"label_random_share is {self.label_random_share}; it must be from 0 to 1.")
         if self.label_refresh < 0:
             raise ValueError(f"label_refresh is {self.label_refresh}; it must not be below 0.")
         for name in ("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives"):

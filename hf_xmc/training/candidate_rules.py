@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_xmc.losses.sharding import Shard
-from hf_xmc.sampling.candidates import hardest_negatives, in_batch, largest
+from hf_xmc.sampling.candidates import by_gradient, hardest_negatives, in_batch
 from hf_xmc.sampling.gradient_norms import label_gradient_norms
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.distributed import gather, part
@@ -64,7 +64,10 @@ class BankedLabels(CandidateRule):
             found = hardest_negatives(queries, bank.embeddings, pairs, self.args.num_hard_negatives)
             return torch.unique(torch.cat([positives, self.ranks.gather(found)]))
         norms = self.norms(step, bank, queries)  # [L]
-        chosen = largest(norms, positives, self.args.label_budget)
+        share = self.args.label_random_share if getattr(step.criterion, "score_is_log_weight", False) else 0.0
+        seed = self.args.seed + 1_000_003 * step.number  # no state that a restart would have to restore
+        chosen, log_weights = by_gradient(norms, positives, self.args.label_budget, share, seed)
+        step.log_weights = log_weights if share else None
         self.covered.append(float(norms[chosen].sum() / norms.sum().clamp(min=1e-30)))
         return chosen
 

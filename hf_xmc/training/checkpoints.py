@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints that are whole or not there, and trained models that load without what they were trained with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from hf_xmc.training.adapters import has_adapters, merged
 
 UNFINISHED = ".unfinished"  # no name that the Trainer takes for a checkpoint
 
@@ -62,6 +64,16 @@ class WholeCheckpointTrainer(Trainer):
         self.each_waits(publish)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`; adapters are merged into what is saved, but for checkpoints, which hold them alone."""
+        training = self.model
+        if has_adapters(training) and not _internal_call and self.args.should_save:
+            self.model = merged(training)
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            self.model = training
 
     def each_waits(self, write: Any) -> None:
         """Let the process that writes do so when all are here; go on when it is done."""
