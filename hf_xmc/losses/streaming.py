@@ -38,6 +38,9 @@ class StreamingLoss(nn.Module):
             gradients of shared parameters are averaged over the ranks, as DDP does, multiply by the number of ranks.
     """
 
+    # Whether a label counts w times where log w is added to its scores, as in a sum of exponentials.
+    score_is_log_weight = False
+
     def __init__(
         self,
         temperature: float = 0.05,

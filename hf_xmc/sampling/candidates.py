@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,31 +41,42 @@ def to_columns(pairs: Positives, candidates: Tensor) -> Positives:
     return Positives(before[pairs.indptr], columns[kept], weights)
 
 
-def largest(norms: Tensor, positives: Tensor, budget: int, random_share: float = 0.0, seed: int = 0) -> Tensor:
-    """The positives, then the labels of largest gradient norm until there are `budget` candidates: sorted ids.
+def by_gradient(
+    norms: Tensor, positives: Tensor, budget: int, random_share: float = 0.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The positives, the labels of largest gradient norm, and a random few that stand for all the others.
 
     Args:
-        norms: a number a label, `[L]`.
+        norms: gradient norm of each label, `[L]`.
         positives: label ids that are always candidates, sorted; all of them stay where they exceed the budget.
         budget: candidates in all.
-        random_share: of the places that the positives leave, this share is drawn at random from the other labels.
+        random_share: of the places that the positives leave, this share is drawn at random from what is left over.
         seed: of the draw.
 
-    >>> largest(torch.tensor([0.1, 0.0, 0.9, 0.3]), torch.tensor([1]), budget=3).tolist()
-    [1, 2, 3]
+    Returns:
+        Ids of the candidates, sorted, `[C]`, and the logarithm of each one's weight, `[C]`: 0, but for the drawn ones
+        log(labels left over / labels drawn). With it a sum over the candidates is an unbiased estimate of the sum
+        over all labels, as in sampled softmax.
+
+    >>> ids, log_weights = by_gradient(torch.tensor([0.1, 0.0, 0.9, 0.3]), torch.tensor([1]), budget=3)
+    >>> ids.tolist(), log_weights.tolist()
+    ([1, 2, 3], [0.0, 0.0, 0.0])
     """
-    budget = min(budget, len(norms))
-    places = max(0, budget - len(positives))
+    places = max(0, min(budget, len(norms)) - len(positives))
     drawn = round(places * random_share)
     keys = norms.clone()
     keys[positives] = torch.inf
     chosen = keys.topk(len(positives) + places - drawn).indices
+    log_weights = torch.zeros_like(norms)  # [L]
     if drawn:
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(norms), generator=generator).to(norms.device)
         keys[chosen] = torch.inf
-        chosen = torch.cat([chosen, order[keys[order] < torch.inf][:drawn]])
-    return chosen.sort().values
+        left = (keys < torch.inf).nonzero().squeeze(1)
+        order = torch.randperm(len(left), generator=torch.Generator().manual_seed(seed)).to(norms.device)
+        extra = left[order[:drawn]]
+        log_weights[extra] = math.log(len(left) / drawn)
+        chosen = torch.cat([chosen, extra])
+    chosen = chosen.sort().values
+    return chosen, log_weights[chosen]
 
 
 def hardest_negatives(queries: Tensor, labels: Tensor, excluded: list[Positives], count: int) -> Tensor:

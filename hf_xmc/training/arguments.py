@@ -30,7 +30,7 @@ class XMCTrainingArguments(TrainingArguments):
         },
     )
     label_budget: int = field(
-        default=256,
+        default=512,
         metadata={
             "help": "Labels that label_strategy selective encodes with gradients at each step, the positives of the "
             "batch among them (which all stay, should they be more). The number of labels makes it exact."
@@ -41,6 +41,13 @@ class XMCTrainingArguments(TrainingArguments):
         metadata={
             "help": "Rows of the label bank, the oldest, that are encoded again at each step, without gradients "
             "(label_strategy selective and hard)."
+        },
+    )
+    label_random_share: float = field(
+        default=0.5,
+        metadata={
+            "help": "Of the places that the positives leave in the label budget, this share goes to labels drawn at "
+            "random that stand for those left over, with a weight (softmax losses; others take the largest gradients)."
         },
     )
     num_hard_negatives: int = field(
@@ -121,6 +128,8 @@ class XMCTrainingArguments(TrainingArguments):
                 f"label_bank_init is {self.label_bank_init!r} and label_bank_dtype is {self.label_bank_dtype!r}; "
                 f"expected one of {LABEL_BANK_INITS} and one of {LABEL_BANK_DTYPES}."
             )
+        if not 0 <= self.label_random_share <= 1:
+            raise ValueError(f"label_random_share is {self.label_random_share}; it must be from 0 to 1.")
         if self.label_refresh < 0:
             raise ValueError(f"label_refresh is {self.label_refresh}; it must not be below 0.")
         for name in ("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives"):

@@ -7,6 +7,7 @@ Its candidates and its normaliser are those of one large batch, so that 1 x 8 = 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class LabelStep:
         self.batches = batches
         self.tokens = tokens
         self.encoder = encoder
-        self.criterion = loss
+        self.criterion: Any = loss
         self.rule = rule
         self.ranks = ranks
         self.num_labels = num_labels
@@ -64,6 +65,7 @@ class LabelStep:
         self.sharded = getattr(loss, "process_group", None) is not None
         self.done = 0  # micro-batches
         self.candidates: Tensor | None = None
+        self.log_weights: Tensor | None = None  # [C], of the candidates; a rule may set them
         self.labels: Tensor | None = None  # [c, D], this rank's part; of all where the loss is not sharded
         self.detached: Tensor | None = None
         self.shares: Tensor | None = None  # of each micro-batch in the mean of the window
@@ -85,9 +87,12 @@ class LabelStep:
             if (earlier := self.detached.grad) is not None:
                 labels.register_hook(lambda gradient: gradient + earlier)
         positives, ignored = self.columns(batch)
-        loss = self.criterion(queries, labels, positives, ignored=ignored) * self.shares[self.done]
+        sides = queries, labels
+        if self.log_weights is not None:  # labels have them as a column
+            sides = torch.cat([queries, torch.ones_like(queries[:, :1])], 1), labels
+        loss = self.criterion(*sides, positives, ignored=ignored) * self.shares[self.done]
         self.done += 1
-        return loss, queries, labels
+        return loss, queries, labels[:, : queries.shape[1]]
 
     def queries(self, batch: Batch) -> Tensor:
         """Embeddings of a micro-batch with gradients, `[B, D]`; a rank may have run out of queries."""
@@ -110,6 +115,8 @@ class LabelStep:
             width = self.encoder.model.width("label")
             labels = torch.zeros(0, width, device=queries.device, requires_grad=True)
         self.rule.fresh(ids, labels.detach())
+        if self.log_weights is not None:
+            labels = torch.cat([labels, self.log_weights[own, None] * self.criterion.temperature], 1)  # [c, D + 1]
         if self.ranks.group is not None and not self.sharded:
             labels = GatherLabels.apply(labels, self.ranks, own)
         self.labels = labels

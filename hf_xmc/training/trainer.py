@@ -17,6 +17,7 @@ from hf_xmc.data.collator import QueryCollator
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable, tokenizer_key
 from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
@@ -151,10 +152,10 @@ class XMCTrainer(WholeCheckpointTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As in `Trainer`: the micro-batches of one optimizer step, which is prepared here."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches and self.ranks.group is not None:
-            batches[-1] = without_repeats(
-                batches[-1], self.accelerator.gradient_state, self.args.train_batch_size, self.ranks
-            )
+        is_last = self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
+        if batches and self.ranks.group is not None and is_last:
+            total, size = len(self.train_dataset), self.args.train_batch_size
+            batches[-1] = without_repeats(batches[-1], total, size, self.ranks)
         self.label_step = self.new_step(batches) if batches else None
         return batches, count
 
@@ -219,11 +220,11 @@ class XMCTrainer(WholeCheckpointTrainer):
     ) -> EvalLoopOutput:
         """Rank the whole catalogue for each query; metrics are fractions: P@k, nDCG@k and R@k up to `eval_k`.
 
-        Every process evaluates the whole split, so that all agree on the best checkpoint.
+        Each process encodes its part of the texts; all rank the whole split, and agree on the best checkpoint.
         """
         split = dataloader.dataset
-        queries = self.encoder.table(split.tokens, "query")  # [N, D]
-        labels = self.encoder.table(self.label_tokens, "label")  # [L, D]
+        queries = self.table(split.tokens, "query")  # [N, D]
+        labels = self.table(self.label_tokens, "label")  # [L, D]
         k = self.args.eval_k
         topk = exact_search(queries, labels, search_depth(k, split.ignored))
         ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
@@ -233,15 +234,24 @@ class XMCTrainer(WholeCheckpointTrainer):
             metrics[f"{metric_key_prefix}_loss"] = self.full_loss(queries, labels, split.positives, split.ignored)
         return EvalLoopOutput(predictions=topk.ids, label_ids=None, metrics=metrics, num_samples=len(split))
 
+    def table(self, tokens: TokenTable, side: Side) -> Tensor:
+        """Embeddings of all texts of a table without gradients, float32 on the CPU, `[N, D]`."""
+        if self.ranks.group is None or self.args.freeze_encoder:
+            return self.encoder.table(tokens, side)
+        rows, batch = part(len(tokens), self.ranks), self.args.per_device_eval_batch_size
+        own = self.model.encode_tokens([tokens[i] for i in range(rows.start, rows.stop)], side, batch)
+        return self.ranks.gather(own.to(self.args.device)).cpu()
+
     @torch.no_grad()
     def full_loss(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> float:
         """The loss over all labels, whatever the candidates in training were."""
+        device = queries.device
         if getattr(self.loss, "process_group", None) is not None:  # each process holds its part
-            rows = np.arange(len(queries))[part(len(queries), self.ranks)]
-            queries, labels = queries[rows], labels[part(len(labels), self.ranks)]
+            device, rows = self.args.device, np.arange(len(queries))[part(len(queries), self.ranks)]
+            queries, labels = queries[rows].to(device), labels[part(len(labels), self.ranks)].to(device)
             positives, ignored = positives.take(rows), None if ignored is None else ignored.take(rows)
-        loss = self.loss(queries, labels, positives.torch(), ignored=None if ignored is None else ignored.torch())
-        return float(loss)
+        unknown = None if ignored is None else ignored.torch(device)
+        return float(self.loss(queries, labels, positives.torch(device), ignored=unknown))
 
 
 def token_key(model: XMCDualEncoderModel, side: str) -> str | None:

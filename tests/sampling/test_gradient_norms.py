@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from hf_xmc import Positives
 from hf_xmc.losses import DecoupledSoftmaxLoss, OneVsAllLoss, SoftmaxLoss, SoftTopKLoss, TripletMarginLoss
 from hf_xmc.sampling import gradient_norms
-from hf_xmc.sampling.candidates import hardest_negatives, largest
+from hf_xmc.sampling.candidates import by_gradient, hardest_negatives
 from hf_xmc.sampling.gradient_norms import label_gradient_norms
 
 LOSSES = [DecoupledSoftmaxLoss(), SoftTopKLoss(), SoftmaxLoss(0.1), OneVsAllLoss(), TripletMarginLoss()]
@@ -43,9 +45,25 @@ def test_norms_from_half_precision_under_autocast() -> None:
 
 def test_the_largest_norms_beside_the_positives() -> None:
     norms = torch.tensor([0.5, 0.0, 0.4, 0.3, 0.2, 0.1])
-    assert largest(norms, torch.tensor([1, 5]), budget=4).tolist() == [0, 1, 2, 5]
-    assert largest(norms, torch.tensor([1, 3, 5]), budget=2).tolist() == [1, 3, 5]
-    assert largest(norms, torch.tensor([1]), budget=100).tolist() == list(range(6))
+    assert by_gradient(norms, torch.tensor([1, 5]), budget=4)[0].tolist() == [0, 1, 2, 5]
+    assert by_gradient(norms, torch.tensor([1, 3, 5]), budget=2)[0].tolist() == [1, 3, 5]
+    assert by_gradient(norms, torch.tensor([1]), budget=100, random_share=0.5)[0].tolist() == list(range(6))
+
+
+def test_a_random_share_stands_for_the_labels_left_over() -> None:
+    norms, positives = torch.arange(100.0), torch.tensor([3, 50])
+    drawn = set()
+    for seed in range(200):
+        ids, log_weights = by_gradient(norms, positives, budget=12, random_share=0.4, seed=seed)
+        assert {3, 50, 99, 98, 97, 96, 95, 94} <= set(ids.tolist())
+        assert len(ids.unique()) == 12
+        extra = ids[log_weights > 0].tolist()
+        assert len(extra) == 4
+        assert log_weights.max().item() == pytest.approx(math.log(92 / 4))
+        drawn |= set(extra)
+    assert drawn == set(range(94)) - {3, 50}
+    again = by_gradient(norms, positives, budget=12, random_share=0.4, seed=199)
+    assert torch.equal(again[0], ids)
 
 
 @pytest.mark.parametrize("tile", [5, 100])
