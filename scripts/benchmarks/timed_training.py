@@ -120,6 +120,6 @@ def make_trainer(train: Any, labels: Any, folder: str, strategy: str, args: Any,
         "report_to": "none",
         "logging_steps": 10,
     }
-    arguments = XMCTrainingArguments(folder, **{**settings, **more})  # type: ignore[arg-type]
+    arguments = XMCTrainingArguments(folder, **{**settings, **more})
     model = XMCDualEncoderModel.from_encoder(packaged_encoder())
     return TimedTrainer(model, arguments, train, label_dataset=labels)
