@@ -227,7 +227,7 @@ def show(folder: Path, part: str) -> None:
 def shown(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 if __name__ == "__main__":
