@@ -30,7 +30,7 @@ class XMCTrainingArguments(TrainingArguments):
         },
     )
     label_budget: int = field(
-        default=256,
+        default=512,
         metadata={
             "help": "Labels that label_strategy selective encodes with gradients at each step, the positives of the "
             "batch among them (which all stay, should they be more). The number of labels makes it exact."

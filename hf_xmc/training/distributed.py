@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from accelerate.state import GradientState
 from torch import Tensor, nn
 
 from hf_xmc.data.collator import unpack
@@ -50,19 +49,18 @@ def gather(pairs: Positives, ranks: Shard) -> Positives:
     return Positives(indptr, ranks.gather(pairs.indices), weights)
 
 
-def without_repeats(batch: dict[str, Tensor], state: GradientState, size: int, ranks: Shard) -> dict[str, Tensor]:
-    """A micro-batch without the queries that the data loader repeats to fill the last one of an epoch.
+def without_repeats(batch: dict[str, Tensor], total: int, size: int, ranks: Shard) -> dict[str, Tensor]:
+    """This process's part of the last micro-batch of an epoch, without queries that are in it only to fill it.
 
     Accelerate gives each process as many queries as the others, taken from the start of the epoch again.
 
     Args:
-        batch: the last one fetched.
-        state: says whether it was the last of the epoch, and how many queries of all ranks are real (`remainder`).
-        size: queries a process.
+        batch: the last micro-batch.
+        total: queries of an epoch.
+        size: queries a process and micro-batch.
     """
-    if not state.end_of_dataloader or state.remainder <= 0:
-        return batch
-    keep = min(max(state.remainder - ranks.rank * size, 0), size)
+    real = total % (size * len(ranks.query_counts)) or size * len(ranks.query_counts)
+    keep = min(max(real - ranks.rank * size, 0), size)
     pairs = {key.removesuffix("_indptr") for key in batch if key.endswith("_indptr")}
     kept = {key: x[:keep] for key, x in batch.items() if not key.startswith(tuple(pairs))}
     for name in pairs:

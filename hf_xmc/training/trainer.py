@@ -196,10 +196,10 @@ class XMCTrainer(WholeCheckpointTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As in `Trainer`: the micro-batches of one optimizer step, which is prepared here."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches and self.ranks.group is not None:
-            batches[-1] = without_repeats(
-                batches[-1], self.accelerator.gradient_state, self.args.train_batch_size, self.ranks
-            )
+        is_last = self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
+        if batches and self.ranks.group is not None and is_last:
+            total, size = len(self.train_dataset), self.args.train_batch_size
+            batches[-1] = without_repeats(batches[-1], total, size, self.ranks)
         self.label_step = self.new_step(batches) if batches else None
         return batches, count
 

@@ -31,44 +31,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timed_training  # both beside this file
 import torch
 from datasets import Dataset, Features, List, Value
-from losses import resident  # scripts/benchmarks/losses.py
-from transformers import AutoModel, TrainerCallback
+from losses import resident
+from timed_training import RawEncoder, StepEnd, make_trainer
 
-from hf_xmc import XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
-from hf_xmc.cli.packaged import packaged_encoder
+from hf_xmc import XMCTrainer, load_xmc_dataset
 from hf_xmc.data.files import replacing
 from hf_xmc.inference.evaluation import score
 from hf_xmc.metrics import search_depth
-from hf_xmc.modeling.packing_xmc import chunks_of, flatten
 from hf_xmc.retrieval.search import exact_search
 
 METRICS = ("P@1", "P@5", "nDCG@5", "PSP@1", "PSP@5")
 STRATEGIES = ("in_batch", "selective", "all")
-CLOCK = time.perf_counter  # --cpu_time takes another
-WORDS = [
-    "gene",
-    "tool",
-    "plot",
-    "data",
-    "map",
-    "read",
-    "cell",
-    "drug",
-    "tree",
-    "scan",
-    "node",
-    "graph",
-    "model",
-    "pair",
-    "path",
-    "rate",
-    "site",
-    "type",
-    "view",
-    "wave",
-]
+WORDS = ("gene", "tool", "plot", "data", "map", "read", "cell", "drug", "tree", "scan", "node", "graph", "path")
 
 
 def main() -> None:
@@ -94,13 +71,12 @@ def main() -> None:
     parser.add_argument(
         "--cpu_time",
         action="store_true",
-        help="Count the processor's seconds instead of the wall clock's, on a machine that is shared; with one thread.",
+        help="Count the processor's seconds, not the wall clock's: for a shared machine, with one thread.",
     )
     parser.add_argument("--case", help=argparse.SUPPRESS)  # set in the processes that measure memory
     args = parser.parse_args()
     if args.cpu_time:
-        global CLOCK
-        CLOCK = time.process_time
+        timed_training.CLOCK = time.process_time
     if args.case:
         print("RESULT", json.dumps(scale_case(int(args.case), args)))
         return
@@ -115,115 +91,6 @@ def main() -> None:
                 key = f"{args.dataset} {strategy}" + (f" {seed}" if len(args.seeds) > 1 else "")
                 write(args.output_dir, args.part, key, part(data, strategy, seed, args))
     show(args.output_dir, args.part)
-
-
-class TimedTrainer(XMCTrainer):
-    """Times the data, the passes and the rest of each step; `raw` runs after the first steps and is not counted."""
-
-    raw: RawEncoder | None = None
-    warmup, raw_steps = 0, 0
-
-    def start(self, warmup: int, raw: RawEncoder | None = None, raw_steps: int = 0) -> None:
-        self.warmup, self.raw, self.raw_steps = warmup, raw, raw_steps
-        self.began: list[float] = []
-        self.times: dict[str, list[float]] = {"step": [], "data": [], "passes": [], "raw": [], "uncounted": []}
-        self.add_callback(StepEnd(self))
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        self.began.append(CLOCK())
-        found = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.times["data"].append(CLOCK() - self.began[-1])
-        return found
-
-    def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        step, start = self.label_step, CLOCK()
-        assert step is not None
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.times["passes"].append(CLOCK() - start)
-        self.times["raw"].append(0.0)
-        self.times["uncounted"].append(0.0)
-        if self.raw is not None and self.warmup <= self.state.global_step < self.warmup + self.raw_steps:
-            ids = np.arange(self.num_labels) if step.candidates is None else step.candidates.numpy()
-            start = CLOCK()
-            self.times["raw"][-1] = self.raw.run(self, inputs["row"].numpy(), ids)
-            self.times["uncounted"][-1] = CLOCK() - start
-        return loss
-
-    def measured(self) -> dict[str, np.ndarray]:
-        """Seconds of each step after the warm-up: of all of it, of data, passes and raw."""
-        return {name: np.array(values)[self.warmup :] for name, values in self.times.items()}
-
-
-class StepEnd(TrainerCallback):
-    """Notes when a step ends, and ends the training after some seconds."""
-
-    def __init__(self, trainer: TimedTrainer, limit: float = float("inf")) -> None:
-        self.trainer, self.limit, self.start = trainer, limit, time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        times = self.trainer.times
-        times["step"].append(CLOCK() - self.trainer.began[-1] - times["uncounted"][-1])
-        control.should_training_stop |= time.perf_counter() - self.start > self.limit
-
-
-class RawEncoder:
-    """The encoder as transformers has it, on texts in batches of one length."""
-
-    def __init__(self) -> None:
-        self.encoder = AutoModel.from_pretrained(packaged_encoder(), add_pooling_layer=False).train()
-        self.tokens = 0  # a batch; the fastest, once found
-
-    def run(self, trainer: TimedTrainer, rows: np.ndarray, labels: np.ndarray) -> float:
-        """Seconds for the passes that a step makes over these queries and labels."""
-        labels, _ = trainer.label_tokens.distinct(labels)
-        if not self.tokens:
-            few = labels[:: max(len(labels) // 300, 1)]
-            seconds = {n: self.seconds(self.batches(trainer.label_tokens, few, n)) for n in (1024, 512, 1024, 2048)}
-            self.tokens = min(seconds, key=lambda n: seconds[n])
-        batches = self.batches(trainer.label_tokens, labels, self.tokens)
-        twice = batches if trainer.args.gradient_caching else []
-        return self.seconds(batches + self.batches(trainer.train_dataset.tokens, rows, self.tokens), twice)
-
-    def batches(self, table: Any, rows: np.ndarray, tokens: int) -> list[torch.Tensor]:
-        found = []
-        for length in np.unique(table.lengths[rows]):
-            same = rows[table.lengths[rows] == length]
-            for chunk in chunks_of(table.lengths[same], tokens, None, packed=False):
-                found.append(flatten(table, same[chunk])[0].view(len(chunk), -1))
-        return found
-
-    def seconds(self, batches: list[torch.Tensor], without_gradients: list[torch.Tensor] = []) -> float:  # noqa: B006
-        start = CLOCK()
-        with torch.no_grad():
-            for ids in without_gradients:
-                self.encoder(input_ids=ids)
-        for ids in batches:
-            hidden = self.encoder(input_ids=ids).last_hidden_state
-            hidden.backward(torch.ones_like(hidden))
-        seconds = CLOCK() - start
-        self.encoder.zero_grad()
-        return seconds
-
-
-def make_trainer(train: Any, labels: Any, folder: str, strategy: str, args: Any, **more: Any) -> TimedTrainer:
-    """A trainer of the packaged encoder; activations of all labels are kept only where there are few."""
-    settings = {
-        "label_strategy": strategy,
-        "per_device_train_batch_size": args.batch_size,
-        "gradient_caching": strategy == "all",
-        "label_budget": args.label_budget,
-        "label_refresh": args.label_refresh,
-        "label_bank_init": args.label_bank_init,
-        "learning_rate": args.learning_rate,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": 10,
-        "save_strategy": "no",
-        "report_to": "none",
-        "logging_steps": 10,
-    }
-    arguments = XMCTrainingArguments(folder, **{**settings, **more})  # type: ignore[arg-type]
-    model = XMCDualEncoderModel.from_encoder(packaged_encoder())
-    return TimedTrainer(model, arguments, train, label_dataset=labels)
 
 
 def speed(data: Any, strategy: str, seed: int, args: Any) -> dict[str, Any]:
@@ -360,7 +227,7 @@ def show(folder: Path, part: str) -> None:
 def shown(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 if __name__ == "__main__":

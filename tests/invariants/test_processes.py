@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.multiprocess
 def test_two_processes_have_the_loss_curve_of_one(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
-    """Thirty steps of 16 queries over 108: the last batch of an epoch has 12, which two processes share unevenly."""
+    """Thirty steps of 16 queries over 102: the last batch of an epoch has 6, and the second process none of them."""
     for processes in (1, 2):
         launch = ["--multi_gpu", "--num_processes", "2"] if processes == 2 else ["--cpu", "--num_processes", "1"]
         command = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_xmc import Positives, XMCDataset, XMCTrainer, load_xmc_dataset
-from tests.training.made import make_trainer
+from tests.training.made import make_trainer, one_batch
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "all": {},
@@ -178,9 +178,24 @@ def test_arguments_of_the_bank_are_checked(tiny_encoder: str, data: XMCDataset, 
             make_trainer(tiny_encoder, data, tmp_path, **wrong)
 
 
-def test_the_window_is_closed_when_the_step_is_over(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
-    trainer = make_trainer(tiny_encoder, data, tmp_path, max_steps=1, gradient_accumulation_steps=2)
-    trainer.train()
-    assert trainer.label_step is None
-    step = trainer.new_step([])
-    assert step.own_pairs("positives") is None
+@pytest.mark.parametrize("strategy", ["all", "selective"])
+def test_a_scaled_loss_scales_all_gradients(
+    tiny_encoder: str, data: XMCDataset, tmp_path: Path, strategy: str
+) -> None:
+    """What mixed precision does: backward passes run on a multiple of the loss, the optimizer divides."""
+    found = []
+    for scale in (1, 1024):
+        args = {"label_strategy": strategy, **STRATEGIES[strategy]}
+        trainer = make_trainer(tiny_encoder, data, tmp_path, disable_dropout=True, **args)
+        trainer.accelerator.backward = lambda loss, scale=scale: (loss * scale).backward()
+        trainer.create_optimizer()
+        batches, _ = trainer.get_batch_samples(iter(one_batch(trainer, range(i, i + 4)) for i in (0, 4, 8)), 3, "cpu")
+        for batch in batches:
+            assert trainer.label_step is not None
+            trainer.training_step(trainer.model, batch)
+        assert trainer.label_step is None
+        found.append({name: p.grad / scale for name, p in trainer.model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) > 10
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
