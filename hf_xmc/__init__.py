@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hf_xmc.inference.registration import register_with_transformers
+
 __version__ = "0.1.0"
 
 # Public name -> module. Loaded on first use, so that `import hf_xmc` and `hf-xmc --help` stay quick.
@@ -43,3 +45,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
+
+
+register_with_transformers()  # loads nothing: AutoModel and pipeline("xmc-tagging") will know us once they are loaded

@@ -1,6 +1,7 @@
 """Prediction entry point; takes the arguments of `hf-xmc predict`.
 
 python scripts/predict.py outputs/demo/model --input texts.jsonl --output tags.jsonl
+accelerate launch scripts/predict.py outputs/demo/model --input big.parquet --output tags.parquet
 """
 
 from __future__ import annotations

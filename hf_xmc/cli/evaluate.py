@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_xmc.cli.tables import console, print_comparison, print_metrics, print_next
+from hf_xmc.cli.tables import console, print_comparison, print_confidence, print_metrics, print_next
 
 if TYPE_CHECKING:
     from hf_xmc.data.dataset import XMCDataset
@@ -63,8 +63,8 @@ def evaluate(
     if not len(data.queries[split]):
         raise DataError(f"the split {split!r} of {dataset} has no queries", cure="choose another with --split")
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
-    topk = predictions_of(system, data, split, k, batch_size)
-    other = None if against is None else predictions_of(against, data, split, k, batch_size)
+    topk, confidence = predictions_of(system, data, split, k, batch_size)
+    other = None if against is None else predictions_of(against, data, split, k, batch_size)[0]
     if is_shallow(topk, data, split, k):
         console.print(
             f"[yellow]{topk.k} predictions a query, fewer than k = {k} and the filter need: metrics are too low.[/]"
@@ -87,29 +87,42 @@ def evaluate(
         seed=seed,
         parents=parents,
         train_seconds=read_json(Path(system) / RUN).get("train_seconds"),
+        confidence=confidence,
     )
     rows = {**others, **({} if against is None or other is None else {against: score(other, data, split, ks)})}
     print_metrics(f"{data.name}, {split} ({len(topk):,} queries), per cent", {**rows, system: found.metrics})
     if found.comparison:
         print_comparison(system, str(against), found.comparison)
+    if confidence is not None:
+        errors = {
+            f"{name} {when}": confidence["calibration"][when][name]
+            for when in ("before", "after")
+            for name in ("ECE@1", "ECE@5")
+        }
+        print_confidence(errors, confidence["sets"])
     console.print(f"Written to {folder}: metrics.json, details.json, predictions.parquet, report.html")
     print_next(
         f"open {folder / 'report.html'}", *([f'hf-xmc predict {run} --text "..."'] if Path(system).is_dir() else [])
     )
 
 
-def predictions_of(system: str, data: XMCDataset, split: str, k: int, batch_size: int) -> TopK:
-    """Predictions of a trained folder or repository, or those that a file holds."""
+def predictions_of(
+    system: str, data: XMCDataset, split: str, k: int, batch_size: int
+) -> tuple[TopK, dict[str, Any] | None]:
+    """Predictions of a trained folder or repository, or those that a file holds; and what the confidence of a folder
+    is worth, where it has one."""
     from hf_xmc.data.errors import DataError
-    from hf_xmc.inference.evaluation import predict_split
+    from hf_xmc.inference.confidence_report import measure_confidence
+    from hf_xmc.inference.evaluation import first_columns, predict_split
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.inference.predictions import read_predictions
+    from hf_xmc.metrics import search_depth
 
     path = Path(system)
     if (path / "predictions.parquet").is_file() and not (path / "config.json").exists():
         path = path / "predictions.parquet"  # a folder that this command wrote
     if path.is_file() or path.suffix in (".parquet", ".jsonl"):
-        return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:])
+        return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:]), None
     pipeline = XMCPipeline.from_pretrained(system)
     if pipeline.index.labels["uid"][:] != data.labels["uid"][:]:
         raise DataError(
@@ -117,4 +130,9 @@ def predictions_of(system: str, data: XMCDataset, split: str, k: int, batch_size
             f"({data.num_labels:,} labels), or in another order",
             cure="evaluate on the set that it was trained on, or build the index of this one with hf-xmc index",
         )
-    return predict_split(pipeline, data, split, k, batch_size)
+    if pipeline.confidence is None:
+        return predict_split(pipeline, data, split, k, batch_size), None
+    filters = data.filters.get(split)
+    deep = predict_split(pipeline, data, split, max(k, pipeline.confidence.depth), batch_size)
+    measured = measure_confidence(deep, data.positives(split), pipeline.confidence, filters)
+    return first_columns(deep, search_depth(k, filters)), measured

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,21 +22,73 @@ def predict(
     text_column: Annotated[str, typer.Option("--text_column", help="Column of --input that holds the text.")] = "text",
     k: Annotated[int, typer.Option("--k", help="Labels a text, at most.", min=1)] = 5,
     threshold: Annotated[
-        float | None, typer.Option("--threshold", help="Leave out labels with a lower score.")
+        str | None,
+        typer.Option(
+            "--threshold",
+            help="Leave out labels below this probability (or score, without a calibration); or f1, precision=0.9, "
+            "f1@frequency, f1@label: as calibrated.",
+        ),
     ] = None,
+    conformal: Annotated[
+        float | None, typer.Option("--conformal", help="A set of labels that keeps this level, as 0.9, instead of k.")
+    ] = None,
+    set_method: Annotated[
+        str, typer.Option("--set_method", help="What the set promises: fnr, all, frequency or powerset.")
+    ] = "fnr",
+    memory: Annotated[bool, typer.Option("--memory/--no_memory", help="Let similar training queries vote.")] = True,
+    geometry: Annotated[
+        str | None,
+        typer.Option("--geometry", help="Labels amid the likely ones, by embeddings or by hierarchy."),
+    ] = None,
+    rerank: Annotated[
+        int, typer.Option("--rerank", help="So many labels a text are read again by the reranker.", min=0)
+    ] = 0,
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
+    window: Annotated[
+        int, typer.Option("--window", help="Rows sorted by length together; the most that a kill can cost.", min=1)
+    ] = 8192,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; by default the fastest.")] = None,
 ) -> None:
-    """Tag texts given with --text, or a file of them (--input and --output)."""
-    from hf_xmc.inference.batch import predict_file
+    """Tag texts given with --text, or a file of them (--input and --output).
+
+    A file is tagged in bounded memory. A run that was killed is gone on with by the same command. Under
+    `accelerate launch scripts/predict.py` several processes share the work.
+    """
+    from hf_xmc.inference.batch import predict_file, shared_processes
     from hf_xmc.inference.pipeline import XMCPipeline
 
     if not text and input is None:
         raise typer.BadParameter('give --text "..." or --input FILE --output FILE')
     if (input is None) != (output is None):
         raise typer.BadParameter("--input and --output go together")
-    pipeline = XMCPipeline.from_pretrained(run)
-    for one, tags in zip(text or [], pipeline(text or [], k, threshold, batch_size), strict=True):
-        print_tags(one, tags)
+    processes = shared_processes(device)
+    first = processes is None or processes.is_main_process
+    pipeline = XMCPipeline.from_pretrained(run, device=processes.device if processes else device or fastest_device())
+    options: dict[str, Any] = {
+        **{"k": k, "threshold": as_threshold(threshold), "batch_size": batch_size, "memory": memory},
+        **{"conformal": False if conformal is None else conformal, "set_method": set_method},
+        **({"geometry": geometry} if geometry else {}),
+        **({"rerank": rerank} if rerank else {}),
+    }
+    if text and first:
+        for one, tags in zip(text, pipeline(text, **options), strict=True):
+            print_tags(one, tags)
     if input is not None and output is not None:
-        count = predict_file(pipeline, input, output, text_column, k, threshold, batch_size)
-        console.print(f"{count:,} texts tagged; written to {output}")
+        count = predict_file(pipeline, input, output, text_column, window=window, processes=processes, **options)
+        if first:
+            console.print(f"{count:,} texts tagged; written to {output}")
+
+
+def as_threshold(value: str | None) -> float | str | None:
+    """A number, or the name of a fitted threshold."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return value
+
+
+def fastest_device() -> Any:
+    """The accelerator, where there is one."""
+    import torch
+
+    return torch.accelerator.current_accelerator() or "cpu"

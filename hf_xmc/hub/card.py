@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_xmc.data.files import replacing
 from hf_xmc.data.parquet import read_parquet
+from hf_xmc.hub.fitted import fitted_parts
 from hf_xmc.hub.papers import cited
 from hf_xmc.training.run import RUN, read_json
 
@@ -34,6 +35,8 @@ def model_card(
     labels: Dataset | None = None,
     config: Mapping[str, Any] | None = None,
     license: str | None = None,
+    memory: Mapping[str, Any] | None = None,
+    confidence: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of a README.md: metadata that the Hub reads, and a description for people.
 
@@ -46,6 +49,7 @@ def model_card(
         labels: the label table.
         config: the model's configuration as a dict (`config.json`).
         license: of the model, as the Hub names it (`"apache-2.0"`); by default `run["license"]`.
+        memory, confidence: the content of `memory/memory.json` and `confidence.json`.
 
     >>> card = ModelCard(model_card("me/tagger", metrics={"split": "test", "metrics": {"P@1": 0.5}}))
     >>> card.data.library_name, card.data.eval_results[0].metric_type, card.data.eval_results[0].metric_value
@@ -76,6 +80,7 @@ def model_card(
         dimension=config.get("projection_dim") or (config.get("encoder_config") or {}).get("hidden_size"),
         normalize=config.get("normalize", True),
         max_length=config.get("max_query_length"),
+        parts=fitted_parts(memory or {}, confidence or {}),
         measured=measured(metrics, dataset),
         columns=columns(metrics),
         results=results(metrics),
@@ -98,10 +103,11 @@ def write_model_card(
     name: str | None = None,
     license: str | None = None,
 ) -> Path:
-    """Write `README.md` into a trained folder, from its `run.json`, `config.json` and `labels.parquet`.
+    """Write `README.md` into a trained folder, from its `run.json`, `config.json`, `labels.parquet`,
+    `memory/` and `confidence.json`.
 
     Args:
-        folder: the trained folder; of the three files what is there is used.
+        folder: the trained folder; of these files what is there is used.
         metrics: the content of `metrics.json`; by default the folder's own, if it has one.
         name: what the example code loads; by default the folder, and the repository once it is pushed.
         license: of the model, as the Hub names it.
@@ -115,6 +121,8 @@ def write_model_card(
         labels=read_parquet(table) if table.is_file() else None,
         config=read_json(folder / "config.json"),
         license=license,
+        memory=read_json(folder / "memory" / "memory.json"),
+        confidence=read_json(folder / "confidence.json"),
     )
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

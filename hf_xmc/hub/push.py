@@ -18,7 +18,9 @@ TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "*.
 TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "*.jinja")
 WEIGHTS, WEIGHT_MAP = "model.safetensors", "model.safetensors.index.json"
 OWN = ("config.json", "labels.parquet", "index/*.faiss", "index/*.json", "run.json", "metrics.json", "README.md")
-PATTERNS = (*OWN, *TOKENIZER, *TOKENIZER_EXTRAS, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
+FITTED = ("confidence.json", "confidence.safetensors", "memory/*.json", "memory/*.npy", "memory/*.safetensors")
+MODEL = ("config.json", *TOKENIZER, *TOKENIZER_EXTRAS, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
+PATTERNS = (*OWN, *FITTED, *MODEL, *(f"reranker/{pattern}" for pattern in MODEL))
 # What a trained folder cannot do without, and what makes it.
 TRAIN = "run hf-xmc train --output_dir {folder} ..."
 INDEX = "run hf-xmc index {folder} --dataset ..."
@@ -133,4 +135,4 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def all_weights(names: set[str]) -> list[str]:
-    return [name for name in names if name.endswith(".safetensors") or name == WEIGHT_MAP]
+    return [name for name in names if fnmatch(name, "model*.safetensors") or name == WEIGHT_MAP]

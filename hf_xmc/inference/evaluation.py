@@ -72,6 +72,7 @@ def evaluate_predictions(
     seed: int = 0,
     parents: np.ndarray | None = None,
     train_seconds: float | None = None,
+    confidence: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Measure predictions of any system on a split, and write files that say all about it.
 
@@ -81,6 +82,7 @@ def evaluate_predictions(
 
     Args:
         train_seconds: what training took, if it is known.
+        confidence: what `measure_confidence` found, for a system that has one.
         topk: predictions, one row for each query of the split; more than max(ks) columns where a filter may drop some.
         against: predictions of a second system on the same queries, to be compared with.
         name, against_name: what to call the two.
@@ -108,11 +110,14 @@ def evaluate_predictions(
     compared = {key: row._asdict() for key, row in comparison.items()}
     document = metrics_document(metrics, dataset, split, max(ks), dict(baselines or {}), seed, train_seconds)
     document["settings"] |= {"ks": list(ks), "system": name, **counted(topk, dataset, split, max(ks), parents)}
+    if confidence is not None:
+        document["confidence"] = {key: confidence[key] for key in ("calibration", "sets")}
     details = {
         "intervals": {key: interval._asdict() for key, interval in intervals.items()},
         **breakdowns(topk, dataset, split, ks),
         "against": against_name if comparison else None,
         "comparison": compared,
+        **({} if confidence is None else {"reliability": confidence["reliability"]}),
     }
     rows, counts = dataset.queries[split], np.asarray(dataset.train_label_counts)
     page = render_report(
@@ -128,6 +133,7 @@ def evaluate_predictions(
         comparison,
         against_name,
         baselines,
+        confidence,
         seed=seed,
     )
     folder = Path(output_dir)

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
+from hf_xmc.data.files import file_fingerprint
+from hf_xmc.inference import labels as changes
+from hf_xmc.inference.explain import add_explanations
+from hf_xmc.inference.labels import NewLabels
+from hf_xmc.inference.ranking import RERANK_DEPTH, rank_labels, reorder
+from hf_xmc.inference.selection import describe, select
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.retrieval.index import LabelIndex, fetch_folder
+from hf_xmc.retrieval.catalogue import all_texts
+from hf_xmc.retrieval.confidence import CONFIDENCE, Confidence
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint, same_encoder
+from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.memory import MEMORY, QueryMemory
+from hf_xmc.retrieval.rerank import RERANKER, CrossEncoderReranker
 from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
 
@@ -25,6 +39,9 @@ class XMCPipeline:
         model: the dual encoder.
         index: the label index that this model built.
         run: the record of the training run (`run.json`), which the model card quotes.
+        memory: training queries, whose labels vote too.
+        confidence: what turns scores into probabilities, thresholds and label sets.
+        reranker: a cross-encoder that may reorder the best labels.
 
     Example:
 
@@ -33,21 +50,57 @@ class XMCPipeline:
         # [{"label": "Sequence alignment", "uid": "operation_0292", "id": 310, "score": 0.71}, ...]
     """
 
-    def __init__(self, model: XMCDualEncoderModel, index: LabelIndex, run: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: XMCDualEncoderModel,
+        index: LabelIndex,
+        run: Mapping[str, Any] | None = None,
+        memory: QueryMemory | None = None,
+        confidence: Confidence | None = None,
+        reranker: CrossEncoderReranker | None = None,
+    ) -> None:
         if model.config.embedding_dim != index.index.d:
             raise ValueError(
                 f"The model makes embeddings of {model.config.embedding_dim} dimensions, the index holds "
                 f"{index.index.d}; build the index with this model (hf-xmc index)."
             )
+        self.encoder_fingerprint = encoder_fingerprint(model)
+        if not same_encoder(self.encoder_fingerprint, index.about["encoder_fingerprint"]):
+            raise ValueError(
+                "The index was built by another encoder than this model, or by this one before it was trained on; "
+                "build it again with this model (hf-xmc index)."
+            )
         self.model = model.eval()
         self.index = index
         self.run = dict(run or {})
+        self.memory = memory
+        self.confidence = confidence
+        self.reranker = reranker
 
     @classmethod
-    def build(cls, model: XMCDualEncoderModel, labels: Dataset, batch_size: int = 64) -> XMCPipeline:
-        """A pipeline over a label table (`uid`, `text`), encoded with the model."""
-        embeddings = model.encode_labels(labels["text"][:], batch_size=batch_size, progress=True)
-        return cls(model, LabelIndex.build(embeddings, labels))
+    def build(
+        cls,
+        model: XMCDualEncoderModel,
+        labels: Dataset,
+        factory: str = "flat",
+        batch_size: int = 64,
+        texts: str = "alone",
+        **index: Any,
+    ) -> XMCPipeline:
+        """A pipeline over a label table (`uid`, `text`), encoded with the model.
+
+        Args:
+            factory: the kind of index, or `"auto"`.
+            texts: of labels with other names (column `texts`): `"alone"` the text only, or all of them, of which the
+                `"best"` or their `"mean"` scores.
+            **index: `recall_target` and what else `LabelIndex.build` takes.
+        """
+        ids, names = (None, labels["text"][:]) if texts == "alone" else all_texts(labels)
+        embeddings = model.encode_labels(names, batch_size=batch_size, progress=True)
+        index = {"label_ids": ids, "encoder_fingerprint": encoder_fingerprint(model), **index}
+        if texts != "alone":
+            index["texts"] = texts
+        return cls(model, LabelIndex.build(embeddings, labels, factory, **index))
 
     @classmethod
     def from_pretrained(
@@ -59,6 +112,7 @@ class XMCPipeline:
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        model: XMCDualEncoderModel | None = None,
     ) -> XMCPipeline:
         """Load a trained folder, local or on the Hub.
 
@@ -66,29 +120,45 @@ class XMCPipeline:
             name_or_folder: the folder, or a repository as `"user/name"`.
             device, dtype, attn_implementation: of the model, as in transformers.
             revision, token, cache_dir: of the repository, as in `snapshot_download`.
+            model: the folder's model, where it is loaded already.
         """
         folder = fetch_folder(name_or_folder, revision=revision, token=token, cache_dir=cache_dir)
-        given = {"dtype": dtype, "attn_implementation": attn_implementation}
-        model = XMCDualEncoderModel.from_pretrained(folder, **{key: v for key, v in given.items() if v is not None})
+        if model is None:
+            given = {"dtype": dtype, "attn_implementation": attn_implementation}
+            given = {key: value for key, value in given.items() if value is not None}
+            model = XMCDualEncoderModel.from_pretrained(folder, **given)
         if device is not None:
             model = model.to(device)
-        return cls(model, LabelIndex.from_pretrained(folder), read_json(folder / RUN))
+        reranker = CrossEncoderReranker.from_pretrained(folder) if (folder / RERANKER).is_dir() else None
+        if reranker is not None:
+            reranker.model = reranker.model.to(model.device)
+        return cls(
+            model,
+            LabelIndex.from_pretrained(folder),
+            run=read_json(folder / RUN),
+            memory=QueryMemory.from_pretrained(folder) if (folder / MEMORY).is_file() else None,
+            confidence=Confidence.from_pretrained(folder) if (folder / CONFIDENCE).is_file() else None,
+            reranker=reranker,
+        )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write model, tokenizer, label table, index and the record of the run into one folder."""
+        """Write all parts and the record of the run into one folder."""
         self.model.save_pretrained(folder)
-        self.index.save_pretrained(folder)
+        self.save_parts(Path(folder))
         if self.run:
             write_json(self.run, Path(folder) / RUN)
 
-    def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
-        """Upload model, tokenizer, label table, index and a new model card as one commit.
+    def save_parts(self, folder: Path) -> None:
+        """All but the model and the record of its run."""
+        for part in (self.index, self.memory, self.confidence, self.reranker):
+            if part is not None:
+                part.save_pretrained(folder)
 
-        Args:
-            repo_id: `"user/name"`; made if it is not there.
-            metrics: what the card reports, in the form of `metrics.json`.
-            **options: `private`, `token`, `revision`, `commit_message`, as in [`hf_xmc.hub.push_to_hub`], which
-                uploads a folder with the card that stands in it.
+    def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
+        """Upload all that `save_pretrained` writes and a new model card as one commit.
+
+        `metrics`, in the form of `metrics.json`, are what the card reports; `private`, `token`, `revision` and
+        `commit_message` are as in [`hf_xmc.hub.push_to_hub`].
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -99,39 +169,130 @@ class XMCPipeline:
         self,
         texts: str | Sequence[str],
         k: int = 5,
-        threshold: float | None = None,
+        threshold: float | str | None = None,
         batch_size: int = 64,
+        conformal: bool | float = False,
+        set_method: str = "fnr",
+        explain: bool | str = False,
+        **search: Any,
     ) -> list[Any]:
         """The best labels of each text, best first.
 
         Args:
             texts: one text, or several.
             k: labels a text, at most.
-            threshold: leave out labels with a lower score.
+            threshold: leave out labels below it: a number is compared with the probability where there is one, else
+                with the score; `"f1"`, `"precision=0.9"`, `"f1@label"`, ... are what was fitted (`selection.select`).
             batch_size: texts encoded at a time.
+            conformal: in place of the best k a set of labels with a guarantee, at the level that was fitted (True) or
+                another (0.9).
+            set_method: what the set promises: `"fnr"`, `"all"`, `"frequency"` or `"powerset"`.
+            explain: give each label an `"explanation"`, by `"occlusion"` (True) or `"gradient"` (`explain.py`).
+            **search: `memory`, `allowed`, `forbidden`, `where`, `geometry`, `rerank`, as in `rank`.
 
         Returns:
             For one text a list of `{"label": text, "uid", "id", "score"}`, for several a list of such lists. The score
-            is the dot product of the embeddings: the cosine where they are normalised.
+            is the dot product of the embeddings, fused with the votes of the memory where there is one. With a
+            confidence there is a `"probability"` as well.
+
+        Raises:
+            ValueError: what needs a confidence, and there is none, or it was fitted on another ranking.
         """
-        single = isinstance(texts, str)
-        most = max(1, min(k, len(self.index)))  # what is beyond would be padding
-        topk = self.predict([texts] if isinstance(texts, str) else list(texts), most, batch_size)
-        tagged = self.describe(topk, threshold)
-        return tagged[0] if single else tagged
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        embeddings = self.model.encode_queries(rows, batch_size)
+        tagged = self.tag(rows, embeddings, k, threshold, conformal, set_method, **search)
+        if explain:
+            add_explanations(self, rows, tagged, "occlusion" if explain is True else explain)
+        return tagged[0] if isinstance(texts, str) else tagged
 
-    def predict(self, texts: Sequence[str], k: int = 5, batch_size: int = 64, progress: bool = False) -> TopK:
+    def predict(
+        self, texts: Sequence[str], k: int = 5, batch_size: int = 64, progress: bool = False, **search: Any
+    ) -> TopK:
         """The same as arrays: label ids and scores, `[N, k]`."""
-        return self.index.search(self.model.encode_queries(texts, batch_size, progress), k)
+        return self.rank(self.model.encode_queries(texts, batch_size, progress), k, texts=texts, **search)
 
-    def describe(self, topk: TopK, threshold: float | None = None) -> list[list[dict[str, Any]]]:
-        """Label ids to what people read."""
-        lowest = float("-inf") if threshold is None else threshold
-        rows = [
-            [(int(i), float(s)) for i, s in zip(ids, scores, strict=True) if i >= 0 and s >= lowest]
-            for ids, scores in zip(topk.ids, topk.scores, strict=True)
-        ]
-        wanted = sorted({i for row in rows for i, _ in row})
-        table = self.index.labels.select(wanted)
-        uids, names = dict(zip(wanted, table["uid"], strict=True)), dict(zip(wanted, table["text"], strict=True))
-        return [[{"label": names[i], "uid": uids[i], "id": i, "score": s} for i, s in row] for row in rows]
+    def tag(
+        self,
+        texts: Sequence[str],
+        embeddings: Any,
+        k: int = 5,
+        threshold: float | str | None = None,
+        conformal: bool | float = False,
+        set_method: str = "fnr",
+        **search: Any,
+    ) -> list[list[dict[str, Any]]]:
+        """What `__call__` does, for texts whose embeddings `[N, D]` are there already."""
+        confidence = self.confidence_for(**search)
+        most = max(1, min(k, len(self.index)))  # what is beyond would be padding
+        depth = most if confidence is None else max(most, confidence.depth)  # as deep as the calibration was
+        topk = self.rank(embeddings, depth, texts=texts, **search)
+        keep = select(topk, confidence, k, threshold, conformal, set_method)
+        probabilities = None if confidence is None else confidence.probabilities(topk)
+        return describe(self.index.labels, topk, keep, probabilities)
+
+    def rank(
+        self,
+        embeddings: Any,
+        k: int,
+        memory: bool = True,
+        allowed: Any = None,
+        forbidden: Any = None,
+        where: Mapping[str, Any] | None = None,
+        geometry: str | None = None,
+        rerank: bool | int = False,
+        texts: Sequence[str] | None = None,
+    ) -> TopK:
+        """The k best labels for embeddings `[N, D]` of queries.
+
+        Args:
+            rerank: reorder the best 50 (or so many) by the cross-encoder, which reads the `texts` of the queries
+                `[N]`; scores are then its own.
+            memory: let similar training queries vote, where the pipeline has a memory.
+            allowed, forbidden, where: which labels to choose from, as in `LabelIndex.search`.
+            geometry: `"embeddings"` or `"hierarchy"`: the labels in the middle of the likely ones (Loki), which finds
+                labels that training never saw; their scores are of another kind, and have no probabilities.
+        """
+        filters = {"allowed": allowed, "forbidden": forbidden, "where": where}
+        temperature = self.model.config.temperature
+        depth = k if not rerank else max(k, RERANK_DEPTH if rerank is True else rerank)
+        voting = self.memory if memory else None
+        topk = rank_labels(self.index, voting, embeddings, depth, filters, geometry, temperature)
+        return reorder(self.reranker, texts, topk, self.index.labels, k) if rerank else topk
+
+    def confidence_for(
+        self, memory: bool = True, geometry: str | None = None, rerank: bool | int = False, **search: Any
+    ) -> Confidence | None:
+        """The confidence, if it was fitted on the ranking that these arguments of `rank` give."""
+        if self.confidence is None or geometry is not None or rerank:
+            return None
+        voted = self.memory is not None and memory
+        return self.confidence if bool(self.confidence.settings.get("memory", False)) == voted else None
+
+    def add_labels(self, labels: NewLabels) -> np.ndarray:
+        """Add labels, which are found at once, without training; returns their ids.
+
+        Args:
+            labels: texts, dicts (`text`; `uid` or a free number; what else the label table has) or a `Dataset`.
+
+        Raises:
+            ValueError: a uid that is in the index already, a label without text. Nothing is added then.
+        """
+        return changes.add_labels(self, labels)
+
+    def remove_labels(self, labels: Sequence[str | int]) -> None:
+        """Remove labels by uid (strings) or id (numbers); a KeyError, and nothing removed, where one is not there."""
+        self.index.remove(changes.label_ids(self, labels).tolist())
+
+    def update_labels(self, texts: Mapping[Any, str | Sequence[str]]) -> None:
+        """Give labels new texts, uid or id -> a text or several; a KeyError where one is not there."""
+        changes.update_labels(self, texts)
+
+    def fingerprint(self) -> str:
+        """A hash of all that predictions depend on: encoder, label table, index and what else is saved with them."""
+        digest = sha256(self.encoder_fingerprint.encode())
+        with TemporaryDirectory() as folder:
+            self.save_parts(Path(folder))
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    digest.update(f"{path.relative_to(folder)} {file_fingerprint(path)}\n".encode())
+        return digest.hexdigest()

@@ -17,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from hf_xmc.data.files import replacing
+from hf_xmc.inference.confidence_report import confidence_section
 from hf_xmc.inference.report_plots import draw_plots
 from hf_xmc.metrics.breakdown import FREQUENT, RARE, by_label_frequency, by_num_positives
 from hf_xmc.metrics.hits import Hits, find_hits
@@ -72,6 +73,7 @@ def render_report(
     comparison: Mapping[str, Comparison] | None = None,
     comparison_name: str = "",
     baselines: Mapping[str, Mapping[str, float]] | None = None,
+    confidence: Mapping[str, Any] | None = None,
     sample_size: int = 200,
     seed: int = 0,
 ) -> str:
@@ -86,6 +88,7 @@ def render_report(
         settings: printed as a table; every choice the values depend on.
         intervals, comparison: of `bootstrap_intervals` and `paired_test`, where they were made.
         baselines: name -> metrics of other systems.
+        confidence: what `measure_confidence` found.
         sample_size, seed: how many queries to show, and which.
     """
     ks = sorted({int(name.split("@")[1]) for name in metrics if "@" in name})
@@ -110,6 +113,7 @@ def render_report(
         comparison_name=comparison_name,
         baseline_names=shown,
         baselines=[(name, [_percent(values.get(m)) for m in shown]) for name, values in (baselines or {}).items()],
+        confidence=confidence_section(confidence),
         plots=draw_plots(hits, topk, deciles),
         frequency=[*by_label_frequency(hits, counts, depth, "head"), *deciles],
         frequent=FREQUENT,

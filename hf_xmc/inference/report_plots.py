@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_xmc.metrics.breakdown import LabelGroup
+from hf_xmc.metrics.calibration import reliability, scored_predictions
 from hf_xmc.metrics.hits import Hits
 from hf_xmc.types import TopK
 
@@ -35,7 +36,7 @@ def draw_plots(hits: Hits, topk: TopK, deciles: Sequence[LabelGroup]) -> list[di
     distribution = f"Scores of right and wrong predictions among the first {depth}"
     calibration = "Share of right predictions by score, in bins of equal size"
     return [
-        {"alt": alt, "svg": _svg(draw, *arguments)}
+        {"alt": alt, "svg": svg(draw, *arguments)}
         for alt, draw, arguments in (
             (frequency, _by_frequency, (deciles,)),
             (coverage, _coverage, (hits,)),
@@ -45,31 +46,8 @@ def draw_plots(hits: Hits, topk: TopK, deciles: Sequence[LabelGroup]) -> list[di
     ]
 
 
-def scored_predictions(hits: Hits, topk: TopK) -> tuple[np.ndarray, np.ndarray]:
-    """Score and truth of every finite-scored prediction that counts, `[P]` each."""
-    given = topk.sorted()
-    # The ranks of hits are those after filtering, so scores are found by id: both sides sorted by (row, id).
-    stride = max(int(given.ids.max(initial=0)), int(hits.ids.max(initial=0))) + 2
-    rows = np.arange(len(given.ids))[:, None] * stride
-    keys, where = np.unique((rows + given.ids + 1).ravel(), return_index=True)  # first: the best of a repeated label
-    wanted = (rows + hits.ids + 1)[hits.ids >= 0]
-    scores = given.scores.ravel()[where[np.searchsorted(keys, wanted)]].astype(np.float64)
-    finite = np.isfinite(scores)
-    return scores[finite], hits.hit[hits.ids >= 0][finite]
-
-
-def calibration_bins(scores: np.ndarray, right: np.ndarray, num_bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
-    """Mean score and share of right predictions in bins of equal size, `[bins]` each.
-
-    >>> calibration_bins(np.array([0.1, 0.3, 0.6, 0.8]), np.array([False, False, True, True]), num_bins=2)
-    (array([0.2, 0.7]), array([0., 1.]))
-    """
-    order = np.argsort(scores, kind="stable")
-    bins = [part for part in np.array_split(order, num_bins) if len(part)]
-    return np.array([scores[part].mean() for part in bins]), np.array([right[part].mean() for part in bins])
-
-
-def _svg(draw: Any, *arguments: Any) -> str:
+def svg(draw: Any, *arguments: Any) -> str:
+    """A plot that `draw(axes, *arguments)` makes, as base64."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")  # no pyplot: no global state, no display
         draw(figure.subplots(), *arguments)
@@ -113,5 +91,6 @@ def _calibration(axes: Axes, scores: np.ndarray, right: np.ndarray) -> None:
     if scores.min() >= 0 and scores.max() <= 1:
         axes.plot([0, 1], [0, 1], color="#9aa3af", linestyle="--", linewidth=1, label="a probability")
         axes.legend(frameon=False)
-    axes.plot(*calibration_bins(scores, right), marker="o", color=OTHER)
+    table = reliability(scores, right, equal_count=True)
+    axes.plot([row["mean_score"] for row in table], [row["share_right"] for row in table], marker="o", color=OTHER)
     axes.set(xlabel="mean score of the bin", ylabel="share right", ylim=(0, 1))

@@ -58,7 +58,7 @@ def by_label_frequency(hits: Hits, label_counts: Array, k: int, bands: str = "de
         raise ValueError(f"There are {len(counts):,} label counts, but label id {largest:,} occurs; count all labels.")
     if k > hits.ids.shape[1]:
         raise ValueError(f"Hits are {hits.ids.shape[1]} deep, k is {k}; call find_hits with depth={k}.")
-    names, group = _bands(counts, bands)
+    names, group = frequency_bands(counts, bands)
     true = np.bincount(hits.positives.indices, minlength=len(counts))
     predicted = np.bincount(ids[ids >= 0], minlength=len(counts))
     correct = np.bincount(ids[hit], minlength=len(counts))
@@ -106,7 +106,7 @@ def by_num_positives(
     return table
 
 
-def _bands(counts: np.ndarray, bands: str) -> tuple[list[str], np.ndarray]:
+def frequency_bands(counts: np.ndarray, bands: str) -> tuple[list[str], np.ndarray]:
     """Names of the groups, and the group of each label `[L]`."""
     if bands == "head":
         return ["head", "torso", "tail"], np.where(counts > FREQUENT, 0, np.where(counts >= RARE, 1, 2))

@@ -70,6 +70,19 @@ def search_depth(k: int, filters: Positives | None) -> int:
     return k if filters is None else k + int(max(filters.counts, default=0))
 
 
+def drop_pairs(topk: TopK, filters: Positives | None) -> TopK:
+    """Predictions without the pairs that a filter list excludes: they become padding (-1, -inf) where they stand.
+
+    >>> drop_pairs(TopK.from_lists([[4, 2], [7, 4]]), Positives.from_lists([[4], []])).ids.tolist()
+    [[-1, 2], [7, 4]]
+    """
+    if filters is None:
+        return topk
+    ids, scores = _to_numpy(topk.ids), _to_numpy(topk.scores)
+    gone = _contains(ids.astype(np.int64), _checked(filters, len(ids), "filters"), 0)
+    return TopK(np.where(gone, -1, ids), np.where(gone, -np.inf, scores))
+
+
 def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = None, start: int = 0) -> np.ndarray:
     """Ids `[R, K]` of a chunk of rows in their final order; padding and dropped pairs, as -1, come last.
 

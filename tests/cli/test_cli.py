@@ -16,6 +16,8 @@ from hf_xmc import LabelIndex, XMCDualEncoderModel, load_xmc_dataset
 from hf_xmc.cli.main import app, main
 from hf_xmc.inference.evaluation import predict_split
 from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint
+from tests.conftest import write_lines
 
 ROOT = Path(__file__).parents[2]
 FAST = ["--report_to", "none", "--disable_tqdm", "true", "--save_strategy", "no"]
@@ -110,6 +112,14 @@ def test_index_again_and_for_other_labels(trained: Path, five_rows: Path, tmp_pa
     assert np.array_equal(LabelIndex.from_pretrained(folder).search(np.eye(32)[:3], 4).ids, before.ids)
     invoke("index", folder, "--dataset", five_rows)
     assert len(LabelIndex.from_pretrained(folder)) == 3
+    lines = [json.loads(line) for line in (five_rows / "lbl.jsonl").read_text().splitlines()]
+    write_lines(five_rows / "lbl.jsonl", [{**lines[0], "texts": ["crimson", "scarlet"]}, *lines[1:]])
+    invoke("index", folder, "--dataset", five_rows, "--factory", "hnsw", "--texts", "best")
+    index = LabelIndex.from_pretrained(folder)
+    assert (index.factory, index.index.num_rows, len(index)) == ("hnsw", 5, 3)
+    model = XMCDualEncoderModel.from_pretrained(folder)
+    assert index.about["encoder_fingerprint"] == encoder_fingerprint(model)
+    assert index.search(model.encode_labels(["scarlet"]), 1).scores[0, 0] == pytest.approx(1, abs=1e-5)
 
 
 def test_prepare_then_load(toy: Path, tmp_path: Path) -> None:
@@ -225,7 +235,7 @@ def test_metrics_of_an_earlier_run_go(tiny_encoder: str, toy: Path, five_rows: P
     assert "toy" not in (tmp_path / "run" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("command", ["demo", "prepare", "train", "evaluate", "index", "predict", "push"])
+@pytest.mark.parametrize("command", ["demo", "prepare", "train", "plan", "evaluate", "index", "predict", "push"])
 def test_help_shows_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

@@ -129,3 +129,13 @@ def test_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_hub_id("outputs/model"), "a folder that is there is meant"
     assert is_hub_id("gpt2")
     assert not is_hub_id("gpt2", namespace=True)
+
+
+def test_the_card_says_what_was_fitted_beside() -> None:
+    plain = model_card("me/tagger")
+    assert "memory" not in plain
+    memory = {"num_queries": 3618, "settings": {"weight": 0.5}}
+    card = model_card("me/tagger", memory=memory, confidence={"settings": {"level": 0.9, "num_queries": 200}})
+    assert "3,618 training queries vote with their labels (weight 0.5)" in card
+    assert "Fitted on 200 held-out queries" in card
+    assert "keep 90% of the true labels" in card

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
-from hf_xmc.data.errors import DataError
-from hf_xmc.inference import batch
-from hf_xmc.inference.batch import predict_file
 from hf_xmc.inference.evaluation import baseline_predictions, metrics_document, predict_split, score
 
 
@@ -58,100 +53,6 @@ def test_save_and_load(pipeline: XMCPipeline, tmp_path: Path) -> None:
 def test_an_index_of_another_model_is_refused(pipeline: XMCPipeline, tiny_encoder: str) -> None:
     with pytest.raises(ValueError, match="8 dimensions, the index holds 32"):
         XMCPipeline(XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=8), pipeline.index)
-
-
-ROWS = [{"uid": f"r{i}", "text": f"a {c} thing", "year": 2000 + i} for i, c in enumerate(("red", "blue", "black"))]
-
-
-def write_input(path: Path) -> None:
-    lines = {
-        ".txt": [row["text"] for row in ROWS],
-        ".jsonl": [json.dumps(row) for row in ROWS],
-        ".csv": ["uid,text,year", *(f"{r['uid']},{r['text']},{r['year']}" for r in ROWS)],
-        ".tsv": ["uid\ttext\tyear", *(f"{r['uid']}\t{r['text']}\t{r['year']}" for r in ROWS)],
-    }
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-
-        pq.write_table(pa.Table.from_pylist(ROWS), path)
-    else:
-        path.write_text("\n".join(lines[path.suffix]) + "\n")
-
-
-@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv", ".tsv", ".parquet"])
-@pytest.mark.parametrize("out", [".jsonl", ".parquet"])
-def test_files_of_every_kind(
-    pipeline: XMCPipeline, tmp_path: Path, kind: str, out: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch, "BLOCK", 2)  # more than one block
-    source, target = tmp_path / f"in{kind}", tmp_path / f"out{out}"
-    write_input(source)
-    assert predict_file(pipeline, source, target, k=2) == 3
-    if out == ".jsonl":
-        rows = [json.loads(line) for line in target.read_text().splitlines()]
-    else:
-        rows = pq.read_table(target).to_pylist()
-    assert [row["text"] for row in rows] == [row["text"] for row in ROWS]
-    expected = pipeline([row["text"] for row in ROWS], k=2)
-    for row, tags in zip(rows, expected, strict=True):
-        assert [tag["uid"] for tag in row["labels"]] == [tag["uid"] for tag in tags]
-    if kind != ".txt":
-        years = [2000, 2001, 2002]
-        assert [row["year"] for row in rows] == ([str(year) for year in years] if kind in (".csv", ".tsv") else years)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([source.name, target.name])
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("in.jsonl", '{"title": "x"}\n', "no column 'text'"),
-        ("in.jsonl", '{"text": "x"}\n{"text": null}\n', "line 2: the text is None"),
-        ("in.jsonl", '{"text": \n', "line 1: not JSON"),
-        ("in.csv", "", "no rows"),
-        ("in.txt", "", "no rows"),
-        ("in.docx", "", r"cannot read \.docx"),
-    ],
-)
-def test_bad_files_leave_the_old_output_alone(
-    pipeline: XMCPipeline, tmp_path: Path, name: str, content: str, message: str
-) -> None:
-    (tmp_path / name).write_text(content)
-    target = tmp_path / "out.jsonl"
-    target.write_text("earlier work\n")
-    with pytest.raises(DataError, match=message):
-        predict_file(pipeline, tmp_path / name, target)
-    assert target.read_text() == "earlier work\n"
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "out.jsonl"])
-
-
-def test_cells_stay_what_they_are(pipeline: XMCPipeline, tmp_path: Path) -> None:
-    source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
-    source.write_text("uid,text,labels\n007,null,red\n008,1984,\n")
-    predict_file(pipeline, source, target, k=1)
-    rows = [json.loads(line) for line in target.read_text().splitlines()]
-    assert [(row["uid"], row["text"], row["given_labels"]) for row in rows] == [
-        ("007", "null", "red"),
-        ("008", "1984", ""),
-    ]
-    assert [len(row["labels"]) for row in rows] == [1, 1]
-
-
-def test_a_column_that_changes_its_type(
-    pipeline: XMCPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch, "BLOCK", 1)
-    source = tmp_path / "in.jsonl"
-    source.write_text('{"text": "a", "n": 1}\n{"text": "b", "n": "one"}\n')
-    with pytest.raises(DataError, match=r"write \.jsonl"):
-        predict_file(pipeline, source, tmp_path / "out.parquet")
-    assert predict_file(pipeline, source, tmp_path / "out.jsonl") == 2
-
-
-def test_missing_input_and_unknown_output(pipeline: XMCPipeline, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file"):
-        predict_file(pipeline, tmp_path / "no.txt", tmp_path / "out.jsonl")
-    with pytest.raises(DataError, match=r"name it \.jsonl or \.parquet"):
-        predict_file(pipeline, tmp_path / "no.txt", tmp_path / "out.docx")
 
 
 def test_evaluation_of_a_filtered_split_fetches_more_than_k(pipeline: XMCPipeline, toy: Path, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from hf_xmc import Positives, TopK
 from hf_xmc.inference.report import Texts, render_report, write_report
-from hf_xmc.inference.report_plots import scored_predictions
 from hf_xmc.metrics import find_hits, ranking_metrics
+from hf_xmc.metrics.calibration import scored_predictions
 
 ATTACK = (
     '"><script src="https://evil.example/x.js"></script><img src=https://evil.example/y onerror=alert(1)>{{ 7*7 }}'

@@ -1,0 +1,181 @@
+"""Why a text has a label: its words that speak for it, the words of the label's text, and training queries like it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from datasets import Dataset
+
+from hf_xmc.inference.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
+from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.retrieval.memory import QueryMemory
+
+if TYPE_CHECKING:
+    from hf_xmc.inference.pipeline import XMCPipeline
+
+CANDIDATES = 1000  # nearest training queries among which those with the label are looked for
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word, where it stands (`source[start:end]`), and what it adds to the score; below 0 it speaks against."""
+
+    text: str
+    start: int
+    end: int
+    attribution: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training query with the label: its row of the training split, cosine, uid and text where they are known."""
+
+    row: int
+    similarity: float
+    uid: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one label was given to one text.
+
+    Args:
+        text: of the query.
+        label, uid, id: the label.
+        score: dot product of the embeddings of the two texts, which the words explain.
+        method: `"occlusion"` or `"gradient"`, and how words were taken away.
+        words: of the query, in their order; those that the model does not see, because the text is too long, are left
+            out.
+        label_words: of the label's text, by occlusion.
+        neighbours: training queries of the memory that have the label, nearest first.
+        convergence_delta: of integrated gradients: how far their sum is from what they should sum to.
+    """
+
+    text: str
+    label: str
+    uid: str
+    id: int
+    score: float
+    method: str
+    words: list[Word]
+    label_words: list[Word]
+    neighbours: list[Neighbour] = field(default_factory=list)
+    convergence_delta: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain lists and dicts, ready for JSON."""
+        return asdict(self)
+
+
+def explain(
+    pipeline: XMCPipeline,
+    text: str,
+    k: int = 3,
+    label_ids: Sequence[int] | None = None,
+    method: str = "occlusion",
+    how: str = "delete",
+    unit: str = "word",
+    num_neighbours: int = 3,
+    train_queries: Dataset | None = None,
+    **options: Any,
+) -> list[Explanation]:
+    """Explain the labels of a text, best first.
+
+    Args:
+        k: labels to explain: those that the pipeline predicts.
+        label_ids: these labels instead.
+        method: `"occlusion"`: the score minus the score without the word, one set of forward passes for all labels;
+            `"gradient"`: integrated gradients from a masked text (Sundararajan, Taly, Yan 2017), one set a label.
+        how: occlusion takes words away (`"delete"`: the rest moves together and the mean over tokens is one of fewer)
+            or puts the mask token in their place (`"mask"`). The two differ; neither is the truth.
+        unit: `"word"` or `"sentence"`.
+        num_neighbours: training queries a label, where the pipeline has a memory.
+        train_queries: the training split that the memory was built from (`uid`, `text`), to name its queries.
+        **options: `threshold`, `allowed`, ... of the pipeline, for the labels that it predicts.
+
+    Raises:
+        ValueError: an unknown method, a label id that is none, `train_queries` of another length than the memory.
+        ImportError: `"gradient"` without captum.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}.")
+    table = pipeline.index.labels
+    ids = [tag["id"] for tag in pipeline(text, k=k, **options)] if label_ids is None else [int(i) for i in label_ids]
+    if outside := [i for i in ids if not 0 <= i < len(table)]:
+        raise ValueError(f"Label id {outside[0]} is outside the label table, which has {len(table):,} rows.")
+    if not ids:
+        return []
+    names = table.select(ids)["text"][:]
+    model, seen = pipeline.model, cut(pipeline.model, text, "query")
+    query, labels = model.encode_queries([text]), model.encode_labels(names)  # [1, D], [K, D]
+    spans = units(seen, unit)
+    deltas: list[float | None] = [None] * len(ids)
+    if method == "gradient":
+        given, deltas = integrated_gradients(model, seen, spans, labels)
+    else:
+        given = occlusion(model, seen, spans, labels, "query", how)
+    near = neighbours(pipeline.memory, query, ids, num_neighbours, train_queries)
+    return [
+        Explanation(
+            text=text,
+            label=names[i],
+            uid=table[id_]["uid"],
+            id=id_,
+            score=float(query[0] @ labels[i]),
+            method=f"{method} ({how})" if method == "occlusion" else method,
+            words=words_of(seen, spans, given[i]),
+            label_words=label_words(model, names[i], query, how),
+            neighbours=near[i],
+            convergence_delta=deltas[i],
+        )
+        for i, id_ in enumerate(ids)
+    ]
+
+
+def add_explanations(
+    pipeline: XMCPipeline, texts: Sequence[str], tagged: Sequence[Sequence[dict[str, Any]]], method: str
+) -> None:
+    """Give each tag of each text its explanation, as a dict under `"explanation"`."""
+    for text, tags in zip(texts, tagged, strict=True):
+        found = explain(pipeline, text, label_ids=[tag["id"] for tag in tags], method=method)
+        for tag, explanation in zip(tags, found, strict=True):
+            tag["explanation"] = explanation.to_dict()
+
+
+def words_of(text: str, spans: Sequence[Span], attributions: np.ndarray) -> list[Word]:
+    return [Word(text[a:b], a, b, float(x)) for (a, b), x in zip(spans, attributions, strict=True)]
+
+
+def label_words(model: XMCDualEncoderModel, label: str, query: Any, how: str) -> list[Word]:
+    """The words of the label's text: by occlusion too, with the roles of the two sides changed."""
+    seen = cut(model, label, "label")
+    spans = units(seen)
+    return words_of(seen, spans, occlusion(model, seen, spans, query, "label", how)[0])
+
+
+def neighbours(
+    memory: QueryMemory | None, query: Any, label_ids: Sequence[int], number: int, train_queries: Dataset | None
+) -> list[list[Neighbour]]:
+    """For each label the nearest training queries that have it, among the thousand nearest of all."""
+    if memory is None or not number:
+        return [[] for _ in label_ids]
+    if train_queries is not None and len(train_queries) != len(memory):
+        raise ValueError(
+            f"train_queries has {len(train_queries):,} rows, the memory {len(memory):,}; give the training split that "
+            "it was built from."
+        )
+    near = memory.neighbours(query, min(CANDIDATES, len(memory)))
+    found: list[list[Neighbour]] = [[] for _ in label_ids]
+    for row, similarity in zip(near.ids[0].tolist(), near.scores[0].tolist(), strict=True):
+        if row < 0:
+            break
+        has = set(memory.positives.row(row).tolist())
+        known = {} if train_queries is None else train_queries[row]
+        for own, id_ in zip(found, label_ids, strict=True):
+            if id_ in has and len(own) < number:
+                own.append(Neighbour(row, similarity, known.get("uid"), known.get("text")))
+    return found

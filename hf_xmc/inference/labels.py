@@ -1,0 +1,72 @@
+"""Labels that come, go and change while a pipeline is in use: encoded with its model, found at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from datasets import Dataset, Features
+
+from hf_xmc.retrieval.catalogue import all_texts
+from hf_xmc.retrieval.index import LabelIndex
+
+if TYPE_CHECKING:
+    from hf_xmc.inference.pipeline import XMCPipeline
+
+NewLabels: TypeAlias = Dataset | Sequence[str] | Sequence[Mapping[str, Any]]
+
+
+def add_labels(pipeline: XMCPipeline, labels: NewLabels) -> np.ndarray:
+    """Add texts, dicts (`text`, and what else the label table has; `uid` or a free number) or a `Dataset`."""
+    table: Any = labels
+    if not isinstance(labels, Dataset) and any(isinstance(label, Mapping) for label in labels):
+        table = as_table(pipeline.index, labels)
+    ids, texts = all_texts(table) if isinstance(table, Dataset) else (None, list(table))
+    embeddings = pipeline.model.encode_labels(texts)
+    return pipeline.index.add(embeddings, table, label_ids=ids, encoder_fingerprint=pipeline.encoder_fingerprint)
+
+
+def as_table(index: LabelIndex, labels: Sequence[Any]) -> Dataset:
+    """New labels in the columns of the label table that they have."""
+    rows = [dict(label) if isinstance(label, Mapping) else {"text": label} for label in labels]
+    if wrong := [row for row in rows if not isinstance(row.get("text"), str)]:
+        raise ValueError(f"The new label {wrong[0]!r:.80} has no text; every label needs one.")
+    taken = index.catalogue.live_uids() | {str(row["uid"]) for row in rows if "uid" in row}
+    free = (uid for uid in map(str, count(index.catalogue.num_rows)) if uid not in taken)
+    rows = [{**row, "uid": str(row["uid"]) if "uid" in row else next(free)} for row in rows]
+    features = index.labels.features
+    names = [name for name in features if any(name in row for row in rows)]
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return Dataset.from_dict(columns, features=Features({name: features[name] for name in names}))
+
+
+def update_labels(pipeline: XMCPipeline, texts: Mapping[str | int, str | Sequence[str]]) -> None:
+    """Give labels (uid or id) a new text, or several, the first of which is the one shown."""
+    ids = label_ids(pipeline, list(texts))
+    pairs = [
+        (id_, text)
+        for id_, given in zip(ids.tolist(), texts.values(), strict=True)
+        for text in ([given] if isinstance(given, str) else given)
+    ]
+    rows, words = [id_ for id_, _ in pairs], [text for _, text in pairs]
+    embeddings = pipeline.model.encode_labels(words)
+    pipeline.index.update(rows, embeddings, words, encoder_fingerprint=pipeline.encoder_fingerprint)
+
+
+def label_ids(pipeline: XMCPipeline, labels: Sequence[str | int]) -> np.ndarray:
+    """Ids of labels that are named by uid (strings) or id (numbers), int64 `[n]`.
+
+    Raises:
+        KeyError: a label that is not in the index.
+    """
+    index = pipeline.index
+    wanted = {label for label in labels if isinstance(label, str)}
+    rows = {}
+    if wanted:
+        uids = index.labels["uid"][:]
+        rows = {uid: row for row, uid in enumerate(uids) if uid in wanted and row not in index.removed}
+    if missing := wanted - set(rows):
+        raise KeyError(f"Label {min(missing)!r} is not in the index.")
+    return index.catalogue.known([rows[label] if isinstance(label, str) else int(label) for label in labels])

@@ -1,0 +1,245 @@
+"""The label table of an index while it changes: rows are label ids, and never move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from datasets.table import InMemoryTable
+from scipy.sparse import csr_array
+
+
+class Catalogue:
+    """A label table that labels are added to and removed from. A removed label keeps its row; no row is used twice.
+
+    Args:
+        table: the label table (`uid`, `text`, ...), or the texts alone.
+        removed: ids of rows that are labels no more.
+    """
+
+    def __init__(self, table: Dataset | Sequence[str], removed: Iterable[int] = ()) -> None:
+        self._table = table if isinstance(table, Dataset) else Dataset.from_dict(columns_of(table))
+        check_columns(self._table)
+        self._new: list[pa.Table] = []  # rows that were added since the table was last looked at: a Dataset is slow
+        self._uids: list[str] | None = None  # of every row; made, as the next, when it is needed first
+        self._live_uids: set[str] = set()
+        self.num_rows = len(self._table)
+        self.removed = set(removed)
+
+    @property
+    def table(self) -> Dataset:
+        """The whole label table, removed labels included."""
+        if self._new:
+            self._table = as_dataset(pa.concat_tables([as_arrow(self._table), *self._new]))
+            self._new = []
+        return self._table
+
+    def __len__(self) -> int:
+        """Number of labels that are not removed."""
+        return self.num_rows - len(self.removed)
+
+    def rows_for(self, labels: Dataset | Sequence[str]) -> pa.Table:
+        """New labels in the columns of the table, ready for `append`. Columns that they lack are empty, others are
+        left out; bare texts get a free number as uid.
+
+        Raises:
+            ValueError, TypeError: a uid that is in the table or stands twice, or values of another type.
+        """
+        taken = self.live_uids()
+        if isinstance(labels, Dataset):
+            check_columns(labels)
+            given = {name: labels[name][:] for name in labels.column_names}
+        else:
+            given = columns_of(labels, (uid for uid in map(str, count(self.num_rows)) if uid not in taken))
+        uids = given["uid"]
+        if len(set(uids)) < len(uids) or not taken.isdisjoint(uids):
+            repeated = next(uid for i, uid in enumerate(uids) if uid in taken or uid in uids[:i])
+            raise ValueError(f"Label {repeated!r} is in the index already; remove it first, or give another uid.")
+        schema = self._table.features.arrow_schema
+        columns = [pa.array(given.get(field.name, [None] * len(uids)), field.type) for field in schema]
+        return pa.Table.from_arrays(columns, schema=schema)
+
+    def append(self, rows: pa.Table) -> np.ndarray:
+        """Add what `rows_for` made; returns the new ids, int64 `[n]`."""
+        uids = rows["uid"].to_pylist()
+        self.live_uids().update(uids)
+        self._uids = (self._uids or []) + uids
+        self._new.append(rows)
+        self.num_rows += len(rows)
+        return np.arange(self.num_rows - len(rows), self.num_rows)
+
+    def remove(self, label_ids: np.ndarray) -> None:
+        """Mark labels that `known` let pass as removed."""
+        if self._uids is not None:
+            self._live_uids.difference_update(self._uids[row] for row in label_ids)
+        self.removed |= set(label_ids.tolist())
+
+    def known(self, label_ids: Any) -> np.ndarray:
+        """The ids as int64 `[n]`.
+
+        Raises:
+            KeyError: an id that is no label, or one that was removed.
+        """
+        ids = np.asarray(label_ids, dtype=np.int64)
+        for id_ in ids.tolist():
+            if not 0 <= id_ < self.num_rows or id_ in self.removed:
+                raise KeyError(f"Label id {id_} is not in the index.")
+        return ids
+
+    def set_texts(self, label_ids: np.ndarray, texts: Sequence[str]) -> None:
+        """Give labels new texts. Of a label that is named more than once the first text is its `text`; the others are
+        its `texts`, where the table has that column."""
+        if len(texts) != len(label_ids):
+            raise ValueError(f"Found {len(texts):,} texts for {len(label_ids):,} embeddings; give one text a row.")
+        given: dict[int, list[str]] = {}
+        for id_, text in zip(label_ids.tolist(), texts, strict=True):
+            given.setdefault(id_, []).append(text)
+        table = as_arrow(self.table)
+        for name, value in (("text", lambda its: its[0]), ("texts", lambda its: its[1:])):
+            if name in table.column_names:
+                field, values = table.schema.field(name), table[name].to_pylist()
+                for id_, its in given.items():
+                    values[id_] = value(its)
+                column = table.column_names.index(name)
+                table = table.set_column(column, field, pa.chunked_array([pa.array(values, field.type)]))
+        self._table = as_dataset(table)
+
+    def allowed_rows(self, allowed: Any = None, forbidden: Any = None, where: Mapping[str, Any] | None = None) -> Any:
+        """Which labels a search may return, bool `[L]`; None where it may return all.
+
+        Args:
+            allowed, forbidden: label ids, or a mask over all rows of the table.
+            where: column -> value, or a list of values of which a label must have one.
+        """
+        if allowed is None and forbidden is None and not where:
+            return None
+        mask = np.ones(self.num_rows, bool) if allowed is None else self.as_mask(allowed)
+        if forbidden is not None:
+            mask &= ~self.as_mask(forbidden)
+        if where:
+            mask &= self.as_mask(self.ids_where(**where))
+        mask[list(self.removed)] = False
+        return mask
+
+    def as_mask(self, ids: Any) -> np.ndarray:
+        """Ids, or a mask, as a mask of its own.
+
+        Raises:
+            ValueError: ids outside the table, or a mask of another length.
+        """
+        given = np.asarray(ids)
+        if given.dtype == bool:
+            if given.shape != (self.num_rows,):
+                raise ValueError(f"The mask has shape {given.shape}; the label table has {self.num_rows:,} rows.")
+            return given.copy()
+        mask = np.zeros(self.num_rows, bool)
+        if given.size and not 0 <= given.min() <= given.max() < self.num_rows:
+            outside = given[(given < 0) | (given >= self.num_rows)][0]
+            raise ValueError(f"Label id {outside} is outside the label table, which has {self.num_rows:,} rows.")
+        mask[given.astype(np.int64)] = True
+        return mask
+
+    def ids_where(self, **columns: Any) -> np.ndarray:
+        """Ids of the labels, removed ones left out, whose columns have the given values.
+
+        A value may be a list, of which a label must have one; of a column that holds lists (`parents`), a label must
+        have the value among its own.
+
+        Raises:
+            KeyError: a column that the table does not have.
+        """
+        found = np.ones(self.num_rows, bool)
+        for name, value in columns.items():
+            if name not in self.table.column_names:
+                raise KeyError(f"The label table has no column {name!r}; it has {', '.join(self.table.column_names)}.")
+            wanted = list(value) if isinstance(value, (list, tuple, set, np.ndarray)) else [value]
+            found &= holds_one_of(as_arrow(self.table)[name], wanted)
+        found[list(self.removed)] = False
+        return np.flatnonzero(found)
+
+    def live_uids(self) -> set[str]:
+        if self._uids is None:
+            self._uids = self.table["uid"][:]
+            self._live_uids = {uid for row, uid in enumerate(self._uids) if row not in self.removed}
+        return self._live_uids
+
+
+def all_texts(labels: Dataset) -> tuple[np.ndarray, list[str]]:
+    """Every text of a label table, from `text` and, where there is one, the column `texts` (other names), each once a
+    label: ids int64 `[M]` with repeats, and the texts. What [`LabelIndex.build`] takes as `label_ids`.
+
+    >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["car", "boat"], "texts": [["auto", "car"], None]})
+    >>> ids, texts = all_texts(labels)
+    >>> ids.tolist(), texts
+    ([0, 0, 1], ['car', 'auto', 'boat'])
+    """
+    others = labels["texts"][:] if "texts" in labels.column_names else [None] * len(labels)
+    texts = [list(dict.fromkeys([text, *(more or [])])) for text, more in zip(labels["text"][:], others, strict=True)]
+    ids = np.repeat(np.arange(len(texts)), [len(its) for its in texts])
+    return ids, [text for its in texts for text in its]
+
+
+def rows_of(matrix: np.ndarray, label_ids: Any, ids: np.ndarray, texts: str = "best") -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings and the label id of each, as an index takes them.
+
+    Args:
+        matrix: `[m, D]`.
+        label_ids: which of the `ids` each embedding belongs to, int `[m]`; None where there is one each.
+        ids: the labels, int64 `[n]`.
+        texts: `"mean"` leaves one vector a label, the mean of its own, so that it scores the mean of their scores.
+
+    Raises:
+        ValueError: not one embedding a label at least, or a label that is not there.
+    """
+    if label_ids is None:
+        if len(matrix) != len(ids):
+            raise ValueError(f"Found {len(matrix):,} embeddings for {len(ids):,} labels; give one row a label.")
+        return matrix, ids
+    given = np.asarray(label_ids, dtype=np.int64)
+    if given.shape != (len(matrix),):
+        raise ValueError(f"Found {len(matrix):,} embeddings and {len(given):,} label_ids; give one a row.")
+    if len(given) and not 0 <= given.min() <= given.max() < len(ids):
+        outside = given[(given < 0) | (given >= len(ids))][0]
+        raise ValueError(f"label_ids names row {outside}, but there are {len(ids):,} labels.")
+    counts = np.bincount(given, minlength=len(ids))
+    if (counts == 0).any():
+        raise ValueError(f"The label of row {int((counts == 0).argmax())} has no embedding; give it one at least.")
+    if texts == "mean":
+        mean = csr_array((1 / counts[given], given, np.arange(len(given) + 1)), shape=(len(given), len(ids)))
+        return np.ascontiguousarray(mean.T @ matrix, dtype=np.float32), ids
+    return matrix, ids[given]
+
+
+def columns_of(texts: Sequence[str], uids: Iterator[str] | None = None) -> dict[str, list[str]]:
+    """A label table for bare texts, with the first of `uids` (by default 0, 1, 2, ...)."""
+    texts = list(texts)
+    return {"uid": list(islice(uids or map(str, count()), len(texts))), "text": texts}
+
+
+def check_columns(labels: Dataset) -> None:
+    if missing := {"uid", "text"} - set(labels.column_names):
+        raise ValueError(f"The label table has columns {labels.column_names}; it needs {sorted(missing)} as well.")
+
+
+def as_arrow(labels: Dataset) -> pa.Table:
+    return labels.with_format("arrow")[:]
+
+
+def as_dataset(table: pa.Table) -> Dataset:
+    return Dataset(InMemoryTable(table))
+
+
+def holds_one_of(column: pa.ChunkedArray, values: list[Any]) -> np.ndarray:
+    """Rows of a column whose value, or one of whose values, is among the given ones, bool `[L]`."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        flat = pc.is_in(pc.list_flatten(column), value_set=pa.array(values, column.type.value_type))
+        rows = pc.list_parent_indices(column).to_numpy()
+        found = np.zeros(len(column), bool)
+        found[rows[flat.to_numpy()]] = True
+        return found
+    return np.asarray(pc.is_in(column, value_set=pa.array(values, column.type)).to_numpy(), dtype=bool)

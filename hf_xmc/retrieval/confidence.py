@@ -1,0 +1,279 @@
+"""What scores are worth: probabilities, thresholds, label sets with a guarantee, fitted on held-out predictions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from transformers.utils import logging
+
+from hf_xmc.data.errors import DataError
+from hf_xmc.data.files import read_json, replacing
+from hf_xmc.retrieval.calibration import RankedMap, ScoreMap
+from hf_xmc.retrieval.conformal import (
+    Risk,
+    above,
+    any_missing_risk,
+    chosen,
+    false_negative_risk,
+    frequency_risks,
+    true_scores,
+)
+from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.powerset import LabelPowerset, Region
+from hf_xmc.retrieval.thresholds import ThresholdTable
+from hf_xmc.types import Positives, TopK
+
+logger = logging.get_logger(__name__)
+CONFIDENCE, ARRAYS = "confidence.json", "confidence.safetensors"
+FORMAT = 1
+SET_METHODS = ("fnr", "all", "frequency", "powerset")
+TABLE_DEPTH = 100  # predictions a query that thresholds are found in
+
+
+@dataclass
+class Confidence:
+    """Calibration of one frozen search: the same model, index, search parameters, memory and depth as in use.
+
+    Args:
+        settings: `method`, `level` (the default of `sets`), `depth` (predictions a query), `num_queries`, and what the
+            caller adds; JSON values.
+        score_map: rankings to probabilities.
+        table: what thresholds are found in.
+        risks: of `"fnr"`, `"all"`, and the frequency bins `"head"`, `"torso"`, `"tail"`.
+        powerset: for whole label sets.
+
+    >>> topk = TopK(np.tile([0, 1, 2], (40, 1)), np.linspace(0.9, 0.1, 120).reshape(40, 3))
+    >>> confidence = Confidence.fit(topk, Positives.from_lists([[i % 3] for i in range(40)]))
+    >>> confidence.probabilities(topk).shape, len(confidence.sets(topk, "fnr", level=0.8))
+    ((40, 3), 40)
+    """
+
+    settings: dict[str, Any]
+    score_map: RankedMap
+    table: ThresholdTable
+    risks: dict[str, Risk]
+    powerset: LabelPowerset
+
+    @classmethod
+    def fit(
+        cls,
+        topk: TopK,
+        positives: Positives,
+        label_counts: np.ndarray | None = None,
+        method: str = "isotonic",
+        level: float = 0.9,
+        candidates: int = 10,
+        seed: int = 0,
+        **about: Any,
+    ) -> Confidence:
+        """Fit on the predictions of held-out queries, which are used for nothing else.
+
+        Args:
+            topk: predictions `[N, K]`, made by the search that is used later, at the same depth. A level of 90 % needs
+                a K at which few true labels are missed.
+            positives: the truth.
+            label_counts: training queries a label, `[L]`, for all that goes by frequency.
+            method: of the probabilities: `"isotonic"`, `"platt"`, `"temperature"` or `"beta"`.
+            level: default level of the sets.
+            candidates: labels a query that whole label sets are made of, at most 20.
+            seed: of the halves for whole label sets.
+            **about: more for `settings`.
+
+        Raises:
+            ValueError: predictions and truth of different queries, more than 20 candidates, a method or level that
+                is none, predictions that are all right or all wrong.
+        """
+        truth = positives.numpy()
+        topk = topk.sorted()
+        if not 0 < level < 1:
+            raise ValueError(f"level is {level}; it must lie between 0 and 1, as 0.9.")
+        largest = max(int(topk.ids.max(initial=-1)), int(truth.indices.max(initial=-1)))
+        counts = np.zeros(largest + 1, np.int64) if label_counts is None else np.asarray(label_counts)
+        if largest >= len(counts):
+            raise ValueError(f"There are {len(counts):,} label counts, but label id {largest:,} occurs.")
+        scores = true_scores(topk, truth)
+        risks = {
+            "fnr": false_negative_risk(scores, truth),
+            "all": any_missing_risk(scores, truth),
+            **frequency_risks(scores, truth, counts),
+        }
+        top = TopK(topk.ids[:, :TABLE_DEPTH], topk.scores[:, :TABLE_DEPTH])
+        return cls(
+            settings={
+                "method": method,
+                "level": level,
+                "depth": topk.k,
+                "num_queries": len(topk),
+                "num_labels": len(counts),
+                **about,
+            },
+            score_map=RankedMap.fit(top, truth, method),
+            table=ThresholdTable.of(top, truth, counts),
+            risks=risks,
+            powerset=LabelPowerset.fit(topk, truth, candidates, seed),
+        )
+
+    @property
+    def depth(self) -> int:
+        """Predictions a query that the calibration saw, and that `sets` needs."""
+        return int(self.settings["depth"])
+
+    @property
+    def level(self) -> float:
+        """The default level of the sets."""
+        return float(self.settings["level"])
+
+    def probabilities(self, topk: TopK) -> np.ndarray:
+        """The chance that each prediction is a true label, float64 `[N, K]`; 0 for padding.
+
+        It depends on score and rank: give rankings from the first prediction on. Within a query it never rises from
+        rank to rank, so the order stays; where the map makes ties, keep the order of the scores.
+        """
+        return self.score_map(topk)
+
+    def threshold(self, target: str = "f1", value: float | None = None, by: str = "global") -> float | np.ndarray:
+        """A threshold on *scores* (not probabilities); labels with score >= it are kept.
+
+        Args:
+            target: `"f1"`, or `"precision"` with its `value`.
+            by: `"global"` gives a float; `"frequency"` and `"label"` give one a label, `[L]`.
+
+        Raises:
+            ValueError: see `ThresholdTable.thresholds`.
+        """
+        return self.table.thresholds(target, value, by)
+
+    def sets(self, topk: TopK, method: str = "fnr", level: float | None = None) -> Positives:
+        """For each query a set of labels with a guarantee, as label ids.
+
+        - `"fnr"`: the mean share of true labels that are in the set is at least `level`.
+        - `"all"`: with probability `level` all true labels are in it.
+        - `"frequency"`: the promise of `"fnr"` for head, torso and tail labels each. Where a bin cannot reach the
+          level (too few true pairs, or too many that search does not find) all its retrieved labels are in the set.
+        - `"powerset"`: the union of all label sets that are plausible at `level`; see `regions`. Where a region is
+          open (a true label that is no candidate would not make the set implausible) nothing is promised beyond the
+          candidates, and a warning says so.
+
+        Args:
+            topk: predictions of the search that was calibrated, as deep (`depth`) or deep enough that the last score
+                is below the threshold.
+
+        Raises:
+            ValueError: a level that cannot be reached, or predictions that are too shallow.
+        """
+        level = self.level if level is None else level
+        if method == "powerset":
+            if (is_open := self.powerset.is_open(topk, level)).any():
+                logger.warning_once(
+                    f"The plausible label sets of {is_open.mean():.1%} of the queries are open at {level:.0%}: labels "
+                    "that are no candidates may be true as well. Ask for a lower level, or fit more candidates."
+                )
+            return chosen(*self.powerset.union(topk, level))
+        if method == "frequency":
+            limits = np.array([self.bin_threshold(name, level) for name in ("head", "torso", "tail")])
+            self.check_depth(topk, limits.min())
+            return above(topk, limits[self.table.bins], unknown=limits[-1])
+        if method not in SET_METHODS:
+            raise ValueError(f"method is {method!r}; expected one of {', '.join(SET_METHODS)}.")
+        threshold = self.risks[method].threshold(level)
+        self.check_depth(topk, threshold)
+        return above(topk, threshold)
+
+    def regions(self, topk: TopK, level: float | None = None, most: int = 1000) -> list[Region]:
+        """For each query the whole label sets that are plausible, the most plausible first, with p-values.
+
+        P(the true set is among them) >= level; where a region is `open` the true set may have more labels than the
+        candidates besides.
+        """
+        return self.powerset.regions(topk, self.level if level is None else level, most)
+
+    def bin_threshold(self, name: str, level: float) -> float:
+        """The threshold of a frequency bin; -inf where it cannot reach the level."""
+        risk = self.risks[name]
+        if risk.reaches(level):
+            return risk.threshold(level)
+        if risk.num_queries:
+            logger.warning_once(f"Frequency bin {name}: {level:.0%} cannot be promised; all retrieved labels stay.")
+        return float("-inf")
+
+    def check_depth(self, topk: TopK, threshold: float) -> None:
+        """Refuse predictions of which some above the threshold may be cut off."""
+        lowest = np.asarray(topk.scores).min(axis=1, initial=np.inf)
+        full = (np.asarray(topk.ids) >= 0).all(axis=1)  # padding says that there was no more to find
+        if topk.k < self.depth and (full & (lowest >= threshold)).any():
+            raise ValueError(
+                f"The calibration saw {self.depth} predictions a query, these are {topk.k}, and some that belong into "
+                f"the set may be cut off: predict with k={self.depth}."
+            )
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `confidence.json` and `confidence.safetensors` into a trained folder."""
+        folder = Path(folder)
+        maps = {"score_map": self.score_map.score_map, "candidate_map": self.powerset.score_map}
+        arrays = {
+            "table.scores": self.table.scores,
+            "table.labels": self.table.labels,
+            "table.predicted": self.table.predicted,
+            "table.true": self.table.true,
+            "table.bins": self.table.bins,
+            "distances": self.powerset.distances,
+        }
+        for name, made in maps.items():
+            if made.x is not None and made.y is not None:
+                arrays |= {f"{name}.x": made.x, f"{name}.y": made.y}
+        for name, risk in self.risks.items():
+            arrays |= {f"{name}.scores": risk.scores, f"{name}.weights": risk.weights}
+        about = {
+            "format": FORMAT,
+            "settings": self.settings,
+            **{name: {"method": made.method, "parameters": dict(made.parameters)} for name, made in maps.items()},
+            "rank_weight": self.score_map.rank_weight,
+            "num_candidates": self.powerset.num_candidates,
+            "queries": {name: risk.num_queries for name, risk in self.risks.items()},
+            "reachable_level": {name: round(risk.reachable_level, 6) for name, risk in self.risks.items()},
+            "miss_rate": {name: round(risk.miss_rate, 6) for name, risk in self.risks.items()},
+        }
+        with replacing(folder / CONFIDENCE) as description, replacing(folder / ARRAYS) as numbers:
+            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, str(numbers))
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **hub: Any) -> Confidence:
+        """Load from a folder or a Hub repository (`revision`, `token`, ... are passed on).
+
+        Raises:
+            DataError: no confidence there, or files that do not fit together.
+        """
+        folder = fetch_folder(name_or_folder, [CONFIDENCE, ARRAYS], **hub)
+        for name in (CONFIDENCE, ARRAYS):
+            if not (folder / name).is_file():
+                raise DataError(f"no {name}", folder, cure="fit it with hf-xmc calibrate")
+        try:
+            return from_arrays(read_json(folder / CONFIDENCE), load_file(str(folder / ARRAYS)))
+        except (KeyError, TypeError, SafetensorError) as error:
+            cure = "fit it again with hf-xmc calibrate"
+            raise DataError(f"the confidence cannot be read ({error!s:.200})", folder, cure=cure) from error
+
+
+def from_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Confidence:
+    """A `Confidence` from the content of its two files."""
+
+    def score_map(name: str) -> ScoreMap:
+        given = about[name]
+        return ScoreMap(given["method"], given["parameters"], arrays.get(f"{name}.x"), arrays.get(f"{name}.y"))
+
+    table = ThresholdTable(*(arrays[f"table.{name}"] for name in ("scores", "labels", "predicted", "true", "bins")))
+    risks = {
+        name: Risk(arrays[f"{name}.scores"], arrays[f"{name}.weights"], n) for name, n in about["queries"].items()
+    }
+    powerset = LabelPowerset(score_map("candidate_map"), arrays["distances"], about["num_candidates"])
+    ranked = RankedMap(score_map("score_map"), about["rank_weight"])
+    return Confidence(about["settings"], ranked, table, risks, powerset)

@@ -1,0 +1,47 @@
+"""A short name for an encoder, so that embeddings of two encoders are never mixed."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WHOLE = 2**20  # numbers; of a larger tensor about so many are looked at, evenly spaced
+# What a text becomes depends on these settings of a dual encoder, beside the weights.
+SETTINGS = (
+    *("share_encoders", "pooling", "projection_dim", "share_projection", "normalize"),
+    *("query_prefix", "label_prefix", "max_query_length", "max_label_length"),
+)
+
+
+def encoder_fingerprint(model: nn.Module) -> str:
+    """A fingerprint of a model's weights and settings: the same on every device, after save and load, and when it is
+    loaded in bfloat16 or half precision (`same_encoder` compares).
+
+    >>> layer = nn.Linear(3, 2)
+    >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(layer.half()))
+    True
+    >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(nn.Linear(3, 2)))
+    False
+    """
+    config: Any = getattr(model, "config", None)
+    settings = repr([(name, getattr(config, name, None)) for name in SETTINGS]).encode()
+    digests = [blake2b(settings, digest_size=12), blake2b(settings, digest_size=12)]
+    for name, tensor in sorted(model.state_dict().items()):
+        part = tensor.detach().flatten()[:: max(tensor.numel() // WHOLE, 1)]
+        for digest, dtype in zip(digests, (torch.bfloat16, torch.float16), strict=True):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(as_bytes(part.to(dtype) if part.is_floating_point() else part))
+    return "-".join(digest.hexdigest() for digest in digests)
+
+
+def same_encoder(one: str | None, other: str | None) -> bool:
+    """Whether two fingerprints may be of one encoder: they agree after rounding to bfloat16 or to half precision, or
+    one of them is not known."""
+    return one is None or other is None or any(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()

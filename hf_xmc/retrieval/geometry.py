@@ -1,0 +1,211 @@
+"""Predicting where the likely labels lie, in place of the likeliest one: Loki (Roberts, Li, Adila, Cromp, Huang, Zhao,
+Sala 2023, "Geometry-Aware Adaptation for Pretrained Models").
+
+The prediction is the label v of smallest S_v = sum_i p_i d(v, l_i)^2, the Frechet mean of the labels l_i under their
+probabilities p_i. v runs over ALL labels, those without a training example among them. Three kinds of distance:
+
+- between label embeddings of length 1, where S_v = 1 - 2 z_v.m + sum p_i |z_i|^2 with m = sum p_i z_i: one search of
+  the label index with m, whatever the number of labels (`frechet_search`);
+- hops in a hierarchy, by two passes over its nodes (`frechet_tree`). A leaf without examples is never the mean: its
+  neighbour is always nearer;
+- any matrix of distances, for few labels (`frechet_scores`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.search import as_matrix, best_of_each
+from hf_xmc.types import TopK
+
+BLOCK = 256  # queries at a time
+
+
+def frechet_search(
+    index: LabelIndex,
+    topk: TopK,
+    k: int = 5,
+    temperature: float = 0.05,
+    queries: Any = None,
+    beta: float = 1.0,
+    clusters: int = 1,
+    **filters: Any,
+) -> TopK:
+    """The labels nearest to the weighted mean of each query's likely labels, by their embeddings.
+
+    Args:
+        index: of label embeddings of length 1.
+        topk: likely labels with scores, `[N, K]`; K of 10 to 50. They may come from any model.
+        k: labels to return for each query.
+        temperature: p is the softmax of scores over temperature. Tune it on the validation split.
+        queries: query embeddings `[N, D]`. With them labels are ranked by q.z_v + beta m.z_v, the usual score with a
+            pull to the mean; without, by -S_v.
+        beta: strength of that pull. Tune it on the validation split.
+        clusters: where a query has several distant labels, their mean lies at neither: split its K labels into so
+            many groups and rank by the best of their means.
+        **filters: `allowed`, `forbidden`, `where` of [`LabelIndex.search`].
+
+    Raises:
+        ValueError: label embeddings that are not of length 1.
+    """
+    ids, p = np.asarray(topk.ids), label_weights(topk, temperature)
+    z = label_vectors(index, ids)  # [N, K, D]
+    mine = p[:, None, :]  # [N, 1, K]
+    if clusters > 1:
+        mine = p[:, None, :] * (np.arange(clusters)[:, None] == group(z, p, clusters)[:, None, :])  # [N, C, K]
+    weight = mine.sum(2, keepdims=True)
+    means = np.matmul(mine / np.maximum(weight, 1e-12), z)  # [N, C, D]
+    if queries is not None:
+        means = as_matrix(queries)[:, None] + beta * means
+    found = index.search(means.reshape(-1, means.shape[2]), k, **filters)
+    shape = (len(ids), clusters, k)
+    scores = np.where(weight > 0, found.scores.reshape(shape), -np.inf)  # a group may be empty
+    if queries is None:
+        spread = np.matmul(mine / np.maximum(weight, 1e-12), (z**2).sum(2)[:, :, None])  # [N, C, 1]
+        scores = 2 * scores - 1 - spread
+    order = np.argsort(-scores.reshape(len(ids), -1), axis=1, kind="stable")
+    found_ids = np.where(np.isneginf(scores), -1, found.ids.reshape(shape)).reshape(len(ids), -1)
+    scores = scores.reshape(len(ids), -1)
+    merged, best, _ = best_of_each(np.take_along_axis(found_ids, order, 1), np.take_along_axis(scores, order, 1))
+    return TopK(merged[:, :k], best[:, :k])
+
+
+def frechet_tree(
+    parents: np.ndarray,
+    num_labels: int,
+    topk: TopK,
+    k: int = 5,
+    temperature: float = 0.05,
+    allowed: np.ndarray | None = None,
+) -> TopK:
+    """The labels of smallest S_v by hops in a hierarchy, scored -S_v.
+
+    Args:
+        parents: pairs (child id, parent id) `[E, 2]`, as the label table gives them. Of several parents the first
+            counts; labels without any hang on one root that is no label.
+        num_labels: L; ids beyond are nodes that are no labels.
+        topk, k, temperature: as in [`frechet_search`].
+        allowed: bool `[L]`, the labels that may be returned; by default all.
+
+    Raises:
+        ValueError: parents in a circle.
+
+    >>> path = np.array([[0, 1], [2, 1]])  # 0 - 1 - 2
+    >>> frechet_tree(path, 3, TopK(np.array([[0, 2]]), np.log([[0.5, 0.5]])), k=3, temperature=1).scores.tolist()
+    [[-1.0, -2.0, -2.0]]
+    """
+    tree = parent_array(parents, num_labels)
+    ids, p = np.asarray(topk.ids), label_weights(topk, temperature)
+    found = []
+    for start in range(0, len(ids), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(ids)))
+        weights = np.zeros((len(tree), len(rows)))
+        np.add.at(weights, (np.maximum(ids[rows], 0), np.arange(len(rows))[:, None]), p[rows])
+        scores = -tree_spread(tree, weights)[:num_labels].T  # [rows, L]
+        scores = scores.round(9)  # equal sums stay equal, whatever the order of their terms
+        if allowed is not None:
+            scores = np.where(allowed, scores, -np.inf)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        scores = np.take_along_axis(scores, best, 1)
+        found.append(TopK(np.where(np.isneginf(scores), -1, best), scores))
+    return TopK(np.concatenate([t.ids for t in found]), np.concatenate([t.scores for t in found]))
+
+
+def frechet_scores(distances: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """-S for all labels by a matrix of distances between all labels `[L, L]` and probabilities `[N, L]`: `[N, L]`.
+
+    >>> hops = np.array([[0, 1, 2], [1, 0, 1], [2, 1, 0]])
+    >>> frechet_scores(hops, np.array([[0.9, 0, 0.1]])).round(2).tolist()
+    [[-0.4, -1.0, -3.6]]
+    """
+    return -(p @ (distances.astype(np.float64) ** 2).T)
+
+
+def label_weights(topk: TopK, temperature: float) -> np.ndarray:
+    """The softmax of the scores over temperature, 0 at padding, `[N, K]`."""
+    scores = np.where(np.asarray(topk.ids) < 0, -np.inf, np.asarray(topk.scores, dtype=np.float64))
+    empty = np.isneginf(scores).all(1, keepdims=True)
+    return np.where(empty, 0, softmax(np.where(empty, 0, scores) / temperature, axis=1))
+
+
+def label_vectors(index: LabelIndex, ids: np.ndarray) -> np.ndarray:
+    """Embeddings of the labels `[N, K]`, zeros at padding, `[N, K, D]`."""
+    known, where = np.unique(ids, return_inverse=True)
+    rows = np.zeros((len(known), index.index.d), np.float32)
+    rows[known >= 0] = index.index.vectors_of(known[known >= 0])
+    lengths = np.linalg.norm(rows[known >= 0], axis=1)
+    if len(lengths) and abs(lengths - 1).max() > 0.05:  # codes of 8 bits are that exact
+        raise ValueError(
+            f"A label embedding has length {lengths[abs(lengths - 1).argmax()]:.3f}; the Frechet mean is found by one "
+            "search only among embeddings of length 1 (normalize=True in the model's configuration)."
+        )
+    return rows[where.reshape(ids.shape)]
+
+
+def group(z: np.ndarray, p: np.ndarray, clusters: int, rounds: int = 5) -> np.ndarray:
+    """Weighted spherical k-means of each query's labels `[N, K, D]`, from labels far from each other: `[N, K]`."""
+    each = np.arange(len(z))
+    centres = z[each, p.argmax(1)][:, None]  # [N, 1, D]: the likeliest, then those farthest from the ones before
+    for _ in range(1, clusters):
+        nearest = np.where(p > 0, np.matmul(z, centres.transpose(0, 2, 1)).max(2), np.inf)
+        centres = np.concatenate([centres, z[each, nearest.argmin(1)][:, None]], axis=1)
+    for _ in range(rounds):
+        groups = np.matmul(z, centres.transpose(0, 2, 1)).argmax(2)  # [N, K]
+        mine = p[:, None, :] * (np.arange(clusters)[:, None] == groups[:, None, :])  # [N, C, K]
+        moved = np.matmul(mine, z)
+        lengths = np.linalg.norm(moved, axis=2, keepdims=True)
+        centres = np.where(lengths > 0, moved / np.maximum(lengths, 1e-12), centres)
+    return groups
+
+
+def parent_array(parents: np.ndarray, num_labels: int) -> np.ndarray:
+    """The parent of each node, int `[nodes + 1]`; the last node is the root of all, and its own parent."""
+    parents = np.asarray(parents, dtype=np.int64).reshape(-1, 2)
+    root = max(num_labels, int(parents.max(initial=-1)) + 1)
+    tree = np.full(root + 1, root)
+    children, first = np.unique(parents[:, 0], return_index=True)
+    tree[children] = parents[first, 1]
+    return tree
+
+
+def tree_spread(tree: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """S of every node: the sum of weight times squared hops over all nodes, `[nodes, N]` from weights `[nodes, N]`.
+
+    For what hangs below a node, W, A, B are the sums of p, p d, p d^2 from there; one hop farther they are W, A + W,
+    B + 2A + W. Up the tree they add up; down again every node gets what is not below it from its parent.
+
+    Raises:
+        ValueError: parents in a circle.
+    """
+    levels = by_depth(tree)
+    below = np.stack([weights, np.zeros_like(weights), np.zeros_like(weights)])  # W, A, B: [3, nodes, N]
+    for nodes in reversed(levels):
+        at: Any = (slice(None), tree[nodes])
+        np.add.at(below, at, one_hop(below[:, nodes]))
+    total = below.copy()
+    for nodes in levels:
+        total[:, nodes] += one_hop(total[:, tree[nodes]] - one_hop(below[:, nodes]))
+    return total[2]
+
+
+def one_hop(sums: np.ndarray) -> np.ndarray:
+    w, a, b = sums
+    return np.stack([w, a + w, b + 2 * a + w])
+
+
+def by_depth(tree: np.ndarray) -> list[np.ndarray]:
+    """Nodes but the root, in groups of equal depth, parents before children."""
+    reached = np.zeros(len(tree), bool)
+    reached[-1] = True
+    levels = []
+    while not reached.all():
+        level = np.flatnonzero(~reached & reached[tree])
+        if not len(level):
+            raise ValueError(f"The parents of label {int((~reached).argmax())} form a circle.")
+        levels.append(level)
+        reached[level] = True
+    return levels

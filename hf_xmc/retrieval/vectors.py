@@ -1,0 +1,261 @@
+"""Vectors in FAISS under label ids: searched, added to, removed from, whatever the kind of index."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import faiss as typed_faiss
+import numpy as np
+import torch
+
+from hf_xmc.retrieval.factories import default_parameters, family, inner, make_index, set_effort
+from hf_xmc.retrieval.search import best_of_each, share_threads, torch_search
+
+faiss: Any = typed_faiss  # its type stubs lack keywords and attributes
+DEAD_SHARE = 0.25  # of the rows of an HNSW graph; with more of them it is built again
+FILTER_SHARE = 0.1  # of the rows of an HNSW graph; where a filter leaves fewer, they are all compared
+LEAST_DEPTH = 10  # results of a search by codes
+NO_LABEL = -1  # the id of a dead row
+LIVE = (0, 2**62)  # the ids of the others
+
+
+class VectorIndex:
+    """Rows of a FAISS index, each under the id of its label; a label may have several.
+
+    How rows are removed depends on what FAISS can do. Flat, PQ and RaBitQ move the later rows up, with their ids; IVF
+    takes them out of its lists; HNSW cannot: there a row dies by losing its id, searches step over it, and the graph
+    is built again from its own vectors when a quarter of it is dead.
+    """
+
+    def __init__(self, index: Any, factory: str, parameters: dict[str, int]) -> None:
+        self.index = index
+        self.factory, self.kind = factory, family(factory)
+        self.parameters = parameters
+        self.mapped = False
+        self.device: torch.device | None = None
+        self.on_device: torch.Tensor | None = None  # the vectors, once a search has brought them there
+        set_effort(index, factory, parameters)
+        self.num_dead = int((self.row_labels() == NO_LABEL).sum()) if self.kind == "hnsw" else 0
+
+    @classmethod
+    def build(cls, factory: str, matrix: np.ndarray, label_ids: np.ndarray, **parameters: int) -> VectorIndex:
+        """Train on the embeddings `[M, D]` and add them under the ids `[M]`."""
+        share_threads()
+        parameters = {**default_parameters(factory, *matrix.shape), **parameters}
+        made = cls(make_index(factory, matrix, parameters), factory, parameters)
+        made.add(matrix, label_ids)
+        return made
+
+    @classmethod
+    def read(
+        cls, path: str | os.PathLike[str], factory: str, parameters: dict[str, int], memory_map: bool = False
+    ) -> VectorIndex:
+        """Read what `write` wrote; mapped, rows stay in the file until a search looks at them."""
+        made = cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if memory_map else 0), factory, parameters)
+        made.mapped = memory_map
+        return made
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        faiss.write_index(self.index, str(path))
+
+    @property
+    def d(self) -> int:
+        """Dimension of the vectors."""
+        return int(self.index.d)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that can be found."""
+        return int(self.index.ntotal) - self.num_dead
+
+    def row_labels(self) -> np.ndarray:
+        """The label of each row (not of IVF, which keeps them in its lists), a view into FAISS, int64 `[rows]`."""
+        if not self.index.ntotal:
+            return np.empty(0, np.int64)
+        return faiss.rev_swig_ptr(self.index.id_map.data(), self.index.ntotal)
+
+    def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and label ids of the k best rows of each query, `[N, k]`, best first; -1 only where the index has
+        no further row.
+
+        Args:
+            queries: float32 `[N, D]`.
+            mask: bool `[L]`, the labels that may be returned; None for all.
+        """
+        share_threads()
+        if self.kind == "flat":
+            return self.exact(queries, k, mask)
+        if mask is None and not self.num_dead:
+            scores, ids = self.index.search(queries, self.depth(k))
+        else:
+            params = self.filter(k, mask)
+            if params is None:
+                return self.exact(queries, k, mask)
+            scores, ids = self.index.search(queries, k, params=params)
+        scores, ids = scores[:, :k], ids[:, :k]
+        if ids[:, -1].min(initial=0) < 0:  # too few in the lists or on the paths that were looked at
+            short = ids[:, -1] < 0
+            scores[short], ids[short] = self.exact(queries[short], k, mask)
+        return scores, ids
+
+    def depth(self, k: int) -> int:
+        """Rows to ask for. Codes fetch a multiple of it: for the first alone they would compare too few vectors."""
+        return max(k, min(LEAST_DEPTH, self.num_rows)) if self.kind in ("rabitq", "pq") else k
+
+    def filter(self, k: int, mask: np.ndarray | None) -> Any:
+        """Search parameters that leave out dead rows and labels outside the mask. Rows that are left out are looked at
+        all the same and use up the effort, so it grows with their share. None where all rows had better be compared.
+        """
+        kind = self.kind
+        if kind == "hnsw":
+            share = self.live().mean() if mask is None else (mask[self.row_labels()] & self.live()).mean()
+            if share >= FILTER_SHARE:
+                effort = math.ceil(max(self.parameters["efSearch"], k) / share)
+                selector = faiss.IDSelectorRange(*LIVE) if mask is None else bitmap(mask)
+                return faiss.SearchParametersHNSW(sel=selector, efSearch=effort)
+        elif kind == "ivf" and mask is not None:
+            probes = math.ceil(self.parameters["nprobe"] / max(mask.mean(), 1e-6))
+            return faiss.SearchParametersIVF(sel=bitmap(mask), nprobe=min(probes, self.index.nlist))
+        return None  # codes know no filters, the vectors beside them do
+
+    def search_labels(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The same for the k best labels where labels have several rows: a label scores as its best row."""
+        width = 2 * k
+        while True:
+            width = min(width, self.num_rows)
+            scores, ids = self.search(queries, width, mask)
+            ids, scores, found = best_of_each(ids, scores)
+            if width == self.num_rows or found.min(initial=k) >= k:
+                return scores[:, :k], ids[:, :k]
+            width *= 2
+
+    def exact(self, queries: np.ndarray, k: int, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The same over every row, by the best vectors that the index keeps."""
+        kind = self.kind
+        if self.device is not None:
+            return self.search_on_device(queries, k, mask)
+        if kind == "flat":
+            params = None if mask is None else faiss.SearchParameters(sel=bitmap(mask))
+            return self.index.search(queries, k, params=params)
+        if kind == "ivf":
+            selector = {} if mask is None else {"sel": bitmap(mask)}
+            return self.index.search(queries, k, params=faiss.SearchParametersIVF(nprobe=self.index.nlist, **selector))
+        labels, live = self.row_labels(), self.live()
+        rows = live if mask is None else live & mask[labels]
+        found, positions = self.storage().search(queries, k, params=faiss.SearchParameters(sel=bitmap(rows)))
+        return found, np.where(positions < 0, NO_LABEL, labels[positions])
+
+    def to(self, device: Any) -> None:
+        """Have a flat index searched on a device of torch; `"cpu"` goes back to FAISS.
+
+        Raises:
+            ValueError: another kind of index.
+        """
+        if self.factory != "flat":
+            raise ValueError(f"A {self.factory} index is searched on the CPU; build a flat one for the {device}.")
+        self.device = None if torch.device(device).type == "cpu" else torch.device(device)
+        self.on_device = None
+
+    def search_on_device(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        labels = self.row_labels()
+        if self.on_device is None:
+            vectors = faiss.rev_swig_ptr(inner(self.index).get_xb(), self.index.ntotal * self.d)
+            self.on_device = torch.from_numpy(vectors).view(-1, self.d).to(self.device)
+        allowed = None if mask is None else torch.from_numpy(mask[labels]).to(self.device)
+        scores, rows = (x.cpu().numpy() for x in torch_search(torch.from_numpy(queries), self.on_device, k, allowed))
+        return scores, np.where(rows < 0, NO_LABEL, labels[rows])
+
+    def live(self) -> np.ndarray:
+        """Rows that are not dead, bool `[rows]`."""
+        return self.row_labels() != NO_LABEL
+
+    def storage(self) -> Any:
+        """The vectors under a graph or codes: a flat or scalar-quantised index whose ids are rows."""
+        index = inner(self.index)
+        return faiss.downcast_index(index.storage if self.kind == "hnsw" else index.refine_index)
+
+    def vectors_of(self, label_ids: np.ndarray) -> np.ndarray:
+        """The vector of each label as it is stored, float32 `[n, D]`; of several one.
+
+        Raises:
+            KeyError: a label that has none.
+        """
+        if self.kind == "ivf":
+            self.index.set_direct_map_type(faiss.DirectMap.Hashtable)
+            try:
+                return self.index.reconstruct_batch(label_ids)
+            except RuntimeError as error:
+                raise KeyError(f"One of the label ids is not in the index ({error!s:.80}).") from error
+            finally:
+                self.index.set_direct_map_type(faiss.DirectMap.NoMap)
+        labels, rows = np.unique(self.row_labels(), return_index=True)
+        places = np.searchsorted(labels, label_ids)
+        if not np.array_equal(labels[np.minimum(places, len(labels) - 1)], label_ids):
+            raise KeyError("One of the label ids is not in the index.")
+        return (inner(self.index) if self.kind == "flat" else self.storage()).reconstruct_batch(rows[places])
+
+    def add(self, matrix: np.ndarray, label_ids: np.ndarray) -> None:
+        """Add rows `[m, D]` under the ids of their labels `[m]`."""
+        if len(matrix):
+            self.own()
+            self.index.add_with_ids(matrix, label_ids)
+
+    def remove(self, label_ids: np.ndarray) -> None:
+        """Remove all rows of these labels."""
+        self.own()
+        kind = self.kind
+        if kind in ("flat", "ivf"):
+            self.index.remove_ids(faiss.IDSelectorBatch(label_ids))
+            return
+        labels = self.row_labels()
+        gone = np.isin(labels, label_ids)
+        if kind == "hnsw":
+            labels[gone] = NO_LABEL
+            self.num_dead += int(gone.sum())
+            if self.num_dead > DEAD_SHARE * self.index.ntotal:
+                self.index = rebuilt(self.index, self.parameters)
+                self.num_dead = 0
+            return
+        refine, kept = inner(self.index), labels[~gone]
+        rows = faiss.IDSelectorBatch(np.flatnonzero(gone))
+        for part in (refine.base_index, refine.refine_index):
+            faiss.downcast_index(part).remove_ids(rows)
+        faiss.copy_array_to_vector(kept, self.index.id_map)
+        refine.ntotal = self.index.ntotal = len(kept)
+
+    def own(self) -> None:
+        """Make ready for a change. A mapped index is brought into memory: FAISS cannot write to a mapped one, and ends
+        the process that tries."""
+        self.on_device = None
+        if self.mapped:
+            self.index = faiss.deserialize_index(faiss.serialize_index(self.index))
+            set_effort(self.index, self.factory, self.parameters)
+            self.mapped = False
+
+
+def rebuilt(index: Any, parameters: dict[str, int]) -> Any:
+    """An HNSW index of the rows that live, from the vectors that it stores; scalar quantisation stays as trained."""
+    labels = faiss.vector_to_array(index.id_map)
+    live = labels != NO_LABEL
+    graph = inner(index)
+    vectors = graph.storage.reconstruct_n(0, graph.ntotal)[live]
+    if isinstance(graph, faiss.IndexHNSWSQ):
+        quantizer = faiss.downcast_index(graph.storage)
+        fresh = faiss.IndexHNSWSQ(graph.d, quantizer.sq.qtype, parameters["M"], graph.metric_type)
+        storage = faiss.downcast_index(fresh.storage)
+        faiss.copy_array_to_vector(faiss.vector_to_array(quantizer.sq.trained), storage.sq.trained)
+        fresh.is_trained = storage.is_trained = True
+    else:
+        fresh = faiss.IndexHNSWFlat(graph.d, parameters["M"], graph.metric_type)
+    fresh.hnsw.efConstruction, fresh.hnsw.efSearch = parameters["efConstruction"], parameters["efSearch"]
+    made = faiss.IndexIDMap(fresh)
+    if live.any():
+        made.add_with_ids(vectors, labels[live])
+    return made
+
+
+def bitmap(mask: np.ndarray) -> Any:
+    """The ids where the mask holds."""
+    return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))

@@ -1,0 +1,66 @@
+"""`transformers.pipeline("xmc-tagging")`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import pipeline as make_pipeline
+
+import hf_xmc
+from hf_xmc import XMCPipeline
+
+TEXTS = ["a red car", "the river", "two blue birds in a brown house " * 3]
+
+
+@pytest.fixture
+def folder(fitted: XMCPipeline, tmp_path: Path) -> str:
+    fitted.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_it_is_our_pipeline(folder: str, fitted: XMCPipeline) -> None:
+    tagger = make_pipeline("xmc-tagging", model=folder, device="cpu")
+    assert tagger(TEXTS[0]) == fitted(TEXTS[0])
+    assert tagger(TEXTS, top_k=2, batch_size=2) == fitted(TEXTS, k=2, batch_size=2)
+    assert tagger(TEXTS, k=12, threshold=0.3) == fitted(TEXTS, k=12, threshold=0.3)
+    assert tagger(TEXTS, conformal=0.9) == fitted(TEXTS, conformal=0.9)
+    stream = tagger((text for text in TEXTS), top_k=1)
+    first = next(stream)
+    assert [first, *stream] == fitted(TEXTS, k=1)
+    assert tagger([]) == []
+
+
+def test_arguments_may_be_given_at_the_start(folder: str, fitted: XMCPipeline, tmp_path: Path) -> None:
+    tagger = make_pipeline("xmc-tagging", model=folder, device="cpu", top_k=3, batch_size=2)
+    assert tagger(TEXTS) == fitted(TEXTS, k=3, batch_size=2)
+    assert tagger(TEXTS, top_k=1) == fitted(TEXTS, k=1, batch_size=2)
+    tagger.save_pretrained(tmp_path / "copy")
+    assert XMCPipeline.from_pretrained(tmp_path / "copy")(TEXTS) == fitted(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from transformers import pipeline, AutoModel; import hf_xmc",
+        "import hf_xmc; from transformers import AutoTokenizer, AutoModel, pipeline",
+    ],
+)
+def test_the_import_is_enough_in_any_order(folder: str, imports: str) -> None:
+    code = f"""
+{imports}
+assert type(AutoModel.from_pretrained({folder!r})).__name__ == "XMCDualEncoderModel"
+assert len(pipeline("xmc-tagging", model={folder!r})("a red car", top_k=2)) == 2
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(hf_xmc.__file__).parents[1]
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_import_loads_nothing_heavy() -> None:
+    code = "import hf_xmc, sys; assert not {'torch', 'transformers', 'numpy', 'faiss'} & set(sys.modules)"
+    root = Path(hf_xmc.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

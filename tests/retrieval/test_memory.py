@@ -1,0 +1,242 @@
+"""The query memory, its fusion with label scores, and labels enriched with centroids: the worked numbers and edges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from hf_xmc import Positives, TopK
+from hf_xmc.data.errors import DataError
+from hf_xmc.retrieval import memory as memory_module
+from hf_xmc.retrieval.enrichment import enrich_labels, leave_one_out_labels, tune_enrichment
+from hf_xmc.retrieval.fusion import FusionSettings, fuse, grid, joint_softmax, sum_votes
+from hf_xmc.retrieval.memory import EMBEDDINGS, MEMORY, POSITIVES, QueryMemory, tune_fusion
+from hf_xmc.retrieval.search import exact_search
+
+FEW = grid(neighbours=(20,), temperatures=(0.05,), weights=(0.1, 0.3, 0.6, 0.9))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def world(num_queries: int = 300, num_labels: int = 25, seed: int = 0) -> tuple[np.ndarray, Positives]:
+    """Unit vectors near the mean of their labels' directions."""
+    rng = np.random.default_rng(seed)
+    centres = unit(np.random.default_rng(99).normal(size=(num_labels, 16)))
+    truth = Positives.from_lists(
+        rng.choice(num_labels, size=n, replace=False) for n in rng.integers(1, 4, num_queries)
+    )
+    mean = np.stack([centres[truth.row(i)].mean(axis=0) for i in range(num_queries)])
+    return unit(mean + 0.15 * rng.normal(size=mean.shape)).astype(np.float32), truth
+
+
+def test_joint_softmax_by_hand() -> None:
+    labels = TopK(np.array([[1, 2]]), np.array([[0.82, 0.70]]))
+    neighbours = TopK(np.array([[0, 1]]), np.array([[0.80, 0.78]]))
+    truth = Positives.from_lists([[0], [0, 1]])
+    for weight, expected in ((0.5, (0.2407, 0.3379, 0.0123)), (0.9, (0.4332, 0.2130, 0.0025))):
+        found = joint_softmax(labels, neighbours, truth, weight, 0.04, k=5)
+        scores = dict(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
+        assert [scores[label] for label in (0, 1, 2)] == pytest.approx(expected, abs=1e-4)
+        assert scores[-1] == -np.inf
+    only_labels = joint_softmax(labels, neighbours, truth, 0.0, 0.04, k=2)
+    assert only_labels.ids.tolist() == [[1, 2]]
+    only_memory = joint_softmax(labels, neighbours, truth, 1.0, 0.04, k=3)
+    near = np.exp(np.array([0.80, 0.78]) / 0.04)
+    assert only_memory.ids[0, :2].tolist() == [0, 1]
+    assert only_memory.scores[0, 1] / only_memory.scores[0, 0] == pytest.approx(near[1] / near.sum(), rel=1e-5)
+
+
+def test_equal_votes_by_hand() -> None:
+    memory = QueryMemory.build(np.eye(3), Positives.from_lists([[0, 1, 2], [1, 2], [2]]), num_labels=4)
+    found = memory.search(np.full((1, 3), 0.577), k=4, num_neighbours=3, temperature=None)
+    assert found.ids.tolist() == [[2, 1, 0, -1]]
+    assert found.scores[0, :3] == pytest.approx([0.9526, 0.8808, 0.7311], abs=1e-4)
+    assert expit(np.log(9)) == pytest.approx(0.9)  # three votes pass PatentSBERTa's threshold, two do not
+
+
+@pytest.mark.parametrize("block", [7, 2**16])
+def test_search_equals_a_dense_computation(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "BLOCK", block)
+    queries, truth = world()
+    memory = QueryMemory.build(queries, truth, num_labels=25)
+    stored = memory.embeddings.astype(np.float32)
+    new, _ = world(40, seed=1)
+    cosines = new @ stored.T
+    near = np.argsort(-cosines, axis=1)[:, :10]
+    weights = np.exp(np.take_along_axis(cosines, near, 1) / 0.05)
+    weights /= weights.sum(axis=1, keepdims=True)
+    dense = np.zeros((40, 25))
+    for row in range(40):
+        for neighbour, weight in zip(near[row], weights[row], strict=True):
+            dense[row, truth.row(neighbour)] += weight
+    found = memory.search(new, k=25, num_neighbours=10, temperature=0.05)
+    for row in range(40):
+        voted = found.ids[row] >= 0
+        assert set(found.ids[row, voted]) == set(np.flatnonzero(dense[row]))
+        assert found.scores[row, voted] == pytest.approx(dense[row, found.ids[row, voted]], rel=1e-4)
+        assert (np.diff(found.scores[row, voted]) <= 0).all()
+    assert found.scores.max() <= 1 + 1e-6
+
+
+def test_a_training_query_does_not_vote_for_itself() -> None:
+    queries, truth = world()
+    memory = QueryMemory.build(queries, truth, 25)
+    own = np.arange(300)
+    assert (memory.neighbours(queries, 1).ids[:, 0] == own).all()
+    near = memory.neighbours(queries, 5, exclude=own)
+    assert near.ids.shape == (300, 5)
+    assert not (near.ids == own[:, None]).any()
+    assert (near.ids >= 0).all()
+    none = memory.neighbours(queries, 5, exclude=np.full(300, -1))
+    assert np.array_equal(none.ids, memory.neighbours(queries, 5).ids)
+
+
+def test_fuse_equals_dense_sums() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(30, 12)).astype(np.float32)
+    labels = exact_search(np.eye(30), scores.T, k=8)
+    votes = np.where(rng.random((30, 12)) < 0.3, rng.random((30, 12)), 0).astype(np.float32)
+    memory = TopK.from_lists([np.flatnonzero(row).tolist() for row in votes])
+    given = np.where(memory.ids >= 0, np.take_along_axis(votes, np.maximum(memory.ids, 0), 1), -np.inf)
+    found = fuse(labels, TopK(memory.ids, given), weight=0.3, k=12)
+    for row in range(30):
+        floor = labels.scores[row, 7]
+        for label, score in zip(found.ids[row], found.scores[row], strict=True):
+            if label >= 0:
+                own = scores[row, label] if label in labels.ids[row] else floor
+                assert score == pytest.approx(0.7 * own + 0.3 * votes[row, label], abs=1e-5)
+        assert (found.ids[row] >= 0).sum() == len(set(labels.ids[row]) | set(np.flatnonzero(votes[row])))
+    assert np.array_equal(fuse(labels, TopK(memory.ids, given), 0.0, 8).ids, labels.ids)
+    with pytest.raises(ValueError, match="30 queries, but votes for 29"):
+        fuse(labels, TopK(memory.ids[:29], given[:29]), 0.5, 3)
+
+
+def test_fuse_with_nothing_on_one_side() -> None:
+    empty = TopK(np.full((1, 2), -1), np.full((1, 2), -np.inf))
+    some = TopK(np.array([[4, 2]]), np.array([[0.5, 0.25]]))
+    assert fuse(some, empty, 0.5, 2).ids.tolist() == [[4, 2]]
+    assert fuse(empty, some, 0.5, 3).ids.tolist() == [[4, 2, -1]]
+    assert fuse(empty, empty, 0.5, 2).ids.tolist() == [[-1, -1]]
+    nothing = sum_votes(np.array([[-1], [0]]), np.ones((2, 1)), Positives.from_lists([[]]))
+    assert nothing.ids.shape == (2, 0)
+    memory = QueryMemory.build(np.zeros((0, 4)), Positives.from_lists([]), 5)
+    assert memory.search(np.ones((2, 4)), 3).ids.tolist() == [[-1] * 3] * 2
+    assert memory.combine(np.ones((1, 4)), some, 2).ids.tolist() == [[4, 2]]
+
+
+@pytest.mark.parametrize("combine", ["sum", "joint"])
+def test_save_and_load(tmp_path: Path, combine: str) -> None:
+    queries, truth = world()
+    settings = FusionSettings(combine, 0.4, 20, 0.05)
+    memory = QueryMemory.build(queries, truth, 25, settings)
+    memory.save_pretrained(tmp_path)
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")) == sorted(
+        [MEMORY, EMBEDDINGS, POSITIVES]
+    )
+    again = QueryMemory.from_pretrained(tmp_path)
+    assert isinstance(again.embeddings, np.memmap)
+    assert (again.settings, again.weight, len(again)) == (settings, 0.4, 300)
+    new, _ = world(40, seed=1)
+    labels = exact_search(new, unit(np.random.default_rng(99).normal(size=(25, 16))), 25)
+    one, other = memory.combine(new, labels, 7), again.combine(new, labels, 7)
+    assert np.array_equal(one.ids, other.ids)
+    assert np.array_equal(one.scores, other.scores)
+    memory.save_pretrained(tmp_path)  # over what is mapped
+    assert np.array_equal(again.search(new, 3).ids, memory.search(new, 3).ids)
+
+
+def test_broken_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="hf-xmc calibrate"):
+        QueryMemory.from_pretrained(tmp_path)
+    queries, truth = world()
+    QueryMemory.build(queries, truth, 25).save_pretrained(tmp_path)
+    about = json.loads((tmp_path / MEMORY).read_text())
+    for wrong in ({"num_labels": 3}, {"settings": {"weight": 2}}, {"settings": {"tune": 1}}):
+        (tmp_path / MEMORY).write_text(json.dumps(about | wrong))
+        with pytest.raises(DataError, match="cannot be read"):
+            QueryMemory.from_pretrained(tmp_path)
+    (tmp_path / MEMORY).write_text(json.dumps(about))
+    with (tmp_path / EMBEDDINGS).open("wb") as file:
+        np.save(file, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="cannot be read"):
+        QueryMemory.from_pretrained(tmp_path)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    queries, truth = world()
+    memory = QueryMemory.build(queries, truth, 25)
+    with pytest.raises(ValueError, match="8 dimensions, the memory 16"):
+        memory.search(np.ones((1, 8)), 3)
+    with pytest.raises(ValueError, match="300 embeddings, but positives of 299"):
+        QueryMemory.build(queries, truth.take(np.arange(299)), 25)
+    with pytest.raises(ValueError, match="label table has 5 rows"):
+        QueryMemory.build(queries, truth, 5)
+    for wrong in (
+        {"combine": "max"},
+        {"weight": 1.5},
+        {"num_neighbours": 0},
+        {"temperature": 0.0},
+        {"combine": "joint", "temperature": None},
+    ):
+        with pytest.raises(ValueError, match=r"combine|weight|num_neighbours|temperature"):
+            FusionSettings(**wrong)
+
+
+def test_tuning_takes_what_helps_and_nothing_that_does_not() -> None:
+    queries, truth = world(600)
+    held, held_truth = world(200, seed=1)
+    noise = unit(np.random.default_rng(5).normal(size=(25, 16)))
+    centres = unit(np.random.default_rng(99).normal(size=(25, 16)))
+    memory = QueryMemory.build(queries, truth, 25)
+    settings, table = tune_fusion(memory, held, exact_search(held, noise, 25), held_truth, FEW)
+    assert settings.weight > 0.5  # label vectors that say nothing
+    assert table[0]["weight"] == 0
+    assert table[0]["P@1"] < max(row["P@1"] for row in table) - 0.3
+    shuffled = QueryMemory.build(queries, truth.take(np.random.default_rng(0).permutation(600)), 25)
+    settings, table = tune_fusion(shuffled, held, exact_search(held, centres, 25), held_truth, FEW)
+    assert settings.weight <= 0.3  # a memory that says nothing
+    filters = Positives.from_lists([held_truth.row(i)[:1].tolist() for i in range(200)])
+    _, filtered = tune_fusion(memory, held, exact_search(held, centres, 25), held_truth, FEW, filters)
+    assert filtered[0]["P@1"] < table[0]["P@1"]
+
+
+def test_enrichment_by_hand() -> None:
+    text, queries = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.6, 0.8], [0.0, 1.0]])
+    truth = Positives.from_lists([[0], [0]])
+    assert enrich_labels(text, queries, truth, np.inf) == pytest.approx(text)
+    enriched = enrich_labels(text, queries, truth, kappa=2)
+    assert enriched[0] == pytest.approx([0.8112, 0.5847], abs=1e-4)
+    assert enriched[1] == pytest.approx(text[1])  # no training query: the text alone
+    assert enrich_labels(text, queries, truth, 1e-9)[0] == pytest.approx([0.3162, 0.9487], abs=1e-4)  # the centroid
+    for wrong in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match="above 0"):
+            enrich_labels(text, queries, truth, wrong)
+
+
+def test_leave_one_out_is_the_vector_without_the_query() -> None:
+    queries, truth = world(60)
+    text = unit(np.random.default_rng(3).normal(size=(25, 16))).astype(np.float32)
+    vectors = leave_one_out_labels(text, queries, truth, kappa=5)
+    for row in (0, 7, 31):
+        others = np.flatnonzero(np.arange(60) != row)
+        without = enrich_labels(text, queries[others], truth.take(others), kappa=5)
+        pairs = slice(truth.indptr[row], truth.indptr[row + 1])
+        assert vectors[pairs] == pytest.approx(without[truth.row(row)], abs=1e-5)
+
+
+def test_centroids_help_where_texts_say_little() -> None:
+    queries, truth = world(600)
+    held, held_truth = world(200, seed=1)
+    noise = unit(np.random.default_rng(5).normal(size=(25, 16)))
+    kappa, table = tune_enrichment(noise, queries, truth, held, held_truth)
+    assert kappa < np.inf
+    assert table[0]["kappa"] == np.inf
+    centres = unit(np.random.default_rng(99).normal(size=(25, 16)))
+    nobody = Positives.from_lists([[] for _ in range(600)])
+    assert tune_enrichment(centres, queries, nobody, held, held_truth)[0] == np.inf  # equal: the simplest wins
