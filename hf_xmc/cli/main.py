@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hf_xmc import __version__
-from hf_xmc.cli import calibrate, demo, evaluate, explain, index, labels, predict, prepare, push, train
+from hf_xmc.cli import calibrate, demo, evaluate, explain, index, labels, plan, predict, prepare, push, train
 from hf_xmc.cli.errors import user_errors
 
 app = typer.Typer(
@@ -20,7 +20,11 @@ app = typer.Typer(
 )
 for command in (demo, prepare, evaluate, calibrate, index, labels, predict, explain, push):
     app.command(epilog=command.EXAMPLE)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
-app.command("train", epilog=train.EXAMPLE, add_help_option=False, context_settings=train.PASS_ON)(train.train)
+for command in (train, plan):  # which hand their arguments on
+    name = command.__name__.rsplit(".", 1)[-1]
+    app.command(name, epilog=command.EXAMPLE, add_help_option=False, context_settings=train.PASS_ON)(
+        getattr(command, name)
+    )
 
 
 @app.callback(invoke_without_command=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from hf_xmc.cli.launch import names, relaunch
+from hf_xmc.cli.settings import with_settings, write_settings
 
 if TYPE_CHECKING:
     from hf_xmc.data.dataset import XMCDataset
@@ -45,28 +50,89 @@ class ScriptArguments:
         metadata={"help": "In tokens; longer queries are cut (default: what papers on the set use, or 128)."},
     )
     max_label_length: int | None = field(default=None, metadata={"help": "In tokens; longer labels are cut."})
+    lora_rank: int | None = field(
+        default=None,
+        metadata={"help": "Train adapters of this rank (LoRA) and the projections; needs peft. Saved merged."},
+    )
+    lora_alpha: int | None = field(
+        default=None, metadata={"help": "Adapters are scaled by alpha / rank; by default alpha is twice the rank."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Names of the layers with adapters; by default all linear ones of the towers."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations without a better one; needs --load_best_model_at_end true."},
+    )
 
     def model_settings(self) -> dict[str, Any]:
-        """The fields of XMCDualEncoderConfig that were given."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        return {name: given[name] for name in given if name not in ("dataset", "model_name_or_path")}
+        """The fields of XMCDualEncoderConfig that were given, and the choice of attention."""
+        other = ("dataset", "model_name_or_path", "early_stopping_patience")
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and name not in other and not name.startswith("lora_")
+        }
+
+    def peft_config(self) -> Any:
+        """The adapters that were asked for, or `None`."""
+        if self.lora_rank is None:
+            return None
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.lora_rank,
+            lora_alpha=2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=self.lora_target_modules,
+        )
 
 
 def train(context: typer.Context) -> None:
     """Train a dual encoder. Takes every argument of transformers' TrainingArguments; --help lists them."""
-    train_from(context.args)
+    train_from(relaunch("train", context.args))
 
 
 def train_from(argv: Sequence[str]) -> Path:
     """Parse arguments and train; returns the trained folder."""
+    parser, given = parse(argv, "hf-xmc train", EXAMPLE)
+    script, args = parser.parse_dict(vars(given))
+    if (started := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
+        raise ValueError(
+            f"{started} processes were started, but the training sees {args.world_size}: each would train by itself. "
+            "On the CPU add --use_cpu true."
+        )
+    if args.process_index == 0:
+        write_settings(given, parser, Path(args.output_dir or "outputs/run") / "train.yaml")
+    return run(script, args)
+
+
+def parse(
+    argv: Sequence[str], prog: str, example: str, own: Mapping[str, str] | None = None
+) -> tuple[Any, argparse.Namespace]:
+    """The parser of everything that a training takes, and what it was given, by a file of settings or by flags.
+
+    `own`: further options, name and help text.
+    """
     from transformers import HfArgumentParser
 
     from hf_xmc.training.arguments import XMCTrainingArguments
 
     arguments: Any = (ScriptArguments, XMCTrainingArguments)  # dataclasses, as HfArgumentParser takes them
-    parser = HfArgumentParser(arguments, prog="hf-xmc train", epilog=EXAMPLE)
-    script, args = parser.parse_args_into_dataclasses([underscored(token) for token in argv])
-    return run(script, args)
+    parser = HfArgumentParser(arguments, prog=prog, epilog=example)
+    known = with_settings([underscored(token) for token in argv], parser)
+    # What is taken from the arguments before they are parsed; here for --help alone.
+    parser.add_argument("--config", help="A YAML file of settings, `key: value` a line; flags win over it.")
+    parser.add_argument(
+        "--accelerate_config",
+        help=f"Start several processes: {', '.join(names())}, or a file; with --num_processes and the like.",
+    )
+    for name, text in (own or {}).items():
+        parser.add_argument(f"--{name}", help=text)
+    given = parser.parse_args(known)
+    del given.config, given.accelerate_config
+    return parser, given
 
 
 def underscored(token: str) -> str:
@@ -83,6 +149,7 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.training.trainer import XMCTrainer
 
+    callbacks = early_stopping(script, args)
     dataset = load_xmc_dataset(script.dataset)
     model = load_model(script, dataset.max_lengths)
     folder = Path(args.output_dir or "outputs/run")
@@ -94,6 +161,8 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
         label_dataset=dataset.labels,
         train_ignored=dataset.filters.get("train"),
         eval_ignored=dataset.filters.get("validation"),
+        peft_config=script.peft_config(),
+        callbacks=callbacks,
     )
     resume = {"true": True, "false": False}.get(str(args.resume_from_checkpoint).lower(), args.resume_from_checkpoint)
     seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
@@ -111,6 +180,24 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
         f'hf-xmc predict {folder} --text "..."',
     )
     return folder
+
+
+def early_stopping(script: ScriptArguments, args: XMCTrainingArguments) -> list[Any]:
+    """The callback that `--early_stopping_patience` asks for.
+
+    Raises:
+        ValueError: there are no evaluations, or no best weights to go back to.
+    """
+    if script.early_stopping_patience is None:
+        return []
+    from transformers import EarlyStoppingCallback
+
+    if args.eval_strategy == "no" or not args.load_best_model_at_end:
+        raise ValueError(
+            "early_stopping_patience needs evaluations and the best weights: add --eval_strategy epoch "
+            "--save_strategy epoch --load_best_model_at_end true --metric_for_best_model nDCG@5."
+        )
+    return [EarlyStoppingCallback(script.early_stopping_patience)]
 
 
 def finish(

@@ -30,14 +30,12 @@ class QueryCollator:
     pad_token_id: int = 0
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        width = max(len(item["input_ids"]) for item in items)
-        input_ids = np.full((len(items), width), self.pad_token_id, dtype=np.int64)  # [B, T]
-        attention_mask = np.zeros_like(input_ids)
-        for i, item in enumerate(items):
-            length = len(item["input_ids"])
-            input_ids[i, :length] = item["input_ids"]
-            attention_mask[i, :length] = 1
-        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
+        lengths = np.array([len(item["input_ids"]) for item in items])  # [B]
+        attention_mask = np.arange(lengths.max()) < lengths[:, None]  # [B, T]
+        input_ids = np.full(attention_mask.shape, self.pad_token_id, dtype=np.int64)
+        input_ids[attention_mask] = np.concatenate([item["input_ids"] for item in items])
+        mask = torch.from_numpy(attention_mask.astype(np.int64))
+        batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": mask}
         batch["row"] = torch.tensor([item["row"] for item in items])
         for name in ("positives", "ignored"):
             if name in items[0]:

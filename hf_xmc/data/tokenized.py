@@ -98,6 +98,42 @@ class TokenTable:
         indptr, tokens = self.chunks[chunk]
         return tokens[indptr[place] : indptr[place + 1]]
 
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of rows one after the other, int64 `[T]`, and how many each has, int64 `[n]`.
+
+        >>> tokens, lengths = TokenTable([[5, 6, 7], [8]]).take(np.array([1, 0]))
+        >>> tokens.tolist(), lengths.tolist()
+        ([8, 5, 6, 7], [1, 3])
+        """
+        texts = self.text_of_row[rows].astype(np.int64)  # [n]
+        lengths = self.lengths[rows].astype(np.int64)
+        ends = lengths.cumsum()
+        tokens = np.empty(lengths.sum(), dtype=np.int64)  # [T]
+        inside = np.arange(len(tokens)) - np.repeat(ends - lengths, lengths)  # place of each token in its text
+        chunk_of = texts // CHUNK
+        for chunk in np.unique(chunk_of):
+            indptr, values = self.chunks[chunk]
+            mine = chunk_of == chunk
+            targets = np.repeat(mine, lengths)  # [T]
+            starts = np.repeat(indptr[texts[mine] % CHUNK], lengths[mine])
+            tokens[targets] = values[starts + inside[targets]]
+        return tokens, lengths
+
+    def distinct(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """One row of each distinct text among `rows` (of all for `None`), `[n]`, and for each of `rows` its place
+        there; `None` for the places where no text repeats.
+
+        >>> table = TokenTable([[5], [6], [7]])
+        >>> table.distinct(np.array([2, 0, 2]))
+        (array([0, 2]), array([1, 0, 1]))
+        """
+        if rows is None:
+            rows = np.arange(len(self))
+            if self.num_texts == len(self):
+                return rows, None
+        texts, first, place = np.unique(self.text_of_row[rows], return_index=True, return_inverse=True)
+        return (rows, None) if len(texts) == len(rows) else (rows[first], place)
+
     def __iter__(self) -> Iterator[Any]:
         return (self[row] for row in range(len(self)))
 
@@ -165,8 +201,8 @@ def chunked(texts: Dataset, rows: np.ndarray) -> Iterable[list[str]]:
         yield held
 
 
-def tokenizer_key(tokenizer: Any, prefix: str, max_length: int) -> str | None:
-    """What token ids depend on besides the text: the tokenizer's whole state, the prefix and the length.
+def tokenizer_key(tokenizer: Any, prefix: str, max_length: int, end: int | None = None) -> str | None:
+    """What token ids depend on besides the text: the tokenizer's whole state, prefix, length and end token.
 
     `None` for a tokenizer whose state cannot be read (those not on `tokenizers`): nothing is then kept for later.
     """
@@ -176,7 +212,7 @@ def tokenizer_key(tokenizer: Any, prefix: str, max_length: int) -> str | None:
     state = json.loads(backend.to_str())
     state.pop("truncation", None)  # set by the last call, and again by the next
     state.pop("padding", None)
-    sides = [tokenizer.truncation_side, type(tokenizer).__name__, prefix, max_length]
+    sides = [tokenizer.truncation_side, type(tokenizer).__name__, prefix, max_length, end]
     return blake2b(json.dumps([state, sides], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 

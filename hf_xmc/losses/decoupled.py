@@ -23,6 +23,8 @@ class DecoupledSoftmaxLoss(StreamingLoss):
     0.5273
     """
 
+    score_is_log_weight = True
+
     def forward(
         self,
         queries: torch.Tensor,

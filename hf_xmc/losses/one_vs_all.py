@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import softplus
 
+from hf_xmc.losses.pairs import read_local
 from hf_xmc.losses.streaming import StreamingLoss, Tile
 from hf_xmc.types import Positives
 
@@ -14,6 +15,10 @@ class OneVsAllLoss(StreamingLoss):
 
     Args: see `StreamingLoss`.
     """
+
+    def num_terms(self, positives: Positives, num_labels: int, ignored: Positives | None = None) -> torch.Tensor:
+        """As in `StreamingLoss`: all B * C entries that are not ignored."""
+        return read_local(positives, num_labels, ignored).num_candidates.sum()
 
     def forward(
         self,

@@ -81,6 +81,20 @@ class Batch:
             yield start, pairs, removed
 
 
+def queries_with_positives(positives: Positives, num_labels: int, ignored: Positives | None = None) -> torch.Tensor:
+    """How many queries have a positive of weight above zero that is not ignored: what most losses divide by.
+
+    >>> int(queries_with_positives(Positives.from_lists([[0, 2], [], [1]]).torch(), 3))
+    2
+    """
+    return (read_local(positives, num_labels, ignored).total_weight > 0).sum()
+
+
+def read_local(positives: Positives, num_labels: int, ignored: Positives | None = None) -> Batch:
+    """The pairs of this process alone, whatever the others hold."""
+    return read_batch(Shard(None, 0, [len(positives)], [num_labels]), positives, None, ignored)
+
+
 def read_batch(
     shard: Shard,
     positives: Positives,

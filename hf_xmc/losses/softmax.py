@@ -17,6 +17,8 @@ class SoftmaxLoss(StreamingLoss):
     Args: see `StreamingLoss`.
     """
 
+    score_is_log_weight = True
+
     def forward(
         self,
         queries: torch.Tensor,

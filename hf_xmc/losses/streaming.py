@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_xmc.losses.pairs import Batch, Pairs, read_batch
+from hf_xmc.losses.pairs import Batch, Pairs, queries_with_positives, read_batch
 from hf_xmc.losses.products import add_labels_gradient, score_tile, times_labels
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.types import Positives
@@ -37,6 +37,9 @@ class StreamingLoss(nn.Module):
             passes its own queries. Value and gradients are those of one process with all queries and labels; where
             gradients of shared parameters are averaged over the ranks, as DDP does, multiply by the number of ranks.
     """
+
+    # Whether a label counts w times where log w is added to its scores, as in a sum of exponentials.
+    score_is_log_weight = False
 
     def __init__(
         self,
@@ -73,6 +76,13 @@ class StreamingLoss(nn.Module):
             )
         shard = Shard.of(self.process_group, len(queries), len(labels), queries.device)
         return read_batch(shard, positives, sampled, ignored, drop_unsampled)
+
+    def num_terms(self, positives: Positives, num_labels: int, ignored: Positives | None = None) -> torch.Tensor:
+        """What the mean over these queries divides by, an integer; 0 where nothing is to be compared.
+
+        The loss of a large batch is the mean of those of its parts, weighted by this.
+        """
+        return queries_with_positives(positives, num_labels, ignored)
 
     def stream(
         self, rows: RowLoss, queries: torch.Tensor, labels: torch.Tensor, batch: Batch, count: torch.Tensor

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from .configuration_xmc import XMCDualEncoderConfig
-from .pooling_xmc import pad, pool
-from .towers_xmc import check_dimensions, cut_lengths, load_tokenizer, same_vocabulary, without_pooler
+from .packing_xmc import encode, encode_texts, flatten, pack, packs, pad, positions_from
+from .pooling_xmc import pool
+from .towers_xmc import (
+    as_list,
+    as_tower,
+    check_dimensions,
+    cut_lengths,
+    end_token,
+    load_tokenizer,
+    load_towers,
+    same_vocabulary,
+)
 
 Side = Literal["query", "label"]
 HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
@@ -72,10 +81,11 @@ class XMCDualEncoderModel(PreTrainedModel):
             )
         check_dimensions(config)
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.query_encoder = without_pooler(query_encoder or AutoModel.from_config(config.encoder_config))
+        self.packing = True  # False: texts are padded also where the attention allows to pack them
+        self.query_encoder = as_tower(query_encoder or AutoModel.from_config(config.encoder_config))
         self.label_encoder: PreTrainedModel | None = None
         if not config.share_encoders:
-            self.label_encoder = without_pooler(label_encoder or AutoModel.from_config(config.label_encoder_config))
+            self.label_encoder = as_tower(label_encoder or AutoModel.from_config(config.label_encoder_config))
         self.query_projection: nn.Linear | None = None
         self.label_projection: nn.Linear | None = None
         if config.projection_dim is not None:
@@ -115,16 +125,12 @@ class XMCDualEncoderModel(PreTrainedModel):
         if label_encoder is not None and config.get("share_encoders", True):
             raise ValueError("label_encoder is given, but share_encoders is True; pass share_encoders=False.")
         load = {"dtype": dtype, **({"attn_implementation": attn_implementation} if attn_implementation else {}), **hub}
-        query_tower = AutoModel.from_pretrained(name_or_folder, **load)
-        label_tower = AutoModel.from_pretrained(label_encoder, **load) if label_encoder is not None else None
-        if label_tower is None and not config.get("share_encoders", True):
-            label_tower = copy.deepcopy(query_tower)
+        query_tower, label_tower = load_towers(
+            name_or_folder, label_encoder, config.get("share_encoders", True), **load
+        )
         tokenizer = load_tokenizer(name_or_folder, **hub)
         if label_encoder is not None and not same_vocabulary(tokenizer, load_tokenizer(label_encoder, **hub)):
             raise ValueError(f"{name_or_folder} and {label_encoder} have different tokenizers; the towers share one.")
-        for tower in (query_tower, label_tower):
-            if tower is not None and os.path.exists(tower.config._name_or_path):
-                tower.config._name_or_path = ""  # a path of this machine says nothing elsewhere
         model_config = XMCDualEncoderConfig(
             encoder_config=query_tower.config,
             label_encoder_config=None if label_tower is None else label_tower.config,
@@ -158,19 +164,22 @@ class XMCDualEncoderModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         side: Side = "query",
         pooled: Tensor | None = None,
+        **packed: Any,
     ) -> XMCDualEncoderOutput:
         """Embed tokens.
 
         Args:
             input_ids: token ids, `[B, T]`.
-            attention_mask: 1 for tokens, 0 for padding, `[B, T]`.
+            attention_mask: 1 for tokens, 0 for padding, `[B, T]`; `None` where there is no padding.
             side: which tower and projection to use.
             pooled: pooled hidden states `[B, H]` that were computed before; the encoder is then skipped.
+            **packed: `position_ids`, `cu_seq_lens` and `max_length` of texts that stand one after the other in a
+                single row of `input_ids`, as `pack` makes them, for an encoder that `packs`.
         """
         if pooled is None:
-            encoder = self.query_encoder if side == "query" or self.label_encoder is None else self.label_encoder
-            hidden = encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # [B, T, H]
-            pooled = pool(hidden, attention_mask, self.config.pooling)  # [B, H]
+            batch = {"input_ids": input_ids, "attention_mask": attention_mask, **packed}
+            hidden = encode(self.tower(side), batch)  # [B, T, H]
+            pooled = pool(hidden, attention_mask, self.config.pooling, packed.get("cu_seq_lens"))  # [B, H]
         projection = self.query_projection
         if side == "label" and self.label_projection is not None:
             projection = self.label_projection
@@ -180,7 +189,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         return XMCDualEncoderOutput(embeddings=embeddings, pooled=pooled)
 
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
-        """Token ids of each text, with the side's prefix, cut at the side's length."""
+        """Token ids of each text with the side's prefix, and `end_token` if any, cut at the side's length."""
         if self.tokenizer is None:
             raise ValueError(
                 "The model has no tokenizer: its folder holds no tokenizer files. Add them, or set model.tokenizer."
@@ -191,9 +200,14 @@ class XMCDualEncoderModel(PreTrainedModel):
         if not len(texts):
             return []
         texts = [prefix + text for text in texts] if prefix else list(texts)
-        ids = self.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
+        end = [] if (token := self.end_token()) is None else [token]
+        ids = self.tokenizer(texts, truncation=True, max_length=max_length - len(end))["input_ids"]
         # A tokenizer without special tokens makes nothing of an empty text; something must be pooled.
-        return [row or [self.tokenizer.pad_token_id] for row in ids]
+        return [row + end or [self.tokenizer.pad_token_id] for row in ids]
+
+    def end_token(self) -> int | None:
+        """What `tokenize` puts after each text besides what the tokenizer puts there, if anything."""
+        return None if self.tokenizer is None else end_token(self.tokenizer, self.config.pooling)
 
     def encode_queries(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Tensor:
         """Embeddings of queries, float32 on the CPU, `[N, D]`, in the order given."""
@@ -217,26 +231,39 @@ class XMCDualEncoderModel(PreTrainedModel):
         self,
         ids: Any,
         side: Side,
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         progress: bool = False,
         output: Literal["embeddings", "pooled"] = "embeddings",
+        rows: np.ndarray | None = None,
     ) -> Tensor:
-        """Embeddings of tokenised texts (`ids[i]`: token ids) without gradients, float32 on the CPU, `[N, D]`.
+        """Embeddings of tokenised texts (`ids[i]`: token ids; or a table with `lengths` and `take`) without gradients,
+        float32 on the CPU, `[N, D]`, in the order given; of the texts `rows` alone, if given.
 
-        Texts are sorted by length, so that a batch holds little padding, and put back in their order.
+        A batch has at most `batch_size` texts and as many tokens as suit the device, of texts of about one length.
         """
-        result = torch.empty(len(ids), self.width(side, output))
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         was_training = self.training
         self.eval()
-        with tqdm(total=len(ids), unit=" texts", desc=f"Encoding {side} texts", delay=2, disable=not progress) as bar:
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = {name: x.to(self.device) for name, x in self.pad([ids[i] for i in rows]).items()}
-                result[rows] = self(**batch, side=side)[output].float().cpu()
-                bar.update(len(rows))
+        result = encode_texts(self, ids, side, batch_size, progress, output, rows)
         self.train(was_training)
         return result
+
+    def batch(self, tokens: Tensor, lengths: Tensor, side: Side) -> dict[str, Any]:
+        """What `forward` takes, on the model's device, for texts one after the other (as `flatten` gives them)."""
+        if self.packs(side):
+            batch = pack(tokens, lengths, positions_from(self.tower(side)))
+        else:
+            batch = pad(tokens, lengths, self.padding)
+            if batch["input_ids"].numel() == len(tokens):
+                del batch["attention_mask"]  # attention without a mask is faster
+        return {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in batch.items()}
+
+    def packs(self, side: Side) -> bool:
+        """Whether texts of a side are packed without padding: where its encoder and its attention allow it."""
+        return self.packing and packs(self.tower(side))
+
+    def tower(self, side: Side) -> PreTrainedModel:
+        """The encoder of a side."""
+        return self.query_encoder if side == "query" or self.label_encoder is None else self.label_encoder
 
     def width(self, side: Side, output: Literal["embeddings", "pooled"] = "embeddings") -> int:
         """Dimension of a side's output."""
@@ -253,8 +280,12 @@ class XMCDualEncoderModel(PreTrainedModel):
 
     def pad(self, ids: Sequence[Any]) -> dict[str, Tensor]:
         """Token lists to `input_ids` and `attention_mask`, int64 `[B, T]`."""
-        padding = 0 if self.tokenizer is None else self.tokenizer.pad_token_id or 0
-        return pad(ids, padding)
+        return pad(*flatten(ids, np.arange(len(ids))), self.padding)
+
+    @property
+    def padding(self) -> int:
+        """The token id that fills up rows."""
+        return 0 if self.tokenizer is None else self.tokenizer.pad_token_id or 0
 
     def _init_weights(self, module: nn.Module) -> None:
         # Projections start as the identity (orthogonal where dimensions differ): training begins with the encoder's
@@ -265,10 +296,3 @@ class XMCDualEncoderModel(PreTrainedModel):
                 (nn.init.eye_ if square else nn.init.orthogonal_)(module.weight)
         else:
             super()._init_weights(module)
-
-
-def as_list(texts: Sequence[str]) -> list[str]:
-    """A list of texts; a single string is most likely a mistake, since it would be taken letter by letter."""
-    if isinstance(texts, str):
-        raise TypeError(f"Found one string, expected a list of texts; pass [{texts[:40]!r}].")
-    return list(texts)

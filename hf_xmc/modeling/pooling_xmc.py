@@ -1,22 +1,23 @@
-"""Tokens to one vector a text: padding on the way in, pooling on the way out."""
+"""Hidden states to one vector a text."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str) -> Tensor:
+def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str, cu_seq_lens: Tensor | None = None) -> Tensor:
     """Hidden states `[B, T, H]` to one vector a text, `[B, H]`; padding may stand on either side.
+
+    With `cu_seq_lens`, `[B + 1]`, texts stand one after the other in the single row of `hidden`, `[1, T, H]`.
 
     >>> hidden = torch.tensor([[[1.0], [3.0], [9.0]]])
     >>> mask = torch.tensor([[1, 1, 0]])
     >>> [pool(hidden, mask, how).item() for how in ("mean", "cls", "last")]
     [2.0, 1.0, 3.0]
     """
+    if cu_seq_lens is not None:
+        return pool_packed(hidden[0], cu_seq_lens.long(), pooling)
     if attention_mask is None:
         attention_mask = hidden.new_ones(hidden.shape[:2])
     if pooling == "mean":
@@ -33,16 +34,20 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), place]
 
 
-def pad(ids: Sequence[Any], padding: int) -> dict[str, Tensor]:
-    """Token ids (a sequence each) to `input_ids` and `attention_mask`, int64 `[B, T]`, padded on the right.
+def pool_packed(hidden: Tensor, bounds: Tensor, pooling: str) -> Tensor:
+    """Hidden states of texts one after the other, `[T, H]`, to one vector a text, `[B, H]`.
 
-    >>> pad([[5, 6], [7]], 0)["input_ids"].tolist()
-    [[5, 6], [7, 0]]
+    >>> hidden = torch.tensor([[1.0], [3.0], [9.0]])
+    >>> [pool_packed(hidden, torch.tensor([0, 2, 3]), how).flatten().tolist() for how in ("mean", "cls", "last")]
+    [[2.0, 9.0], [1.0, 9.0], [3.0, 9.0]]
     """
-    width = max((len(row) for row in ids), default=0)
-    tokens = torch.full((len(ids), width), padding, dtype=torch.int64)
-    mask = torch.zeros((len(ids), width), dtype=torch.int64)
-    for i, row in enumerate(ids):
-        tokens[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        mask[i, : len(row)] = 1
-    return {"input_ids": tokens, "attention_mask": mask}
+    if pooling == "cls":
+        return hidden[bounds[:-1]]
+    if pooling == "last":
+        return hidden[bounds[1:] - 1]
+    if pooling != "mean":
+        raise ValueError(f"pooling is {pooling!r}; expected mean, cls or last.")
+    lengths = bounds.diff()  # [B]
+    text = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths, output_size=len(hidden))  # [T]
+    sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, text, hidden)
+    return sums / lengths.clamp(min=1).unsqueeze(-1).to(hidden.dtype)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import os
+from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .configuration_xmc import XMCDualEncoderConfig
@@ -13,11 +16,37 @@ logger = logging.get_logger(__name__)
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 
 
-def without_pooler(encoder: Any) -> Any:
-    """Drop the pooling layer that some backbones add: it is not used, and unused weights break distributed runs."""
+def load_towers(
+    name_or_folder: Any, label_encoder: Any | None, share: bool, **load: Any
+) -> tuple[PreTrainedModel, PreTrainedModel | None]:
+    """The towers of both sides, the second `None` where they share one and a copy where there is no other."""
+    query_tower = AutoModel.from_pretrained(name_or_folder, **load)
+    label_tower = None if label_encoder is None else AutoModel.from_pretrained(label_encoder, **load)
+    if label_tower is None and not share:
+        label_tower = copy.deepcopy(query_tower)
+    for tower in (query_tower, label_tower):
+        if tower is not None and os.path.exists(tower.config._name_or_path):
+            tower.config._name_or_path = ""  # a path of this machine says nothing elsewhere
+    return query_tower, label_tower
+
+
+def as_tower(encoder: Any) -> Any:
+    """Make a backbone a tower: no pooling layer, which some add and which, unused, breaks distributed runs; and no
+    cache of keys and values, which decoders keep to go on writing."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
+    if getattr(encoder.config, "use_cache", None):
+        encoder.config.use_cache = False
     return encoder
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase, pooling: str) -> int | None:
+    """The token to put after each text: the end token, where the last token is what is pooled and the tokenizer ends
+    texts with none of its own (as for E5-Mistral; Qwen3-Embedding's tokenizer adds one)."""
+    if pooling != "last" or tokenizer.eos_token_id is None:
+        return None
+    ids = tokenizer("a")["input_ids"]
+    return None if ids and ids[-1] in tokenizer.all_special_ids else tokenizer.eos_token_id
 
 
 def check_dimensions(config: XMCDualEncoderConfig) -> None:
@@ -67,3 +96,10 @@ def load_tokenizer(name_or_folder: Any, **options: Any) -> PreTrainedTokenizerBa
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def as_list(texts: Sequence[str]) -> list[str]:
+    """A list of texts; a single string is most likely a mistake, since it would be taken letter by letter."""
+    if isinstance(texts, str):
+        raise TypeError(f"Found one string, expected a list of texts; pass [{texts[:40]!r}].")
+    return list(texts)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from hf_xmc.types import Positives
+
+LABELS_PER_TILE = 2**14
 
 
 def in_batch(positives: Positives) -> Tensor:
@@ -35,3 +39,70 @@ def to_columns(pairs: Positives, candidates: Tensor) -> Positives:
     before = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])  # kept pairs before each pair
     weights = None if pairs.weights is None else pairs.weights[kept]
     return Positives(before[pairs.indptr], columns[kept], weights)
+
+
+def by_gradient(
+    norms: Tensor, positives: Tensor, budget: int, random_share: float = 0.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The positives, the labels of largest gradient norm, and a random few that stand for all the others.
+
+    Args:
+        norms: gradient norm of each label, `[L]`.
+        positives: label ids that are always candidates, sorted; all of them stay where they exceed the budget.
+        budget: candidates in all.
+        random_share: of the places that the positives leave, this share is drawn at random from what is left over.
+        seed: of the draw.
+
+    Returns:
+        Ids of the candidates, sorted, `[C]`, and the logarithm of each one's weight, `[C]`: 0, but for the drawn ones
+        log(labels left over / labels drawn). With it a sum over the candidates is an unbiased estimate of the sum
+        over all labels, as in sampled softmax.
+
+    >>> ids, log_weights = by_gradient(torch.tensor([0.1, 0.0, 0.9, 0.3]), torch.tensor([1]), budget=3)
+    >>> ids.tolist(), log_weights.tolist()
+    ([1, 2, 3], [0.0, 0.0, 0.0])
+    """
+    places = max(0, min(budget, len(norms)) - len(positives))
+    drawn = round(places * random_share)
+    keys = norms.clone()
+    keys[positives] = torch.inf
+    chosen = keys.topk(len(positives) + places - drawn).indices
+    log_weights = torch.zeros_like(norms)  # [L]
+    if drawn:
+        keys[chosen] = torch.inf
+        left = (keys < torch.inf).nonzero().squeeze(1)
+        order = torch.randperm(len(left), generator=torch.Generator().manual_seed(seed)).to(norms.device)
+        extra = left[order[:drawn]]
+        log_weights[extra] = math.log(len(left) / drawn)
+        chosen = torch.cat([chosen, extra])
+    chosen = chosen.sort().values
+    return chosen, log_weights[chosen]
+
+
+def hardest_negatives(queries: Tensor, labels: Tensor, excluded: list[Positives], count: int) -> Tensor:
+    """For each query the `count` best-scoring labels that are not excluded: their ids, each once, sorted.
+
+    Args:
+        queries: `[B, D]`.
+        labels: `[L, D]` in any dtype, on any device; scored in tiles.
+        excluded: pairs that are no negatives: positives, ignored pairs.
+
+    >>> queries, labels = torch.eye(2), torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.1, 0.8]])
+    >>> hardest_negatives(queries, labels, [Positives.from_lists([[0], [2]]).torch()], count=1).tolist()
+    [1]
+    """
+    count = min(count, len(labels))
+    queries = queries.detach().float()
+    rows = [torch.repeat_interleave(torch.arange(len(p), device=queries.device), p.counts) for p in excluded]
+    row, col = torch.cat(rows), torch.cat([p.indices for p in excluded])
+    best = queries.new_full((len(queries), count), -torch.inf)  # [B, count]
+    ids = torch.zeros_like(best, dtype=torch.int64)
+    for start in range(0, len(labels), LABELS_PER_TILE):
+        tile = labels[start : start + LABELS_PER_TILE].to(queries)
+        scores = queries @ tile.T  # [B, c]
+        inside = (col >= start) & (col < start + len(tile))
+        scores[row[inside], col[inside] - start] = -torch.inf
+        tile_best, tile_ids = scores.topk(min(count, len(tile)), dim=1)
+        best, place = torch.cat([best, tile_best], 1).topk(count, dim=1)
+        ids = torch.cat([ids, tile_ids + start], 1).gather(1, place)
+    return torch.unique(ids[best > -torch.inf])

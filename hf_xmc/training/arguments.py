@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-LABEL_STRATEGIES = ("all", "in_batch")
+LABEL_STRATEGIES = ("all", "selective", "in_batch", "hard")
+LABEL_BANK_INITS = ("encode", "random")
+LABEL_BANK_DTYPES = ("float16", "bfloat16", "float32")
 LOSSES = ("decoupled_softmax", "soft_top_k", "softmax", "one_vs_all", "triplet_margin")
 
 
@@ -22,9 +24,46 @@ class XMCTrainingArguments(TrainingArguments):
         default="all",
         metadata={
             "help": "Which labels enter the loss: 'all' of the catalogue (DEXML; exact, and encodes every label at "
-            "every step), or 'in_batch', the positives of the batch.",
+            "every step), 'selective', the positives of the batch and the labels of largest gradient, 'in_batch', the "
+            "positives of the batch, or 'hard', these and the best-scoring negatives of each query.",
             "choices": list(LABEL_STRATEGIES),
         },
+    )
+    label_budget: int = field(
+        default=512,
+        metadata={
+            "help": "Labels that label_strategy selective encodes with gradients at each step, the positives of the "
+            "batch among them (which all stay, should they be more). The number of labels makes it exact."
+        },
+    )
+    label_refresh: int = field(
+        default=64,
+        metadata={
+            "help": "Rows of the label bank, the oldest, that are encoded again at each step, without gradients "
+            "(label_strategy selective and hard)."
+        },
+    )
+    label_random_share: float = field(
+        default=0.5,
+        metadata={
+            "help": "Of the places that the positives leave in the label budget, this share goes to labels drawn at "
+            "random that stand for those left over, with a weight (softmax losses; others take the largest gradients)."
+        },
+    )
+    num_hard_negatives: int = field(
+        default=10, metadata={"help": "Best-scoring negatives of each query with label_strategy hard (NGAME: 10)."}
+    )
+    label_bank_init: str = field(
+        default="encode",
+        metadata={
+            "help": "The label bank to begin with: 'encode' every label once, or 'random', which costs nothing and is "
+            "replaced by the refresh.",
+            "choices": list(LABEL_BANK_INITS),
+        },
+    )
+    label_bank_dtype: str = field(
+        default="float16",
+        metadata={"help": "Of the label bank: float16, bfloat16 or float32.", "choices": list(LABEL_BANK_DTYPES)},
     )
     loss: str = field(
         default="decoupled_softmax",
@@ -38,12 +77,16 @@ class XMCTrainingArguments(TrainingArguments):
         default=5,
         metadata={"help": "k of the loss soft_top_k; 0 for the number of positives of each query (DEXML: 5)."},
     )
-    encode_chunk_size: int = field(
-        default=64,
+    encode_chunk_tokens: int | None = field(
+        default=None,
         metadata={
-            "help": "Texts that are encoded at a time in a training step. Texts are sorted by length first, so "
-            "smaller chunks hold less padding; label activations are kept for one chunk only (gradient caching)."
+            "help": "Tokens that are encoded at a time, padding included; by default 1,024 on a CPU and 16,384 on a "
+            "GPU. Texts are sorted by length, and packed into one row without padding where the encoder allows it; "
+            "label activations are kept for one chunk only (gradient caching)."
         },
+    )
+    encode_chunk_size: int | None = field(
+        default=None, metadata={"help": "Texts that are encoded at a time, at most; by default tokens alone count."}
     )
     gradient_caching: bool = field(
         default=True,
@@ -74,14 +117,31 @@ class XMCTrainingArguments(TrainingArguments):
         metadata={"help": "Kept for the interface of the Trainer; the data set is tokenised as a whole."},
     )
 
+    # Learning rates of parts (training/optimizer.py); what has none of its own trains at `learning_rate`.
+    projection_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the projections; by default learning_rate."}
+    )
+    label_encoder_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of a label tower of its own; by default learning_rate."}
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_strategy not in LABEL_STRATEGIES:
             raise ValueError(f"label_strategy is {self.label_strategy!r}; expected one of {LABEL_STRATEGIES}.")
         if self.loss not in LOSSES:
             raise ValueError(f"loss is {self.loss!r}; expected one of {LOSSES}.")
-        for name in ("encode_chunk_size", "eval_k"):
-            if getattr(self, name) < 1:
+        if self.label_bank_init not in LABEL_BANK_INITS or self.label_bank_dtype not in LABEL_BANK_DTYPES:
+            raise ValueError(
+                f"label_bank_init is {self.label_bank_init!r} and label_bank_dtype is {self.label_bank_dtype!r}; "
+                f"expected one of {LABEL_BANK_INITS} and one of {LABEL_BANK_DTYPES}."
+            )
+        if not 0 <= self.label_random_share <= 1:
+            raise ValueError(f"label_random_share is {self.label_random_share}; it must be from 0 to 1.")
+        if self.label_refresh < 0:
+            raise ValueError(f"label_refresh is {self.label_refresh}; it must not be below 0.")
+        for name in ("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay False: a batch carries more than the model's inputs.")

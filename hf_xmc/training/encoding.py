@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
+from hf_xmc.modeling.packing_xmc import chunk_tokens, chunks_of, flatten
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.gradient_cache import encode_in_chunks
 
@@ -21,7 +23,7 @@ class TextEncoder:
 
     Args:
         model: the dual encoder, not wrapped.
-        args: `encode_chunk_size`, `gradient_caching`, `freeze_encoder`, `per_device_eval_batch_size`.
+        args: `encode_chunk_tokens`, `encode_chunk_size`, `gradient_caching`, `freeze_encoder`, `torch_compile`.
         label_tokens: the label table, tokenised.
         kept: further tables whose pooled states are kept under a frozen encoder, for they are asked for at each step.
     """
@@ -38,34 +40,69 @@ class TextEncoder:
         self.label_tokens = label_tokens
         self.kept = [label_tokens, *kept]
         self.features: dict[TokenTable, Tensor] = {}  # pooled states of texts under a frozen encoder
+        if args.torch_compile:
+            self.compile()
+        for side in ("query", "label"):
+            model.packs(side)  # found out here, rather than in the midst of a step
         self.progress = not args.disable_tqdm and args.process_index == 0
+
+    def compile(self) -> None:
+        """Compile the towers, in place, for texts of any length. (The Trainer compiles the model's `forward` as a
+        whole, which a step does not call.) Padding it is then: what is packed has new runs of lengths each time."""
+        self.model.packing = False
+        for tower in (self.model.query_encoder, self.model.label_encoder):
+            if tower is not None:
+                tower.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode, dynamic=True)
 
     def queries(self, inputs: dict[str, Tensor], tokens: TokenTable) -> Tensor:
         """Embeddings of a batch with gradients, `[B, D]`; `tokens` is the table that its `row`s come from."""
         if self.args.freeze_encoder:
             return self.model(pooled=self.frozen(tokens, "query")[inputs["row"]], side="query").embeddings
+        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()  # [B, T]
         lengths = inputs["attention_mask"].sum(1)  # [B]
 
-        def encode(rows: Tensor) -> Tensor:
-            width = max(int(lengths[rows].max()), 1)
-            ids, mask = inputs["input_ids"][rows, :width], inputs["attention_mask"][rows, :width]
-            return self.model(ids, mask, side="query").embeddings
+        def encode(rows: np.ndarray) -> Tensor:
+            chunk = torch.from_numpy(rows).to(ids.device)
+            batch = self.model.batch(ids[chunk][mask[chunk]], lengths[chunk], "query")
+            return self.model(**batch, side="query").embeddings
 
-        return encode_in_chunks(encode, lengths, self.args.encode_chunk_size, caching=False)
+        return encode_in_chunks(encode, self.chunks(lengths.cpu().numpy(), "query"), caching=False)
 
     def labels(self, ids: Tensor | None = None) -> Tensor:
-        """Embeddings of labels (of all for `None`) with gradients, `[C, D]`."""
+        """Embeddings of labels (of all for `None`) with gradients, `[C, D]`. A text that repeats is encoded once."""
         if self.args.freeze_encoder:
             pooled = self.frozen(self.label_tokens, "label")
             return self.model(pooled=pooled if ids is None else pooled[ids], side="label").embeddings
-        rows_of = np.arange(len(self.label_tokens)) if ids is None else ids.cpu().numpy()
-        lengths = torch.from_numpy(self.label_tokens.lengths[rows_of].astype(np.int64)).to(self.args.device)  # [C]
+        rows, place = self.label_tokens.distinct(None if ids is None else ids.cpu().numpy())
 
-        def encode(rows: Tensor) -> Tensor:
-            batch = self.model.pad([self.label_tokens[i] for i in rows_of[rows.cpu().numpy()]])
-            return self.model(**{k: x.to(self.args.device) for k, x in batch.items()}, side="label").embeddings
+        def encode(texts: np.ndarray) -> Tensor:
+            batch = self.model.batch(*flatten(self.label_tokens, rows[texts]), "label")
+            return self.model(**batch, side="label").embeddings
 
-        return encode_in_chunks(encode, lengths, self.args.encode_chunk_size, self.args.gradient_caching)
+        chunks = self.chunks(self.label_tokens.lengths[rows], "label")
+        embeddings = encode_in_chunks(encode, chunks, self.args.gradient_caching)  # [distinct texts, D]
+        return embeddings if place is None else embeddings[torch.from_numpy(place).to(embeddings.device)]
+
+    def chunks(self, lengths: np.ndarray, side: Side) -> list[np.ndarray]:
+        """What is encoded together: texts of about one length, within the limits of the arguments."""
+        size = self.args.encode_chunk_tokens or chunk_tokens(self.args.device)
+        return chunks_of(lengths, size, self.args.encode_chunk_size, self.model.packs(side))
+
+    def labels_without_gradients(self, ids: Tensor) -> Tensor:
+        """Embeddings of labels as in an evaluation, `[C, D]`."""
+        if not len(ids):
+            return torch.zeros(0, self.model.width("label"), device=self.args.device)
+        with self.without_gradients():
+            return self.labels(ids)
+
+    @contextmanager
+    def without_gradients(self) -> Iterator[None]:
+        """No gradients and no dropout, hence no random numbers drawn."""
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            yield
+        self.model.train(was_training)
 
     @torch.no_grad()
     def table(self, tokens: TokenTable, side: Side) -> Tensor:
@@ -73,14 +110,20 @@ class TextEncoder:
         if self.args.freeze_encoder:
             embeddings = self.model(pooled=self.frozen(tokens, side), side=side).embeddings
             return cast(Tensor, embeddings.float().cpu())
-        return self.model.encode_tokens(tokens, side, self.args.per_device_eval_batch_size, self.progress)
+        return self.encode_table(tokens, side, "embeddings")
 
     def frozen(self, tokens: TokenTable, side: Side) -> Tensor:
         """Pooled states `[N, H]` of texts under a frozen encoder; those of the tables in `kept` are computed once."""
         if tokens in self.features:
             return self.features[tokens]
-        batch = self.args.per_device_eval_batch_size
-        states = self.model.encode_tokens(tokens, side, batch, self.progress, output="pooled").to(self.args.device)
+        states = self.encode_table(tokens, side, "pooled").to(self.args.device)
         if any(tokens is table for table in self.kept):
             self.features[tokens] = states
         return states
+
+    def encode_table(self, tokens: TokenTable, side: Side, output: Literal["embeddings", "pooled"]) -> Tensor:
+        """What the model makes of all texts of a table, `[N, D or H]`; a text that repeats is encoded once."""
+        rows, place = tokens.distinct()
+        size = self.args.encode_chunk_size
+        found = self.model.encode_tokens(tokens, side, size, self.progress, output=output, rows=rows)
+        return found if place is None else found[torch.from_numpy(place)]

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-Encode = Callable[[Tensor], Tensor]
+Encode = Callable[[np.ndarray], Tensor]
 
 
-def encode_in_chunks(encode: Encode, lengths: Tensor, chunk_size: int, caching: bool = True) -> Tensor:
+def encode_in_chunks(encode: Encode, chunks: Sequence[np.ndarray], caching: bool = True) -> Tensor:
     """Embed texts chunk by chunk, in the memory of one chunk, with exact gradients.
 
     With `caching`, chunks are encoded without keeping activations; once the loss has made the gradient of all
     embeddings, each chunk is encoded again, with the random state that it had, and differentiated (GradCache, Gao et
     al. 2021; DEXML, Gupta et al. 2024). That is what activation checkpointing of one chunk does, so that is what
-    carries it here: autocast and gradient scaling work as everywhere.
+    carries it here: autocast and gradient scaling work as everywhere, and where the encoder checkpoints its own layers
+    as well, these keep their inputs alone while a chunk is encoded again.
 
     Args:
         encode: numbers of texts, int64 `[n]`, to their embeddings `[n, D]`.
-        lengths: tokens of each text, `[N]`. Texts are sorted by it, so that a chunk holds little padding.
-        chunk_size: texts a chunk.
+        chunks: numbers of texts; together each of `0 ... N-1` once.
         caching: False keeps all activations.
 
     Returns:
-        Embeddings `[N, D]`, in the order given.
+        Embeddings `[N, D]`, in the order of the numbers.
     """
-    order = lengths.argsort(stable=True)
     if caching and torch.is_grad_enabled():
-        chunks = [checkpoint(encode, rows, use_reentrant=False) for rows in order.split(chunk_size)]
+        parts = [checkpoint(encode, chunk, use_reentrant=False) for chunk in chunks]
     else:
-        chunks = [encode(rows) for rows in order.split(chunk_size)]
-    return torch.cat(chunks)[order.argsort()]
+        parts = [encode(chunk) for chunk in chunks]
+    order = np.concatenate(chunks)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return torch.cat(parts)[torch.from_numpy(place).to(parts[0].device)]

@@ -36,6 +36,7 @@ def describe_run(
             "fingerprint": dataset.fingerprint(),
             "example": dataset.queries["train"][0]["text"][:60],
         },
+        "world_size": args.world_size,
         "train_seconds": round(train_seconds, 1),
         "versions": versions(),
         **more,

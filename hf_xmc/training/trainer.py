@@ -2,44 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import set_seed
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
-from hf_xmc.data.collator import QueryCollator, unpack
-from hf_xmc.data.tokenized import TokenizedQueries, TokenTable, tokenizer_key
+from hf_xmc.data.collator import QueryCollator
+from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.retrieval.search import exact_search
-from hf_xmc.sampling.candidates import in_batch, to_columns
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import QueryProgressCallback
-from hf_xmc.training.distributed import average_gradients
+from hf_xmc.training.candidate_rules import make_rule
+from hf_xmc.training.checkpoints import WholeCheckpointTrainer
+from hf_xmc.training.distributed import all_processes, part, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
+from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.loss import make_loss
+from hf_xmc.training.optimizer import split_by_part
+from hf_xmc.training.preparation import prepare, token_key, token_keys, tower_parameters
 from hf_xmc.types import Positives
 
 logger = logging.get_logger(__name__)
 REPORTED = ("P@", "nDCG@", "R@")
 
 
-class XMCTrainer(Trainer):
+class XMCTrainer(WholeCheckpointTrainer):
     """Trains an [`XMCDualEncoderModel`] over a label catalogue, as any `Trainer` otherwise.
 
     Args:
-        model: the dual encoder; its tokenizer is used for both sides.
+        model: the dual encoder; its tokenizer is used for both sides. Or a `peft.PeftModel` around one.
         args: [`XMCTrainingArguments`].
         train_dataset, eval_dataset: splits of queries (`uid`, `text`, `labels`); `eval_dataset` may be a dict of them.
         label_dataset: the label table (`text`); row number = label id.
         loss: a loss module of `hf_xmc.losses`; by default the one that `args.loss` names, at the model's temperature.
         train_ignored: pairs of the training split that take no part in the loss (`XMCDataset.filters["train"]`).
         eval_ignored: pairs of the evaluation split that are removed from predictions; a dict for a dict of splits.
+        model_init: instead of `model`, makes one, as `Trainer.hyperparameter_search` needs (see below). Tokenizer,
+            prefixes and lengths must be the same each time: texts are tokenised once.
+        peft_config: adapters to train, as `peft.LoraConfig(r=16)`; by default on all linear layers of the towers, with
+            projections in full. `save_model` merges them in; `trainer.model.save_pretrained` writes them alone.
         **kwargs: as in `Trainer`: callbacks, optimizers, ...
 
     Example:
@@ -54,8 +66,15 @@ class XMCTrainer(Trainer):
         )
         trainer.train()
 
+    Search for settings (`pip install 'hf-xmc[tune]'`), with `model_init` in place of `model`:
+
+        space = lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)}
+        best = lambda metrics: metrics["eval_nDCG@5"]
+        trainer.hyperparameter_search(space, compute_objective=best, direction="maximize", n_trials=10)
+
     Raises:
-        ValueError: the encoder is frozen and there is no projection to train; positives that the label table lacks.
+        ValueError: the encoder is frozen and there is no projection to train; positives that the label table lacks;
+            neither or both of `model` and `model_init`.
     """
 
     args: XMCTrainingArguments
@@ -65,7 +84,7 @@ class XMCTrainer(Trainer):
 
     def __init__(
         self,
-        model: XMCDualEncoderModel,
+        model: XMCDualEncoderModel | None = None,
         args: XMCTrainingArguments | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
@@ -73,6 +92,8 @@ class XMCTrainer(Trainer):
         loss: nn.Module | None = None,
         train_ignored: Positives | None = None,
         eval_ignored: Positives | dict[str, Positives] | None = None,
+        model_init: Callable[..., XMCDualEncoderModel] | None = None,
+        peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
         args = XMCTrainingArguments("tmp_trainer") if args is None else args
@@ -82,14 +103,18 @@ class XMCTrainer(Trainer):
             raise ValueError("compute_metrics is not used: evaluate() ranks all labels; measure predict() yourself.")
         if label_dataset is None:
             raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
-        self.loss = loss or make_loss(args, model.config.temperature)
-        self.num_labels = len(label_dataset)
+        self.given_loss, self.peft_config = loss, peft_config
+        if (model is None) == (model_init is None):
+            raise ValueError("XMCTrainer needs a model, or model_init, a function that makes one: one of the two.")
+        self.model_init: Any = model_init
+        if model_init is not None:
+            set_seed(args.seed)  # as before each training
+            model = cast(XMCDualEncoderModel, super().call_model_init())
+        model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
+        self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
         self.label_tokens = TokenTable.build(
             label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
         )
-        check_trainable(model, args)
-        if args.disable_dropout:
-            disable_dropout(model)
         if train_dataset is not None:
             train_dataset = self.tokenize(model, train_dataset, train_ignored)
         if isinstance(eval_dataset, dict):
@@ -103,9 +128,14 @@ class XMCTrainer(Trainer):
         kwargs.setdefault("processing_class", model.tokenizer)
         kwargs.setdefault("data_collator", QueryCollator(getattr(model.tokenizer, "pad_token_id", None) or 0))
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.model_init = model_init  # only now: the Trainer would make another model
         splits = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
-        self.encoder = TextEncoder(self.model, args, self.label_tokens, [s.tokens for s in splits if s is not None])
-        self.model_accepts_loss_kwargs = False  # each micro-batch has its own mean; the Trainer averages them
+        self.kept_tables = [split.tokens for split in splits if split is not None]
+        self.ranks = all_processes(args.device)
+        self.connect(model)
+        self.label_step: LabelStep | None = None  # the optimizer step that is under way
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True  # micro-batches come with their share in the mean of the step
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(QueryProgressCallback)
@@ -120,6 +150,30 @@ class XMCTrainer(Trainer):
         tokenized.positives.validate(self.num_labels)
         return tokenized
 
+    def connect(self, model: XMCDualEncoderModel) -> None:
+        """Loss, encoder and candidate rule for this model, and for the arguments as they are now."""
+        self.loss = self.given_loss or make_loss(self.args, model.config.temperature)
+        if getattr(self.loss, "process_group", self) is None:
+            self.loss.process_group = self.ranks.group  # type: ignore[assignment]
+        self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables)
+        self.rule = make_rule(self.args, self.encoder, self.ranks)
+
+    def call_model_init(self, trial: Any = None) -> XMCDualEncoderModel:
+        """A fresh model before each training, if there is `model_init`."""
+        model = prepare(cast(XMCDualEncoderModel, super().call_model_init(trial)), self.args, self.peft_config)
+        if token_keys(model) != self.token_keys:
+            raise ValueError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those.")
+        for parameter in tower_parameters(model) if self.args.freeze_encoder else ():
+            parameter.requires_grad_(False)
+        self.connect(model)
+        return model
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in `Trainer`, with the learning rates of parts."""
+        if self.optimizer is None:
+            split_by_part(super().create_optimizer(model), model or self.model, self.args)
+        return super().create_optimizer(model)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -127,30 +181,59 @@ class XMCTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The loss of a batch over its candidates: a scalar, the mean over its queries."""
-        positives, ignored = unpack(inputs, "positives"), unpack(inputs, "ignored")
-        assert positives is not None
-        candidates = None
-        if self.args.label_strategy == "in_batch":
-            candidates = in_batch(positives)
-            positives = to_columns(positives, candidates)
-            ignored = None if ignored is None else to_columns(ignored, candidates)
-        queries = self.encoder.queries(inputs, self.train_dataset.tokens)  # [B, D]
-        labels = self.encoder.labels(candidates)  # [C, D]
-        loss = self.loss(queries, labels, positives, ignored=ignored)
+        """The loss of a batch over its candidates, a scalar: the mean over its queries, or in a training step the part
+        of a micro-batch in that of the step."""
+        step = self.label_step or self.new_step([inputs])
+        loss, queries, labels = step.loss(inputs)
         return (loss, {"queries": queries, "labels": labels}) if return_outputs else loss
 
+    def new_step(self, batches: list[Any]) -> LabelStep:
+        """One optimizer step over these micro-batches."""
+        tokens = self.train_dataset.tokens
+        number = self.state.global_step
+        return LabelStep(batches, tokens, self.encoder, self.loss, self.rule, self.ranks, self.num_labels, number)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """As in `Trainer`: the micro-batches of one optimizer step, which is prepared here."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        is_last = self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
+        if batches and self.ranks.group is not None and is_last:
+            total, size = len(self.train_dataset), self.args.train_batch_size
+            batches[-1] = without_repeats(batches[-1], total, size, self.ranks)
+        self.label_step = self.new_step(batches) if batches else None
+        return batches, count
+
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        assert self.label_step is not None
         loss = super().training_step(model, inputs, num_items_in_batch)
-        # Both sides are encoded by the unwrapped model, whose gradients DistributedDataParallel does not see.
-        if self.args.world_size > 1 and self.accelerator.sync_gradients:
-            average_gradients(self.model)
+        if self.ranks.group is not None and not self.label_step.sharded:
+            loss = self.ranks.sum_(loss)  # for the log, as each rank has its own part
+        if self.label_step.done == len(self.label_step.batches):
+            self.label_step = None
+            # Both sides are encoded by the unwrapped model, whose gradients DistributedDataParallel does not see.
+            if self.ranks.group is not None:
+                sum_gradients(self.model, self.ranks)
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`, with what the candidates of the last steps covered."""
+        super().log({**logs, **self.rule.report()} if "loss" in logs else logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self.rule.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.rule.load(Path(checkpoint))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
-        towers = [self.model.query_encoder, self.model.label_encoder] if self.args.freeze_encoder else []
-        trainable = [p for tower in towers if tower is not None for p in tower.parameters() if p.requires_grad]
+        self.rule.reset()
+        frozen = self.args.freeze_encoder and self.model_init is None  # which makes models that are frozen already
+        trainable = [p for p in tower_parameters(self.model) if p.requires_grad] if frozen else []
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:
@@ -181,11 +264,11 @@ class XMCTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Rank the whole catalogue for each query; metrics are fractions: P@k, nDCG@k and R@k up to `eval_k`.
 
-        Every process evaluates the whole split, so that all agree on the best checkpoint.
+        Each process encodes its part of the texts; all rank the whole split, and agree on the best checkpoint.
         """
         split = dataloader.dataset
-        queries = self.encoder.table(split.tokens, "query")  # [N, D]
-        labels = self.encoder.table(self.label_tokens, "label")  # [L, D]
+        queries = self.table(split.tokens, "query")  # [N, D]
+        labels = self.table(self.label_tokens, "label")  # [L, D]
         k = self.args.eval_k
         topk = exact_search(queries, labels, search_depth(k, split.ignored))
         ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
@@ -195,35 +278,21 @@ class XMCTrainer(Trainer):
             metrics[f"{metric_key_prefix}_loss"] = self.full_loss(queries, labels, split.positives, split.ignored)
         return EvalLoopOutput(predictions=topk.ids, label_ids=None, metrics=metrics, num_samples=len(split))
 
+    def table(self, tokens: TokenTable, side: Side) -> Tensor:
+        """Embeddings of all texts of a table without gradients, float32 on the CPU, `[N, D]`."""
+        if self.ranks.group is None or self.args.freeze_encoder:
+            return self.encoder.table(tokens, side)
+        rows, batch = part(len(tokens), self.ranks), self.args.per_device_eval_batch_size
+        own = self.model.encode_tokens([tokens[i] for i in range(rows.start, rows.stop)], side, batch)
+        return self.ranks.gather(own.to(self.args.device)).cpu()
+
     @torch.no_grad()
     def full_loss(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> float:
         """The loss over all labels, whatever the candidates in training were."""
-        loss = self.loss(queries, labels, positives.torch(), ignored=None if ignored is None else ignored.torch())
-        return float(loss)
-
-
-def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
-    """What `model.tokenize` depends on besides the texts: tokens are kept under it for the next run."""
-    config = model.config
-    if side == "query":
-        return tokenizer_key(model.tokenizer, config.query_prefix, config.max_query_length)
-    return tokenizer_key(model.tokenizer, config.label_prefix, config.max_label_length)
-
-
-def check_trainable(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
-    """Refuse a run that would train nothing."""
-    if args.freeze_encoder and model.query_projection is None:
-        raise ValueError(
-            "freeze_encoder leaves nothing to train: the model has no projection. "
-            "Make it with projection_dim, as in XMCDualEncoderModel.from_encoder(..., projection_dim=384)."
-        )
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout to zero: modules, and the rates that attention layers keep as plain numbers."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
+        device = queries.device
+        if getattr(self.loss, "process_group", None) is not None:  # each process holds its part
+            device, rows = self.args.device, np.arange(len(queries))[part(len(queries), self.ranks)]
+            queries, labels = queries[rows].to(device), labels[part(len(labels), self.ranks)].to(device)
+            positives, ignored = positives.take(rows), None if ignored is None else ignored.take(rows)
+        unknown = None if ignored is None else ignored.torch(device)
+        return float(self.loss(queries, labels, positives.torch(device), ignored=unknown))

@@ -6,11 +6,7 @@ ENCODER=${ENCODER:-sentence-transformers/all-MiniLM-L6-v2}
 OUT=${OUT:-outputs/sample_minilm}
 
 # 1. Fine-tune the encoder; the labels of the batch are the candidates. 48 tokens a query, 24 a label.
-hf-xmc train --dataset sample --model_name_or_path "$ENCODER" --output_dir "$OUT/encoder" \
-    --projection_dim 384 --max_query_length 48 --max_label_length 24 \
-    --label_strategy in_batch --num_train_epochs 2 --per_device_train_batch_size 128 \
-    --learning_rate 3e-4 --warmup_steps 6 --disable_dropout true \
-    --encode_chunk_size 32 --gradient_caching false --eval_strategy epoch --save_strategy no
+hf-xmc train --config "$(dirname "$0")/sample_minilm.yaml" --model_name_or_path "$ENCODER" --output_dir "$OUT/encoder"
 
 # 2. Freeze it and train the projections over all labels, exactly; keep the epoch that is best on validation.
 hf-xmc train --dataset sample --model_name_or_path "$OUT/encoder" --output_dir "$OUT/model" \

@@ -235,7 +235,7 @@ def test_metrics_of_an_earlier_run_go(tiny_encoder: str, toy: Path, five_rows: P
     assert "toy" not in (tmp_path / "run" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("command", ["demo", "prepare", "train", "evaluate", "index", "predict", "push"])
+@pytest.mark.parametrize("command", ["demo", "prepare", "train", "plan", "evaluate", "index", "predict", "push"])
 def test_help_shows_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

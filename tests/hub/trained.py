@@ -51,6 +51,7 @@ PUSHED = [
     "labels.parquet",
     "model.safetensors",
     "modeling_xmc.py",
+    "packing_xmc.py",
     "pooling_xmc.py",
     "run.json",
     "tokenizer.json",

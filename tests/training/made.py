@@ -11,7 +11,9 @@ from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArgum
 from hf_xmc.data.collator import QueryCollator
 
 
-def make_trainer(encoder: str, data: XMCDataset, folder: Path, model: dict | None = None, **args: Any) -> XMCTrainer:
+def make_trainer(
+    encoder: str, data: XMCDataset, folder: Path, model: dict | None = None, peft_config: Any = None, **args: Any
+) -> XMCTrainer:
     defaults = {
         "per_device_train_batch_size": 16,
         "learning_rate": 1e-3,
@@ -28,6 +30,7 @@ def make_trainer(encoder: str, data: XMCDataset, folder: Path, model: dict | Non
         eval_dataset=data.queries["validation"],
         label_dataset=data.labels,
         train_ignored=data.filters.get("train"),
+        peft_config=peft_config,
     )
 
 

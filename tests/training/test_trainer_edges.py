@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
 from hf_xmc.training.callbacks import QueryProgressCallback
-from hf_xmc.training.trainer import disable_dropout
+from hf_xmc.training.preparation import disable_dropout
 from tests.training.made import make_trainer
 
 

@@ -1,0 +1,201 @@
+"""`hf-xmc plan`: what a training would take, before it is run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hf_xmc.cli.tables import console, print_next
+from hf_xmc.cli.train import early_stopping, load_model, parse
+
+if TYPE_CHECKING:
+    from hf_xmc.cli.train import ScriptArguments
+    from hf_xmc.training.arguments import XMCTrainingArguments
+    from hf_xmc.training.plan import Choice, Measured
+
+EXAMPLE = (
+    "Example: hf-xmc plan --dataset sample --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 "
+    "--per_device_train_batch_size 64 --label_strategy all --memory 4GB"
+)
+OWN = {
+    "memory": "What each device has, as 8GB; by default what is free on this machine, or the memory of its GPU.",
+    "num_processes": "Processes that the labels and queries are shared by; on this machine they share its memory.",
+    "seconds": "How long to measure the encoder's speed (10).",
+}
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def plan(context: typer.Context) -> None:
+    """Say what a training would take: memory of each part, tokens, FLOPs, time. Takes the arguments of train."""
+    plan_from(context.args)
+
+
+def plan_from(argv: Sequence[str]) -> Path:
+    """Measure for some seconds, print the plan, write `plan.json` into the output folder; returns its path."""
+    parser, given = parse(argv, "hf-xmc plan", EXAMPLE, OWN)
+    own = {name: vars(given).pop(name) for name in OWN}
+    script, args = parser.parse_dict(vars(given))
+    early_stopping(script, args)  # what train would refuse
+    document = make_plan(
+        script,
+        args,
+        limit=None if own["memory"] is None else read_bytes(own["memory"]),
+        num_processes=int(own["num_processes"] or args.world_size),
+        seconds=float(own["seconds"] or 10),
+    )
+    from hf_xmc.training.run import write_json
+
+    path = write_json(document, Path(args.output_dir or "outputs/run") / "plan.json")
+    print_plan(document)
+    console.print(f"Written: {path}")
+    flags = " ".join(f"--{name} {str(value).lower()}" for name, value in (document["suggestion"] or {}).items())
+    print_next(f"hf-xmc train ... {flags}".rstrip())
+    return path
+
+
+def make_plan(
+    script: ScriptArguments, args: XMCTrainingArguments, limit: int | None, num_processes: int, seconds: float
+) -> dict[str, Any]:
+    """What `plan.json` holds."""
+    import psutil
+
+    import hf_xmc.training.trainer  # noqa: F401  with what a training has in memory at its start
+    from hf_xmc.data.dataset import load_xmc_dataset
+    from hf_xmc.training.measure import measure
+    from hf_xmc.training.plan import difference, fitting, memory, peak, step
+    from hf_xmc.training.preparation import prepare
+
+    data = load_xmc_dataset(script.dataset)
+    on_gpu = args.device.type != "cpu"
+    base = 0 if on_gpu else psutil.Process().memory_info().rss
+    model = prepare(load_model(script, data.max_lengths), args, script.peft_config())
+    of = measure(model, args, data, base, seconds, script.lora_rank or 0)
+    choice = choose(args, script.lora_rank or 0, num_processes)
+    available = limit or available_bytes(on_gpu, 1 if on_gpu else num_processes)
+    parts = memory(choice, of)
+    found = fitting(choice, of, available, on_gpu)
+    one = step(choice, of)
+    return {
+        "data": {"name": data.name, "counts": data.counts()},
+        "device": str(args.device),
+        "settings": asdict(choice),
+        "memory": {"parts": parts, "peak": peak(parts), "available": available, "fits": peak(parts) <= available},
+        "step": one,
+        "speed": {
+            "query_tokens_per_second": ratio(1, of.query_seconds),
+            "label_tokens_per_second": ratio(1, of.label_seconds),
+            "forward_tokens_per_second": ratio(1, of.forward_seconds),
+        },
+        "epoch": epoch(choice, of, one, args.freeze_encoder),
+        "suggestion": None if found is None else difference(choice, found),
+        "suggested_peak": None if found is None else peak(memory(found, of)),
+        "selective": None
+        if choice.label_strategy != "all" or args.freeze_encoder
+        else step(replace(choice, label_strategy="selective"), of)["seconds"],
+    }
+
+
+def epoch(choice: Choice, of: Measured, one: dict[str, float], frozen: bool) -> dict[str, float]:
+    """Steps and seconds of an epoch. A frozen encoder is run once over all texts, at the start."""
+    steps = -(-len(of.query_lengths) // choice.window)
+    tokens = int(of.query_lengths.sum()) + int(of.label_lengths.sum()) if frozen else 0
+    return {"steps": steps, "seconds": steps * one["seconds"] + tokens * of.forward_seconds}
+
+
+def choose(args: XMCTrainingArguments, lora_rank: int, num_processes: int) -> Choice:
+    """The settings of a plan, out of the arguments."""
+    from hf_xmc.modeling.packing_xmc import chunk_tokens
+    from hf_xmc.training.plan import Choice
+
+    names = set(Choice.__dataclass_fields__) - {"num_processes", "lora_rank"}
+    settings = {name: getattr(args, name) for name in names}
+    settings["encode_chunk_tokens"] = args.encode_chunk_tokens or chunk_tokens(args.device)
+    return Choice(**settings, lora_rank=lora_rank, num_processes=num_processes)
+
+
+def available_bytes(on_gpu: bool, num_processes: int) -> int:
+    """Memory for each process: of the GPU, or what is free, as far as this process may take it."""
+    if on_gpu:
+        import torch
+
+        return torch.cuda.mem_get_info()[1]
+    import psutil
+
+    free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    cgroup = Path("/sys/fs/cgroup/memory.max")
+    allowed = cgroup.read_text().strip() if cgroup.is_file() else "max"
+    return min(free, free if allowed == "max" else int(allowed)) // num_processes
+
+
+def read_bytes(text: str) -> int:
+    """A size as people write it.
+
+    >>> read_bytes("1.5GB"), read_bytes("512 MiB"), read_bytes("100")
+    (1610612736, 536870912, 100)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise ValueError(f"memory is {text!r}; expected a size as 8GB or 512MiB.")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def ratio(above: float, below: float) -> float | None:
+    """A quotient, where there is one."""
+    return above / below if below else None
+
+
+def print_plan(document: dict[str, Any]) -> None:
+    """Memory, work and time as a table, and what would fit."""
+    from rich.table import Table
+
+    settings, found, one = document["settings"], document["memory"], document["step"]
+    title = (
+        f"{document['data']['name']}, {settings['label_strategy']} labels, "
+        f"{settings['per_device_train_batch_size']} queries a device, on {document['device']}"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("memory of each device")
+    table.add_column("MiB", justify="right")
+    for name, size in found["parts"].items():
+        if size:
+            table.add_row(name, f"{size / 2**20:,.0f}")
+    table.add_row("[bold]at the peak[/]", f"[bold]{found['peak'] / 2**20:,.0f}[/]")
+    table.add_row("there is", f"{found['available'] / 2**20:,.0f}")
+    console.print(table)
+    passes = one["label_token_passes"] / max(one["label_tokens"], 1)
+    console.print(
+        f"A step: {one['queries']:,} queries of {one['query_tokens']:,.0f} tokens, {one['candidates']:,} labels of "
+        f"{one['label_tokens']:,.0f} tokens (passed {passes:.1f} times, a backward pass being two), "
+        f"{one['flops'] / 1e9:,.1f} GFLOP, {one['seconds']:,.2f} s",
+        highlight=False,
+    )
+    console.print(
+        f"An epoch: {document['epoch']['steps']:,} steps, {duration(document['epoch']['seconds'])}", highlight=False
+    )
+    if document["selective"] is not None and document["selective"] < one["seconds"] / 2:
+        faster = one["seconds"] / document["selective"]
+        console.print(f"With --label_strategy selective a step would be {faster:.0f} times as fast.", highlight=False)
+    if found["fits"]:
+        console.print("[green]It fits.[/]")
+    elif document["suggestion"] is None:
+        console.print("[red]It does not fit[/], and no setting makes it: take a smaller encoder, or shorter texts.")
+    else:
+        flags = " ".join(f"--{name} {str(value).lower()}" for name, value in document["suggestion"].items())
+        console.print("[yellow]It does not fit.[/] This would, in", f"{document['suggested_peak'] / 2**20:,.0f} MiB:")
+        console.print(f"  {flags}", highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(90), duration(9000)
+    ('1 min 30 s', '2 h 30 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"

@@ -1,0 +1,49 @@
+"""How much each label of the catalogue would be moved by a batch: the norm of its gradient, from a label bank."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hf_xmc.losses.sharding import Shard
+from hf_xmc.types import Positives
+
+LABELS_PER_TILE = 2**14
+
+
+def label_gradient_norms(
+    loss: nn.Module, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None = None
+) -> Tensor:
+    """Norm of d loss / d label for each label, `[C]`, float32.
+
+    With G = d loss / d scores `[B, C]`, the gradient of a label is the sum over b of G_bl q_b. Losses take embeddings,
+    so G is had from them by giving scores as label embeddings, and unit vectors as queries. What is held is `[C, B]`
+    twice; a gradient `[C, D]` never is, only a tile of it.
+
+    Args:
+        loss: of `hf_xmc.losses`, or one's own. With a `process_group` each rank passes its own queries and its part of
+            the labels, and gets the norms of that part.
+        queries: `[B, D]`.
+        labels: `[C, D]` in any dtype, on any device.
+        positives, ignored: ids are rows of the labels (of all ranks).
+
+    >>> from hf_xmc.losses import SoftmaxLoss
+    >>> queries, labels = torch.eye(2, 3), torch.eye(3, requires_grad=True)
+    >>> positives = Positives.from_lists([[0], [0, 1]]).torch()
+    >>> found = label_gradient_norms(SoftmaxLoss(), queries, labels.detach(), positives)
+    >>> SoftmaxLoss()(queries, labels, positives).backward()
+    >>> torch.allclose(found, labels.grad.norm(dim=1))
+    True
+    """
+    group = getattr(loss, "process_group", None)
+    ranks = Shard.of(group, len(queries), len(labels), queries.device)
+    with torch.autocast(queries.device.type, enabled=False):
+        queries = ranks.gather_queries(queries.detach().float())  # [B of all ranks, D]
+        scores = torch.empty(len(labels), len(queries), device=queries.device)
+        for tile, out in zip(labels.split(LABELS_PER_TILE), scores.split(LABELS_PER_TILE), strict=True):
+            torch.mm(tile.to(queries), queries.T, out=out)
+        units = ranks.own_queries(torch.eye(len(queries), device=queries.device))
+        with torch.enable_grad():
+            value = loss(units, scores.requires_grad_(), positives, ignored=ignored)
+            (gradient,) = torch.autograd.grad(value, scores)  # [C, B]
+        return torch.cat([(tile @ queries).norm(dim=1) for tile in gradient.split(LABELS_PER_TILE)])

@@ -1,0 +1,191 @@
+"""One optimizer step over the labels: candidates chosen once, encoded once, differentiated once.
+
+The window of a step is all that goes into one update: the micro-batches of gradient accumulation, on all processes.
+Its candidates and its normaliser are those of one large batch, so that 1 x 8 = 8 x 1 = two processes of 4.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_xmc.data.collator import unpack
+from hf_xmc.data.tokenized import TokenTable
+from hf_xmc.losses.pairs import queries_with_positives
+from hf_xmc.losses.sharding import Shard
+from hf_xmc.sampling.candidates import to_columns
+from hf_xmc.training.distributed import GatherLabels, concatenate, gather, part
+from hf_xmc.training.encoding import TextEncoder
+from hf_xmc.types import Positives
+
+Batch = dict[str, Tensor]
+
+
+class LabelStep:
+    """The loss of each micro-batch of a window, with gradients that reach the labels in the last one's backward pass.
+
+    The first micro-batch encodes the labels (this rank's part of them). All but the last see a detached copy, which
+    gathers their gradients; in the last one's backward pass the sum goes on into the encoder. With gradient caching
+    labels are thus encoded twice a step, however many micro-batches there are.
+
+    Args:
+        batches: the micro-batches of this process, as the collator makes them.
+        tokens: the table that their rows come from.
+        encoder: embeds both sides.
+        loss: a loss of `hf_xmc.losses`, or one's own. Where it has a `process_group`, it is given this rank's part of
+            the labels; any other is given all of them, and this rank's queries.
+        rule: chooses the candidates.
+        ranks: the processes of the run.
+        num_labels: labels of the catalogue.
+        number: optimizer steps before this one.
+    """
+
+    def __init__(
+        self,
+        batches: list[Batch],
+        tokens: TokenTable,
+        encoder: TextEncoder,
+        loss: nn.Module,
+        rule: CandidateRule,
+        ranks: Shard,
+        num_labels: int,
+        number: int = 0,
+    ) -> None:
+        self.batches = batches
+        self.tokens = tokens
+        self.encoder = encoder
+        self.criterion: Any = loss
+        self.rule = rule
+        self.ranks = ranks
+        self.num_labels = num_labels
+        self.number = number
+        self.sharded = getattr(loss, "process_group", None) is not None
+        self.done = 0  # micro-batches
+        self.candidates: Tensor | None = None
+        self.log_weights: Tensor | None = None  # [C], of the candidates; a rule may set them
+        self.labels: Tensor | None = None  # [c, D], this rank's part; of all where the loss is not sharded
+        self.detached: Tensor | None = None
+        self.shares: Tensor | None = None  # of each micro-batch in the mean of the window
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The next micro-batch's part of the window's loss, its queries `[B, D]` and the labels.
+
+        The parts add up to the mean over the window. Where the loss is not sharded, those of the ranks do so too.
+        """
+        queries = self.queries(batch)
+        if self.labels is None:
+            self.open(queries)
+        assert self.labels is not None
+        assert self.detached is not None
+        assert self.shares is not None
+        labels = self.detached
+        if self.done + 1 == len(self.batches):
+            labels = self.labels
+            if (earlier := self.detached.grad) is not None:
+                labels.register_hook(lambda gradient: gradient + earlier)
+        positives, ignored = self.columns(batch)
+        sides = queries, labels
+        if self.log_weights is not None:  # labels have them as a column
+            sides = torch.cat([queries, torch.ones_like(queries[:, :1])], 1), labels
+        loss = self.criterion(*sides, positives, ignored=ignored) * self.shares[self.done]
+        self.done += 1
+        return loss, queries, labels[:, : queries.shape[1]]
+
+    def queries(self, batch: Batch) -> Tensor:
+        """Embeddings of a micro-batch with gradients, `[B, D]`; a rank may have run out of queries."""
+        if len(batch["row"]):
+            return self.encoder.queries(batch, self.tokens)
+        width = self.encoder.model.width("query")
+        return torch.zeros(0, width, device=batch["row"].device, requires_grad=True)
+
+    def open(self, queries: Tensor) -> None:
+        """Choose the candidates, encode them, and count what the window's mean divides by."""
+        self.candidates = self.rule.choose(self, queries)
+        count = self.num_labels if self.candidates is None else len(self.candidates)
+        own = part(count, self.ranks)
+        ids = self.candidates
+        if self.ranks.group is not None:
+            ids = torch.arange(own.start, own.stop, device=queries.device) if ids is None else ids[own]
+        if ids is None or len(ids):
+            labels = self.encoder.labels(ids)
+        else:  # fewer labels than ranks
+            width = self.encoder.model.width("label")
+            labels = torch.zeros(0, width, device=queries.device, requires_grad=True)
+        self.rule.fresh(ids, labels.detach())
+        if self.log_weights is not None:
+            labels = torch.cat([labels, self.log_weights[own, None] * self.criterion.temperature], 1)  # [c, D + 1]
+        if self.ranks.group is not None and not self.sharded:
+            labels = GatherLabels.apply(labels, self.ranks, own)
+        self.labels = labels
+        self.detached = labels.detach().requires_grad_(labels.requires_grad)
+
+        num_terms = getattr(self.criterion, "num_terms", queries_with_positives)
+        pairs = [self.columns(batch) for batch in self.batches]
+        terms = torch.stack([num_terms(p, count, i) for p, i in pairs]).to(torch.float64)  # [micro-batches]
+        everywhere = self.ranks.sum_(terms.clone())
+        self.shares = ((everywhere if self.sharded else terms) / everywhere.sum().clamp(min=1)).float()
+
+    def columns(self, batch: Batch) -> tuple[Positives, Positives | None]:
+        """Positives and ignored pairs of a micro-batch; ids are columns of the candidates."""
+        positives, ignored = unpack(batch, "positives"), unpack(batch, "ignored")
+        assert positives is not None
+        if self.candidates is None:
+            return positives, ignored
+        return to_columns(positives, self.candidates), None if ignored is None else to_columns(
+            ignored, self.candidates
+        )
+
+    def positives(self) -> Positives:
+        """Positives of the window, of all ranks; ids are those of the catalogue."""
+        positives = self.own_pairs("positives")
+        assert positives is not None
+        return gather(positives, self.ranks)
+
+    def own_pairs(self, name: str) -> Positives | None:
+        """Positives or ignored pairs of this rank's queries in the window; ids are those of the catalogue."""
+        found = [pairs for batch in self.batches if (pairs := unpack(batch, name)) is not None]
+        return concatenate(found) if found else None
+
+    def window_queries(self, queries: Tensor) -> Tensor:
+        """Embeddings of this rank's queries in the window without gradients; those of the first micro-batch are given.
+
+        With accumulation the others are encoded once more for this, as they are in an evaluation (no dropout).
+        """
+        with self.encoder.without_gradients():
+            others = [self.queries(batch).detach() for batch in self.batches[1:]]
+        return torch.cat([queries.detach(), *others])
+
+
+class CandidateRule:
+    """Which labels enter the loss of a step: the whole catalogue, which is exact; a subclass chooses.
+
+    What a rule keeps between steps goes into checkpoints.
+    """
+
+    def choose(self, step: LabelStep, queries: Tensor) -> Tensor | None:
+        """Sorted ids of the candidates, the same on all ranks, or None for all labels.
+
+        Args:
+            step: what is to be compared.
+            queries: embeddings of its first micro-batch, `[B, D]`.
+        """
+        return None
+
+    def fresh(self, ids: Tensor | None, labels: Tensor) -> None:
+        """Told what this rank has encoded: ids `[c]` (all for None) and their embeddings `[c, D]`."""
+
+    def report(self) -> dict[str, float]:
+        """What goes into the log, over the steps since the last report."""
+        return {}
+
+    def reset(self) -> None:
+        """Forget an earlier run."""
+
+    def save(self, folder: Path) -> None:
+        """Write into a checkpoint what the next step needs."""
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""

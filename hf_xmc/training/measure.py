@@ -1,0 +1,178 @@
+"""A few seconds on this machine: what `training/plan.py` has to know of model, data and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from hf_xmc.data.collator import QueryCollator
+from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.training.adapters import has_adapters
+from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.encoder_cost import Cost, cast_to_bf16, forward_flops, kept_bytes, optimizer_cost, seconds_a_unit
+from hf_xmc.training.encoding import TextEncoder
+from hf_xmc.training.loss import make_loss
+from hf_xmc.training.plan import Measured
+from hf_xmc.training.preparation import token_key, tower_parameters
+from hf_xmc.types import Positives
+
+NOTHING = Cost(0.0, 0.0, 0.0)
+SAMPLE = 64  # texts that the encoder is timed on at a time
+LABELS = 2**13  # labels that the loss is timed on
+
+
+def measure(
+    model: XMCDualEncoderModel,
+    args: XMCTrainingArguments,
+    data: XMCDataset,
+    base: int = 0,
+    seconds: float = 10.0,
+    lora_rank: int = 0,
+) -> Measured:
+    """Measure a model that is ready for training (`preparation.prepare`), on the device of the arguments.
+
+    Args:
+        base: bytes that the process had before the model.
+        seconds: to spend on the speed, about.
+        lora_rank: of the adapters that the model has.
+    """
+    labels = TokenTable.build(data.labels, lambda texts: model.tokenize(texts, "label"), token_key(model, "label"))
+    queries = TokenizedQueries(
+        data.queries["train"], lambda texts: model.tokenize(texts, "query"), key=token_key(model, "query")
+    )
+    if args.freeze_encoder:
+        for parameter in tower_parameters(model):
+            parameter.requires_grad_(False)
+    model.to(args.device).train()  # type: ignore[arg-type]
+    longest = int(max(labels.lengths.max(), queries.tokens.lengths.max()))
+    trainable = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    weights = sum(p.nbytes for p in model.parameters()) - (trainable if lora_rank else 0)
+    make, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    state, optimizer_seconds = optimizer_cost(lambda parameters: make(parameters, **settings), args.device)
+    tables = sum(4 * int(table.lengths.astype(np.int64).sum()) for table in (labels, queries.tokens))
+    if args.freeze_encoder:  # pooled states of all texts are kept
+        tables += 4 * (len(labels) + len(queries)) * model.width("query", "pooled")
+    speeds = text_seconds(model, args, labels, queries, seconds)
+    return Measured(
+        base=base,
+        weights=weights,
+        adapted=trainable // lora_rank if has_adapters(model) else 4 * linear_sizes(tower_modules(model)),
+        trainable=trainable,
+        largest=max((p.nbytes for p in model.parameters() if p.requires_grad), default=0),
+        optimizer=state,
+        kept=costs_of_chunks(model, args, longest),
+        layers=getattr(model.config.encoder_config, "num_hidden_layers", 1),
+        flops=Cost.fit(lambda n, t: forward_flops(model, n, t), longest),
+        query_seconds=speeds[0],
+        label_seconds=speeds[1],
+        forward_seconds=speeds[2],
+        loss_seconds=loss_seconds(args, model.config.temperature, model.width("query"), seconds / 20),
+        optimizer_seconds=optimizer_seconds,
+        dim=model.width("query"),
+        query_lengths=np.asarray(queries.tokens.lengths),
+        label_lengths=np.asarray(labels.lengths),
+        positives=queries.positives,
+        tables=tables,
+        packed=model.packs("query"),
+        bank_itemsize=getattr(torch, args.label_bank_dtype).itemsize,
+    )
+
+
+def costs_of_chunks(
+    model: XMCDualEncoderModel, args: XMCTrainingArguments, longest: int
+) -> dict[tuple[bool, bool], Cost]:
+    """What a chunk keeps for its backward pass, with and without activation checkpointing and bf16."""
+    if args.freeze_encoder:
+        return {(checkpointing, bf16): NOTHING for checkpointing in (False, True) for bf16 in (False, True)}
+    found = {}
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        for bf16 in (False, True):
+            found[checkpointing, bf16] = Cost.fit(lambda n, t, b=bf16: kept_bytes(model, n, t, b), longest)  # type: ignore[misc]
+    model.activation_checkpointing_disable()
+    return found
+
+
+def text_seconds(
+    model: XMCDualEncoderModel,
+    args: XMCTrainingArguments,
+    labels: TokenTable,
+    queries: TokenizedQueries,
+    seconds: float,
+) -> list[float]:
+    """Seconds for a token of a query (forward and backward), of a label in all its passes, and of one forward pass.
+
+    Under a frozen encoder, which runs once over each text, only the last.
+    """
+    draw = np.random.default_rng(0)
+    encoder = TextEncoder(model, args, labels)
+    collate = QueryCollator(getattr(model.tokenizer, "pad_token_id", None) or 0)
+
+    def some(count: int, most: int) -> np.ndarray:
+        return np.sort(draw.choice(count, min(count, most), replace=False))
+
+    def query_step() -> float:
+        rows = some(len(queries), min(args.per_device_train_batch_size, SAMPLE))
+        batch = {k: x.to(args.device) for k, x in collate([queries[int(row)] for row in rows]).items()}
+        backward(encoder.queries(batch, queries.tokens))
+        return float(queries.tokens.lengths[rows].sum())
+
+    def label_step() -> float:
+        ids = some(len(labels), 2 * SAMPLE)
+        backward(encoder.labels(torch.from_numpy(ids)))
+        return float(labels.lengths[ids].sum())
+
+    def label_forward() -> float:
+        ids = some(len(labels), 2 * SAMPLE)
+        if args.freeze_encoder:
+            model.encode_tokens([labels[int(row)] for row in ids], "label", args.per_device_eval_batch_size)
+        else:
+            encoder.labels_without_gradients(torch.from_numpy(ids))
+        return float(labels.lengths[ids].sum())
+
+    with cast_to_bf16(model, args.bf16):
+        tasks = ((query_step, 0.35), (label_step, 0.45), (label_forward, 0.15))
+        if args.freeze_encoder:
+            return [0.0, 0.0, seconds_a_unit(label_forward, seconds)]
+        found = [seconds_a_unit(task, share * seconds) for task, share in tasks]
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def backward(embeddings: Tensor) -> None:
+    """A backward pass from made gradients."""
+    embeddings.backward(torch.randn_like(embeddings))
+
+
+def loss_seconds(args: XMCTrainingArguments, temperature: float, dim: int, seconds: float) -> float:
+    """Seconds of the loss, forward and backward, for a query, a label and a dimension."""
+    loss = make_loss(args, temperature)
+    batch = args.per_device_train_batch_size
+    queries, labels = (
+        nn.functional.normalize(torch.randn(n, dim, device=args.device), dim=1).requires_grad_()
+        for n in (batch, LABELS)
+    )
+    positives = Positives.from_lists([[row % LABELS] for row in range(batch)]).torch(args.device)
+
+    def step() -> float:
+        loss(queries, labels, positives).backward()
+        return float(batch * LABELS * dim)
+
+    return seconds_a_unit(step, seconds)
+
+
+def tower_modules(model: XMCDualEncoderModel) -> Iterable[nn.Module]:
+    """The modules of all towers."""
+    return (m for tower in (model.query_encoder, model.label_encoder) if tower is not None for m in tower.modules())
+
+
+def linear_sizes(modules: Iterable[nn.Module]) -> int:
+    """Numbers that adapters of rank one have: inputs and outputs of each linear layer."""
+    return sum(m.in_features + m.out_features for m in modules if isinstance(m, nn.Linear))

@@ -1,0 +1,241 @@
+"""What a training would take, before it is run: memory by part, tokens, FLOPs, time; and settings that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hf_xmc.losses.streaming import rows_per_tile
+from hf_xmc.modeling.packing_xmc import chunks_of
+from hf_xmc.training.encoder_cost import Cost
+from hf_xmc.types import Positives
+
+DRAWS = 32  # batches drawn from the data, for the labels and tokens that one holds
+# Memory that the allocator holds beside what comes and goes in a step. MiniLM on a CPU, in batch and all labels: peaks
+# were 12 to 19 % above the sum of the parts; a tenth less where the allocator was told to give everything back.
+ALLOCATOR = 0.25
+EMBEDDING_COPIES = 5  # of the labels in a step: chunks, put together, in their order; and gradients of the last two
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The settings that memory and time depend on; names are those of the arguments."""
+
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int = 1
+    encode_chunk_tokens: int = 1024
+    encode_chunk_size: int | None = None
+    gradient_caching: bool = True
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    label_strategy: str = "all"
+    label_budget: int = 256
+    label_refresh: int = 64
+    num_hard_negatives: int = 10
+    lora_rank: int = 0
+    num_processes: int = 1
+
+    @property
+    def window(self) -> int:
+        """Queries of one optimizer step, of all processes."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.num_processes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of model and machine (`training/encoder_cost.py`), and what the data says.
+
+    Args:
+        base: bytes of the process before the model is loaded.
+        weights, adapted: bytes of all weights; of those that LoRA would train for each unit of its rank.
+        trainable, largest: bytes of the weights that are trained; of the largest matrix among them.
+        optimizer: bytes of state for each byte of trained weights.
+        kept: bytes kept for the backward pass, by (gradient_checkpointing, bf16).
+        layers: of a tower.
+        flops: of a forward pass.
+        query_seconds: for a token of a query, forward and backward.
+        label_seconds: for a token of a label, all its passes with gradients.
+        forward_seconds: for a token of a label, forward alone.
+        loss_seconds: for a query, label and dimension, forward and backward.
+        optimizer_seconds: for a byte of trained weights.
+        dim: of the embeddings.
+        query_lengths, label_lengths: tokens of each training query `[N]` and label `[L]`.
+        positives: of each training query.
+        tables: bytes of the tokenised texts, which are mapped from files.
+        packed: texts are encoded without padding.
+    """
+
+    base: int
+    weights: int
+    adapted: int
+    trainable: int
+    largest: int
+    optimizer: float
+    kept: dict[tuple[bool, bool], Cost]
+    layers: int
+    flops: Cost
+    query_seconds: float
+    label_seconds: float
+    forward_seconds: float
+    loss_seconds: float
+    optimizer_seconds: float
+    dim: int
+    query_lengths: np.ndarray
+    label_lengths: np.ndarray
+    positives: Positives
+    tables: int
+    packed: bool = True
+    bank_itemsize: int = 2
+
+
+def memory(choice: Choice, of: Measured) -> dict[str, int]:
+    """Bytes of each part on each device, at the moment of the highest sum."""
+    queries, chunks, candidates, _ = work(choice, of)
+    trainable = of.adapted * choice.lora_rank or of.trainable
+    banked = choice.label_strategy in ("selective", "hard")
+    own = -(-candidates // choice.num_processes)
+    batch = choice.per_device_train_batch_size
+    caching = choice.gradient_caching
+    tile = rows_per_tile(batch * choice.num_processes, own, of.dim, None) * own * 4
+    scored = -(-len(of.label_lengths) // choice.num_processes) * batch * choice.num_processes * 4
+    passing = {
+        "query batch activations": queries,
+        "label activations": max(chunks) if caching else sum(chunks),
+        "label embeddings": EMBEDDING_COPIES * own * of.dim * 4,
+        "loss tiles": tile + 3 * scored * banked,
+        "gradient under way": min(of.largest, trainable),  # before it is added to those of other chunks
+    }
+    return {
+        "libraries and data": of.base,
+        "weights": of.weights + of.adapted * choice.lora_rank,
+        "gradients": trainable,
+        "optimizer states": int(trainable * of.optimizer),
+        "label bank": len(of.label_lengths) * (of.dim * of.bank_itemsize + 8) if banked else 0,
+        **passing,
+        "allocator": int(ALLOCATOR * (sum(passing.values()) + trainable)),
+        "token tables, mapped": of.tables,
+        "index": len(of.label_lengths) * of.dim * 4,
+    }
+
+
+def peak(parts: dict[str, int]) -> int:
+    """The highest sum. The index is made after training: it stands beside the weights alone."""
+    lasting = ("libraries and data", "weights", "gradients", "optimizer states", "label bank", "token tables, mapped")
+    kept = sum(parts[name] for name in lasting)
+    step = sum(parts.values()) - kept - parts["index"]
+    return kept + max(step, 2 * parts["index"])
+
+
+def step(choice: Choice, of: Measured) -> dict[str, float]:
+    """Tokens, FLOPs and seconds of one optimizer step, of each device."""
+    _, _, candidates, query_tokens = work(choice, of)
+    banked = choice.label_strategy in ("selective", "hard")
+    length = float(of.label_lengths.mean())
+    own = candidates / choice.num_processes
+    refreshed = min(choice.label_refresh, len(of.label_lengths)) / choice.num_processes if banked else 0
+    label_tokens, refresh_tokens = own * length, refreshed * length
+    passes = 4 if choice.gradient_caching else 3  # a forward one, and a backward one that counts twice; and again
+    compared = choice.window * own * of.dim
+    # Scores of the whole bank, and its gradient in two products.
+    bank = choice.window * len(of.label_lengths) / choice.num_processes * of.dim if banked else 0
+    token_flops = float(of.flops(1, length)) / length
+    checkpointing = 4 / 3 if choice.gradient_checkpointing else 1  # one more forward pass beside three
+    seconds = {
+        "queries": query_tokens * of.query_seconds * checkpointing,
+        "labels": label_tokens * of.label_seconds * checkpointing + refresh_tokens * of.forward_seconds,
+        "loss": (compared + bank) * of.loss_seconds,
+        "optimizer": (of.adapted * choice.lora_rank or of.trainable) * of.optimizer_seconds,
+    }
+    return {
+        "queries": choice.per_device_train_batch_size * choice.gradient_accumulation_steps,
+        "candidates": candidates,
+        "query_tokens": query_tokens,
+        "label_tokens": label_tokens + refresh_tokens,
+        "label_token_passes": passes * label_tokens + refresh_tokens,
+        "flops": token_flops * (3 * query_tokens + passes * label_tokens + refresh_tokens) + 6 * (compared + bank),
+        **{f"{name}_seconds": value for name, value in seconds.items()},
+        "seconds": sum(seconds.values()),
+    }
+
+
+def work(choice: Choice, of: Measured) -> tuple[int, list[int], int, float]:
+    """What a step has to do, from batches drawn at random.
+
+    Returns:
+        Bytes that a micro-batch of queries keeps (the most that was drawn); bytes of each chunk of candidates; the
+        number of candidates of all processes; query tokens of each device.
+    """
+    draw = np.random.default_rng(0)
+    num_queries, num_labels = len(of.query_lengths), len(of.label_lengths)
+    cost = of.kept[choice.gradient_checkpointing, choice.bf16]
+    kept = []
+    counts = []
+    for _ in range(DRAWS):
+        rows = draw.choice(num_queries, min(choice.window, num_queries), replace=False)
+        counts.append(len(np.unique(of.positives.take(rows).indices)))
+        batch = rows[: choice.per_device_train_batch_size]
+        kept.append(int(chunk_bytes(of.query_lengths[batch], choice, of, cost).sum()))
+    distinct = max(round(float(np.mean(counts))), 1)
+    candidates = {
+        "all": num_labels,
+        "in_batch": distinct,
+        "selective": min(max(choice.label_budget, distinct), num_labels),
+        "hard": min(distinct + choice.window * choice.num_hard_negatives, num_labels),
+    }[choice.label_strategy]
+    own = draw.choice(num_labels, -(-candidates // choice.num_processes), replace=False)
+    if choice.label_strategy == "all":
+        own = np.arange(len(own))
+    recomputed = 0  # a layer at a time
+    if choice.gradient_checkpointing:
+        whole = of.kept[False, choice.bf16]
+        recomputed = int(chunk_bytes(of.query_lengths[:DRAWS], choice, of, whole).max() / of.layers)
+    labels = chunk_bytes(of.label_lengths[own], choice, of, cost).astype(int).tolist()
+    tokens = float(of.query_lengths.mean()) * choice.per_device_train_batch_size * choice.gradient_accumulation_steps
+    return max(kept) + recomputed, labels, candidates, tokens
+
+
+def chunk_bytes(lengths: np.ndarray, choice: Choice, of: Measured, cost: Cost) -> np.ndarray:
+    """What each chunk of these texts keeps for its backward pass, `[chunks]`."""
+    chunks = chunks_of(lengths, choice.encode_chunk_tokens, choice.encode_chunk_size, of.packed)
+    return np.array([cost(len(c), lengths[c].mean() if of.packed else lengths[c].max()) for c in chunks])
+
+
+def fitting(choice: Choice, of: Measured, limit: int, gpu: bool = False) -> Choice | None:
+    """Settings that fit in so many bytes, changed as little as need be; first by what leaves the result as it is."""
+    if peak(memory(choice, of)) <= limit:
+        return choice
+    for change in changes(choice, gpu):
+        choice = replace(choice, **change)
+        if peak(memory(choice, of)) <= limit:
+            return choice
+    return None
+
+
+def changes(choice: Choice, gpu: bool) -> Iterator[dict[str, Any]]:
+    """What may be changed, in turn; each on top of those before."""
+    if not choice.gradient_caching:
+        yield {"gradient_caching": True}
+    size = choice.encode_chunk_tokens
+    while size > 256:
+        size = max(size // 2, 256)
+        yield {"encode_chunk_tokens": size}
+    batch, steps = choice.per_device_train_batch_size, choice.gradient_accumulation_steps
+    while batch > 8 and batch % 2 == 0:
+        batch, steps = batch // 2, steps * 2
+        yield {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps}
+    if not choice.gradient_checkpointing:
+        yield {"gradient_checkpointing": True}
+    if gpu and not choice.bf16:
+        yield {"bf16": True}
+    if choice.label_strategy == "all":
+        yield {"label_strategy": "selective"}
+    if not choice.lora_rank:
+        yield {"lora_rank": 16}
+
+
+def difference(before: Choice, after: Choice) -> dict[str, Any]:
+    """The settings that were changed."""
+    return {name: value for name, value in asdict(after).items() if asdict(before)[name] != value}

@@ -1,0 +1,133 @@
+"""Which labels should enter the loss: budgets and selection rules against all labels and against those of the batch.
+
+The encoder is frozen and a projection is trained, so that a run takes seconds; figures are of the test split.
+
+    python scripts/benchmarks/candidates.py --data biotools_edam --batch_size 64 --budget 320
+
+Prints a table and writes candidates_<data>.json. `--features` names a folder where the encoder's pooled states are
+kept (`<data>_labels.npy`, `_train`, `_test`), for the next run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
+from hf_xmc.cli.packaged import packaged_encoder
+from hf_xmc.data.tokenized import TokenTable
+from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
+from hf_xmc.modeling.modeling_xmc import Side
+from hf_xmc.retrieval.search import exact_search
+from hf_xmc.training.run import versions, write_json
+
+MEASURES = ("P@1", "P@5", "PSP@5")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="sample", help="'sample', a folder, or a name in $HF_XMC_DATA")
+    parser.add_argument("--encoder", help="by default the packaged all-MiniLM-L6-v2")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--budget", type=int, default=320)
+    parser.add_argument("--refresh", type=int, default=32)
+    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--max_steps", type=int, default=-1)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--features", type=Path, help="folder to keep the encoder's states in")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
+    settings = parser.parse_args()
+
+    data, encoder = load_xmc_dataset(settings.data), settings.encoder or packaged_encoder()
+    rows = [{"rule": name, **run(data, encoder, settings, args)} for name, args in rules(settings).items()]
+    table = Table(title=f"{data.name}: {data.num_labels:,} labels, {settings.batch_size} queries a step, per cent")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "rule" else "right")
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:.2f}" for value in row.values()))
+    Console().print(table)
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
+    result = {"rows": rows, "settings": flags, "versions": versions()}
+    print(write_json(result, settings.output_dir / f"candidates_{Path(settings.data).name}.json"))
+
+
+def rules(settings: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What is compared."""
+    selective = {"label_strategy": "selective", "label_budget": settings.budget, "label_refresh": settings.refresh}
+    return {
+        "all": {"label_strategy": "all"},
+        "in_batch": {"label_strategy": "in_batch"},
+        "hard, 2 a query": {"label_strategy": "hard", "num_hard_negatives": 2, "label_refresh": settings.refresh},
+        "largest gradients": {**selective, "label_random_share": 0.0},
+        "half of them at random": selective,
+        "all of them at random": {**selective, "label_random_share": 1.0},
+        "half, no refresh": {**selective, "label_refresh": 0},
+        "half, 4 x refresh": {**selective, "label_refresh": 4 * settings.refresh},
+        "half, 1.5 x budget": {**selective, "label_budget": settings.budget * 3 // 2},
+    }
+
+
+def run(data: XMCDataset, encoder: str, settings: argparse.Namespace, args: dict[str, Any]) -> dict[str, float]:
+    """Train a projection, then measure on the test split."""
+    torch.manual_seed(0)
+    model = XMCDualEncoderModel.from_encoder(encoder, projection_dim=384)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = XMCTrainer(
+            model,
+            XMCTrainingArguments(
+                folder,
+                freeze_encoder=True,
+                per_device_train_batch_size=settings.batch_size,
+                num_train_epochs=settings.epochs,
+                max_steps=settings.max_steps,
+                learning_rate=settings.learning_rate,
+                logging_steps=20,
+                report_to="none",
+                save_strategy="no",
+                disable_tqdm=True,
+                **args,
+            ),
+            data.queries["train"],
+            label_dataset=data.labels,
+            train_ignored=data.filters.get("train"),
+        )
+        test = trainer.tokenize(model, data.queries["test"], data.filters.get("test"))
+        splits = {"labels": trainer.label_tokens, "train": trainer.train_dataset.tokens, "test": test.tokens}
+        for name, tokens in splits.items():
+            trainer.encoder.features[tokens] = states(trainer, tokens, name, settings)
+        start = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - start
+    queries, labels = trainer.encoder.table(test.tokens, "query"), trainer.encoder.table(splits["labels"], "label")
+    positives = data.positives("train")
+    propensity = inverse_propensity(positives.label_counts(data.num_labels), len(positives), **data.propensity)
+    topk = exact_search(queries, labels, search_depth(5, test.ignored))
+    found = ranking_metrics(topk, test.positives, (1, 5), propensity, test.ignored)
+    log = [entry for entry in trainer.state.log_history if "covered_gradient_mass" in entry]
+    covered = float(np.mean([entry["covered_gradient_mass"] for entry in log])) if log else float("nan")
+    return {**{name: 100 * found[name] for name in MEASURES}, "covered": covered, "seconds": seconds}
+
+
+def states(trainer: XMCTrainer, tokens: TokenTable, name: str, settings: argparse.Namespace) -> torch.Tensor:
+    """The encoder's pooled states of a table, computed once."""
+    side: Side = "label" if name == "labels" else "query"
+    path = None if settings.features is None else settings.features / f"{Path(settings.data).name}_{name}.npy"
+    if path is not None and path.exists():
+        return torch.from_numpy(np.load(path, allow_pickle=False)).float()
+    found = trainer.model.encode_tokens(tokens, side, progress=True, output="pooled")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, found.numpy())
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_xmc.cli.packaged import packaged_encoder
+from hf_xmc.cli.plan import plan_from, read_bytes
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_plan_writes_what_it_prints(
+    tiny_encoder: str, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dataset", str(toy), "--model_name_or_path", tiny_encoder, "--output-dir", str(tmp_path)]
+    flags += ["--per_device_train_batch_size", "16", "--gradient_accumulation_steps", "2", "--report_to", "none"]
+    path = plan_from([*flags, "--seconds", "0.2", "--memory", "8GB", "--label_strategy", "selective"])
+    document = json.loads(path.read_text())
+    assert document["memory"]["available"] == 8 * 2**30
+    assert document["memory"]["fits"]
+    assert document["suggestion"] == {}
+    assert document["step"]["queries"] == 32
+    assert document["epoch"]["steps"] == -(-document["data"]["counts"]["train"] // 32)
+    assert document["epoch"]["seconds"] == pytest.approx(document["epoch"]["steps"] * document["step"]["seconds"])
+    output = capsys.readouterr().out
+    for word in ("weights", "label bank", "An epoch:", "It fits."):
+        assert word in output
+    small = json.loads(plan_from([*flags, "--seconds", "0.2", "--memory", "1MB"]).read_text())
+    assert small["suggestion"] is None, "the interpreter alone is larger"
+    assert "smaller encoder" in capsys.readouterr().out
+    parts = small["memory"]["parts"]
+    limit = small["memory"]["peak"] - parts["label activations"] // 2
+    tight = json.loads(plan_from([*flags, "--seconds", "0.2", "--memory", str(limit)]).read_text())
+    assert not tight["memory"]["fits"] or tight["suggestion"] == {}
+
+
+def test_sizes() -> None:
+    assert read_bytes("2g") == 2**31
+    with pytest.raises(ValueError, match="expected a size"):
+        read_bytes("much")
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("strategy", ["in_batch", "all"])
+def test_the_estimate_is_within_a_quarter_of_the_peak(strategy: str, tmp_path: Path) -> None:
+    """The bundled sample with the packaged MiniLM: `plan`, then `train`, each in a process of its own."""
+    flags = ["--dataset", "sample", "--model_name_or_path", packaged_encoder(), "--output_dir", str(tmp_path)]
+    flags += ["--per_device_train_batch_size", "32", "--max_query_length", "48", "--max_label_length", "8"]
+    flags += ["--label_strategy", strategy, "--report_to", "none", "--disable_tqdm", "true", "--save_strategy", "no"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    for command in (
+        [*("-m", "hf_xmc.cli.main", "plan"), *flags, "--seconds", "1"],
+        [str(ROOT / "tests/cli/train_and_measure.py"), *flags, "--max_steps", "2"],
+    ):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+    (found,) = [int(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("peak memory ")]
+    estimated = json.loads((tmp_path / "plan.json").read_text())["memory"]["peak"]
+    assert 0.75 <= estimated / found <= 1.25, f"estimated {estimated / 2**20:.0f} MiB, found {found / 2**20:.0f} MiB"

@@ -1,0 +1,67 @@
+"""What the two-process test launches: trains by several settings and writes each loss curve, and the world size.
+
+Arguments: encoder, data set, folder to write to, queries a process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from hf_xmc import Positives, load_xmc_dataset
+from tests.training.made import make_trainer
+
+STEPS = 30
+SETTINGS: dict[str, dict[str, Any]] = {
+    "all": {"label_strategy": "all"},
+    "in_batch": {"label_strategy": "in_batch"},
+    "selective": {"label_strategy": "selective", "label_budget": 10, "label_refresh": 3},
+    "hard": {"label_strategy": "hard", "num_hard_negatives": 1, "label_refresh": 3},
+    "all, one_vs_all": {"label_strategy": "all", "loss": "one_vs_all"},
+    "selective, triplet_margin": {"label_strategy": "selective", "label_budget": 10, "loss": "triplet_margin"},
+    "all, accumulated": {"label_strategy": "all", "accumulation": 2},
+}
+
+
+def curve(encoder: str, folder: Path, out: Path, batch: int, accumulation: int = 1, **args: Any) -> dict[str, Any]:
+    data = load_xmc_dataset(folder)
+    data.queries["train"] = data.queries["train"].select(range(102))
+    trainer = make_trainer(
+        encoder,
+        data,
+        out,
+        per_device_train_batch_size=batch // accumulation,
+        gradient_accumulation_steps=accumulation,
+        max_steps=STEPS,
+        disable_dropout=True,
+        use_cpu=True,
+        label_bank_dtype="float32",
+        learning_rate=3e-4,
+        **args,
+    )
+    split = trainer.train_dataset
+    split.ignored = Positives.from_lists([[(i + 5) % 12] if i % 2 else [] for i in range(len(split))])
+    trainer.train()
+    metrics = trainer.evaluate()
+    norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    return {
+        "loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "grad_norm": [float(norm) for norm in norms],
+        "eval": [metrics["eval_loss"], metrics["eval_P@1"]],
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    encoder, folder, out, batch = sys.argv[1:]
+    curves = {
+        name: curve(encoder, Path(folder), Path(out), int(batch), **settings) for name, settings in SETTINGS.items()
+    }
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    Path(out, f"curves-{world}-{rank}.json").write_text(json.dumps(curves))

@@ -1,0 +1,143 @@
+"""What a training would take: each part of the estimate against what can be counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainingArguments, load_xmc_dataset
+from hf_xmc.training.encoder_cost import Cost, forward_flops, kept_bytes
+from hf_xmc.training.measure import measure
+from hf_xmc.training.plan import Choice, Measured, chunk_bytes, difference, fitting, memory, peak, step, work
+from hf_xmc.training.preparation import prepare
+
+
+@pytest.fixture(scope="module")
+def data(toy: Path) -> XMCDataset:
+    return load_xmc_dataset(toy)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_encoder: str, data: XMCDataset, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    args = XMCTrainingArguments(str(tmp_path_factory.mktemp("plan")), report_to="none", disable_tqdm=True)
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=16)
+    return measure(prepare(model, args, None), args, data, base=1000, seconds=0.2)
+
+
+def test_weights_optimizer_and_lengths_are_counted(tiny_encoder: str, data: XMCDataset, measured: Measured) -> None:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=16)
+    numbers = sum(p.numel() for p in model.parameters())
+    assert measured.weights == measured.trainable == 4 * numbers
+    assert measured.optimizer == pytest.approx(2, abs=1e-3)  # AdamW: two moments (and a count)
+    lengths = [len(row) for row in model.tokenize(data.labels["text"][:], "label")]
+    assert measured.label_lengths.tolist() == lengths
+    assert measured.dim == 16
+    parts = memory(Choice(8), measured)
+    assert parts["weights"] == parts["gradients"] == 4 * numbers
+    assert parts["index"] == len(lengths) * 16 * 4
+    assert parts["label bank"] == 0
+    assert memory(Choice(8, label_strategy="selective"), measured)["label bank"] == len(lengths) * (16 * 2 + 8)
+
+
+def test_what_is_kept_for_the_backward_pass_is_predicted(tiny_encoder: str) -> None:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder).train()
+    cost = Cost.fit(lambda n, t: kept_bytes(model, n, t), 64)
+    for texts, tokens in ((3, 20), (7, 33), (16, 50)):
+        assert cost(texts, tokens) == pytest.approx(kept_bytes(model, texts, tokens), rel=0.05)
+    model.activation_checkpointing_enable()
+    assert kept_bytes(model, 7, 33) < cost(7, 33) / 2
+
+
+def test_flops_are_those_of_the_products(tiny_encoder: str) -> None:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder).eval()
+    linear = 2 * (4 * 32 * 32 + 2 * 32 * 64)  # for a token in a layer: q, k, v, out, up, down
+    attention = 2 * 2 * 20 * 32  # scores and values, for a token of a text of 20
+    assert forward_flops(model, 3, 20) == 2 * 60 * (linear + attention)
+
+
+def test_candidates_of_each_strategy(data: XMCDataset, measured: Measured) -> None:
+    labels = data.num_labels
+    counts = {
+        name: work(Choice(4, label_strategy=name, label_budget=10, num_hard_negatives=1), measured)[2]
+        for name in ("all", "in_batch", "selective", "hard")
+    }
+    assert counts["all"] == labels
+    assert 4 <= counts["in_batch"] <= 8  # two labels a query
+    assert counts["selective"] == 10
+    assert counts["hard"] == counts["in_batch"] + 4
+    assert work(Choice(4, num_processes=3), measured)[2] == labels
+    one, three = (step(Choice(4, num_processes=n), measured) for n in (1, 3))
+    assert three["label_tokens"] == pytest.approx(one["label_tokens"] / 3)
+
+
+def test_passes_over_labels_are_counted(measured: Measured) -> None:
+    tokens = int(measured.label_lengths.sum())
+    found = step(Choice(4), measured)
+    assert found["label_tokens"] == pytest.approx(tokens)
+    assert found["label_token_passes"] == pytest.approx(4 * tokens)
+    assert step(Choice(4, gradient_caching=False), measured)["label_token_passes"] == pytest.approx(3 * tokens)
+    banked = step(Choice(4, label_strategy="selective", label_budget=6, label_refresh=3), measured)
+    assert banked["label_tokens"] == pytest.approx(9 * measured.label_lengths.mean())
+    assert banked["seconds"] > 0
+    assert banked["flops"] < found["flops"]
+
+
+def test_chunks_are_those_of_the_encoder(measured: Measured) -> None:
+    lengths = np.array([3, 9, 3, 2])
+    flat = Cost(0.0, 1.0, 0.0)
+    padded = replace(measured, packed=False)
+    assert chunk_bytes(lengths, Choice(1, encode_chunk_tokens=8), padded, flat).tolist() == [6, 3, 9]
+    assert chunk_bytes(lengths, Choice(1, encode_chunk_tokens=8), replace(measured, packed=True), flat).tolist() == [
+        8,
+        9,
+    ]
+
+
+def test_what_is_suggested_fits(measured: Measured) -> None:
+    large = replace(measured, kept={key: Cost(0.0, 1e6, 0.0) for key in measured.kept}, layers=12)
+    large = replace(large, kept={**large.kept, (True, False): Cost(0.0, 1e5, 0.0)})
+    choice = Choice(64, encode_chunk_tokens=2048, gradient_caching=False)
+    needed = peak(memory(choice, large))
+    assert fitting(choice, large, needed) == choice
+    last = needed
+    for limit in (0.6, 0.3, 0.15):
+        found = fitting(choice, large, int(limit * needed))
+        assert found is not None
+        assert peak(memory(found, large)) <= limit * needed
+        assert found.window == choice.window, "the same batch to the optimizer"
+        assert difference(choice, found)["gradient_caching"] is True
+        size = peak(memory(found, large))
+        assert size <= last
+        last = size
+    assert fitting(choice, large, 100) is None
+
+
+def test_a_frozen_encoder_costs_one_pass(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    args = XMCTrainingArguments(str(tmp_path), report_to="none", freeze_encoder=True, disable_tqdm=True)
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=16)
+    found = measure(prepare(model, args, None), args, data, seconds=0.1)
+    parts = memory(Choice(8), found)
+    assert parts["query batch activations"] == parts["label activations"] == 0
+    assert found.trainable == 2 * 16 * 32 * 4
+    assert found.forward_seconds > 0
+    assert step(Choice(8), found)["queries_seconds"] == 0
+
+
+def test_adapters(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    args = XMCTrainingArguments(str(tmp_path), report_to="none", disable_tqdm=True)
+    plain = XMCDualEncoderModel.from_encoder(tiny_encoder)
+    whole = measure(prepare(plain, args, None), args, data, seconds=0.1)
+    model = prepare(XMCDualEncoderModel.from_encoder(tiny_encoder), args, peft.LoraConfig(r=4))
+    found = measure(model, args, data, seconds=0.1, lora_rank=4)
+    assert found.weights == whole.weights
+    assert (
+        found.adapted
+        == whole.adapted
+        == sum(4 * (m.in_features + m.out_features) for m in plain.modules() if isinstance(m, torch.nn.Linear))
+    )
+    assert memory(Choice(8, lora_rank=4), found)["gradients"] == found.trainable
