@@ -158,7 +158,7 @@ def train(
     )
     ignored = data.filters.get("train")
     trainer = XMCTrainer(model, settings, data.queries["train"], None, data.labels, train_ignored=ignored)
-    trainer.features |= {trainer.label_tokens: pooled["labels"], trainer.train_dataset.tokens: pooled["train"]}
+    trainer.encoder.features |= {trainer.label_tokens: pooled["labels"], trainer.train_dataset.tokens: pooled["train"]}
     start = time.perf_counter()
     trainer.train()
     return time.perf_counter() - start
