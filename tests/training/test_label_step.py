@@ -95,7 +95,7 @@ def test_labels_are_encoded_twice_a_step_whatever_the_accumulation(
 
     def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if kwargs["side"] == "label":
-            encoded.append(len(kwargs["input_ids"]))
+            encoded.append(len(kwargs["cu_seq_lens"]) - 1)  # texts of a packed row
 
     trainer.model.register_forward_pre_hook(count, with_kwargs=True)
     trainer.train()
