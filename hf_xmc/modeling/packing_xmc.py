@@ -17,7 +17,7 @@ from transformers.masking_utils import sdpa_mask
 from .towers_xmc import OFFSET_POSITIONS
 
 PACKED_SDPA = "packed_sdpa"  # the name under which transformers finds `packed_sdpa`
-CHUNK_TOKENS = {"cpu": 1024}  # measured with MiniLM on two cores: 512 and 1,024 alike, 2,048 a tenth slower
+CHUNK_TOKENS = {"cpu": 1024}  # with MiniLM, 2,048 took a tenth longer than 512
 DEFAULT_CHUNK_TOKENS = 16384  # on an accelerator, which wants large products
 
 
@@ -115,7 +115,7 @@ def packed_sdpa(
     """Attention within each text of a packed row; what is not packed is left to the library's `sdpa`.
 
     Texts of one length are a batch without padding, so neighbours should be of one length: each run of them is one
-    call. On two cores this beats padding, also with runs of one; a GPU has kernels for it (flash attention).
+    call. On a CPU this beats padding, also with runs of one; a GPU has kernels for it (flash attention).
 
     Args:
         query, key, value: `[1, heads, T, d]`.

@@ -42,8 +42,8 @@ class BankedLabels(CandidateRule):
     its `num_hard_negatives` best-scoring labels that are no positives. Each step encodes the `label_refresh` oldest
     rows of the bank as well, without gradients; what is encoded with gradients is fresh anyhow.
 
-    Only what was encoded in the step enters the loss. Measured with a frozen MiniLM and a trained projection
-    (scripts/benchmarks/candidates.py; P@1 / P@5 / PSP@5 on test, per cent):
+    Only what was encoded in the step enters the loss. Measured with a frozen MiniLM and a trained projection, one seed
+    (P@1 / P@5 / PSP@5 on test, per cent; scripts/benchmarks/candidates.py compares the rules that are kept):
 
         biotools_edam, B = 64, 2 epochs, 221 positives a step      bible_xref, B = 32, 200 steps, 371 positives a step
         all 1,559 labels                     57.1 / 33.7 / 29.2    all 28,733 labels            27.2 / 14.7 / 14.8
