@@ -121,5 +121,6 @@ def make_trainer(train: Any, labels: Any, folder: str, strategy: str, args: Any,
         "logging_steps": 10,
     }
     arguments = XMCTrainingArguments(folder, **{**settings, **more})
-    model = XMCDualEncoderModel.from_encoder(packaged_encoder())
+    lengths = {"max_query_length": args.max_query_length, "max_label_length": args.max_label_length}
+    model = XMCDualEncoderModel.from_encoder(packaged_encoder(), **lengths)
     return TimedTrainer(model, arguments, train, label_dataset=labels)

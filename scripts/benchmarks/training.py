@@ -64,6 +64,8 @@ def main() -> None:
     parser.add_argument("--label_bank_init", default="encode")
     parser.add_argument("--minutes", type=float, help="quality: stop after this wall time, instead of --epochs.")
     parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--max_query_length", type=int, default=128)
+    parser.add_argument("--max_label_length", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--seeds", nargs="+", type=int, default=[42], help="quality: one run each.")
     parser.add_argument("--labels", nargs="+", type=int, default=[4096, 16384, 65536, 262144, 1_000_000])
