@@ -11,7 +11,7 @@ from transformers import AutoModel, TrainerCallback
 
 from hf_xmc import XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments
 from hf_xmc.cli.packaged import packaged_encoder
-from hf_xmc.modeling.packing_xmc import chunks_of, flatten
+from hf_xmc.modeling.packing_xmc import chunks_of, flatten, pad
 
 CLOCK = time.perf_counter  # process_time with --cpu_time
 
@@ -66,38 +66,41 @@ class StepEnd(TrainerCallback):
 
 
 class RawEncoder:
-    """The encoder as transformers has it, on texts in batches of one length."""
+    """The encoder as transformers has it, in batches of texts of one length, or of about one length with padding and a
+    mask: whichever is faster."""
 
     def __init__(self) -> None:
         self.encoder = AutoModel.from_pretrained(packaged_encoder(), add_pooling_layer=False).train()
-        self.tokens = 0  # a batch; the fastest, once found
+        self.way: tuple[bool, int] | None = None  # padded or not, tokens a batch: the fastest, once found
 
     def run(self, trainer: TimedTrainer, rows: np.ndarray, labels: np.ndarray) -> float:
         """Seconds for the passes that a step makes over these queries and labels."""
         labels, _ = trainer.label_tokens.distinct(labels)
-        if not self.tokens:
-            few = labels[:: max(len(labels) // 100, 1)]
-            seconds = {n: self.seconds(self.batches(trainer.label_tokens, few, n)) for n in (1024, 512, 1024, 2048)}
-            self.tokens = min(seconds, key=lambda n: seconds[n])
-        batches = self.batches(trainer.label_tokens, labels, self.tokens)
+        if self.way is None:
+            some = labels[: max(len(labels) // 4, 100)]
+            ways = [(padded, n) for padded in (False, True) for n in (512, 1024, 2048, 4096)]
+            self.seconds(self.batches(trainer.label_tokens, some[:50], ways[0]))  # warm-up
+            seconds = {way: self.seconds(self.batches(trainer.label_tokens, some, way)) for way in ways}
+            self.way = min(seconds, key=lambda way: seconds[way])
+        batches = self.batches(trainer.label_tokens, labels, self.way)
         twice = batches if trainer.args.gradient_caching else []
-        return self.seconds(batches + self.batches(trainer.train_dataset.tokens, rows, self.tokens), twice)
+        return self.seconds(batches + self.batches(trainer.train_dataset.tokens, rows, self.way), twice)
 
-    def batches(self, table: Any, rows: np.ndarray, tokens: int) -> list[torch.Tensor]:
-        found = []
-        for length in np.unique(table.lengths[rows]):
-            same = rows[table.lengths[rows] == length]
-            for chunk in chunks_of(table.lengths[same], tokens, None, packed=False):
-                found.append(flatten(table, same[chunk])[0].view(len(chunk), -1))
-        return found
+    def batches(self, table: Any, rows: np.ndarray, way: tuple[bool, int]) -> list[dict[str, torch.Tensor]]:
+        padded, tokens = way
+        lengths = table.lengths[rows]
+        groups = [rows] if padded else [rows[lengths == length] for length in np.unique(lengths)]
+        chunks = [g[c] for g in groups for c in chunks_of(table.lengths[g], tokens, None, packed=False)]
+        found = [pad(*flatten(table, chunk)) for chunk in chunks]
+        return found if padded else [{"input_ids": batch["input_ids"]} for batch in found]
 
-    def seconds(self, batches: list[torch.Tensor], without_gradients: list[torch.Tensor] = []) -> float:  # noqa: B006
+    def seconds(self, batches: list[Any], without_gradients: list[Any] = []) -> float:  # noqa: B006
         start = CLOCK()
         with torch.no_grad():
-            for ids in without_gradients:
-                self.encoder(input_ids=ids)
-        for ids in batches:
-            hidden = self.encoder(input_ids=ids).last_hidden_state
+            for batch in without_gradients:
+                self.encoder(**batch)
+        for batch in batches:
+            hidden = self.encoder(**batch).last_hidden_state
             hidden.backward(torch.ones_like(hidden))
         seconds = CLOCK() - start
         self.encoder.zero_grad()

@@ -9,8 +9,9 @@
     OMP_NUM_THREADS=2 python scripts/benchmarks/training.py --part scale
 
 - `speed`: seconds a step of each strategy, in turn with `raw`: the encoder alone, as transformers has it, on the same
-  texts in batches of one length (no padding), of the size that is fastest: queries forward and backward, labels
-  forward without gradients, forward and backward. That is what an exact step cannot go below.
+  texts in batches of one length, or sorted by length with a little padding, whichever is faster, of the size that is
+  fastest: queries forward and backward, labels forward without gradients, forward and backward. That is the limit of
+  an exact step.
 - `quality`: metrics on test after the same number of epochs, or the same wall time (--minutes).
 - `scale`: step time and peak memory over the number of labels (made texts of ten words), each in a process of its own.
 
