@@ -15,7 +15,7 @@ from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.modeling.packing_xmc import chunk_tokens, chunks_of, flatten
 from hf_xmc.training.arguments import XMCTrainingArguments
-from hf_xmc.training.gradient_cache import encode_in_chunks
+from hf_xmc.training.gradient_cache import encode_in_chunks, is_cached
 
 
 class TextEncoder:
@@ -80,7 +80,8 @@ class TextEncoder:
             return self.model(**batch, side="label").embeddings
 
         chunks = self.chunks(self.label_tokens.lengths[rows], "label")
-        embeddings = encode_in_chunks(encode, chunks, self.args.gradient_caching)  # [distinct texts, D]
+        caching = is_cached(self.args.gradient_caching, len(chunks), self.args.device.type)
+        embeddings = encode_in_chunks(encode, chunks, caching)  # [distinct texts, D]
         return embeddings if place is None else embeddings[torch.from_numpy(place).to(embeddings.device)]
 
     def chunks(self, lengths: np.ndarray, side: Side) -> list[np.ndarray]:

@@ -77,9 +77,12 @@ def test_eight_micro_batches_are_one_batch(
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("caching", [True, False])
+@pytest.mark.parametrize(
+    ("caching", "chunk_size", "times"),
+    [(True, 100, 2), (False, 1, 1), (None, 3, 1), (None, 2, 2)],  # by default: up to four chunks are kept
+)
 def test_labels_are_encoded_twice_a_step_whatever_the_accumulation(
-    tiny_encoder: str, data: XMCDataset, tmp_path: Path, caching: bool
+    tiny_encoder: str, data: XMCDataset, tmp_path: Path, caching: bool | None, chunk_size: int, times: int
 ) -> None:
     trainer = make_trainer(
         tiny_encoder,
@@ -88,7 +91,7 @@ def test_labels_are_encoded_twice_a_step_whatever_the_accumulation(
         max_steps=2,
         gradient_accumulation_steps=4,
         per_device_train_batch_size=4,
-        encode_chunk_size=100,
+        encode_chunk_size=chunk_size,
         gradient_caching=caching,
     )
     encoded: list[int] = []
@@ -99,7 +102,7 @@ def test_labels_are_encoded_twice_a_step_whatever_the_accumulation(
 
     trainer.model.register_forward_pre_hook(count, with_kwargs=True)
     trainer.train()
-    assert sum(encoded) == 2 * data.num_labels * (2 if caching else 1)
+    assert sum(encoded) == 2 * data.num_labels * times
 
 
 def test_a_budget_of_all_labels_is_the_exact_method_bit_for_bit(
