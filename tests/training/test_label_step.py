@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_xmc import Positives, XMCDataset, XMCTrainer, load_xmc_dataset
+from hf_xmc.training import candidate_rules
 from tests.training.made import make_trainer, one_batch
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -138,6 +139,18 @@ def test_selective_reports_what_it_covers_and_how_old_the_bank_is(
     covered, larger = history(few, "covered_gradient_mass"), history(more, "covered_gradient_mass")
     assert all(0 < share < 1 for share in covered)
     assert np.mean(covered) + 0.02 < np.mean(larger)
+
+
+def test_a_budget_below_the_positives_is_said_once(
+    tiny_encoder: str, data: XMCDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(candidate_rules.logger, "warning_once", said.append)
+    args = {"label_strategy": "selective", "label_budget": 3, "per_device_train_batch_size": 8}
+    make_trainer(tiny_encoder, data, tmp_path, max_steps=6, **args).train()
+    assert len(said) > 1
+    assert len(set(said)) == 1, "a message that differs from step to step is said at each"
+    assert "larger label_budget" in said[0]
 
 
 @pytest.mark.parametrize("strategy", ["selective", "hard"])
