@@ -157,6 +157,7 @@ def step(choice: Choice, of: Measured) -> dict[str, float]:
     return {
         "queries": choice.per_device_train_batch_size * choice.gradient_accumulation_steps,
         "candidates": candidates,
+        "refreshed": refreshed,
         "query_tokens": query_tokens,
         "label_tokens": label_tokens + refresh_tokens,
         "label_token_passes": passes * label_tokens + refresh_tokens,
