@@ -45,7 +45,7 @@ def test_saved_and_loaded(mapped: bool, dtype: torch.dtype, tmp_path: Path, monk
 
 def test_a_bank_that_the_disk_has_no_room_for(tmp_path: Path) -> None:
     """Said at once: the file is sparse, and a write into a full disk would kill the process."""
-    with pytest.raises(OSError, match="needs .* GiB on the disk .* make room"):
+    with pytest.raises(OSError, match=r"needs .* GiB on the disk .* make room"):
         LabelBank(1, 2**54, torch.float16, tmp_path)
     assert not list(tmp_path.iterdir())
 
