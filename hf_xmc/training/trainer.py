@@ -101,7 +101,7 @@ class XMCTrainer(WholeCheckpointTrainer):
             raise TypeError(f"XMCTrainer needs XMCTrainingArguments, found {type(args).__name__}.")
         if kwargs.get("compute_metrics") is not None:
             raise ValueError("compute_metrics is not used: evaluate() ranks all labels; measure predict() yourself.")
-        if label_dataset is None:
+        if not label_dataset:
             raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
         self.given_loss, self.peft_config = loss, peft_config
         if (model is None) == (model_init is None):
