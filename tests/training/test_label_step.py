@@ -141,6 +141,39 @@ def test_selective_reports_what_it_covers_and_how_old_the_bank_is(
     assert np.mean(covered) + 0.02 < np.mean(larger)
 
 
+@pytest.mark.parametrize("loss", ["decoupled_softmax", "softmax"])
+def test_labels_drawn_at_random_count_for_those_left_over(
+    tiny_encoder: str, data: XMCDataset, tmp_path: Path, loss: str
+) -> None:
+    """Each drawn label stands in the sum of exponentials as often as its weight says, in value and gradient."""
+    args = {"label_strategy": "selective", "label_budget": 8, "label_random_share": 0.5, "disable_dropout": True}
+    trainer = make_trainer(tiny_encoder, data, tmp_path, loss=loss, gradient_caching=False, **args)
+    batch = one_batch(trainer, range(2))
+    step = trainer.new_step([batch])
+    found, queries, labels = step.loss(batch)
+    assert step.candidates is not None
+    assert step.log_weights is not None
+    assert set(step.log_weights.exp().round().tolist()) == {
+        1.0,
+        3.0,
+    }  # 12 labels, 3 positive, 3 chosen: 6 are left, 2 drawn
+    positives, _ = step.columns(batch)
+    scores = queries @ labels.T / trainer.model.config.temperature + step.log_weights  # [B, C]
+    terms = []
+    for row in range(2):
+        true = positives.row(row)
+        others = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, true, False)
+        if loss == "softmax":
+            terms.append((scores[row].logsumexp(0) - scores[row, true]).sum())
+        else:
+            terms.append((scores[row, others].logsumexp(0).logaddexp(scores[row, true]) - scores[row, true]).mean())
+    expected = torch.stack(terms).mean()
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+    weight = trainer.model.query_encoder.encoder.layer[0].attention.self.query.weight  # of both sides
+    wanted, had = (torch.autograd.grad(x, weight, retain_graph=True)[0] for x in (expected, found))
+    torch.testing.assert_close(had, wanted, atol=1e-6, rtol=1e-4)
+
+
 def test_a_budget_below_the_positives_is_said_once(
     tiny_encoder: str, data: XMCDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
