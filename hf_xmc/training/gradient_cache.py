@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 Encode = Callable[[np.ndarray], Tensor]
-# Chunks whose activations are kept unless the arguments say otherwise. An accelerator's chunk is as large as its memory
-# is meant to hold; a CPU's is small because that is fast, and a batch of queries keeps as much.
+# Chunks whose activations are kept unless the arguments say otherwise. An accelerator's chunk is as large as what its
+# memory is meant to hold; a CPU's is small because that is fast, and a batch of queries keeps as much.
 KEPT_CHUNKS = {"cpu": 4}
 
 

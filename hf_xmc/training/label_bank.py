@@ -109,8 +109,8 @@ def mapped(folder: Path, size: int, dtype: torch.dtype) -> Tensor:
     if free < needed:  # the file is sparse: a write that finds no room would be the end of the process, unexplained
         raise OSError(
             errno.ENOSPC,
-            f"The label bank needs {needed / 2**30:.1f} GiB on the disk of {folder}, where {free / 2**30:.1f} are free; "
-            "make room, choose another output_dir, or a smaller label_bank_dtype",
+            f"The label bank needs {needed / 2**30:.1f} GiB on the disk of {folder}, where {free / 2**30:.1f} are "
+            "free; make room, choose another output_dir, or a smaller label_bank_dtype",
         )
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".label_bank.") as file:  # no two processes share a name
         return torch.from_file(file.name, shared=True, size=size, dtype=dtype)
