@@ -122,9 +122,12 @@ class TextEncoder:
             self.features[tokens] = states
         return states
 
-    def encode_table(self, tokens: TokenTable, side: Side, output: Literal["embeddings", "pooled"]) -> Tensor:
-        """What the model makes of all texts of a table, `[N, D or H]`; a text that repeats is encoded once."""
-        rows, place = tokens.distinct()
+    def encode_table(
+        self, tokens: TokenTable, side: Side, output: Literal["embeddings", "pooled"], rows: np.ndarray | None = None
+    ) -> Tensor:
+        """What the model makes of all texts of a table, or of these rows, `[N, D or H]`; a text that repeats is
+        encoded once."""
+        rows, place = tokens.distinct(rows)
         size = self.args.encode_chunk_size
         found = self.model.encode_tokens(tokens, side, size, self.progress, output=output, rows=rows)
         return found if place is None else found[torch.from_numpy(place)]

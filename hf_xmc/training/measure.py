@@ -136,7 +136,7 @@ def text_seconds(
     def label_forward() -> float:
         ids = some(len(labels), 2 * SAMPLE)
         if args.freeze_encoder:
-            model.encode_tokens([labels[int(row)] for row in ids], "label", args.per_device_eval_batch_size)
+            encoder.encode_table(labels, "label", "pooled", ids)
         else:
             encoder.labels_without_gradients(torch.from_numpy(ids))
         return float(labels.lengths[ids].sum())
