@@ -168,9 +168,11 @@ def print_plan(document: dict[str, Any]) -> None:
     table.add_row("there is", f"{found['available'] / 2**20:,.0f}")
     console.print(table)
     passes = one["label_token_passes"] / max(one["label_tokens"], 1)
+    refreshed = f" and {one['refreshed']:,.0f} to refresh" if one["refreshed"] else ""
     console.print(
-        f"A step: {one['queries']:,} queries of {one['query_tokens']:,.0f} tokens, {one['candidates']:,} labels of "
-        f"{one['label_tokens']:,.0f} tokens (passed {passes:.1f} times, a backward pass being two), "
+        f"A step: {one['queries']:,} queries of {one['query_tokens']:,.0f} tokens, "
+        f"{one['candidates']:,} labels{refreshed} of {one['label_tokens']:,.0f} tokens "
+        f"(passed {passes:.1f} times, a backward pass being two), "
         f"{one['flops'] / 1e9:,.1f} GFLOP, {one['seconds']:,.2f} s",
         highlight=False,
     )

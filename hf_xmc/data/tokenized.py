@@ -231,6 +231,11 @@ class TokenizedQueries(TorchDataset):
     def __init__(
         self, queries: Dataset, tokenize: Tokenize, ignored: Positives | None = None, key: str | None = None
     ) -> None:
+        if not hasattr(queries, "__len__"):
+            raise TypeError(
+                f"Found a {type(queries).__name__}, whose rows are read once; epochs need a table: make one with "
+                "datasets.Dataset.from_generator, or load it without streaming."
+            )
         missing = {"text", "labels"} - set(queries.column_names)
         if missing:
             raise ValueError(

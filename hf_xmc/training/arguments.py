@@ -88,11 +88,12 @@ class XMCTrainingArguments(TrainingArguments):
     encode_chunk_size: int | None = field(
         default=None, metadata={"help": "Texts that are encoded at a time, at most; by default tokens alone count."}
     )
-    gradient_caching: bool = field(
-        default=True,
+    gradient_caching: bool | None = field(
+        default=None,
         metadata={
             "help": "Encode labels without keeping activations, and encode them again for the backward pass (DEXML, "
-            "GradCache): the memory of one chunk for one more forward pass. Off: everything is kept."
+            "GradCache): the memory of one chunk for one more forward pass. false: everything is kept. By default "
+            "only where the labels of a step are more than 4 chunks on a CPU, or 1 on a GPU."
         },
     )
     freeze_encoder: bool = field(

@@ -85,9 +85,9 @@ class BankedLabels(CandidateRule):
             pairs = [p for p in (step.own_pairs("positives"), step.own_pairs("ignored")) if p is not None]
             found = hardest_negatives(queries, bank.embeddings, pairs, self.args.num_hard_negatives)
             return torch.unique(torch.cat([positives, self.ranks.gather(found)]))
-        if len(positives) >= self.args.label_budget:
-            logger.warning_once(
-                f"The step has {len(positives):,} positive labels, but label_budget is {self.args.label_budget:,}: no "
+        if len(positives) >= self.args.label_budget and self.ranks.rank == 0:
+            logger.warning_once(  # without the number of this step, or it would be said at each
+                f"There are steps whose positive labels alone fill the label_budget of {self.args.label_budget:,}: no "
                 "place is left for others, as with label_strategy in_batch. Give a larger label_budget."
             )
         norms = self.norms(step, bank, queries)  # [L]

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
 
 from hf_xmc.training.adapters import has_adapters, merged
 
+logger = logging.get_logger(__name__)
 UNFINISHED = ".unfinished"  # no name that the Trainer takes for a checkpoint
 
 
@@ -65,6 +67,14 @@ class WholeCheckpointTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if difference := changed_batches(Path(resume_from_checkpoint), self.args):
+            logger.warning(
+                f"{resume_from_checkpoint} is of a run with {difference}: weights and optimizer go on from there, but "
+                "on other batches than those that run would have had next. Give the same numbers to go on exactly."
+            )
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in `Trainer`; adapters are merged into what is saved, but for checkpoints, which hold them alone."""
         training = self.model
@@ -84,6 +94,21 @@ class WholeCheckpointTrainer(Trainer):
             write()
         if several:
             dist.barrier()
+
+
+def changed_batches(checkpoint: Path, args: TrainingArguments) -> str:
+    """In what the run of a checkpoint differs from this one as far as it decides which queries come next; or nothing.
+
+    The Trainer itself does not compare the processes.
+    """
+    states = len(list(checkpoint.glob("rng_state*.pth")))  # one a process
+    path = checkpoint / TRAINER_STATE_NAME
+    if not states or not path.is_file():
+        return ""
+    state = TrainerState.load_from_json(str(path))
+    before = {"processes": states, "queries a process": state.train_batch_size}
+    now = {"processes": args.world_size, "queries a process": args.train_batch_size}
+    return ", ".join(f"{before[name]} {name} (here {now[name]})" for name in now if before[name] != now[name])
 
 
 def sync(path: Path) -> None:

@@ -15,7 +15,7 @@ from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.modeling.packing_xmc import chunk_tokens, chunks_of, flatten
 from hf_xmc.training.arguments import XMCTrainingArguments
-from hf_xmc.training.gradient_cache import encode_in_chunks
+from hf_xmc.training.gradient_cache import encode_in_chunks, is_cached
 
 
 class TextEncoder:
@@ -80,7 +80,8 @@ class TextEncoder:
             return self.model(**batch, side="label").embeddings
 
         chunks = self.chunks(self.label_tokens.lengths[rows], "label")
-        embeddings = encode_in_chunks(encode, chunks, self.args.gradient_caching)  # [distinct texts, D]
+        caching = is_cached(self.args.gradient_caching, len(chunks), self.args.device.type)
+        embeddings = encode_in_chunks(encode, chunks, caching)  # [distinct texts, D]
         return embeddings if place is None else embeddings[torch.from_numpy(place).to(embeddings.device)]
 
     def chunks(self, lengths: np.ndarray, side: Side) -> list[np.ndarray]:
@@ -121,9 +122,12 @@ class TextEncoder:
             self.features[tokens] = states
         return states
 
-    def encode_table(self, tokens: TokenTable, side: Side, output: Literal["embeddings", "pooled"]) -> Tensor:
-        """What the model makes of all texts of a table, `[N, D or H]`; a text that repeats is encoded once."""
-        rows, place = tokens.distinct()
+    def encode_table(
+        self, tokens: TokenTable, side: Side, output: Literal["embeddings", "pooled"], rows: np.ndarray | None = None
+    ) -> Tensor:
+        """What the model makes of all texts of a table, or of these rows, `[N, D or H]`; a text that repeats is
+        encoded once."""
+        rows, place = tokens.distinct(rows)
         size = self.args.encode_chunk_size
         found = self.model.encode_tokens(tokens, side, size, self.progress, output=output, rows=rows)
         return found if place is None else found[torch.from_numpy(place)]

@@ -10,6 +10,19 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 Encode = Callable[[np.ndarray], Tensor]
+# Chunks whose activations are kept unless the arguments say otherwise. An accelerator's chunk is as large as what its
+# memory is meant to hold; a CPU's is small because that is fast, and a batch of queries keeps as much.
+KEPT_CHUNKS = {"cpu": 4}
+
+
+def is_cached(caching: bool | None, num_chunks: int, device: str) -> bool:
+    """Whether so many chunks of labels are encoded twice to save memory: what `gradient_caching` says, or for `None`
+    whether they are many for this type of device. One forward pass of four is saved where they are few.
+
+    >>> is_cached(None, 4, "cpu"), is_cached(None, 5, "cpu"), is_cached(None, 2, "cuda"), is_cached(False, 9, "cpu")
+    (False, True, True, False)
+    """
+    return num_chunks > KEPT_CHUNKS.get(device, 1) if caching is None else caching
 
 
 def encode_in_chunks(encode: Encode, chunks: Sequence[np.ndarray], caching: bool = True) -> Tensor:

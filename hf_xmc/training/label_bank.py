@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -24,6 +27,9 @@ class LabelBank:
             nothing is left over however the run ends; a checkpoint holds a copy.
         device: of a bank that is not mapped.
 
+    Raises:
+        OSError: the bank is to be mapped, and the disk has no room for it.
+
     >>> bank = LabelBank(3, 2)
     >>> bank.update(torch.tensor([2, 0]), torch.eye(2), step=5)
     >>> bank.embeddings[2].tolist(), bank.oldest(2).tolist(), bank.oldest_age(step=7)
@@ -39,11 +45,7 @@ class LabelBank:
         device: torch.device | None = None,
     ) -> None:
         if folder is not None and num_labels * dim * dtype.itemsize >= MAPPED_BYTES:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            path = Path(folder) / f".label_bank.{os.getpid()}"
-            self.embeddings = torch.from_file(str(path), shared=True, size=num_labels * dim, dtype=dtype)
-            self.embeddings = self.embeddings.view(num_labels, dim)
-            path.unlink()
+            self.embeddings = mapped(Path(folder), num_labels * dim, dtype).view(num_labels, dim)
         else:
             self.embeddings = torch.zeros(num_labels, dim, dtype=dtype, device=device)
         # Step of the last encoding, -1 before the first; int64 [L].
@@ -98,3 +100,17 @@ class LabelBank:
         self.embeddings.copy_(found["embeddings"])
         self.encoded_at.copy_(found["encoded_at"])
         return True
+
+
+def mapped(folder: Path, size: int, dtype: torch.dtype) -> Tensor:
+    """Zeros `[size]` in a file without a name in this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    needed, free = size * dtype.itemsize, shutil.disk_usage(folder).free
+    if free < needed:  # the file is sparse: a write that finds no room would be the end of the process, unexplained
+        raise OSError(
+            errno.ENOSPC,
+            f"The label bank needs {needed / 2**30:.1f} GiB on the disk of {folder}, where {free / 2**30:.1f} are "
+            "free; make room, choose another output_dir, or a smaller label_bank_dtype",
+        )
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".label_bank.") as file:  # no two processes share a name
+        return torch.from_file(file.name, shared=True, size=size, dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import numpy as np
@@ -81,6 +82,7 @@ def measure(
         tables=tables,
         packed=model.packs("query"),
         bank_itemsize=getattr(torch, args.label_bank_dtype).itemsize,
+        device=args.device.type,
     )
 
 
@@ -107,11 +109,13 @@ def text_seconds(
     queries: TokenizedQueries,
     seconds: float,
 ) -> list[float]:
-    """Seconds for a token of a query (forward and backward), of a label in all its passes, and of one forward pass.
+    """Seconds for a token of a query and of a label, forward and backward, and of a forward pass alone.
 
     Under a frozen encoder, which runs once over each text, only the last.
     """
     draw = np.random.default_rng(0)
+    args = copy.copy(args)
+    args.gradient_caching = False  # whose pass the plan counts by itself
     encoder = TextEncoder(model, args, labels)
     collate = QueryCollator(getattr(model.tokenizer, "pad_token_id", None) or 0)
 
@@ -132,7 +136,7 @@ def text_seconds(
     def label_forward() -> float:
         ids = some(len(labels), 2 * SAMPLE)
         if args.freeze_encoder:
-            model.encode_tokens([labels[int(row)] for row in ids], "label", args.per_device_eval_batch_size)
+            encoder.encode_table(labels, "label", "pooled", ids)
         else:
             encoder.labels_without_gradients(torch.from_numpy(ids))
         return float(labels.lengths[ids].sum())

@@ -11,6 +11,7 @@ import numpy as np
 from hf_xmc.losses.streaming import rows_per_tile
 from hf_xmc.modeling.packing_xmc import chunks_of
 from hf_xmc.training.encoder_cost import Cost
+from hf_xmc.training.gradient_cache import is_cached
 from hf_xmc.types import Positives
 
 DRAWS = 32  # batches drawn from the data, for the labels and tokens that one holds
@@ -28,7 +29,7 @@ class Choice:
     gradient_accumulation_steps: int = 1
     encode_chunk_tokens: int = 1024
     encode_chunk_size: int | None = None
-    gradient_caching: bool = True
+    gradient_caching: bool | None = None
     gradient_checkpointing: bool = False
     bf16: bool = False
     label_strategy: str = "all"
@@ -57,7 +58,7 @@ class Measured:
         layers: of a tower.
         flops: of a forward pass.
         query_seconds: for a token of a query, forward and backward.
-        label_seconds: for a token of a label, all its passes with gradients.
+        label_seconds: for a token of a label, forward and backward, without gradient caching.
         forward_seconds: for a token of a label, forward alone.
         loss_seconds: for a query, label and dimension, forward and backward.
         optimizer_seconds: for a byte of trained weights.
@@ -66,6 +67,7 @@ class Measured:
         positives: of each training query.
         tables: bytes of the tokenised texts, which are mapped from files.
         packed: texts are encoded without padding.
+        device: its type, as `cpu`.
     """
 
     base: int
@@ -89,6 +91,7 @@ class Measured:
     tables: int
     packed: bool = True
     bank_itemsize: int = 2
+    device: str = "cpu"
 
 
 def memory(choice: Choice, of: Measured) -> dict[str, int]:
@@ -98,7 +101,7 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
     banked = choice.label_strategy in ("selective", "hard")
     own = -(-candidates // choice.num_processes)
     batch = choice.per_device_train_batch_size
-    caching = choice.gradient_caching
+    caching = is_cached(choice.gradient_caching, len(chunks), of.device)
     tile = rows_per_tile(batch * choice.num_processes, own, of.dim, None) * own * 4
     scored = -(-len(of.label_lengths) // choice.num_processes) * batch * choice.num_processes * 4
     passing = {
@@ -131,13 +134,14 @@ def peak(parts: dict[str, int]) -> int:
 
 def step(choice: Choice, of: Measured) -> dict[str, float]:
     """Tokens, FLOPs and seconds of one optimizer step, of each device."""
-    _, _, candidates, query_tokens = work(choice, of)
+    _, chunks, candidates, query_tokens = work(choice, of)
     banked = choice.label_strategy in ("selective", "hard")
     length = float(of.label_lengths.mean())
     own = candidates / choice.num_processes
     refreshed = min(choice.label_refresh, len(of.label_lengths)) / choice.num_processes if banked else 0
     label_tokens, refresh_tokens = own * length, refreshed * length
-    passes = 4 if choice.gradient_caching else 3  # a forward one, and a backward one that counts twice; and again
+    caching = is_cached(choice.gradient_caching, len(chunks), of.device)
+    passes = 3 + caching  # a forward one, and a backward one that counts twice; and the forward one again
     compared = choice.window * own * of.dim
     # Scores of the whole bank, and its gradient in two products.
     bank = choice.window * len(of.label_lengths) / choice.num_processes * of.dim if banked else 0
@@ -145,13 +149,15 @@ def step(choice: Choice, of: Measured) -> dict[str, float]:
     checkpointing = 4 / 3 if choice.gradient_checkpointing else 1  # one more forward pass beside three
     seconds = {
         "queries": query_tokens * of.query_seconds * checkpointing,
-        "labels": label_tokens * of.label_seconds * checkpointing + refresh_tokens * of.forward_seconds,
+        "labels": label_tokens * of.label_seconds * checkpointing
+        + (caching * label_tokens + refresh_tokens) * of.forward_seconds,
         "loss": (compared + bank) * of.loss_seconds,
         "optimizer": (of.adapted * choice.lora_rank or of.trainable) * of.optimizer_seconds,
     }
     return {
         "queries": choice.per_device_train_batch_size * choice.gradient_accumulation_steps,
         "candidates": candidates,
+        "refreshed": refreshed,
         "query_tokens": query_tokens,
         "label_tokens": label_tokens + refresh_tokens,
         "label_token_passes": passes * label_tokens + refresh_tokens,

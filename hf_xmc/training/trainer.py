@@ -101,7 +101,7 @@ class XMCTrainer(WholeCheckpointTrainer):
             raise TypeError(f"XMCTrainer needs XMCTrainingArguments, found {type(args).__name__}.")
         if kwargs.get("compute_metrics") is not None:
             raise ValueError("compute_metrics is not used: evaluate() ranks all labels; measure predict() yourself.")
-        if label_dataset is None:
+        if not label_dataset:
             raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
         self.given_loss, self.peft_config = loss, peft_config
         if (model is None) == (model_init is None):
@@ -282,8 +282,9 @@ class XMCTrainer(WholeCheckpointTrainer):
         """Embeddings of all texts of a table without gradients, float32 on the CPU, `[N, D]`."""
         if self.ranks.group is None or self.args.freeze_encoder:
             return self.encoder.table(tokens, side)
-        rows, batch = part(len(tokens), self.ranks), self.args.per_device_eval_batch_size
-        own = self.model.encode_tokens([tokens[i] for i in range(rows.start, rows.stop)], side, batch)
+        own = self.encoder.encode_table(
+            tokens, side, "embeddings", np.arange(len(tokens))[part(len(tokens), self.ranks)]
+        )
         return self.ranks.gather(own.to(self.args.device)).cpu()
 
     @torch.no_grad()

@@ -45,6 +45,7 @@ def test_sizes() -> None:
         read_bytes("much")
 
 
+@pytest.mark.slow
 @pytest.mark.real_model
 @pytest.mark.parametrize("strategy", ["in_batch", "all"])
 def test_the_estimate_is_within_a_quarter_of_the_peak(strategy: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from hf_xmc.cli.main import main
+from hf_xmc.cli.settings import write_settings
 from hf_xmc.cli.train import ScriptArguments, early_stopping, parse, train_from
 from hf_xmc.training.arguments import XMCTrainingArguments
 
@@ -117,3 +118,12 @@ def test_lora_flags(tmp_path: Path) -> None:
     config = script.peft_config()
     assert (config.r, config.lora_alpha, config.lora_dropout, config.target_modules) == (4, 8, 0.1, None)
     assert script.model_settings() == {"max_query_length": 16}
+
+
+def test_gradient_caching_is_left_open_or_given(tmp_path: Path) -> None:
+    needed = ["--dataset", "sample", "--model_name_or_path", "x", "--output_dir", str(tmp_path)]
+    for flags, expected in (([], None), (["--gradient_caching", "false"], False), (["--gradient_caching=true"], True)):
+        parser, given = parse([*needed, *flags], "hf-xmc train", "")
+        assert given.gradient_caching is expected
+        path = write_settings(given, parser, tmp_path / "train.yaml")
+        assert parse(["--config", str(path)], "hf-xmc train", "")[1].gradient_caching is expected

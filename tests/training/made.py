@@ -21,6 +21,7 @@ def make_trainer(
         "disable_tqdm": True,
         "save_strategy": "no",
         "encode_chunk_size": 5,
+        "gradient_caching": True,  # by default a few small chunks would be kept
         "logging_steps": 1,
     }
     return XMCTrainer(

@@ -192,3 +192,18 @@ def test_chunks_come_back_in_order() -> None:
     (found * torch.arange(5.0)[:, None]).sum().backward()
     assert table.grad[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert flatten([[1], [2, 3]], np.array([1, 0]))[0].tolist() == [2, 3, 1]
+
+
+def test_rows_of_a_table_are_encoded_once_each_text(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    """As each of several processes does in an evaluation; one may have none."""
+    encoder = make_trainer(tiny_encoder, data, tmp_path).encoder
+    table = encoder.label_tokens
+    whole = encoder.encode_table(table, "label", "embeddings")
+    texts: list[int] = []
+    encoder.model.register_forward_pre_hook(
+        lambda module, args, kwargs: texts.append(len(kwargs["cu_seq_lens"]) - 1), with_kwargs=True
+    )
+    rows = np.array([5, 2, 5, 5])
+    torch.testing.assert_close(encoder.encode_table(table, "label", "embeddings", rows), whole[rows])
+    assert sum(texts) == 2
+    assert encoder.encode_table(table, "label", "embeddings", rows[:0]).shape == (0, whole.shape[1])

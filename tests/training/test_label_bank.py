@@ -41,3 +41,20 @@ def test_saved_and_loaded(mapped: bool, dtype: torch.dtype, tmp_path: Path, monk
     with pytest.raises(ValueError, match="holds a label bank of"):
         LabelBank(6, 3, dtype).load(tmp_path)
     assert not LabelBank(5, 3).load(tmp_path / "elsewhere")
+
+
+def test_a_bank_that_the_disk_has_no_room_for(tmp_path: Path) -> None:
+    """Said at once: the file is sparse, and a write into a full disk would kill the process."""
+    with pytest.raises(OSError, match=r"needs .* GiB on the disk .* make room"):
+        LabelBank(1, 2**54, torch.float16, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_banks_of_two_machines_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process ids repeat on another machine, whose output folder may be the same."""
+    monkeypatch.setattr(label_bank, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(label_bank.os, "getpid", lambda: 7)
+    (tmp_path / ".label_bank.7").write_bytes(b"another's")
+    bank = LabelBank(5, 3, folder=tmp_path)
+    assert not bank.embeddings.any()
+    assert (tmp_path / ".label_bank.7").read_bytes() == b"another's"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_xmc import Positives, XMCDataset, XMCTrainer, load_xmc_dataset
+from hf_xmc.training import candidate_rules
 from tests.training.made import make_trainer, one_batch
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -77,9 +78,12 @@ def test_eight_micro_batches_are_one_batch(
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("caching", [True, False])
+@pytest.mark.parametrize(
+    ("caching", "chunk_size", "times"),
+    [(True, 100, 2), (False, 1, 1), (None, 3, 1), (None, 2, 2)],  # by default: up to four chunks are kept
+)
 def test_labels_are_encoded_twice_a_step_whatever_the_accumulation(
-    tiny_encoder: str, data: XMCDataset, tmp_path: Path, caching: bool
+    tiny_encoder: str, data: XMCDataset, tmp_path: Path, caching: bool | None, chunk_size: int, times: int
 ) -> None:
     trainer = make_trainer(
         tiny_encoder,
@@ -88,7 +92,7 @@ def test_labels_are_encoded_twice_a_step_whatever_the_accumulation(
         max_steps=2,
         gradient_accumulation_steps=4,
         per_device_train_batch_size=4,
-        encode_chunk_size=100,
+        encode_chunk_size=chunk_size,
         gradient_caching=caching,
     )
     encoded: list[int] = []
@@ -99,7 +103,7 @@ def test_labels_are_encoded_twice_a_step_whatever_the_accumulation(
 
     trainer.model.register_forward_pre_hook(count, with_kwargs=True)
     trainer.train()
-    assert sum(encoded) == 2 * data.num_labels * (2 if caching else 1)
+    assert sum(encoded) == 2 * data.num_labels * times
 
 
 def test_a_budget_of_all_labels_is_the_exact_method_bit_for_bit(
@@ -135,6 +139,51 @@ def test_selective_reports_what_it_covers_and_how_old_the_bank_is(
     covered, larger = history(few, "covered_gradient_mass"), history(more, "covered_gradient_mass")
     assert all(0 < share < 1 for share in covered)
     assert np.mean(covered) + 0.02 < np.mean(larger)
+
+
+@pytest.mark.parametrize("loss", ["decoupled_softmax", "softmax"])
+def test_labels_drawn_at_random_count_for_those_left_over(
+    tiny_encoder: str, data: XMCDataset, tmp_path: Path, loss: str
+) -> None:
+    """Each drawn label stands in the sum of exponentials as often as its weight says, in value and gradient."""
+    args = {"label_strategy": "selective", "label_budget": 8, "label_random_share": 0.5, "disable_dropout": True}
+    trainer = make_trainer(tiny_encoder, data, tmp_path, loss=loss, gradient_caching=False, **args)
+    batch = one_batch(trainer, range(2))
+    step = trainer.new_step([batch])
+    found, queries, labels = step.loss(batch)
+    assert step.candidates is not None
+    assert step.log_weights is not None
+    assert set(step.log_weights.exp().round().tolist()) == {
+        1.0,
+        3.0,
+    }  # 12 labels, 3 positive, 3 chosen: 6 are left, 2 drawn
+    positives, _ = step.columns(batch)
+    scores = queries @ labels.T / trainer.model.config.temperature + step.log_weights  # [B, C]
+    terms = []
+    for row in range(2):
+        true = positives.row(row)
+        others = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, true, False)
+        if loss == "softmax":
+            terms.append((scores[row].logsumexp(0) - scores[row, true]).sum())
+        else:
+            terms.append((scores[row, others].logsumexp(0).logaddexp(scores[row, true]) - scores[row, true]).mean())
+    expected = torch.stack(terms).mean()
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+    weight = trainer.model.query_encoder.encoder.layer[0].attention.self.query.weight  # of both sides
+    wanted, had = (torch.autograd.grad(x, weight, retain_graph=True)[0] for x in (expected, found))
+    torch.testing.assert_close(had, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_a_budget_below_the_positives_is_said_once(
+    tiny_encoder: str, data: XMCDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(candidate_rules.logger, "warning_once", said.append)
+    args = {"label_strategy": "selective", "label_budget": 3, "per_device_train_batch_size": 8}
+    make_trainer(tiny_encoder, data, tmp_path, max_steps=6, **args).train()
+    assert len(said) > 1
+    assert len(set(said)) == 1, "a message that differs from step to step is said at each"
+    assert "larger label_budget" in said[0]
 
 
 @pytest.mark.parametrize("strategy", ["selective", "hard"])

@@ -76,14 +76,29 @@ def test_candidates_of_each_strategy(data: XMCDataset, measured: Measured) -> No
 
 def test_passes_over_labels_are_counted(measured: Measured) -> None:
     tokens = int(measured.label_lengths.sum())
-    found = step(Choice(4), measured)
+    found = step(Choice(4, gradient_caching=True), measured)
     assert found["label_tokens"] == pytest.approx(tokens)
     assert found["label_token_passes"] == pytest.approx(4 * tokens)
-    assert step(Choice(4, gradient_caching=False), measured)["label_token_passes"] == pytest.approx(3 * tokens)
+    plain = step(Choice(4, gradient_caching=False), measured)
+    assert plain["label_token_passes"] == pytest.approx(3 * tokens)
+    again = found["labels_seconds"] - plain["labels_seconds"]
+    assert again == pytest.approx(tokens * measured.forward_seconds)
     banked = step(Choice(4, label_strategy="selective", label_budget=6, label_refresh=3), measured)
     assert banked["label_tokens"] == pytest.approx(9 * measured.label_lengths.mean())
     assert banked["seconds"] > 0
     assert banked["flops"] < found["flops"]
+
+
+def test_few_labels_are_kept_where_caching_is_left_open(measured: Measured) -> None:
+    """As in a step: up to four chunks on a CPU, one on a GPU."""
+    for size, passes, gpu_passes in ((100, 3, 3), (3, 3, 4), (2, 4, 4)):  # 12 labels: 1, 4 and 6 chunks
+        for device, expected in (("cpu", passes), ("cuda", gpu_passes)):
+            of, choices = replace(measured, device=device), [Choice(4, encode_chunk_size=size)]
+            choices.append(replace(choices[0], gradient_caching=expected == 4))
+            left_open, given = (step(choice, of)["label_token_passes"] for choice in choices)
+            assert left_open == given
+            assert left_open == pytest.approx(expected * int(of.label_lengths.sum()))
+            assert memory(choices[0], of) == memory(choices[1], of)
 
 
 def test_chunks_are_those_of_the_encoder(measured: Measured) -> None:

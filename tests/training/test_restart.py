@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hf_xmc import XMCTrainer
+from hf_xmc.training import checkpoints as training_checkpoints
 from hf_xmc.training.label_bank import BANK
 from tests.training.run_until_killed import trainer_for
 
@@ -60,8 +61,9 @@ def test_killed_twice_and_resumed(tiny_encoder: str, toy: Path, tmp_path: Path) 
     done = launch(tiny_encoder, toy, broken, "batch:14")  # the second micro-batch of step 10
     assert done.returncode == -9, done.stderr[-3000:]
     assert checkpoints(broken) == ["checkpoint-6", "checkpoint-9"]
-    done = launch(tiny_encoder, toy, broken, "never")
-    assert "resumed and finished" in done.stdout, done.stderr[-3000:]
+    again = trainer_for(tiny_encoder, str(toy), str(broken))
+    again.train(resume_from_checkpoint=True)
+    again.save_model(str(broken / "final"))
 
     assert_same(whole / "final", broken / "final")
     assert checkpoints(whole) == checkpoints(broken) == ["checkpoint-12", "checkpoint-9"]
@@ -128,6 +130,23 @@ def test_the_best_checkpoint_is_named_by_its_final_place(tiny_encoder: str, toy:
     assert best.name in checkpoints(tmp_path)
     assert str(best) in (tmp_path / "checkpoint-12" / "trainer_state.json").read_text()
     assert all(torch.equal(trainer.model.state_dict()[name], x) for name, x in weights(best).items())
+
+
+def test_other_batches_after_a_restart_are_named(
+    tiny_encoder: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(training_checkpoints.logger, "warning", said.append)
+    trainer_for(tiny_encoder, str(toy), str(tmp_path), max_steps=3).train()
+    checkpoint = tmp_path / "checkpoint-3"
+    trainer_for(tiny_encoder, str(toy), str(tmp_path), max_steps=4).train(resume_from_checkpoint=True)
+    assert not said
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")  # as two processes leave them
+    (checkpoint / "rng_state_1.pth").write_bytes((checkpoint / "rng_state_0.pth").read_bytes())
+    args = {"per_device_train_batch_size": 4, "max_steps": 4}
+    trainer_for(tiny_encoder, str(toy), str(tmp_path), **args).train(resume_from_checkpoint=str(checkpoint))
+    assert len(said) == 1
+    assert "2 processes (here 1), 8 queries a process (here 4)" in said[0]
 
 
 def test_a_step_that_was_saved_before_is_replaced(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:

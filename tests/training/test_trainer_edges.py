@@ -144,3 +144,12 @@ def test_disable_dropout_reaches_rates_that_are_plain_numbers(tiny_encoder: str,
     disable_dropout(model)
     ids = torch.arange(6)[None]
     assert torch.equal(model(ids).last_hidden_state, model(ids).last_hidden_state)
+
+
+def test_tables_that_cannot_be_trained_on_are_named(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    model, args = XMCDualEncoderModel.from_encoder(tiny_encoder), XMCTrainingArguments(str(tmp_path))
+    queries = data.queries["train"]
+    with pytest.raises(TypeError, match=r"Found a IterableDataset, .* without streaming"):
+        XMCTrainer(model, args, queries.to_iterable_dataset(), label_dataset=data.labels)
+    with pytest.raises(ValueError, match="needs label_dataset"):
+        XMCTrainer(model, args, queries, label_dataset=data.labels.select([]))
