@@ -29,11 +29,11 @@ from hf_xmc.metrics import (
     search_depth,
 )
 from hf_xmc.retrieval.calibration import RankedMap
-from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, Confidence
+from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.conformal import true_scores
 from hf_xmc.retrieval.enrichment import enrich_labels, tune_enrichment
 from hf_xmc.retrieval.index import LabelIndex
-from hf_xmc.retrieval.memory import EMBEDDINGS, MEMORY, POSITIVES, QueryMemory, tune_fusion
+from hf_xmc.retrieval.memory import MEMORY_FILES, QueryMemory, tune_fusion
 from hf_xmc.types import Positives, TopK
 
 DEPTHS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
@@ -62,7 +62,7 @@ class Fit:
         What an earlier fit left is removed first: a confidence belongs to one ranking, and to no other.
         """
         folder = Path(folder)
-        for name in (CONFIDENCE, ARRAYS, *(() if self.pipeline.memory else (MEMORY, EMBEDDINGS, POSITIVES))):
+        for name in (*CONFIDENCE_FILES, *(() if self.pipeline.memory else MEMORY_FILES)):
             (folder / name).unlink(missing_ok=True)
         if self.summary["centroids"] is not None:
             self.pipeline.index.save_pretrained(folder)
@@ -170,6 +170,8 @@ def fit_from_embeddings(
         memory=remembered is not None,
         centroids=kappa if math.isfinite(kappa) else None,
         data=data.name,
+        factory=index.factory,
+        encoder_fingerprint=pipeline.encoder_fingerprint,
     )
     fitted = XMCPipeline(pipeline.model, index, pipeline.run, remembered, confidence)
     summary = {

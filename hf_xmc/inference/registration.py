@@ -31,8 +31,8 @@ def register_with_transformers() -> None:
 
 class Follow(MetaPathFinder):
     """Finds the modules of transformers as usual. Ours follow once none of them is half imported: modules of
-    transformers import each other, and a follower that ran in between would meet names that are not there yet. The same holds for ours: a follower imports more of
-    transformers, and the next one waits until it is whole."""
+    transformers import each other, and a follower that ran in between would meet names that are not there
+    yet. The same holds for ours: a follower imports more of transformers, and the next one waits until it is whole."""
 
     depth = 0
 

@@ -16,10 +16,12 @@ from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.errors import DataError
 from hf_xmc.inference.confidence_report import confidence_section, coverage, measure_confidence
 from hf_xmc.inference.fit import Held, choose_depth, fit_confidence, halves, some
-from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, Confidence
+from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.index import INDEX
-from hf_xmc.retrieval.memory import MEMORY, QueryMemory
+from hf_xmc.retrieval.memory import MEMORY, MEMORY_FILES, QueryMemory
 from tests.conftest import COLOURS, THINGS, write_lines
+
+FITTED = (*CONFIDENCE_FILES, *MEMORY_FILES)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,42 @@ def test_save_writes_what_a_pipeline_loads(pipeline: XMCPipeline, data: XMCDatas
     last = XMCPipeline.from_pretrained(tmp_path)
     assert last.memory is None
     assert last.confidence.settings["memory"] is False
+
+
+def test_what_was_fitted_goes_with_its_index_and_its_model(
+    pipeline: XMCPipeline, data: XMCDataset, folder: Path, tiny_encoder: str, tmp_path: Path
+) -> None:
+    fitted = fit_confidence(pipeline, data, level=0.8).pipeline
+    assert fitted.memory is not None
+    other = XMCPipeline.build(pipeline.model, data.labels, "hnsw")
+    train = (
+        "train",
+        "--dataset",
+        folder,
+        "--model_name_or_path",
+        tiny_encoder,
+        "--max_steps",
+        "1",
+        "--report_to",
+        "none",
+    )
+    for args in (("index", tmp_path, "--factory", "hnsw"), (*train, "--output_dir", tmp_path), ()):
+        fitted.save_pretrained(tmp_path)
+        assert all((tmp_path / name).is_file() for name in FITTED)
+        if args:
+            result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+        else:
+            other.save_pretrained(tmp_path)
+        assert not any((tmp_path / name).exists() for name in FITTED)
+    # In Python too: probabilities and sets are those of the search that was calibrated.
+    swapped = XMCPipeline(pipeline.model, other.index, memory=fitted.memory, confidence=fitted.confidence)
+    assert "probability" not in swapped("a red car")[0]
+    with pytest.raises(ValueError, match="needs a confidence"):
+        swapped("a red car", conformal=True)
+    few = XMCPipeline.build(pipeline.model, data.labels.select(range(4)))
+    with pytest.raises(ValueError, match="memory votes for 12 labels"):
+        XMCPipeline(pipeline.model, few.index, memory=fitted.memory)
 
 
 def test_centroids_make_another_index(pipeline: XMCPipeline, data: XMCDataset, tmp_path: Path) -> None:
