@@ -124,7 +124,7 @@ def fit_from_embeddings(
 ) -> Fit:
     """The same from embeddings of `validation`, of `train` (for memory and centroids) and `labels` (for centroids)."""
     check_data(pipeline, data)
-    truth, filters = data.positives("validation"), data.filters.get("validation")
+    truth, filters = without(data.positives("validation"), pipeline.index.removed), data.filters.get("validation")
     tuning, calibrating = halves(len(truth), seed)
     held = Held(
         embeddings["validation"][tuning], truth.take(tuning), None if filters is None else filters.take(tuning)
@@ -213,6 +213,17 @@ def check_data(pipeline: XMCPipeline, data: XMCDataset) -> None:
             f"the validation split of {data.name} has {found} queries",
             cure=f"half of it tunes and half calibrates: at least {FEWEST} are needed, a thousand are well",
         )
+
+
+def without(positives: Positives, removed: set[int]) -> Positives:
+    """The truth without labels that were removed from the index: no search can find them, and none shall.
+
+    >>> without(Positives.from_lists([[0, 2], [2], [1, 3]]), {2}).indptr.tolist()
+    [0, 1, 1, 3]
+    """
+    truth = positives.numpy()
+    kept = ~np.isin(truth.indices, list(removed))
+    return Positives(np.concatenate([[0], np.cumsum(kept)])[truth.indptr], truth.indices[kept])
 
 
 def halves(num_queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -231,3 +232,22 @@ def test_calibrate_and_evaluate_on_the_command_line(pipeline: XMCPipeline, folde
     result = CliRunner().invoke(app, ["calibrate", str(run)])
     assert result.exit_code == 2
     assert "--dataset" in result.output
+
+
+def test_labels_that_came_and_went_before_a_calibration(
+    pipeline: XMCPipeline, data: XMCDataset, folder: Path, tmp_path: Path
+) -> None:
+    changed = XMCPipeline.build(pipeline.model, data.labels)
+    changed.remove_labels(list(COLOURS))  # half of what is true
+    changed.add_labels(["number 99"])
+    fitted = fit_confidence(changed, data, level=0.8)
+    assert fitted.pipeline.confidence.risks["fnr"].miss_rate == 0  # a label that is gone is not missed
+    fitted.pipeline.save_pretrained(tmp_path / "run")
+    args = ("evaluate", tmp_path / "run", "--dataset", folder, "--output_dir", tmp_path / "out", "--no_baselines")
+    result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "1 labels were added" in result.output
+    (new,) = changed.index.catalogue.ids_where(text="number 99")
+    ids = [i for row in pq.read_table(tmp_path / "out" / "predictions.parquet")["ids"].to_pylist() for i in row]
+    assert ids
+    assert max(ids) < data.num_labels == new
