@@ -70,6 +70,6 @@ def index(
     )
     if gone:
         console.print(
-            f"[yellow]Removed, since it was fitted to the index before: {', '.join(gone)};[/] fit with hf-xmc calibrate."
+            f"[yellow]Removed, as fitted to the index before: {', '.join(gone)};[/] fit with hf-xmc calibrate."
         )
     print_next(f'hf-xmc predict {run} --text "..."')

@@ -101,6 +101,26 @@ def test_predict_text_and_file(trained: Path, tmp_path: Path) -> None:
     assert [len(row["labels"]) for row in rows] == [2, 2]
 
 
+def test_predict_only_some_labels(trained: Path, tmp_path: Path) -> None:
+    def predicted(*flags: str) -> set[str]:
+        source, target = tmp_path / "texts.txt", tmp_path / "tags.jsonl"
+        source.write_text("a red car\n", encoding="utf-8")
+        invoke("predict", trained, "--input", source, "--output", target, "--k", "12", *flags)
+        return {tag["uid"] for tag in json.loads(target.read_text())["labels"]}
+
+    assert predicted("--allowed", "red", "--allowed", "blue") == {"red", "blue"}
+    assert len(everything := predicted("--forbidden", "red")) == 11
+    assert "red" not in everything
+    assert predicted("--where", "uid=car", "--where", "uid=bird") == {"car", "bird"}
+    for flags, message in (
+        (("--allowed", "mauve"), "'mauve' is not in the index"),
+        (("--where", "colour=red"), "no column 'colour'"),
+        (("--where", "red"), "COLUMN=VALUE"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            invoke("predict", trained, "--text", "a car", *flags)
+
+
 def test_index_again_and_for_other_labels(trained: Path, five_rows: Path, tmp_path: Path) -> None:
     import shutil
 
