@@ -121,6 +121,18 @@ def test_predict_only_some_labels(trained: Path, tmp_path: Path) -> None:
             invoke("predict", trained, "--text", "a car", *flags)
 
 
+def test_rerank(trained: Path, toy: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    args = ("rerank", folder, "--dataset", toy, "--encoder", tiny_encoder, "--k", "4", "--max_length", "32")
+    output = invoke(*args, "--learning_rate", "3e-3", "--batch_size", "16")
+    assert "best 4 reranked" in output
+    assert {path.name for path in (folder / "reranker").iterdir()} >= {"config.json", "model.safetensors"}
+    assert "the" in invoke("predict", folder, "--text", "a red car", "--rerank", "4")
+
+
 def test_index_again_and_for_other_labels(trained: Path, five_rows: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -255,7 +267,9 @@ def test_metrics_of_an_earlier_run_go(tiny_encoder: str, toy: Path, five_rows: P
     assert "toy" not in (tmp_path / "run" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("command", ["demo", "prepare", "train", "plan", "evaluate", "index", "predict", "push"])
+@pytest.mark.parametrize(
+    "command", ["demo", "prepare", "train", "plan", "evaluate", "index", "predict", "push", "rerank"]
+)
 def test_help_shows_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
