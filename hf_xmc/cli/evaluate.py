@@ -116,7 +116,7 @@ def predictions_of(
     from hf_xmc.data.errors import DataError
     from hf_xmc.inference.confidence_report import measure_confidence
     from hf_xmc.inference.evaluation import predict_split
-    from hf_xmc.inference.fit import some
+    from hf_xmc.inference.fit import some, without
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.inference.predictions import read_predictions
     from hf_xmc.metrics import search_depth
@@ -141,7 +141,8 @@ def predictions_of(
     confidence = pipeline.confidence_for()
     if confidence is None:
         return predict_split(pipeline, data, split, k, batch_size, **search), None
-    truth, filters = data.positives(split), data.filters.get(split)
+    # What was removed from the index can be in no set, and the calibration did not count it either.
+    truth, filters = without(data.positives(split), pipeline.index.removed), data.filters.get(split)
     embeddings = pipeline.model.encode_queries(data.queries[split]["text"][:], batch_size, progress=True)
     rows = some(np.arange(len(truth)), confidence.depth, seed=0)  # sets need deep predictions
     kept = None if filters is None else filters.take(rows)

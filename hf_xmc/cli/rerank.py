@@ -30,6 +30,7 @@ def rerank(
     """Train a reranker on the training queries, and measure it on validation. Use: hf-xmc predict ... --rerank 20"""
     from tempfile import TemporaryDirectory
 
+    import numpy as np
     from transformers import TrainingArguments, set_seed
 
     from hf_xmc.data.dataset import load_xmc_dataset
@@ -44,12 +45,13 @@ def rerank(
         raise DataError("no such folder", run, cure="train a model with hf-xmc train --output_dir ...")
     data = load_xmc_dataset(dataset)
     pipeline = XMCPipeline.from_pretrained(run)
-    if pipeline.index.labels["uid"][:] != data.labels["uid"][:]:
+    if pipeline.index.labels["uid"][: data.num_labels] != data.labels["uid"][:]:
         raise DataError(f"the index of {run} has other labels than {data.name}", cure="give the set it was trained on")
     set_seed(seed)
     pipeline.reranker = CrossEncoderReranker.from_encoder(encoder, max_length)
     # Without the memory, in which a training query would find itself.
-    found = drop_pairs(predict_split(pipeline, data, "train", k, memory=False), data.filters.get("train"))
+    known = {"allowed": np.arange(data.num_labels)}  # labels that were added later have no queries
+    found = drop_pairs(predict_split(pipeline, data, "train", k, memory=False, **known), data.filters.get("train"))
     with TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
@@ -69,7 +71,8 @@ def rerank(
     pipeline.reranker.save_pretrained(run)
     if queries := len(data.queries["validation"]):
         before, after = (
-            score(predict_split(pipeline, data, "validation", 5, rerank=depth), data, "validation") for depth in (0, k)
+            score(predict_split(pipeline, data, "validation", 5, rerank=depth, **known), data, "validation")
+            for depth in (0, k)
         )
         title = f"{data.name}, validation ({queries:,} queries), per cent"
         print_metrics(title, {"as found": before, f"best {k} reranked": after})

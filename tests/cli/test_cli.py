@@ -121,11 +121,17 @@ def test_predict_only_some_labels(trained: Path, tmp_path: Path) -> None:
             invoke("predict", trained, "--text", "a car", *flags)
 
 
+def text_file(path: Path, text: str) -> Path:
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
 def test_rerank(trained: Path, toy: Path, tiny_encoder: str, tmp_path: Path) -> None:
     import shutil
 
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)
+    invoke("labels", folder, "--add", text_file(tmp_path / "new.txt", "a purple thing"))
     args = ("rerank", folder, "--dataset", toy, "--encoder", tiny_encoder, "--k", "4", "--max_length", "32")
     output = invoke(*args, "--learning_rate", "3e-3", "--batch_size", "16")
     assert "best 4 reranked" in output

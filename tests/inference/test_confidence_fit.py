@@ -247,6 +247,8 @@ def test_labels_that_came_and_went_before_a_calibration(
     result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "1 labels were added" in result.output
+    measured = json.loads((tmp_path / "out" / "metrics.json").read_text())["confidence"]["sets"]
+    assert measured["fnr"]["share_covered"] > 0.65  # of what can be found; with the others half of it at most
     (new,) = changed.index.catalogue.ids_where(text="number 99")
     ids = [i for row in pq.read_table(tmp_path / "out" / "predictions.parquet")["ids"].to_pylist() for i in row]
     assert ids
