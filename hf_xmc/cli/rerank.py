@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def rerank(
     set_seed(seed)
     pipeline.reranker = CrossEncoderReranker.from_encoder(encoder, max_length)
     # Without the memory, in which a training query would find itself.
-    known = {"allowed": np.arange(data.num_labels)}  # labels that were added later have no queries
+    known: dict[str, Any] = {"allowed": np.arange(data.num_labels)}  # labels that were added later have no queries
     found = drop_pairs(predict_split(pipeline, data, "train", k, memory=False, **known), data.filters.get("train"))
     with TemporaryDirectory() as folder:
         args = TrainingArguments(
