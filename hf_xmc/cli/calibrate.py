@@ -43,7 +43,12 @@ def calibrate(
     from hf_xmc.data.errors import DataError
     from hf_xmc.inference.fit import fit_confidence
     from hf_xmc.inference.pipeline import XMCPipeline
+    from hf_xmc.retrieval.calibration import METHODS
 
+    if method not in METHODS:  # before anything is encoded
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}.")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; it must lie between 0 and 1, as 0.9.")
     if not dataset:
         raise typer.BadParameter("say which set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
     if not run.is_dir():

@@ -116,7 +116,7 @@ def predictions_of(
     from hf_xmc.data.errors import DataError
     from hf_xmc.inference.confidence_report import measure_confidence
     from hf_xmc.inference.evaluation import predict_split
-    from hf_xmc.inference.fit import some
+    from hf_xmc.inference.fit import some, without
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.inference.predictions import read_predictions
     from hf_xmc.metrics import search_depth
@@ -127,20 +127,26 @@ def predictions_of(
     if path.is_file() or path.suffix in (".parquet", ".jsonl"):
         return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:]), None
     pipeline = XMCPipeline.from_pretrained(system)
-    if pipeline.index.labels["uid"][:] != data.labels["uid"][:]:
+    known = pipeline.index.labels["uid"][:]
+    if known[: data.num_labels] != data.labels["uid"][:]:
         raise DataError(
             f"the index of {system} ({len(pipeline.index.labels):,} labels) has other labels than {data.name} "
             f"({data.num_labels:,} labels), or in another order",
             cure="evaluate on the set that it was trained on, or build the index of this one with hf-xmc index",
         )
+    search: dict[str, Any] = {}
+    if added := len(known) - data.num_labels:
+        console.print(f"[yellow]{added:,} labels were added to {system} later; {data.name} knows nothing of them.[/]")
+        search = {"allowed": np.arange(data.num_labels)}
     confidence = pipeline.confidence_for()
     if confidence is None:
-        return predict_split(pipeline, data, split, k, batch_size), None
-    truth, filters = data.positives(split), data.filters.get(split)
+        return predict_split(pipeline, data, split, k, batch_size, **search), None
+    # What was removed from the index can be in no set, and the calibration did not count it either.
+    truth, filters = without(data.positives(split), pipeline.index.removed), data.filters.get(split)
     embeddings = pipeline.model.encode_queries(data.queries[split]["text"][:], batch_size, progress=True)
     rows = some(np.arange(len(truth)), confidence.depth, seed=0)  # sets need deep predictions
     kept = None if filters is None else filters.take(rows)
     measured = measure_confidence(
-        pipeline.rank(embeddings[rows], confidence.depth), truth.take(rows), confidence, kept
+        pipeline.rank(embeddings[rows], confidence.depth, **search), truth.take(rows), confidence, kept
     )
-    return pipeline.rank(embeddings, search_depth(k, filters)), measured
+    return pipeline.rank(embeddings, search_depth(k, filters), **search), measured

@@ -43,6 +43,7 @@ def index(
     from hf_xmc.data.errors import DataError
     from hf_xmc.data.parquet import read_parquet
     from hf_xmc.inference.pipeline import XMCPipeline
+    from hf_xmc.inference.saving import save_parts
     from hf_xmc.modeling import XMCDualEncoderModel
     from hf_xmc.retrieval.factories import FACTORIES
     from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex
@@ -58,12 +59,17 @@ def index(
     if dataset is None and (run / ABOUT).is_file():
         removed = LabelIndex.from_pretrained(run).removed  # stay removed
     model = XMCDualEncoderModel.from_pretrained(run)
-    made = XMCPipeline.build(model, labels, factory, batch_size, texts, recall_target=recall_target).index
+    pipeline = XMCPipeline.build(model, labels, factory, batch_size, texts, recall_target=recall_target)
+    made = pipeline.index
     if removed:
         made.remove(sorted(removed))
-    made.save_pretrained(run)
+    gone = save_parts(pipeline, run)
     console.print(
         f"{len(made):,} labels of {made.index.d} dimensions indexed in {run / 'index'} ({made.factory}, "
         f"recall@10 {made.about['recall_at_10']:.3f})"
     )
+    if gone:
+        console.print(
+            f"[yellow]Removed, as fitted to the index before: {', '.join(gone)};[/] fit with hf-xmc calibrate."
+        )
     print_next(f'hf-xmc predict {run} --text "..."')

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_xmc.cli.tables import console, print_tags
+
+if TYPE_CHECKING:
+    from hf_xmc.inference.pipeline import XMCPipeline
 
 EXAMPLE = 'Example: hf-xmc predict outputs/demo/model --text "Aligns short reads to a reference genome"'
 
@@ -43,6 +46,19 @@ def predict(
     rerank: Annotated[
         int, typer.Option("--rerank", help="So many labels a text are read again by the reranker.", min=0)
     ] = 0,
+    allowed: Annotated[
+        list[str] | None, typer.Option("--allowed", help="uid of a label to choose from; may be repeated.")
+    ] = None,
+    forbidden: Annotated[
+        list[str] | None, typer.Option("--forbidden", help="uid of a label to leave out; may be repeated.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            help="COLUMN=VALUE: labels with this value in the label table only; repeated, one of the values.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
     window: Annotated[
         int, typer.Option("--window", help="Rows sorted by length together; the most that a kill can cost.", min=1)
@@ -69,6 +85,7 @@ def predict(
         **{"conformal": False if conformal is None else conformal, "set_method": set_method},
         **({"geometry": geometry} if geometry else {}),
         **({"rerank": rerank} if rerank else {}),
+        **label_filters(pipeline, allowed, forbidden, where),
     }
     if text and first:
         for one, tags in zip(text, pipeline(text, **options), strict=True):
@@ -77,6 +94,28 @@ def predict(
         count = predict_file(pipeline, input, output, text_column, window=window, processes=processes, **options)
         if first:
             console.print(f"{count:,} texts tagged; written to {output}")
+
+
+def label_filters(
+    pipeline: XMCPipeline, allowed: list[str] | None, forbidden: list[str] | None, where: list[str] | None
+) -> dict[str, Any]:
+    """The filters as the pipeline takes them: label ids, and column -> values."""
+    from hf_xmc.inference.labels import label_ids
+
+    columns: dict[str, list[str]] = {}
+    for given in where or []:
+        column, equals, value = given.partition("=")
+        if not equals:
+            raise ValueError(f"--where is {given!r}; expected COLUMN=VALUE, as scheme=topic.")
+        columns.setdefault(column, []).append(value)
+    try:
+        if columns:
+            pipeline.index.ids_where(**columns)  # says at once what is wrong
+        uids = {"allowed": allowed, "forbidden": forbidden}
+        found: dict[str, Any] = {name: label_ids(pipeline, its) for name, its in uids.items() if its}
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
+    return {**found, **({"where": columns} if columns else {})}
 
 
 def as_threshold(value: str | None) -> float | str | None:

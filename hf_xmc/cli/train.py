@@ -207,10 +207,11 @@ def finish(
     from hf_xmc.hub.card import write_model_card
     from hf_xmc.inference.evaluation import metrics_document, predict_split, score
     from hf_xmc.inference.pipeline import XMCPipeline
+    from hf_xmc.inference.saving import save_parts
     from hf_xmc.training.run import RUN, describe_run, read_json, write_json
 
     pipeline = XMCPipeline.build(model, dataset.labels)
-    pipeline.index.save_pretrained(folder)
+    save_parts(pipeline, folder)
     # A model that was trained further keeps the name of its encoder and the settings of its first stage.
     before = read_json(Path(source) / RUN)
     earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}

@@ -38,10 +38,13 @@ logger = logging.get_logger(__name__)
 KS = (1, 3, 5)
 
 
-def predict_split(pipeline: XMCPipeline, dataset: XMCDataset, split: str, k: int, batch_size: int = 64) -> TopK:
-    """The k best labels of each query, and as many more as the filter may take away, `[N, k + filtered]`."""
+def predict_split(
+    pipeline: XMCPipeline, dataset: XMCDataset, split: str, k: int, batch_size: int = 64, **search: Any
+) -> TopK:
+    """The k best labels of each query, and as many more as the filter may take away, `[N, k + filtered]`; `search` as
+    in `XMCPipeline.rank`."""
     depth = search_depth(k, dataset.filters.get(split))
-    return pipeline.predict(dataset.queries[split]["text"][:], depth, batch_size, progress=True)
+    return pipeline.predict(dataset.queries[split]["text"][:], depth, batch_size, progress=True, **search)
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ from hf_xmc.metrics import (
     search_depth,
 )
 from hf_xmc.retrieval.calibration import RankedMap
-from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, Confidence
+from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.conformal import true_scores
 from hf_xmc.retrieval.enrichment import enrich_labels, tune_enrichment
 from hf_xmc.retrieval.index import LabelIndex
-from hf_xmc.retrieval.memory import EMBEDDINGS, MEMORY, POSITIVES, QueryMemory, tune_fusion
+from hf_xmc.retrieval.memory import MEMORY_FILES, QueryMemory, tune_fusion
 from hf_xmc.types import Positives, TopK
 
 DEPTHS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
@@ -62,7 +62,7 @@ class Fit:
         What an earlier fit left is removed first: a confidence belongs to one ranking, and to no other.
         """
         folder = Path(folder)
-        for name in (CONFIDENCE, ARRAYS, *(() if self.pipeline.memory else (MEMORY, EMBEDDINGS, POSITIVES))):
+        for name in (*CONFIDENCE_FILES, *(() if self.pipeline.memory else MEMORY_FILES)):
             (folder / name).unlink(missing_ok=True)
         if self.summary["centroids"] is not None:
             self.pipeline.index.save_pretrained(folder)
@@ -124,7 +124,7 @@ def fit_from_embeddings(
 ) -> Fit:
     """The same from embeddings of `validation`, of `train` (for memory and centroids) and `labels` (for centroids)."""
     check_data(pipeline, data)
-    truth, filters = data.positives("validation"), data.filters.get("validation")
+    truth, filters = without(data.positives("validation"), pipeline.index.removed), data.filters.get("validation")
     tuning, calibrating = halves(len(truth), seed)
     held = Held(
         embeddings["validation"][tuning], truth.take(tuning), None if filters is None else filters.take(tuning)
@@ -170,6 +170,8 @@ def fit_from_embeddings(
         memory=remembered is not None,
         centroids=kappa if math.isfinite(kappa) else None,
         data=data.name,
+        factory=index.factory,
+        encoder_fingerprint=pipeline.encoder_fingerprint,
     )
     fitted = XMCPipeline(pipeline.model, index, pipeline.run, remembered, confidence)
     summary = {
@@ -211,6 +213,17 @@ def check_data(pipeline: XMCPipeline, data: XMCDataset) -> None:
             f"the validation split of {data.name} has {found} queries",
             cure=f"half of it tunes and half calibrates: at least {FEWEST} are needed, a thousand are well",
         )
+
+
+def without(positives: Positives, removed: set[int]) -> Positives:
+    """The truth without labels that were removed from the index: no search can find them, and none shall.
+
+    >>> without(Positives.from_lists([[0, 2], [2], [1, 3]]), {2}).indptr.tolist()
+    [0, 1, 1, 3]
+    """
+    truth = positives.numpy()
+    kept = ~np.isin(truth.indices, list(removed))
+    return Positives(np.concatenate([[0], np.cumsum(kept)])[truth.indptr], truth.indices[kept])
 
 
 def halves(num_queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

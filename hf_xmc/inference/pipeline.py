@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,8 +13,8 @@ from datasets import Dataset
 from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
-from hf_xmc.data.files import file_fingerprint
 from hf_xmc.inference import labels as changes
+from hf_xmc.inference import saving
 from hf_xmc.inference.explain import add_explanations
 from hf_xmc.inference.labels import NewLabels
 from hf_xmc.inference.ranking import RERANK_DEPTH, rank_labels, reorder
@@ -30,6 +29,8 @@ from hf_xmc.retrieval.memory import MEMORY, QueryMemory
 from hf_xmc.retrieval.rerank import RERANKER, CrossEncoderReranker
 from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
+
+CELLS = 2**22  # predictions that are held at a time
 
 
 class XMCPipeline:
@@ -70,6 +71,9 @@ class XMCPipeline:
                 "The index was built by another encoder than this model, or by this one before it was trained on; "
                 "build it again with this model (hf-xmc index)."
             )
+        if memory is not None and memory.num_labels > index.catalogue.num_rows:
+            found = f"The memory votes for {memory.num_labels:,} labels, the index has {index.catalogue.num_rows:,}"
+            raise ValueError(f"{found}; build it again (hf-xmc calibrate).")
         self.model = model.eval()
         self.index = index
         self.run = dict(run or {})
@@ -114,12 +118,11 @@ class XMCPipeline:
         cache_dir: str | os.PathLike[str] | None = None,
         model: XMCDualEncoderModel | None = None,
     ) -> XMCPipeline:
-        """Load a trained folder, local or on the Hub.
+        """Load a trained folder, or a repository of the Hub (`"user/name"`).
 
         Args:
-            name_or_folder: the folder, or a repository as `"user/name"`.
             device, dtype, attn_implementation: of the model, as in transformers.
-            revision, token, cache_dir: of the repository, as in `snapshot_download`.
+            revision, token, cache_dir: of the repository.
             model: the folder's model, where it is loaded already.
         """
         folder = fetch_folder(name_or_folder, revision=revision, token=token, cache_dir=cache_dir)
@@ -142,17 +145,11 @@ class XMCPipeline:
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write all parts and the record of the run into one folder."""
+        """Write all parts and the record of the run into one folder; what was fitted to another model goes from it."""
         self.model.save_pretrained(folder)
-        self.save_parts(Path(folder))
+        saving.save_parts(self, Path(folder))
         if self.run:
             write_json(self.run, Path(folder) / RUN)
-
-    def save_parts(self, folder: Path) -> None:
-        """All but the model and the record of its run."""
-        for part in (self.index, self.memory, self.confidence, self.reranker):
-            if part is not None:
-                part.save_pretrained(folder)
 
     def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
         """Upload all that `save_pretrained` writes and a new model card as one commit.
@@ -223,12 +220,20 @@ class XMCPipeline:
     ) -> list[list[dict[str, Any]]]:
         """What `__call__` does, for texts whose embeddings `[N, D]` are there already."""
         confidence = self.confidence_for(**search)
-        most = max(1, min(k, len(self.index)))  # what is beyond would be padding
-        depth = most if confidence is None else max(most, confidence.depth)  # as deep as the calibration was
-        topk = self.rank(embeddings, depth, texts=texts, **search)
-        keep = select(topk, confidence, k, threshold, conformal, set_method)
-        probabilities = None if confidence is None else confidence.probabilities(topk)
-        return describe(self.index.labels, topk, keep, probabilities)
+        depth = max(1, min(k, len(self.index)))  # what is beyond would be padding
+        if (
+            confidence is not None
+        ):  # as deep as the calibration was; and for a set, which promises something, no deeper
+            depth = confidence.depth if conformal is not False else max(depth, confidence.depth)
+        tagged: list[list[dict[str, Any]]] = []
+        step = max(1, CELLS // depth)
+        for start in range(0, max(len(texts), 1), step):
+            some = slice(start, start + step)
+            topk = self.rank(embeddings[some], depth, texts=texts[some], **search)
+            keep = select(topk, confidence, k, threshold, conformal, set_method)
+            probabilities = None if confidence is None else confidence.probabilities(topk)
+            tagged += describe(self.index.labels, topk, keep, probabilities)
+        return tagged
 
     def rank(
         self,
@@ -265,8 +270,11 @@ class XMCPipeline:
         """The confidence, if it was fitted on the ranking that these arguments of `rank` give."""
         if self.confidence is None or geometry is not None or rerank:
             return None
-        voted = self.memory is not None and memory
-        return self.confidence if bool(self.confidence.settings.get("memory", False)) == voted else None
+        fitted = self.confidence.settings
+        same = bool(fitted.get("memory", False)) == (self.memory is not None and memory)
+        same &= fitted.get("factory", self.index.factory) == self.index.factory
+        same &= same_encoder(fitted.get("encoder_fingerprint"), self.encoder_fingerprint)
+        return self.confidence if same else None
 
     def add_labels(self, labels: NewLabels) -> np.ndarray:
         """Add labels, which are found at once, without training; returns their ids.
@@ -289,10 +297,4 @@ class XMCPipeline:
 
     def fingerprint(self) -> str:
         """A hash of all that predictions depend on: encoder, label table, index and what else is saved with them."""
-        digest = sha256(self.encoder_fingerprint.encode())
-        with TemporaryDirectory() as folder:
-            self.save_parts(Path(folder))
-            for path in sorted(Path(folder).rglob("*")):
-                if path.is_file():
-                    digest.update(f"{path.relative_to(folder)} {file_fingerprint(path)}\n".encode())
-        return digest.hexdigest()
+        return saving.fingerprint(self)

@@ -65,9 +65,7 @@ def reorder(
         ValueError: no reranker, or no texts for it to read.
     """
     if reranker is None:
-        raise ValueError(
-            "rerank is asked for, but the pipeline has no reranker; train one and save it beside the model."
-        )
+        raise ValueError("rerank is asked for, but the pipeline has no reranker; train one with hf-xmc rerank.")
     if texts is None:
         raise ValueError("A reranker reads the texts of the queries; give them beside the embeddings.")
     ranked = rerank(reranker, texts, topk, labels)

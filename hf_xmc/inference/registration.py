@@ -23,20 +23,16 @@ def register_with_transformers() -> None:
     Registering needs the classes, and they need torch: several seconds that `hf-xmc --help` shall not wait for.
     Whoever imports `AutoModel` or `pipeline` pays for torch anyway, before or after `import hf_xmc`.
     """
-    if not any(isinstance(finder, Follow) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Follow())
-    follow()
-
-
-def follow() -> None:
-    for name, follower in FOLLOWERS.items():
-        if name in sys.modules:
-            import_module(follower)
+    finder = next((finder for finder in sys.meta_path if isinstance(finder, Follow)), None)
+    if finder is None:
+        sys.meta_path.insert(0, finder := Follow())
+    finder.follow()
 
 
 class Follow(MetaPathFinder):
     """Finds the modules of transformers as usual. Ours follow once none of them is half imported: modules of
-    transformers import each other, and a follower that ran in between would meet names that are not there yet."""
+    transformers import each other, and a follower that ran in between would meet names that are not there
+    yet. The same holds for ours: a follower imports more of transformers, and the next one waits until it is whole."""
 
     depth = 0
 
@@ -53,8 +49,19 @@ class Follow(MetaPathFinder):
                 execute(module)
             finally:
                 self.depth -= 1
-            if self.depth == 0:
-                follow()
+            self.follow()
 
         loader.exec_module = execute_and_follow
         return spec
+
+    def follow(self) -> None:
+        """Import what follows the modules that are there, unless one is being imported."""
+        if self.depth:
+            return
+        self.depth += 1
+        try:
+            for name, follower in FOLLOWERS.items():
+                if name in sys.modules:
+                    import_module(follower)
+        finally:
+            self.depth -= 1

@@ -70,8 +70,7 @@ def parquet_windows(path: Path, size: int) -> Iterator[Window]:
                     yield Window(number, table.slice(0, size), range(number * size + 1, (number + 1) * size + 1))
                     number, waiting = number + 1, [table.slice(size)]
     except (OSError, pa.ArrowException) as error:
-        line = number * size + 1
-        raise DataError(f"cannot be read as Parquet ({error!s:.200})", path, line, "is the file complete?") from error
+        raise unreadable(error, path, number * size + 1) from error
     if len(rest := pa.concat_tables([empty, *waiting])):
         yield Window(number, rest, range(number * size + 1, number * size + len(rest) + 1))
 
@@ -158,4 +157,13 @@ def changed_type(error: Exception) -> DataError:
 
 def number_of_rows(path: Path) -> int | None:
     """Where the file says it without being read."""
-    return pq.read_metadata(path).num_rows if plain_suffix(path) == ".parquet" and path.is_file() else None
+    if plain_suffix(path) != ".parquet" or not path.is_file():
+        return None
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(error, path) from error
+
+
+def unreadable(error: Exception, path: Path, line: int | None = None) -> DataError:
+    return DataError(f"cannot be read as Parquet ({error!s:.200})", path, line, "is the file complete?")

@@ -33,6 +33,7 @@ from hf_xmc.types import Positives, TopK
 
 logger = logging.get_logger(__name__)
 CONFIDENCE, ARRAYS = "confidence.json", "confidence.safetensors"
+CONFIDENCE_FILES = (CONFIDENCE, ARRAYS)
 FORMAT = 1
 SET_METHODS = ("fnr", "all", "frequency", "powerset")
 TABLE_DEPTH = 100  # predictions a query that thresholds are found in

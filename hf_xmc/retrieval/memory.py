@@ -23,6 +23,7 @@ from hf_xmc.retrieval.search import as_matrix, exact_search
 from hf_xmc.types import Positives, TopK
 
 MEMORY, EMBEDDINGS, POSITIVES = "memory/memory.json", "memory/embeddings.npy", "memory/positives.safetensors"
+MEMORY_FILES = (MEMORY, EMBEDDINGS, POSITIVES)
 FORMAT = 1
 BLOCK = 2**16  # rows of the memory that are searched at a time
 

@@ -66,7 +66,8 @@ class CrossEncoderReranker:
         """Load from `reranker/` in a trained folder or a Hub repository."""
         folder = fetch_folder(name_or_folder, [f"{RERANKER}/*"], **hub) / RERANKER
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        return cls(AutoModelForSequenceClassification.from_pretrained(folder), tokenizer, tokenizer.model_max_length)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)  # nothing pickled
+        return cls(model, tokenizer, tokenizer.model_max_length)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write model and tokenizer into `reranker/` of a trained folder."""

@@ -101,6 +101,44 @@ def test_predict_text_and_file(trained: Path, tmp_path: Path) -> None:
     assert [len(row["labels"]) for row in rows] == [2, 2]
 
 
+def test_predict_only_some_labels(trained: Path, tmp_path: Path) -> None:
+    def predicted(*flags: str) -> set[str]:
+        source, target = tmp_path / "texts.txt", tmp_path / "tags.jsonl"
+        source.write_text("a red car\n", encoding="utf-8")
+        invoke("predict", trained, "--input", source, "--output", target, "--k", "12", *flags)
+        return {tag["uid"] for tag in json.loads(target.read_text())["labels"]}
+
+    assert predicted("--allowed", "red", "--allowed", "blue") == {"red", "blue"}
+    assert len(everything := predicted("--forbidden", "red")) == 11
+    assert "red" not in everything
+    assert predicted("--where", "uid=car", "--where", "uid=bird") == {"car", "bird"}
+    for flags, message in (
+        (("--allowed", "mauve"), "'mauve' is not in the index"),
+        (("--where", "colour=red"), "no column 'colour'"),
+        (("--where", "red"), "COLUMN=VALUE"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            invoke("predict", trained, "--text", "a car", *flags)
+
+
+def text_file(path: Path, text: str) -> Path:
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def test_rerank(trained: Path, toy: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    invoke("labels", folder, "--add", text_file(tmp_path / "new.txt", "a purple thing"))
+    args = ("rerank", folder, "--dataset", toy, "--encoder", tiny_encoder, "--k", "4", "--max_length", "32")
+    output = invoke(*args, "--learning_rate", "3e-3", "--batch_size", "16")
+    assert "best 4 reranked" in output
+    assert {path.name for path in (folder / "reranker").iterdir()} >= {"config.json", "model.safetensors"}
+    assert "the" in invoke("predict", folder, "--text", "a red car", "--rerank", "4")
+
+
 def test_index_again_and_for_other_labels(trained: Path, five_rows: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -235,7 +273,9 @@ def test_metrics_of_an_earlier_run_go(tiny_encoder: str, toy: Path, five_rows: P
     assert "toy" not in (tmp_path / "run" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("command", ["demo", "prepare", "train", "plan", "evaluate", "index", "predict", "push"])
+@pytest.mark.parametrize(
+    "command", ["demo", "prepare", "train", "plan", "evaluate", "index", "predict", "push", "rerank"]
+)
 def test_help_shows_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_xmc import XMCDualEncoderModel, XMCPipeline
+import numpy as np
+
+from hf_xmc import Positives, XMCDualEncoderModel, XMCPipeline
+from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
+from hf_xmc.retrieval.memory import MEMORY_FILES, QueryMemory
+from hf_xmc.retrieval.rerank import CrossEncoderReranker
 from tests.hub.local_hub import Hub
 from tests.hub.trained import JUNK, LABELS, METRICS, MORE_JUNK, PUSHED, RUN
 
@@ -59,6 +64,26 @@ def test_model_index_and_pipeline_push_themselves(trained_folder: Path, hub: Hub
     card = hub.files("tester/whole", "v1")["README.md"].decode()
     assert 'XMCPipeline.from_pretrained("tester/whole")' in card
     assert "value: 0.25" in card
+
+
+def test_memory_confidence_and_reranker_go_along(
+    trained_folder: Path, tiny_encoder: str, hub: Hub, client: Client
+) -> None:
+    tagger = XMCPipeline.from_pretrained(trained_folder)
+    truth = Positives.from_lists([[i % 6] for i in range(40)])
+    queries = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
+    tagger.memory = QueryMemory.build(queries, truth, 6)
+    tagger.confidence = Confidence.fit(tagger.rank(queries, 6), truth, memory=True)
+    tagger.reranker = CrossEncoderReranker.from_encoder(tiny_encoder, max_length=32)
+    tagger.save_pretrained(trained_folder)
+    for name in ("memory/old.pkl", "reranker/pytorch_model.bin"):
+        (trained_folder / name).write_bytes(b"not part of the model")
+    report = client("push_fitted.py", trained_folder, REPO)
+    assert report["equal"] == [True] * 5
+    assert report["fingerprints_equal"]
+    fitted = {*CONFIDENCE_FILES, *MEMORY_FILES, "reranker/config.json", "reranker/model.safetensors"}
+    assert fitted | {*PUSHED} <= set(hub.files(REPO))
+    assert not [name for name in hub.files(REPO) if name.endswith((".pkl", ".bin"))]
 
 
 def test_a_second_push_changes_what_changed(trained_folder: Path, hub: Hub, client: Client) -> None:

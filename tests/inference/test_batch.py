@@ -108,6 +108,14 @@ def test_a_column_that_changes_its_type(pipeline: XMCPipeline, tmp_path: Path) -
     assert predict_file(pipeline, source, tmp_path / "out.jsonl", window=1) == 2
 
 
+def test_a_parquet_file_that_is_cut_short(pipeline: XMCPipeline, tmp_path: Path) -> None:
+    source = tmp_path / "in.parquet"
+    source.write_bytes(many_rows(tmp_path / "whole.parquet").read_bytes()[:300])
+    with pytest.raises(DataError, match=r"in\.parquet: cannot be read as Parquet .* is the file complete"):
+        predict_file(pipeline, source, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+
 def test_missing_input_and_unknown_output(pipeline: XMCPipeline, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         predict_file(pipeline, tmp_path / "no.txt", tmp_path / "out.jsonl")

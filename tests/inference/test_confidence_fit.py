@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -16,10 +17,12 @@ from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.errors import DataError
 from hf_xmc.inference.confidence_report import confidence_section, coverage, measure_confidence
 from hf_xmc.inference.fit import Held, choose_depth, fit_confidence, halves, some
-from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, Confidence
+from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.index import INDEX
-from hf_xmc.retrieval.memory import MEMORY, QueryMemory
+from hf_xmc.retrieval.memory import MEMORY, MEMORY_FILES, QueryMemory
 from tests.conftest import COLOURS, THINGS, write_lines
+
+FITTED = (*CONFIDENCE_FILES, *MEMORY_FILES)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,42 @@ def test_save_writes_what_a_pipeline_loads(pipeline: XMCPipeline, data: XMCDatas
     last = XMCPipeline.from_pretrained(tmp_path)
     assert last.memory is None
     assert last.confidence.settings["memory"] is False
+
+
+def test_what_was_fitted_goes_with_its_index_and_its_model(
+    pipeline: XMCPipeline, data: XMCDataset, folder: Path, tiny_encoder: str, tmp_path: Path
+) -> None:
+    fitted = fit_confidence(pipeline, data, level=0.8).pipeline
+    assert fitted.memory is not None
+    other = XMCPipeline.build(pipeline.model, data.labels, "hnsw")
+    train = (
+        "train",
+        "--dataset",
+        folder,
+        "--model_name_or_path",
+        tiny_encoder,
+        "--max_steps",
+        "1",
+        "--report_to",
+        "none",
+    )
+    for args in (("index", tmp_path, "--factory", "hnsw"), (*train, "--output_dir", tmp_path), ()):
+        fitted.save_pretrained(tmp_path)
+        assert all((tmp_path / name).is_file() for name in FITTED)
+        if args:
+            result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+        else:
+            other.save_pretrained(tmp_path)
+        assert not any((tmp_path / name).exists() for name in FITTED)
+    # In Python too: probabilities and sets are those of the search that was calibrated.
+    swapped = XMCPipeline(pipeline.model, other.index, memory=fitted.memory, confidence=fitted.confidence)
+    assert "probability" not in swapped("a red car")[0]
+    with pytest.raises(ValueError, match="needs a confidence"):
+        swapped("a red car", conformal=True)
+    few = XMCPipeline.build(pipeline.model, data.labels.select(range(4)))
+    with pytest.raises(ValueError, match="memory votes for 12 labels"):
+        XMCPipeline(pipeline.model, few.index, memory=fitted.memory)
 
 
 def test_centroids_make_another_index(pipeline: XMCPipeline, data: XMCDataset, tmp_path: Path) -> None:
@@ -193,3 +232,24 @@ def test_calibrate_and_evaluate_on_the_command_line(pipeline: XMCPipeline, folde
     result = CliRunner().invoke(app, ["calibrate", str(run)])
     assert result.exit_code == 2
     assert "--dataset" in result.output
+
+
+def test_labels_that_came_and_went_before_a_calibration(
+    pipeline: XMCPipeline, data: XMCDataset, folder: Path, tmp_path: Path
+) -> None:
+    changed = XMCPipeline.build(pipeline.model, data.labels)
+    changed.remove_labels(list(COLOURS))  # half of what is true
+    changed.add_labels(["number 99"])
+    fitted = fit_confidence(changed, data, level=0.8)
+    assert fitted.pipeline.confidence.risks["fnr"].miss_rate == 0  # a label that is gone is not missed
+    fitted.pipeline.save_pretrained(tmp_path / "run")
+    args = ("evaluate", tmp_path / "run", "--dataset", folder, "--output_dir", tmp_path / "out", "--no_baselines")
+    result = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "1 labels were added" in result.output
+    measured = json.loads((tmp_path / "out" / "metrics.json").read_text())["confidence"]["sets"]
+    assert measured["fnr"]["share_covered"] > 0.65  # of what can be found; with the others half of it at most
+    (new,) = changed.index.catalogue.ids_where(text="number 99")
+    ids = [i for row in pq.read_table(tmp_path / "out" / "predictions.parquet")["ids"].to_pylist() for i in row]
+    assert ids
+    assert max(ids) < data.num_labels == new

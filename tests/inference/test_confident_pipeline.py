@@ -73,6 +73,21 @@ def test_conformal_sets_are_those_of_the_confidence(fitted: XMCPipeline, toy: Pa
         fitted(TEXT, conformal=0.9, threshold=0.5)
 
 
+def test_k_does_not_change_a_set(fitted: XMCPipeline, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted.confidence.settings["depth"] = 6
+    depths = []
+    rank = fitted.rank
+    monkeypatch.setattr(fitted, "rank", lambda queries, k, **options: depths.append(k) or rank(queries, k, **options))
+    texts = load_xmc_dataset(toy).queries["test"]["text"][:]
+    assert fitted(texts, k=12, conformal=0.8) == fitted(texts, k=1, conformal=0.8)
+    assert set(depths) == {6}  # the search that was calibrated: votes and scores are put together at this depth
+    monkeypatch.setattr("hf_xmc.inference.pipeline.CELLS", 18)
+    at_once = fitted(texts, k=4)
+    assert len(depths) > 10  # three texts at a time
+    ids = [[tag["id"] for tag in tags] for tags in at_once]
+    assert ids == [[tag["id"] for tag in fitted(text, k=4)] for text in texts]
+
+
 def test_without_its_ranking_there_is_no_confidence(fitted: XMCPipeline, plain: XMCPipeline) -> None:
     tags = fitted(TEXT, k=3, memory=False)
     assert tags == plain(TEXT, k=3)
