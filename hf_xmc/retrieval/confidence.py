@@ -258,8 +258,11 @@ class Confidence:
             if not (folder / name).is_file():
                 raise DataError(f"no {name}", folder, cure="fit it with hf-xmc calibrate")
         try:
-            return from_arrays(read_json(folder / CONFIDENCE), load_file(str(folder / ARRAYS)))
-        except (KeyError, TypeError, SafetensorError) as error:
+            about = read_json(folder / CONFIDENCE)
+            if about["format"] > FORMAT:
+                raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
+            return from_arrays(about, load_file(str(folder / ARRAYS)))
+        except (KeyError, TypeError, ValueError, SafetensorError) as error:
             cure = "fit it again with hf-xmc calibrate"
             raise DataError(f"the confidence cannot be read ({error!s:.200})", folder, cure=cure) from error
 

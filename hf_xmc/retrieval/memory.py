@@ -189,6 +189,8 @@ class QueryMemory:
                 raise DataError(f"no {name}", folder, cure="build the memory with hf-xmc calibrate")
         try:
             about = read_json(folder / MEMORY)
+            if about["format"] > FORMAT:
+                raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
             arrays = load_file(str(folder / POSITIVES))
             embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
             positives = Positives(arrays["indptr"], arrays["indices"]).numpy()

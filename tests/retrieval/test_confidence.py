@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -176,9 +177,11 @@ def test_folders_without_or_with_a_broken_confidence(tmp_path: Path) -> None:
         Confidence.from_pretrained(tmp_path)
     topk, truth = predictions()
     Confidence.fit(topk, truth).save_pretrained(tmp_path)
-    (tmp_path / CONFIDENCE).write_text("{}")
-    with pytest.raises(DataError, match="cannot be read"):
-        Confidence.from_pretrained(tmp_path)
+    about = json.loads((tmp_path / CONFIDENCE).read_text())
+    for wrong in ({}, about | {"format": 99}):
+        (tmp_path / CONFIDENCE).write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match="cannot be read"):
+            Confidence.from_pretrained(tmp_path)
     Confidence.fit(topk, truth).save_pretrained(tmp_path)
     (tmp_path / ARRAYS).write_bytes(b"broken")
     with pytest.raises(DataError, match="cannot be read"):

@@ -157,7 +157,7 @@ def test_broken_folders(tmp_path: Path) -> None:
     queries, truth = world()
     QueryMemory.build(queries, truth, 25).save_pretrained(tmp_path)
     about = json.loads((tmp_path / MEMORY).read_text())
-    for wrong in ({"num_labels": 3}, {"settings": {"weight": 2}}, {"settings": {"tune": 1}}):
+    for wrong in ({"num_labels": 3}, {"format": 99}, {"settings": {"weight": 2}}, {"settings": {"tune": 1}}):
         (tmp_path / MEMORY).write_text(json.dumps(about | wrong))
         with pytest.raises(DataError, match="cannot be read"):
             QueryMemory.from_pretrained(tmp_path)
