@@ -2,8 +2,8 @@
 
 The validation split is parted. One half, or 2,000 queries of it, chooses settings (weight of the memory, kappa of the
 centroids, depth of the search); the rest calibrates and is used for nothing else, so that its queries are exchangeable
-with new ones: as nearly as they can be where the best checkpoint was chosen on the whole split, one choice among a few.
-The memory holds training queries only. After many labels have come or gone, fit again.
+with new ones (as nearly as can be where the best checkpoint, one of a few, was chosen on the whole split). The memory
+holds training queries only. After many labels have come or gone, fit again.
 """
 
 from __future__ import annotations
