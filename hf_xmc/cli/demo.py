@@ -31,7 +31,6 @@ FINETUNE: dict[str, Any] = {
     "per_device_train_batch_size": 128,
     "learning_rate": 3e-4,
     "warmup_steps": 6,
-    "encode_chunk_size": 32,
     "gradient_caching": False,
     "disable_dropout": True,
     "eval_strategy": "epoch",
@@ -104,6 +103,7 @@ def demo(
     console.print(f"Trained in {seconds:.0f} s. Written: {output_dir / 'metrics.json'}, {folder}")
     print_next(
         f'hf-xmc predict {folder} --text "your own sentence"',
+        f"hf-xmc calibrate {folder} --dataset {dataset}    # similar training texts vote; probabilities, label sets",
         f"hf-xmc evaluate {folder} --dataset {dataset} --split {split}",
         "make space    # the same as a web page",
         "hf-xmc train --help    # your own data: hf-xmc prepare <folder> --output_dir <folder>",
