@@ -20,7 +20,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_python_example(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = blocks("python")
+    code, confident = blocks("python")
     monkeypatch.chdir(tmp_path)
     code = code.replace("sentence-transformers/all-MiniLM-L6-v2", tiny_encoder)
     code = code.replace("num_train_epochs=2", "max_steps=2")
@@ -28,10 +28,15 @@ def test_python_example(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.M
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert (tmp_path / "outputs/run/index/index.faiss").is_file()
-    exec(re.findall(r"`(tagger\.index\.add.*?)`", README)[0], names)
+    exec(re.findall(r"`(tagger\.add_labels.*?)`", README)[0], names)
     tags = names["tagger"]("a new label", k=2000)  # type: ignore[operator]
     assert len(tags) == 1194
     assert "1193" in {tag["uid"] for tag in tags}
+
+    (command,) = re.findall(r"After `hf-xmc (calibrate .*?)`", README)
+    assert CliRunner().invoke(app, command.split()).exit_code == 0
+    exec(compile(confident.replace("\ntagger(", "\nlast = tagger("), "README.md", "exec"), names)
+    assert "probability" in names["last"][0]  # type: ignore[index]
 
 
 def test_commands_and_their_flags_exist() -> None:
