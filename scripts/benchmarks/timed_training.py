@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class RawEncoder:
         found = [pad(*flatten(table, chunk)) for chunk in chunks]
         return found if padded else [{"input_ids": batch["input_ids"]} for batch in found]
 
-    def seconds(self, batches: list[Any], without_gradients: list[Any] = []) -> float:  # noqa: B006
+    def seconds(self, batches: Sequence[Any], without_gradients: Sequence[Any] = ()) -> float:
         start = CLOCK()
         with torch.no_grad():
             for batch in without_gradients:
