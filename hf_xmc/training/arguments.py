@@ -7,10 +7,26 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-LABEL_STRATEGIES = ("all", "selective", "in_batch", "hard")
+LABEL_STRATEGIES = ("all", "selective", "in_batch", "hard", "mined", "mixed")
+SAMPLING_STRATEGIES = ("random", "clustered", "sequential", "group_by_length", "batch_rebalance")
+CLUSTER_METHODS = ("bisecting", "kmeans")
 LABEL_BANK_INITS = ("encode", "random")
-LABEL_BANK_DTYPES = ("float16", "bfloat16", "float32")
+LABEL_BANK_DTYPES = LABEL_HEAD_DTYPES = ("float16", "bfloat16", "float32")
 LOSSES = ("decoupled_softmax", "soft_top_k", "softmax", "one_vs_all", "triplet_margin")
+
+CHOICES = {
+    "label_strategy": LABEL_STRATEGIES,
+    "loss": LOSSES,
+    "label_bank_init": LABEL_BANK_INITS,
+    "label_bank_dtype": LABEL_BANK_DTYPES,
+    "label_head_dtype": LABEL_HEAD_DTYPES,
+    "train_sampling_strategy": SAMPLING_STRATEGIES,
+    "cluster_method": CLUSTER_METHODS,
+}
+AT_LEAST_ONE = (
+    *("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives", "num_positives"),
+    *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs"),
+)
 
 
 @dataclass
@@ -25,7 +41,9 @@ class XMCTrainingArguments(TrainingArguments):
         metadata={
             "help": "Which labels enter the loss: 'all' of the catalogue (DEXML; exact, and encodes every label at "
             "every step), 'selective', the positives of the batch and the labels of largest gradient, 'in_batch', the "
-            "positives of the batch, or 'hard', these and the best-scoring negatives of each query.",
+            "positives of the batch, 'hard', these and the best-scoring negatives of each query, by the label bank, "
+            "'mined', for each query its own positives and negatives mined from an index now and then, or 'mixed', "
+            "all of these for all queries.",
             "choices": list(LABEL_STRATEGIES),
         },
     )
@@ -51,7 +69,80 @@ class XMCTrainingArguments(TrainingArguments):
         },
     )
     num_hard_negatives: int = field(
-        default=10, metadata={"help": "Best-scoring negatives of each query with label_strategy hard (NGAME: 10)."}
+        default=10,
+        metadata={
+            "help": "Negatives of each query with label_strategy hard (the best-scoring), mined and mixed (drawn from "
+            "those mined). The loss triplet_margin takes as many of the hardest (NGAME: 10)."
+        },
+    )
+    num_positives: int | None = field(
+        default=None,
+        metadata={
+            "help": "Positives of each query that enter a step with label_strategy in_batch, hard, mined and mixed, "
+            "drawn anew at each step (NGAME: 1); by default all. Those left out are never negatives."
+        },
+    )
+    mining_refresh_epochs: int = field(
+        default=1,
+        metadata={"help": "Encode all texts and mine negatives anew every so many epochs (mined, mixed)."},
+    )
+    mining_depth: int = field(
+        default=100, metadata={"help": "Best-scoring labels of each query that negatives are mined from."}
+    )
+    mining_absolute_margin: float | None = field(
+        default=None,
+        metadata={
+            "help": "Mined negatives must score below the best positive of their query by this much: what scores "
+            "higher may be true and merely not annotated."
+        },
+    )
+    mining_relative_margin: float | None = field(
+        default=None,
+        metadata={"help": "The same as a share: 0.05 keeps negatives below 95 % of the best positive's score."},
+    )
+    mining_factory: str = field(
+        default="flat", metadata={"help": "Kind of index that negatives are mined from; as in hf-xmc index."}
+    )
+    train_sampling_strategy: str = field(
+        default="random",
+        metadata={
+            "help": "How queries are batched: 'random', 'clustered', batches of similar queries, whose labels are "
+            "hard negatives for each other (NGAME), or what transformers has besides.",
+            "choices": list(SAMPLING_STRATEGIES),
+        },
+    )
+    cluster_size: int = field(
+        default=32,
+        metadata={
+            "help": "Similar queries that come together, with train_sampling_strategy clustered: about so many, since "
+            "whole clusters fill the queries of a step."
+        },
+    )
+    cluster_growth_epochs: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Epochs at which the size of the clusters doubles, as 10 20 25 50 75 100 in NGAME."},
+    )
+    cluster_refresh_epochs: int = field(
+        default=5, metadata={"help": "Encode the queries and cluster them anew every so many epochs (NGAME: 5)."}
+    )
+    cluster_start_epoch: int = field(default=0, metadata={"help": "Batches are random before this epoch (NGAME: 10)."})
+    cluster_method: str = field(
+        default="bisecting",
+        metadata={
+            "help": "'bisecting', recursive balanced 2-means (NGAME), or 'kmeans', which begins with faiss's k-means.",
+            "choices": list(CLUSTER_METHODS),
+        },
+    )
+    label_head_loss_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Of a model with label_head classifier: the share of the classifier in the loss. 1 trains it "
+            "alone (NGAME's second stage), less trains texts and classifier together (UniDEC)."
+        },
+    )
+    label_head_dtype: str = field(
+        default="float32",
+        metadata={"help": "Of a vector a label: float16, bfloat16 or float32.", "choices": list(LABEL_HEAD_DTYPES)},
     )
     label_bank_init: str = field(
         default="encode",
@@ -125,23 +216,22 @@ class XMCTrainingArguments(TrainingArguments):
     label_encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of a label tower of its own; by default learning_rate."}
     )
+    label_head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of a vector a label; by default learning_rate."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.label_strategy not in LABEL_STRATEGIES:
-            raise ValueError(f"label_strategy is {self.label_strategy!r}; expected one of {LABEL_STRATEGIES}.")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss is {self.loss!r}; expected one of {LOSSES}.")
-        if self.label_bank_init not in LABEL_BANK_INITS or self.label_bank_dtype not in LABEL_BANK_DTYPES:
-            raise ValueError(
-                f"label_bank_init is {self.label_bank_init!r} and label_bank_dtype is {self.label_bank_dtype!r}; "
-                f"expected one of {LABEL_BANK_INITS} and one of {LABEL_BANK_DTYPES}."
-            )
-        if not 0 <= self.label_random_share <= 1:
-            raise ValueError(f"label_random_share is {self.label_random_share}; it must be from 0 to 1.")
-        if self.label_refresh < 0:
-            raise ValueError(f"label_refresh is {self.label_refresh}; it must not be below 0.")
-        for name in ("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives"):
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}.")
+        for name in ("label_random_share", "label_head_loss_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
+        for name in ("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin"):
+            if getattr(self, name) is not None and getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be below 0.")
+        for name in AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.remove_unused_columns:

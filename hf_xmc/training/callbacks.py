@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class QueryProgressCallback(ProgressCallback):
@@ -27,3 +27,16 @@ class QueryProgressCallback(ProgressCallback):
         if state.is_world_process_zero and self.training_bar is not None:
             self.training_bar.update((state.global_step - self.current_step) * self.queries_a_step)
             self.current_step = state.global_step
+
+
+class EpochCallback(TrainerCallback):
+    """Tells a trainer (`begin_epoch(epoch)`) that an epoch begins, or is gone on with after a restart, before its
+    batches are drawn."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.trainer.begin_epoch(int(state.epoch or 0))

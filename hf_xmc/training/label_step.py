@@ -177,6 +177,14 @@ class CandidateRule:
     def fresh(self, ids: Tensor | None, labels: Tensor) -> None:
         """Told what this rank has encoded: ids `[c]` (all for None) and their embeddings `[c, D]`."""
 
+    def due(self, epoch: int) -> bool:
+        """Whether the rule wants fresh embeddings of all texts before this epoch."""
+        return False
+
+    def update(self, queries: Tensor, labels: Tensor, epoch: int) -> None:
+        """Fresh embeddings of all training queries `[N, D]` and labels `[L, D]`, float32 on the CPU, which were asked
+        for; the same on all ranks."""
+
     def report(self) -> dict[str, float]:
         """What goes into the log, over the steps since the last report."""
         return {}

@@ -18,7 +18,7 @@ from hf_xmc.data.collator import QueryCollator
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.training.arguments import XMCTrainingArguments
-from hf_xmc.training.callbacks import QueryProgressCallback
+from hf_xmc.training.callbacks import EpochCallback, QueryProgressCallback
 from hf_xmc.training.candidate_rules import make_rule
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
@@ -129,6 +129,7 @@ class XMCTrainer(RankingTrainer):
         self.ranks = all_processes(args.device)
         self.connect(model)
         self.label_step: LabelStep | None = None  # the optimizer step that is under way
+        self.add_callback(EpochCallback(self))
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True  # micro-batches come with their share in the mean of the step
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
@@ -158,6 +159,15 @@ class XMCTrainer(RankingTrainer):
         if self.optimizer is None:
             split_by_part(super().create_optimizer(model), model or self.model, self.args)
         return super().create_optimizer(model)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Give fresh embeddings to whoever asked for them: what is encoded is encoded once for all."""
+        wanting = [part for part in (self.rule,) if part.due(epoch)]
+        if not wanting:
+            return
+        queries, labels = self.table(self.train_dataset.tokens, "query"), self.table(self.label_tokens, "label")
+        for part in wanting:
+            part.update(queries, labels, epoch)
 
     def compute_loss(
         self,
