@@ -16,16 +16,8 @@ from transformers.utils import ModelOutput
 from .configuration_xmc import XMCDualEncoderConfig
 from .packing_xmc import encode, encode_texts, flatten, pack, packs, pad, positions_from
 from .pooling_xmc import pool
-from .towers_xmc import (
-    as_list,
-    as_tower,
-    check_dimensions,
-    cut_lengths,
-    end_token,
-    load_tokenizer,
-    load_towers,
-    same_vocabulary,
-)
+from .tokens_xmc import as_list, end_token, load_tokenizer, tokenize
+from .towers_xmc import as_tower, check_dimensions, cut_lengths, load_towers
 
 Side = Literal["query", "label"]
 HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
@@ -124,13 +116,10 @@ class XMCDualEncoderModel(PreTrainedModel):
             raise TypeError(f"from_encoder does not know {unknown[0]!r}; it takes {', '.join(SETTINGS)}.")
         if label_encoder is not None and config.get("share_encoders", True):
             raise ValueError("label_encoder is given, but share_encoders is True; pass share_encoders=False.")
-        load = {"dtype": dtype, **({"attn_implementation": attn_implementation} if attn_implementation else {}), **hub}
-        query_tower, label_tower = load_towers(
-            name_or_folder, label_encoder, config.get("share_encoders", True), **load
+        load = {"dtype": dtype, **({"attn_implementation": attn_implementation} if attn_implementation else {})}
+        query_tower, label_tower, tokenizer = load_towers(
+            name_or_folder, label_encoder, config.get("share_encoders", True), hub, **load
         )
-        tokenizer = load_tokenizer(name_or_folder, **hub)
-        if label_encoder is not None and not same_vocabulary(tokenizer, load_tokenizer(label_encoder, **hub)):
-            raise ValueError(f"{name_or_folder} and {label_encoder} have different tokenizers; the towers share one.")
         model_config = XMCDualEncoderConfig(
             encoder_config=query_tower.config,
             label_encoder_config=None if label_tower is None else label_tower.config,
@@ -190,20 +179,7 @@ class XMCDualEncoderModel(PreTrainedModel):
 
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
         """Token ids of each text with the side's prefix, and `end_token` if any, cut at the side's length."""
-        if self.tokenizer is None:
-            raise ValueError(
-                "The model has no tokenizer: its folder holds no tokenizer files. Add them, or set model.tokenizer."
-            )
-        config = self.config
-        prefix = config.query_prefix if side == "query" else config.label_prefix
-        max_length = config.max_query_length if side == "query" else config.max_label_length
-        if not len(texts):
-            return []
-        texts = [prefix + text for text in texts] if prefix else list(texts)
-        end = [] if (token := self.end_token()) is None else [token]
-        ids = self.tokenizer(texts, truncation=True, max_length=max_length - len(end))["input_ids"]
-        # A tokenizer without special tokens makes nothing of an empty text; something must be pooled.
-        return [row + end or [self.tokenizer.pad_token_id] for row in ids]
+        return tokenize(self.tokenizer, texts, self.config, side)
 
     def end_token(self) -> int | None:
         """What `tokenize` puts after each text besides what the tokenizer puts there, if anything."""

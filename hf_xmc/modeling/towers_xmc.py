@@ -1,33 +1,45 @@
-"""The encoders and the tokenizer that a dual encoder is made of: what must fit together, and how they are loaded."""
+"""The encoders that a dual encoder is made of: what must fit together, and how they are loaded."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .configuration_xmc import XMCDualEncoderConfig
+from .tokens_xmc import load_tokenizer, same_vocabulary
 
 logger = logging.get_logger(__name__)
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 
 
 def load_towers(
-    name_or_folder: Any, label_encoder: Any | None, share: bool, **load: Any
-) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-    """The towers of both sides, the second `None` where they share one and a copy where there is no other."""
-    query_tower = AutoModel.from_pretrained(name_or_folder, **load)
-    label_tower = None if label_encoder is None else AutoModel.from_pretrained(label_encoder, **load)
+    name_or_folder: Any, label_encoder: Any | None, share: bool, hub: dict[str, Any], **load: Any
+) -> tuple[PreTrainedModel, PreTrainedModel | None, PreTrainedTokenizerBase | None]:
+    """The towers of both sides, the second `None` where they share one and a copy where there is no other; and their
+    tokenizer.
+
+    Args:
+        hub: where and how to find them, for towers and tokenizer.
+        **load: for the towers alone.
+
+    Raises:
+        ValueError: the two have different tokenizers.
+    """
+    query_tower = AutoModel.from_pretrained(name_or_folder, **load, **hub)
+    label_tower = None if label_encoder is None else AutoModel.from_pretrained(label_encoder, **load, **hub)
     if label_tower is None and not share:
         label_tower = copy.deepcopy(query_tower)
     for tower in (query_tower, label_tower):
         if tower is not None and os.path.exists(tower.config._name_or_path):
             tower.config._name_or_path = ""  # a path of this machine says nothing elsewhere
-    return query_tower, label_tower
+    tokenizer = load_tokenizer(name_or_folder, **hub)
+    if label_encoder is not None and not same_vocabulary(tokenizer, load_tokenizer(label_encoder, **hub)):
+        raise ValueError(f"{name_or_folder} and {label_encoder} have different tokenizers; the towers share one.")
+    return query_tower, label_tower, tokenizer
 
 
 def as_tower(encoder: Any) -> Any:
@@ -38,15 +50,6 @@ def as_tower(encoder: Any) -> Any:
     if getattr(encoder.config, "use_cache", None):
         encoder.config.use_cache = False
     return encoder
-
-
-def end_token(tokenizer: PreTrainedTokenizerBase, pooling: str) -> int | None:
-    """The token to put after each text: the end token, where the last token is what is pooled and the tokenizer ends
-    texts with none of its own (as for E5-Mistral; Qwen3-Embedding's tokenizer adds one)."""
-    if pooling != "last" or tokenizer.eos_token_id is None:
-        return None
-    ids = tokenizer("a")["input_ids"]
-    return None if ids and ids[-1] in tokenizer.all_special_ids else tokenizer.eos_token_id
 
 
 def check_dimensions(config: XMCDualEncoderConfig) -> None:
@@ -78,28 +81,3 @@ def cut_lengths(config: XMCDualEncoderConfig) -> None:
         if getattr(config, name) > positions:
             logger.warning(f"{name} is cut from {getattr(config, name)} to {positions}, the positions of the encoder.")
             setattr(config, name, positions)
-
-
-def same_vocabulary(one: PreTrainedTokenizerBase | None, other: PreTrainedTokenizerBase | None) -> bool:
-    """Whether two tokenizers give the same ids to the same tokens."""
-    return one is not None and other is not None and one.get_vocab() == other.get_vocab()
-
-
-def load_tokenizer(name_or_folder: Any, **options: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model; decoders without a padding token pad with their end token."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
-    except (OSError, ValueError):
-        return None  # a checkpoint without tokenizer files: tokenize() says what to do
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        return None  # no vocabulary: what is made up where the files are missing
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def as_list(texts: Sequence[str]) -> list[str]:
-    """A list of texts; a single string is most likely a mistake, since it would be taken letter by letter."""
-    if isinstance(texts, str):
-        raise TypeError(f"Found one string, expected a list of texts; pass [{texts[:40]!r}].")
-    return list(texts)

@@ -56,5 +56,6 @@ PUSHED = [
     "run.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokens_xmc.py",
     "towers_xmc.py",
 ]

@@ -1,0 +1,67 @@
+"""Texts to token ids: the tokenizer of a dual encoder, how it is loaded, and what it makes of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .configuration_xmc import XMCDualEncoderConfig
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str], config: XMCDualEncoderConfig, side: str
+) -> list[list[int]]:
+    """The work of `XMCDualEncoderModel.tokenize`.
+
+    Raises:
+        ValueError: there is no tokenizer.
+    """
+    if tokenizer is None:
+        raise ValueError(
+            "The model has no tokenizer: its folder holds no tokenizer files. Add them, or set model.tokenizer."
+        )
+    prefix = config.query_prefix if side == "query" else config.label_prefix
+    max_length = config.max_query_length if side == "query" else config.max_label_length
+    if not len(texts):
+        return []
+    texts = [prefix + text for text in texts] if prefix else list(texts)
+    end = [] if (token := end_token(tokenizer, config.pooling)) is None else [token]
+    ids = tokenizer(texts, truncation=True, max_length=max_length - len(end))["input_ids"]
+    # A tokenizer without special tokens makes nothing of an empty text; something must be pooled.
+    return [row + end or [tokenizer.pad_token_id] for row in ids]
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase, pooling: str) -> int | None:
+    """The token to put after each text: the end token, where the last token is what is pooled and the tokenizer ends
+    texts with none of its own (as for E5-Mistral; Qwen3-Embedding's tokenizer adds one)."""
+    if pooling != "last" or tokenizer.eos_token_id is None:
+        return None
+    ids = tokenizer("a")["input_ids"]
+    return None if ids and ids[-1] in tokenizer.all_special_ids else tokenizer.eos_token_id
+
+
+def same_vocabulary(one: PreTrainedTokenizerBase | None, other: PreTrainedTokenizerBase | None) -> bool:
+    """Whether two tokenizers give the same ids to the same tokens."""
+    return one is not None and other is not None and one.get_vocab() == other.get_vocab()
+
+
+def load_tokenizer(name_or_folder: Any, **options: Any) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a model; decoders without a padding token pad with their end token."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
+    except (OSError, ValueError):
+        return None  # a checkpoint without tokenizer files: tokenize() says what to do
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        return None  # no vocabulary: what is made up where the files are missing
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def as_list(texts: Sequence[str]) -> list[str]:
+    """A list of texts; a single string is most likely a mistake, since it would be taken letter by letter."""
+    if isinstance(texts, str):
+        raise TypeError(f"Found one string, expected a list of texts; pass [{texts[:40]!r}].")
+    return list(texts)
