@@ -3,9 +3,16 @@
 from transformers import AutoConfig, AutoModel
 
 from .configuration_xmc import XMCDualEncoderConfig
+from .label_head_xmc import LabelHead, catalogue_fingerprint
 from .modeling_xmc import XMCDualEncoderModel, XMCDualEncoderOutput
 
-__all__ = ["XMCDualEncoderConfig", "XMCDualEncoderModel", "XMCDualEncoderOutput"]
+__all__ = [
+    "LabelHead",
+    "XMCDualEncoderConfig",
+    "XMCDualEncoderModel",
+    "XMCDualEncoderOutput",
+    "catalogue_fingerprint",
+]
 
 # AutoModel.from_pretrained works where hf_xmc is imported, and elsewhere with trust_remote_code=True, for which
 # save_pretrained copies the files of this folder beside the weights.

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PretrainedConfig
 
 POOLINGS = ("mean", "cls", "last")
+LABEL_HEADS = ("residual", "classifier")
 
 
 class XMCDualEncoderConfig(PretrainedConfig):
@@ -26,6 +27,8 @@ class XMCDualEncoderConfig(PretrainedConfig):
         temperature: the losses divide scores by it; predictions are ranked by the undivided ones.
         query_prefix, label_prefix: text put before each query or label, as an instruction.
         max_query_length, max_label_length: in tokens, special tokens included; longer texts are cut.
+        label_head: a learned vector a label beside its text, in `label_head.safetensors`: `"residual"`, added to the
+            text's embedding, or `"classifier"`, whose score is fused with the text's; `None` for texts alone.
     """
 
     model_type = "xmc_dual_encoder"
@@ -43,6 +46,7 @@ class XMCDualEncoderConfig(PretrainedConfig):
     label_prefix: str = ""
     max_query_length: int = 128
     max_label_length: int = 64
+    label_head: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.check()
@@ -58,10 +62,12 @@ class XMCDualEncoderConfig(PretrainedConfig):
 
         Raises:
             ValueError: an unknown pooling, a temperature that is not above 0, lengths without room for text, a
-                projection to nothing.
+                projection to nothing, an unknown label head.
         """
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}.")
+        if self.label_head is not None and self.label_head not in LABEL_HEADS:
+            raise ValueError(f"label_head is {self.label_head!r}; expected one of {', '.join(LABEL_HEADS)}, or None.")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it divides the scores and must be above 0.")
         if self.projection_dim is not None and self.projection_dim < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from .configuration_xmc import XMCDualEncoderConfig
+from .label_head_xmc import FIND_OPTIONS, LABEL_HEAD, LabelHead, find_label_head
 from .packing_xmc import encode, encode_texts, flatten, pack, packs, pad, positions_from
 from .pooling_xmc import pool
 from .tokens_xmc import as_list, end_token, load_tokenizer, tokenize
@@ -23,7 +25,7 @@ Side = Literal["query", "label"]
 HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
 SETTINGS = (
     *("share_encoders", "pooling", "projection_dim", "share_projection", "normalize", "temperature"),
-    *("query_prefix", "label_prefix", "max_query_length", "max_label_length"),
+    *("query_prefix", "label_prefix", "max_query_length", "max_label_length", "label_head"),
 )
 
 
@@ -73,6 +75,7 @@ class XMCDualEncoderModel(PreTrainedModel):
             )
         check_dimensions(config)
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.label_head: LabelHead | None = None  # no module: a vector a label has no place in the weights
         self.packing = True  # False: texts are padded also where the attention allows to pack them
         self.query_encoder = as_tower(query_encoder or AutoModel.from_config(config.encoder_config))
         self.label_encoder: PreTrainedModel | None = None
@@ -133,19 +136,30 @@ class XMCDualEncoderModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in any `PreTrainedModel`; the tokenizer comes with it."""
+        """As in any `PreTrainedModel`; tokenizer and label head come with it."""
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found = model[0] if isinstance(model, tuple) else model
         hub = {key: kwargs[key] for key in (*HUB_OPTIONS, "subfolder") if key in kwargs}
         # The backbone's configuration, so that the tokenizer is not looked up under the dual encoder's own.
         found.tokenizer = load_tokenizer(pretrained_model_name_or_path, config=found.query_encoder.config, **hub)
+        options = {key: kwargs[key] for key in FIND_OPTIONS if key in kwargs}
+        asked = kwargs.get("label_head") is not None
+        found.label_head = find_label_head(pretrained_model_name_or_path, found.config, asked, **options)
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As in any `PreTrainedModel`; the tokenizer goes with it."""
+        """As in any `PreTrainedModel`; tokenizer and label head go with it."""
+        if self.label_head is not None:
+            self.config.label_head = self.label_head.kind
         super().save_pretrained(save_directory, *args, **kwargs)
-        if self.tokenizer is not None and kwargs.get("is_main_process", True):
+        if not kwargs.get("is_main_process", True):
+            return
+        if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
+        if self.label_head is not None:
+            self.label_head.save(save_directory)
+        else:
+            Path(save_directory, LABEL_HEAD).unlink(missing_ok=True)  # of another model
 
     def forward(
         self,
@@ -198,9 +212,13 @@ class XMCDualEncoderModel(PreTrainedModel):
     ) -> Tensor:
         """Embeddings of label texts, float32 on the CPU, `[N, D]`, in the order given.
 
-        `label_ids` are for heads with a vector a label; this model has none, and embeds the texts alone.
+        With `label_ids`, their rows in the label table, `[N]`, a model that has a vector a label (`label_head`) gives
+        what an index holds. Without them, and for labels that have no vector, the text alone counts.
         """
-        return self.encode_tokens(self.tokenize(as_list(texts), "label"), "label", batch_size, progress)
+        embeddings = self.encode_tokens(self.tokenize(as_list(texts), "label"), "label", batch_size, progress)
+        if self.label_head is None or label_ids is None:
+            return embeddings
+        return self.label_head.embed(embeddings, torch.as_tensor(label_ids))
 
     @torch.no_grad()
     def encode_tokens(

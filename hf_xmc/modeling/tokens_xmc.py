@@ -7,13 +7,11 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from .configuration_xmc import XMCDualEncoderConfig
-
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str], config: XMCDualEncoderConfig, side: str
+    tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str], config: Any, side: str
 ) -> list[list[int]]:
-    """The work of `XMCDualEncoderModel.tokenize`.
+    """The work of `XMCDualEncoderModel.tokenize`; `config` is its configuration.
 
     Raises:
         ValueError: there is no tokenizer.

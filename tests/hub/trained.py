@@ -48,6 +48,7 @@ PUSHED = [
     "configuration_xmc.py",
     "index/index.faiss",
     "index/index.json",
+    "label_head_xmc.py",
     "labels.parquet",
     "model.safetensors",
     "modeling_xmc.py",
