@@ -134,10 +134,11 @@ class XMCTrainingArguments(TrainingArguments):
         },
     )
     label_head_loss_weight: float = field(
-        default=1.0,
+        default=0.5,
         metadata={
-            "help": "Of a model with label_head classifier: the share of the classifier in the loss. 1 trains it "
-            "alone (NGAME's second stage), less trains texts and classifier together (UniDEC)."
+            "help": "Of a model with label_head: the share in the loss of its embeddings of labels; the rest is that "
+            "of the texts alone, so that they go on to work by themselves (UniDEC). 1 trains a classifier alone "
+            "(NGAME's second stage; with freeze_encoder nothing else is changed)."
         },
     )
     label_head_dtype: str = field(
@@ -216,8 +217,11 @@ class XMCTrainingArguments(TrainingArguments):
     label_encoder_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of a label tower of its own; by default learning_rate."}
     )
-    label_head_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of a vector a label; by default learning_rate."}
+    label_head_learning_rate: float = field(
+        default=0.03,
+        metadata={
+            "help": "Learning rate of a vector a label (row-wise Adagrad, which takes larger rates than AdamW)."
+        },
     )
 
     def __post_init__(self) -> None:

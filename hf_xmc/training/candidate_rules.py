@@ -118,7 +118,7 @@ class BankedLabels(CandidateRule):
 
     def refresh(self, bank: LabelBank, ids: Tensor) -> None:
         """Encode rows without gradients, each rank its part of them."""
-        own = ids[part(len(ids), self.ranks)].to(self.args.device)
+        own = ids[self.encoder.part(ids, len(ids), self.ranks)].to(self.args.device)
         labels = self.encoder.labels_without_gradients(own)
         bank.update(self.ranks.gather(own), self.ranks.gather(labels), self.number)
 

@@ -80,6 +80,8 @@ def sum_gradients(model: nn.Module, ranks: Shard) -> None:
     leaves it alone.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:  # a label head alone is trained
+        return
     used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
     parameters = [p for p, is_used in zip(parameters, ranks.max_(used).tolist(), strict=True) if is_used]
     for parameter in parameters:

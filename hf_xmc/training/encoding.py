@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from hf_xmc.data.tokenized import TokenTable
+from hf_xmc.losses.sharding import Shard
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.modeling.packing_xmc import chunk_tokens, chunks_of, flatten
 from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.distributed import part
 from hf_xmc.training.gradient_cache import encode_in_chunks, is_cached
+from hf_xmc.training.label_vectors import LabelVectors
 
 
 class TextEncoder:
@@ -26,6 +29,7 @@ class TextEncoder:
         args: `encode_chunk_tokens`, `encode_chunk_size`, `gradient_caching`, `freeze_encoder`, `torch_compile`.
         label_tokens: the label table, tokenised.
         kept: further tables whose pooled states are kept under a frozen encoder, for they are asked for at each step.
+        vectors: of a model with a label head, what is learned of each label besides its text.
     """
 
     def __init__(
@@ -34,11 +38,13 @@ class TextEncoder:
         args: XMCTrainingArguments,
         label_tokens: TokenTable,
         kept: Sequence[TokenTable] = (),
+        vectors: LabelVectors | None = None,
     ) -> None:
         self.model = model
         self.args = args
         self.label_tokens = label_tokens
         self.kept = [label_tokens, *kept]
+        self.vectors = vectors
         self.features: dict[TokenTable, Tensor] = {}  # pooled states of texts under a frozen encoder
         if args.torch_compile:
             self.compile()
@@ -68,8 +74,25 @@ class TextEncoder:
 
         return encode_in_chunks(encode, self.chunks(lengths.cpu().numpy(), "query"), caching=False)
 
+    def candidates(self, ids: Tensor | None = None) -> Tensor:
+        """What the loss compares queries with, `[c, D]` for each of `view_weights` side by side, with gradients: the
+        embeddings of labels (of all for `None`), with a label head those and the ones of their texts alone."""
+        if self.vectors is None:
+            return self.labels(ids)
+        return self.vectors.views(self.labels(ids) if self.vectors.needs_texts else None, ids)
+
+    @property
+    def view_weights(self) -> list[float]:
+        """Weight in the loss of each matrix in `candidates`."""
+        return [1.0] if self.vectors is None else self.vectors.weights
+
+    def part(self, ids: Tensor | None, count: int, ranks: Shard) -> slice:
+        """Which of these sorted label ids (of all for `None`), `count` of them, this rank encodes: those whose vectors
+        it holds, or about as many as the others."""
+        return part(count, ranks) if self.vectors is None else self.vectors.part(ids)
+
     def labels(self, ids: Tensor | None = None) -> Tensor:
-        """Embeddings of labels (of all for `None`) with gradients, `[C, D]`. A text that repeats is encoded once."""
+        """Embeddings of label texts (all for `None`) with gradients, `[C, D]`. A text that repeats is encoded once."""
         if self.args.freeze_encoder:
             pooled = self.frozen(self.label_tokens, "label")
             return self.model(pooled=pooled if ids is None else pooled[ids], side="label").embeddings
@@ -90,9 +113,14 @@ class TextEncoder:
         return chunks_of(lengths, size, self.args.encode_chunk_size, self.model.packs(side))
 
     def labels_without_gradients(self, ids: Tensor) -> Tensor:
-        """Embeddings of labels as in an evaluation, `[C, D]`."""
+        """Embeddings of labels without gradients and dropout, with a head those that it is trained by, `[C, D]`."""
         if not len(ids):
             return torch.zeros(0, self.model.width("label"), device=self.args.device)
+        with self.without_gradients():
+            return self.candidates(ids)[:, : self.model.width("label")]
+
+    def texts_without_gradients(self, ids: Tensor) -> Tensor:
+        """Embeddings of label texts without gradients and dropout, `[C, D]`."""
         with self.without_gradients():
             return self.labels(ids)
 

@@ -17,7 +17,7 @@ from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.losses.pairs import queries_with_positives
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.candidates import to_columns
-from hf_xmc.training.distributed import GatherLabels, concatenate, gather, part
+from hf_xmc.training.distributed import GatherLabels, concatenate, gather
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.types import Positives
 
@@ -66,7 +66,8 @@ class LabelStep:
         self.done = 0  # micro-batches
         self.candidates: Tensor | None = None
         self.log_weights: Tensor | None = None  # [C], of the candidates; a rule may set them
-        self.labels: Tensor | None = None  # [c, D], this rank's part; of all where the loss is not sharded
+        # [c, D] for each of the encoder's V views; this rank's part, of all where the loss is not sharded
+        self.labels: Tensor | None = None
         self.detached: Tensor | None = None
         self.shares: Tensor | None = None  # of each micro-batch in the mean of the window
 
@@ -86,13 +87,16 @@ class LabelStep:
             labels = self.labels
             if (earlier := self.detached.grad) is not None:
                 labels.register_hook(lambda gradient: gradient + earlier)
-        positives, ignored = self.columns(batch)
-        sides = queries, labels
-        if self.log_weights is not None:  # labels have them as a column
-            sides = torch.cat([queries, torch.ones_like(queries[:, :1])], 1), labels
-        loss = self.criterion(*sides, positives, ignored=ignored) * self.shares[self.done]
+        loss = self.compare(queries, labels, *self.columns(batch)) * self.shares[self.done]
         self.done += 1
         return loss, queries, labels[:, : queries.shape[1]]
+
+    def compare(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> Tensor:
+        """The loss of these queries, `[B, D]`, over each of the matrices that stand side by side in `labels`."""
+        if self.log_weights is not None:  # labels have them as a column
+            queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
+        views = zip(self.encoder.view_weights, labels.split(queries.shape[1], 1), strict=True)
+        return sum(weight * self.criterion(queries, view, positives, ignored=ignored) for weight, view in views)
 
     def queries(self, batch: Batch) -> Tensor:
         """Embeddings of a micro-batch with gradients, `[B, D]`; a rank may have run out of queries."""
@@ -105,18 +109,20 @@ class LabelStep:
         """Choose the candidates, encode them, and count what the window's mean divides by."""
         self.candidates = self.rule.choose(self, queries)
         count = self.num_labels if self.candidates is None else len(self.candidates)
-        own = part(count, self.ranks)
+        own = self.encoder.part(self.candidates, count, self.ranks)
         ids = self.candidates
         if self.ranks.group is not None:
             ids = torch.arange(own.start, own.stop, device=queries.device) if ids is None else ids[own]
         if ids is None or len(ids):
-            labels = self.encoder.labels(ids)
+            labels = self.encoder.candidates(ids)
         else:  # fewer labels than ranks
-            width = self.encoder.model.width("label")
+            width = self.encoder.model.width("label") * len(self.encoder.view_weights)
             labels = torch.zeros(0, width, device=queries.device, requires_grad=True)
-        self.rule.fresh(ids, labels.detach())
+        width = queries.shape[1]
+        self.rule.fresh(ids, labels[:, :width].detach())
         if self.log_weights is not None:
-            labels = torch.cat([labels, self.log_weights[own, None] * self.criterion.temperature], 1)  # [c, D + 1]
+            column = self.log_weights[own, None] * self.criterion.temperature
+            labels = torch.cat([x for view in labels.split(width, 1) for x in (view, column)], 1)  # [c, V (D + 1)]
         if self.ranks.group is not None and not self.sharded:
             labels = GatherLabels.apply(labels, self.ranks, own)
         self.labels = labels

@@ -24,11 +24,13 @@ def prepare(model: XMCDualEncoderModel, args: XMCTrainingArguments, peft_config:
 
 def check_trainable(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
     """Refuse a run that would train nothing."""
-    if args.freeze_encoder and model.query_projection is None:
+    if args.freeze_encoder and model.query_projection is None and model.config.label_head is None:
         raise ValueError(
-            "freeze_encoder leaves nothing to train: the model has no projection. "
-            "Make it with projection_dim, as in XMCDualEncoderModel.from_encoder(..., projection_dim=384)."
+            "freeze_encoder leaves nothing to train: the model has no projection and no label head. Make it with one, "
+            'as in XMCDualEncoderModel.from_encoder(..., projection_dim=384) or label_head="residual".'
         )
+    if args.fp16 and classifier_alone(model, args):
+        raise ValueError("A classifier that is trained alone has nothing that fp16 could scale; use bf16, or neither.")
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -39,6 +41,19 @@ def disable_dropout(model: nn.Module) -> None:
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+
+
+def classifier_alone(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> bool:
+    """Whether a classifier is all that is trained."""
+    return args.freeze_encoder and model.config.label_head == "classifier" and args.label_head_loss_weight == 1
+
+
+def frozen_parameters(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> list[nn.Parameter]:
+    """Weights that `freeze_encoder` leaves as they are: the towers, and the projections too where a classifier is
+    trained alone, which would carry the queries away from the label texts."""
+    if not args.freeze_encoder:
+        return []
+    return list(model.parameters()) if classifier_alone(model, args) else tower_parameters(model)
 
 
 def tower_parameters(model: XMCDualEncoderModel) -> list[nn.Parameter]:

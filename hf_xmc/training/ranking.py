@@ -75,7 +75,7 @@ class RankingTrainer(WholeCheckpointTrainer):
         """
         split = dataloader.dataset
         queries = self.table(split.tokens, "query")  # [N, D]
-        labels = self.table(self.label_tokens, "label")  # [L, D]
+        labels = self.label_embeddings()  # [L, D]
         k = self.args.eval_k
         topk = exact_search(queries, labels, search_depth(k, split.ignored))
         ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
@@ -84,6 +84,10 @@ class RankingTrainer(WholeCheckpointTrainer):
         if len(split):
             metrics[f"{metric_key_prefix}_loss"] = self.full_loss(queries, labels, split.positives, split.ignored)
         return EvalLoopOutput(predictions=topk.ids, label_ids=None, metrics=metrics, num_samples=len(split))
+
+    def label_embeddings(self) -> Tensor:
+        """What queries are ranked by, float32 on the CPU, `[L, D]`."""
+        return self.table(self.label_tokens, "label")
 
     def table(self, tokens: TokenTable, side: Side) -> Tensor:
         """Embeddings of all texts of a table without gradients, float32 on the CPU, `[N, D]`."""

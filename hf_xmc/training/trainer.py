@@ -22,17 +22,17 @@ from hf_xmc.training.callbacks import EpochCallback, QueryProgressCallback
 from hf_xmc.training.candidate_rules import make_rule
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
+from hf_xmc.training.head_trainer import LabelHeadTrainer
 from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.loss import make_loss
 from hf_xmc.training.optimizer import split_by_part
-from hf_xmc.training.preparation import prepare, token_key, token_keys, tower_parameters
-from hf_xmc.training.ranking import RankingTrainer
+from hf_xmc.training.preparation import frozen_parameters, prepare, token_key, token_keys
 from hf_xmc.types import Positives
 
 logger = logging.get_logger(__name__)
 
 
-class XMCTrainer(RankingTrainer):
+class XMCTrainer(LabelHeadTrainer):
     """Trains an [`XMCDualEncoderModel`] over a label catalogue, as any `Trainer` otherwise.
 
     Args:
@@ -107,6 +107,7 @@ class XMCTrainer(RankingTrainer):
             model = cast(XMCDualEncoderModel, super().call_model_init())
         model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
         self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
+        self.label_uids = label_dataset["uid"] if "uid" in label_dataset.column_names else None
         self.label_tokens = TokenTable.build(
             label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
         )
@@ -141,7 +142,8 @@ class XMCTrainer(RankingTrainer):
         self.loss = self.given_loss or make_loss(self.args, model.config.temperature)
         if getattr(self.loss, "process_group", self) is None:
             self.loss.process_group = self.ranks.group  # type: ignore[assignment]
-        self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables)
+        self.vectors = self.make_vectors(model)
+        self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables, self.vectors)
         self.rule = make_rule(self.args, self.encoder, self.ranks)
 
     def call_model_init(self, trial: Any = None) -> XMCDualEncoderModel:
@@ -149,7 +151,7 @@ class XMCTrainer(RankingTrainer):
         model = prepare(cast(XMCDualEncoderModel, super().call_model_init(trial)), self.args, self.peft_config)
         if token_keys(model) != self.token_keys:
             raise ValueError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those.")
-        for parameter in tower_parameters(model) if self.args.freeze_encoder else ():
+        for parameter in frozen_parameters(model, self.args):
             parameter.requires_grad_(False)
         self.connect(model)
         return model
@@ -165,7 +167,7 @@ class XMCTrainer(RankingTrainer):
         wanting = [part for part in (self.rule,) if part.due(epoch)]
         if not wanting:
             return
-        queries, labels = self.table(self.train_dataset.tokens, "query"), self.table(self.label_tokens, "label")
+        queries, labels = self.table(self.train_dataset.tokens, "query"), self.label_embeddings()
         for part in wanting:
             part.update(queries, labels, epoch)
 
@@ -227,8 +229,8 @@ class XMCTrainer(RankingTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
         self.rule.reset()
-        frozen = self.args.freeze_encoder and self.model_init is None  # which makes models that are frozen already
-        trainable = [p for p in tower_parameters(self.model) if p.requires_grad] if frozen else []
+        frozen = [] if self.model_init else frozen_parameters(self.model, self.args)  # it makes models that are frozen
+        trainable = [p for p in frozen if p.requires_grad]
         for parameter in trainable:
             parameter.requires_grad_(False)
         try:

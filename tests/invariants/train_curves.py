@@ -24,17 +24,29 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hard": {"label_strategy": "hard", "num_hard_negatives": 1, "label_refresh": 3},
     "all, one_vs_all": {"label_strategy": "all", "loss": "one_vs_all"},
     "selective, triplet_margin": {"label_strategy": "selective", "label_budget": 10, "loss": "triplet_margin"},
+    "all, residual head": {"label_strategy": "all", "label_head": "residual"},
+    "in_batch, classifier": {"label_strategy": "in_batch", "label_head": "classifier", "loss": "triplet_margin"},
+    "hard, residual head": {"label_strategy": "hard", "num_hard_negatives": 1, "label_head": "residual"},
     "all, accumulated": {"label_strategy": "all", "accumulation": 2},
 }
 
 
-def curve(encoder: str, folder: Path, out: Path, batch: int, accumulation: int = 1, **args: Any) -> dict[str, Any]:
+def curve(
+    encoder: str,
+    folder: Path,
+    out: Path,
+    batch: int,
+    accumulation: int = 1,
+    label_head: str | None = None,
+    **args: Any,
+) -> dict[str, Any]:
     data = load_xmc_dataset(folder)
     data.queries["train"] = data.queries["train"].select(range(102))
     trainer = make_trainer(
         encoder,
         data,
         out,
+        {"label_head": label_head},
         per_device_train_batch_size=batch // accumulation,
         gradient_accumulation_steps=accumulation,
         disable_dropout=True,
