@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from hf_xmc import __version__
-from hf_xmc.cli import calibrate, demo, evaluate, explain, index, labels, plan, predict, prepare, push, rerank, train
+from hf_xmc.cli import (
+    calibrate,
+    demo,
+    evaluate,
+    explain,
+    fuse,
+    index,
+    labels,
+    plan,
+    predict,
+    prepare,
+    push,
+    rerank,
+    train,
+)
 from hf_xmc.cli.errors import user_errors
 
 app = typer.Typer(
@@ -18,7 +32,7 @@ app = typer.Typer(
     # Flags are spelled with underscores, as in transformers; dashes are accepted too.
     context_settings={"token_normalize_func": lambda token: token.replace("-", "_")},
 )
-for command in (demo, prepare, evaluate, calibrate, rerank, index, labels, predict, explain, push):
+for command in (demo, prepare, evaluate, fuse, calibrate, rerank, index, labels, predict, explain, push):
     app.command(epilog=command.EXAMPLE)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
 for command in (train, plan):  # which hand their arguments on
     name = command.__name__.rsplit(".", 1)[-1]

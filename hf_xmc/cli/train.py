@@ -50,6 +50,14 @@ class ScriptArguments:
         metadata={"help": "In tokens; longer queries are cut (default: what papers on the set use, or 128)."},
     )
     max_label_length: int | None = field(default=None, metadata={"help": "In tokens; longer labels are cut."})
+    label_head: str | None = field(
+        default=None,
+        metadata={
+            "help": "Learn a vector a label beside its text: 'residual', added to the text's embedding, or "
+            "'classifier' (NGAME's second stage), whose score hf-xmc fuse puts together with the text's.",
+            "choices": ["residual", "classifier"],
+        },
+    )
     lora_rank: int | None = field(
         default=None,
         metadata={"help": "Train adapters of this rank (LoRA) and the projections; needs peft. Saved merged."},

@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_xmc.data.files import replacing
 from hf_xmc.data.parquet import read_parquet
-from hf_xmc.hub.fitted import fitted_parts
+from hf_xmc.hub.fitted import fitted_parts, read_label_head
 from hf_xmc.hub.papers import cited
 from hf_xmc.training.run import RUN, read_json
 
@@ -37,6 +37,7 @@ def model_card(
     license: str | None = None,
     memory: Mapping[str, Any] | None = None,
     confidence: Mapping[str, Any] | None = None,
+    label_head: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of a README.md: metadata that the Hub reads, and a description for people.
 
@@ -50,6 +51,7 @@ def model_card(
         config: the model's configuration as a dict (`config.json`).
         license: of the model, as the Hub names it (`"apache-2.0"`); by default `run["license"]`.
         memory, confidence: the content of `memory/memory.json` and `confidence.json`.
+        label_head: `kind`, `num_labels` and `fusion` of a vector a label, if there is one.
 
     >>> card = ModelCard(model_card("me/tagger", metrics={"split": "test", "metrics": {"P@1": 0.5}}))
     >>> card.data.library_name, card.data.eval_results[0].metric_type, card.data.eval_results[0].metric_value
@@ -78,9 +80,10 @@ def model_card(
         towers=towers(shared, encoder if is_hub_id(encoder) else ""),
         shared=shared,
         dimension=config.get("projection_dim") or (config.get("encoder_config") or {}).get("hidden_size"),
-        normalize=config.get("normalize", True),
+        # A label whose text is fused with a classifier has a vector of another length than 1.
+        normalize=config.get("normalize", True) and (label_head or {}).get("kind") != "classifier",
         max_length=config.get("max_query_length"),
-        parts=fitted_parts(memory or {}, confidence or {}),
+        parts=fitted_parts(memory or {}, confidence or {}, label_head),
         measured=measured(metrics, dataset),
         columns=columns(metrics),
         results=results(metrics),
@@ -104,7 +107,7 @@ def write_model_card(
     license: str | None = None,
 ) -> Path:
     """Write `README.md` into a trained folder, from its `run.json`, `config.json`, `labels.parquet`,
-    `memory/` and `confidence.json`.
+    `memory/`, `confidence.json` and `label_head.safetensors`.
 
     Args:
         folder: the trained folder; of these files what is there is used.
@@ -123,6 +126,7 @@ def write_model_card(
         license=license,
         memory=read_json(folder / "memory" / "memory.json"),
         confidence=read_json(folder / "confidence.json"),
+        label_head=read_label_head(folder),
     )
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

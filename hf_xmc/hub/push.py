@@ -1,4 +1,4 @@
-"""A trained folder to the Hub: encoder, tokenizer, label table, index and card as one commit."""
+"""A trained folder to the Hub: encoder, label head, tokenizer, label table, index and card as one commit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_xmc.data.errors import DataError
 from hf_xmc.hub.card import readdress, write_model_card
+from hf_xmc.modeling.label_head_xmc import LABEL_HEAD
+from hf_xmc.training.run import read_json
 
 TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "*.spm", "*.bpe.model", "spiece.model")
 TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "*.jinja")
@@ -20,7 +22,7 @@ WEIGHTS, WEIGHT_MAP = "model.safetensors", "model.safetensors.index.json"
 OWN = ("config.json", "labels.parquet", "index/*.faiss", "index/*.json", "run.json", "metrics.json", "README.md")
 FITTED = ("confidence.json", "confidence.safetensors", "memory/*.json", "memory/*.npy", "memory/*.safetensors")
 MODEL = ("config.json", *TOKENIZER, *TOKENIZER_EXTRAS, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
-PATTERNS = (*OWN, *FITTED, *MODEL, *(f"reranker/{pattern}" for pattern in MODEL))
+PATTERNS = (*OWN, LABEL_HEAD, *FITTED, *MODEL, *(f"reranker/{pattern}" for pattern in MODEL))
 # What a trained folder cannot do without, and what makes it.
 TRAIN = "run hf-xmc train --output_dir {folder} ..."
 INDEX = "run hf-xmc index {folder} --dataset ..."
@@ -91,6 +93,8 @@ def trained_files(folder: Path) -> list[str]:
         raise DataError("no such folder", folder, cure=f"{TRAIN.format(folder=folder)} to make one")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     missing = {name: cure for name, cure in NEEDED.items() if name not in present}
+    if read_json(folder / "index" / "index.json").get("head_fingerprint") and LABEL_HEAD not in present:
+        missing[LABEL_HEAD] = TRAIN
     weights = weight_files(folder)
     missing |= {name: TRAIN for name in weights if name not in present}
     if not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):

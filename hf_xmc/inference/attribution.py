@@ -63,17 +63,20 @@ def occlusion(
     others: Any,
     side: Literal["query", "label"] = "query",
     how: str = "delete",
+    label_id: int | None = None,
 ) -> np.ndarray:
     """Score of the text minus its score without each unit, `[K, n]`.
 
     Args:
         others: embeddings of the other side that the text is compared with, `[K, D]`.
         how: `"delete"`, or `"mask"`.
+        label_id: of a label's text, for a model that has a vector a label.
     """
     filler = "" if how == "delete" else mask_token(model, how)
     variants = [text, *(without(text, [span], filler) for span in spans)]
-    encode = model.encode_queries if side == "query" else model.encode_labels
-    scores = (encode(variants) @ torch.as_tensor(others).T).numpy()  # [1 + n, K]
+    ids = None if label_id is None else [label_id] * len(variants)
+    own = model.encode_queries(variants) if side == "query" else model.encode_labels(variants, ids)  # [1 + n, D]
+    scores = (own @ torch.as_tensor(others).T).numpy()  # [1 + n, K]
     return (scores[0] - scores[1:]).T
 
 

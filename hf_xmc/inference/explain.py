@@ -46,7 +46,8 @@ class Explanation:
     Args:
         text: of the query.
         label, uid, id: the label.
-        score: dot product of the embeddings of the two texts, which the words explain.
+        score: dot product of the two embeddings, which the words explain; the label's is that of its text and, where
+            the model has a vector a label, of this vector too.
         method: `"occlusion"` or `"gradient"`, and how words were taken away.
         words: of the query, in their order; those that the model does not see, because the text is too long, are left
             out.
@@ -111,7 +112,7 @@ def explain(
         return []
     names = table.select(ids)["text"][:]
     model, seen = pipeline.model, cut(pipeline.model, text, "query")
-    query, labels = model.encode_queries([text]), model.encode_labels(names)  # [1, D], [K, D]
+    query, labels = model.encode_queries([text]), model.encode_labels(names, ids)  # [1, D], [K, D]
     spans = units(seen, unit)
     deltas: list[float | None] = [None] * len(ids)
     if method == "gradient":
@@ -128,7 +129,7 @@ def explain(
             score=float(query[0] @ labels[i]),
             method=f"{method} ({how})" if method == "occlusion" else method,
             words=words_of(seen, spans, given[i]),
-            label_words=label_words(model, names[i], query, how),
+            label_words=label_words(model, names[i], id_, query, how),
             neighbours=near[i],
             convergence_delta=deltas[i],
         )
@@ -150,11 +151,12 @@ def words_of(text: str, spans: Sequence[Span], attributions: np.ndarray) -> list
     return [Word(text[a:b], a, b, float(x)) for (a, b), x in zip(spans, attributions, strict=True)]
 
 
-def label_words(model: XMCDualEncoderModel, label: str, query: Any, how: str) -> list[Word]:
-    """The words of the label's text: by occlusion too, with the roles of the two sides changed."""
+def label_words(model: XMCDualEncoderModel, label: str, label_id: int, query: Any, how: str) -> list[Word]:
+    """The words of the label's text: by occlusion too, with the roles of the two sides changed. A vector that the
+    label has of its own stays."""
     seen = cut(model, label, "label")
     spans = units(seen)
-    return words_of(seen, spans, occlusion(model, seen, spans, query, "label", how)[0])
+    return words_of(seen, spans, occlusion(model, seen, spans, query, "label", how, label_id)[0])
 
 
 def neighbours(

@@ -42,7 +42,8 @@ def measure_explanation(
     if not spans:
         raise ValueError("The explanation has no words, so nothing can be taken away.")
     text = explanation.text[: max(max(end for _, end in spans), 1)]
-    label = model.encode_labels([explanation.label])  # [1, D]
+    label = model.encode_labels([explanation.label], [explanation.id])  # [1, D]
+    longest = max(float(label.norm()), 1.0)  # of text and classifier fused, a label's embedding may be longer than 1
     given = np.array([word.attribution for word in explanation.words])
     draw = np.random.default_rng(seed)
     orders = {"": np.argsort(-given, kind="stable"), "random_": draw.permutation(len(spans))}
@@ -54,7 +55,7 @@ def measure_explanation(
             ("insertion", deletions(text, ranked[::-1])[::-1], insertion_area),
         ):
             scores = (model.encode_queries(texts) @ label.T)[:, 0].numpy()  # [n + 1]
-            found[name + measure] = area((1 + scores) / 2 if probability is None else probability(scores))
+            found[name + measure] = area((1 + scores / longest) / 2 if probability is None else probability(scores))
 
     def attributions() -> np.ndarray:
         if explanation.method == "gradient":

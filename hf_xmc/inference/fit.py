@@ -106,9 +106,9 @@ def fit_confidence(
         if split == "validation" or memory or centroids
     }
     if centroids:
-        embeddings["labels"] = pipeline.model.encode_labels(
-            pipeline.index.labels["text"][:], batch_size=batch_size, progress=True
-        ).numpy()
+        names = pipeline.index.labels["text"][:]
+        ids = range(len(names))
+        embeddings["labels"] = pipeline.model.encode_labels(names, ids, batch_size, progress=True).numpy()
     return fit_from_embeddings(pipeline, data, embeddings, level, memory, centroids, method, seed, max_depth)
 
 
@@ -139,9 +139,9 @@ def fit_from_embeddings(
         given = (embeddings["labels"], embeddings["train"], train)
         kappa, kappas = tune_enrichment(*given, held.queries, held.positives, filters=held.filters)
         if math.isfinite(kappa):
-            fingerprint = index.about["encoder_fingerprint"]
+            made_by = {name: index.about[name] for name in ("encoder_fingerprint", "head_fingerprint")}
             enriched = enrich_labels(*given, kappa)
-            index = LabelIndex.build(enriched, index.labels, index.factory, encoder_fingerprint=fingerprint)
+            index = LabelIndex.build(enriched, index.labels, index.factory, **made_by)
             if pipeline.index.removed:
                 index.remove(sorted(pipeline.index.removed))
     remembered, fusions = None, list[dict[str, Any]]()
@@ -173,6 +173,7 @@ def fit_from_embeddings(
         data=data.name,
         factory=index.factory,
         encoder_fingerprint=pipeline.encoder_fingerprint,
+        head_fingerprint=pipeline.head_fingerprint,
     )
     fitted = XMCPipeline(pipeline.model, index, pipeline.run, remembered, confidence)
     summary = {

@@ -1,4 +1,8 @@
-"""Labels that come, go and change while a pipeline is in use: encoded with its model, found at once."""
+"""Labels that are indexed, and that come, go and change while a pipeline is in use: found at once.
+
+A model may have a vector of its own for each label that it was trained on (`model.label_head`). Their embeddings are
+then made of text and vector, by the label's id; a label that came later has its text alone.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,55 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from datasets import Dataset, Features
+from torch import Tensor, from_numpy
 
+from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.catalogue import all_texts
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 from hf_xmc.retrieval.index import LabelIndex
 
 if TYPE_CHECKING:
     from hf_xmc.inference.pipeline import XMCPipeline
 
 NewLabels: TypeAlias = Dataset | Sequence[str] | Sequence[Mapping[str, Any]]
+
+
+def encode_catalogue(
+    model: XMCDualEncoderModel, labels: Dataset, texts: str = "alone", batch_size: int = 64
+) -> tuple[np.ndarray, Tensor]:
+    """Embeddings of the texts of a label table, without any head, float32 `[M, D]`, and the row of each, int64 `[M]`.
+
+    Args:
+        texts: `"alone"`, the column `text` only; else every text that a label has (column `texts`).
+
+    Raises:
+        ValueError: the model has vectors of other labels.
+    """
+    if model.label_head is not None:  # before anything is encoded
+        model.label_head.check_catalogue(labels["uid"][:])
+    ids, names = (np.arange(len(labels)), labels["text"][:]) if texts == "alone" else all_texts(labels)
+    return ids, model.encode_labels(names, batch_size=batch_size, progress=True)
+
+
+def build_index(
+    model: XMCDualEncoderModel,
+    labels: Dataset,
+    encoded: tuple[np.ndarray, Tensor],
+    factory: str = "flat",
+    texts: str = "alone",
+    **index: Any,
+) -> LabelIndex:
+    """The index of what `encode_catalogue` encoded, with the model's label head if it has one.
+
+    Args:
+        **index: `recall_target` and what else `LabelIndex.build` takes.
+    """
+    ids, embeddings = encoded
+    if model.label_head is not None:
+        embeddings = model.label_head.embed(embeddings, from_numpy(ids))
+    made_by = {"encoder_fingerprint": encoder_fingerprint(model), "head_fingerprint": head_fingerprint(model)}
+    several = {} if texts == "alone" else {"texts": texts}
+    return LabelIndex.build(embeddings, labels, factory, **{"label_ids": ids, **made_by, **several, **index})
 
 
 def add_labels(pipeline: XMCPipeline, labels: NewLabels) -> np.ndarray:
@@ -43,7 +88,7 @@ def as_table(index: LabelIndex, labels: Sequence[Any]) -> Dataset:
 
 
 def update_labels(pipeline: XMCPipeline, texts: Mapping[str | int, str | Sequence[str]]) -> None:
-    """Give labels (uid or id) a new text, or several, the first of which is the one shown."""
+    """Give labels (uid or id) a new text, or several, the first of which is the one shown. They keep their vector."""
     ids = label_ids(pipeline, list(texts))
     pairs = [
         (id_, text)
@@ -51,7 +96,7 @@ def update_labels(pipeline: XMCPipeline, texts: Mapping[str | int, str | Sequenc
         for text in ([given] if isinstance(given, str) else given)
     ]
     rows, words = [id_ for id_, _ in pairs], [text for _, text in pairs]
-    embeddings = pipeline.model.encode_labels(words)
+    embeddings = pipeline.model.encode_labels(words, label_ids=rows)
     pipeline.index.update(rows, embeddings, words, encoder_fingerprint=pipeline.encoder_fingerprint)
 
 

@@ -15,14 +15,14 @@ from huggingface_hub import CommitInfo
 from hf_xmc import hub as sharing
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import saving
+from hf_xmc.inference.consistency import check_parts, same_ranking
 from hf_xmc.inference.explain import add_explanations
 from hf_xmc.inference.labels import NewLabels
 from hf_xmc.inference.ranking import RERANK_DEPTH, rank_labels, reorder
 from hf_xmc.inference.selection import describe, select
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.retrieval.catalogue import all_texts
 from hf_xmc.retrieval.confidence import CONFIDENCE, Confidence
-from hf_xmc.retrieval.fingerprint import encoder_fingerprint, same_encoder
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.memory import MEMORY, QueryMemory
@@ -60,20 +60,9 @@ class XMCPipeline:
         confidence: Confidence | None = None,
         reranker: CrossEncoderReranker | None = None,
     ) -> None:
-        if model.config.embedding_dim != index.index.d:
-            raise ValueError(
-                f"The model makes embeddings of {model.config.embedding_dim} dimensions, the index holds "
-                f"{index.index.d}; build the index with this model (hf-xmc index)."
-            )
         self.encoder_fingerprint = encoder_fingerprint(model)
-        if not same_encoder(self.encoder_fingerprint, index.about["encoder_fingerprint"]):
-            raise ValueError(
-                "The index was built by another encoder than this model, or by this one before it was trained on; "
-                "build it again with this model (hf-xmc index)."
-            )
-        if memory is not None and memory.num_labels > index.catalogue.num_rows:
-            found = f"The memory votes for {memory.num_labels:,} labels, the index has {index.catalogue.num_rows:,}"
-            raise ValueError(f"{found}; build it again (hf-xmc calibrate).")
+        self.head_fingerprint = head_fingerprint(model)
+        check_parts(model, index, memory, self.encoder_fingerprint, self.head_fingerprint)
         self.model = model.eval()
         self.index = index
         self.run = dict(run or {})
@@ -91,20 +80,20 @@ class XMCPipeline:
         texts: str = "alone",
         **index: Any,
     ) -> XMCPipeline:
-        """A pipeline over a label table (`uid`, `text`), encoded with the model.
+        """A pipeline over a label table (`uid`, `text`), encoded with the model and its label head, if it has one.
 
         Args:
+            labels: with a label head, the table that it was trained on; rows beyond it are new labels.
             factory: the kind of index, or `"auto"`.
             texts: of labels with other names (column `texts`): `"alone"` the text only, or all of them, of which the
                 `"best"` or their `"mean"` scores.
             **index: `recall_target` and what else `LabelIndex.build` takes.
+
+        Raises:
+            ValueError: the model has vectors of other labels.
         """
-        ids, names = (None, labels["text"][:]) if texts == "alone" else all_texts(labels)
-        embeddings = model.encode_labels(names, batch_size=batch_size, progress=True)
-        index = {"label_ids": ids, "encoder_fingerprint": encoder_fingerprint(model), **index}
-        if texts != "alone":
-            index["texts"] = texts
-        return cls(model, LabelIndex.build(embeddings, labels, factory, **index))
+        encoded = changes.encode_catalogue(model, labels, texts, batch_size)
+        return cls(model, changes.build_index(model, labels, encoded, factory, texts, **index))
 
     @classmethod
     def from_pretrained(
@@ -270,11 +259,7 @@ class XMCPipeline:
         """The confidence, if it was fitted on the ranking that these arguments of `rank` give."""
         if self.confidence is None or geometry is not None or rerank:
             return None
-        fitted = self.confidence.settings
-        same = bool(fitted.get("memory", False)) == (self.memory is not None and memory)
-        same &= fitted.get("factory", self.index.factory) == self.index.factory
-        same &= same_encoder(fitted.get("encoder_fingerprint"), self.encoder_fingerprint)
-        return self.confidence if same else None
+        return self.confidence if same_ranking(self, self.confidence.settings, memory) else None
 
     def add_labels(self, labels: NewLabels) -> np.ndarray:
         """Add labels, which are found at once, without training; returns their ids.

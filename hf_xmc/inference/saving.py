@@ -32,8 +32,8 @@ def save_parts(pipeline: XMCPipeline, folder: Path) -> list[str]:
 
 
 def fingerprint(pipeline: XMCPipeline) -> str:
-    """A hash of all that predictions depend on: encoder, label table, index and what else is saved with them."""
-    digest = sha256(pipeline.encoder_fingerprint.encode())
+    """A hash of all that predictions depend on: encoder, label head, label table, index and what else is saved."""
+    digest = sha256(f"{pipeline.encoder_fingerprint} {pipeline.head_fingerprint}".encode())
     with TemporaryDirectory() as folder:
         save_parts(pipeline, Path(folder))
         for path in sorted(Path(folder).rglob("*")):

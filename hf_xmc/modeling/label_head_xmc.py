@@ -149,7 +149,8 @@ class LabelHead:
         """
         fusion = {**dict.fromkeys(COEFFICIENTS, 0.0), **(self.fusion or BEFORE_FUSION)}
         scale = fusion["text"] + fusion["classifier"]
-        if len(fusion) > len(COEFFICIENTS) or not 0 < scale < float("inf"):
+        finite = all(abs(value) < float("inf") for value in fusion.values())
+        if len(fusion) > len(COEFFICIENTS) or not finite or scale <= 0:
             raise ValueError(
                 f"fusion is {self.fusion}; expected numbers for {', '.join(COEFFICIENTS)}, of which the first two "
                 "sum to more than 0."

@@ -1,6 +1,6 @@
 """Label vectors enriched with the centroid of their training queries: no training, one sparse product.
 
-z_l = unit((1 - b_l) text_l + b_l c_l), with c_l the unit mean of the label's n_l training queries and
+z_l = |text_l| unit((1 - b_l) unit(text_l) + b_l c_l), with c_l the unit mean of the label's n_l training queries and
 b_l = n_l / (n_l + kappa): frequent labels move to where their queries are, rare ones stay with their text, labels
 without queries stay as they are. kappa is tuned on validation.
 """
@@ -22,7 +22,7 @@ KAPPAS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 def enrich_labels(labels: Any, queries: Any, positives: Positives, kappa: float) -> np.ndarray:
-    """Enriched label vectors of unit length, float32 `[L, D]`.
+    """Enriched label vectors, as long as those of their texts, float32 `[L, D]`.
 
     Args:
         labels: embeddings of the label texts, `[L, D]`.
@@ -89,11 +89,12 @@ def label_sums(labels: Any, queries: Any, positives: Positives) -> tuple[np.ndar
 
 
 def blend(text: np.ndarray, sums: np.ndarray, counts: np.ndarray, kappa: float) -> np.ndarray:
-    """Texts and centroids by frequency, of unit length."""
+    """Texts and centroids by frequency, each as long as its text's embedding was."""
     if not kappa > 0:
         raise ValueError(f"kappa is {kappa}; it must be above 0.")
     share = (counts / (counts + kappa) if np.isfinite(kappa) else np.zeros(len(counts)))[:, None].astype(np.float32)
-    return unit((1 - share) * text + share * unit(sums))
+    # A length of 1 stays 1; where a classifier is fused with the text, the length counts in the score.
+    return np.linalg.norm(text, axis=1, keepdims=True) * unit((1 - share) * unit(text) + share * unit(sums))
 
 
 def unit(matrix: np.ndarray) -> np.ndarray:

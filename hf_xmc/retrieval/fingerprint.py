@@ -1,4 +1,4 @@
-"""A short name for an encoder, so that embeddings of two encoders are never mixed."""
+"""Short names for an encoder and its label head, so that embeddings of two models are never mixed."""
 
 from __future__ import annotations
 
@@ -35,6 +35,12 @@ def encoder_fingerprint(model: nn.Module) -> str:
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(as_bytes(part.to(dtype) if part.is_floating_point() else part))
     return "-".join(digest.hexdigest() for digest in digests)
+
+
+def head_fingerprint(model: nn.Module) -> str | None:
+    """A fingerprint of a model's vectors a label, and of how they are used; None where it has none."""
+    head: Any = getattr(model, "label_head", None)
+    return None if head is None else head.fingerprint()
 
 
 def same_encoder(one: str | None, other: str | None) -> bool:

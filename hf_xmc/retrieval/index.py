@@ -46,7 +46,7 @@ class LabelIndex:
     def __init__(self, index: VectorIndex, catalogue: Catalogue, about: Mapping[str, Any]) -> None:
         self.index = index
         self.catalogue = catalogue
-        self.about = {"texts": "best", "encoder_fingerprint": None, **about}
+        self.about = {"texts": "best", "encoder_fingerprint": None, "head_fingerprint": None, **about}
 
     @classmethod
     def build(
@@ -57,6 +57,7 @@ class LabelIndex:
         label_ids: Any = None,
         texts: str = "best",
         encoder_fingerprint: str | None = None,
+        head_fingerprint: str | None = None,
         recall_target: float = 0.95,
         sample_queries: Any = None,
     ) -> LabelIndex:
@@ -73,6 +74,7 @@ class LabelIndex:
             texts: what several texts of a label score: the `"best"` of them, or their `"mean"` (one vector is kept).
             encoder_fingerprint: of the model that made the embeddings ([`encoder_fingerprint`]); embeddings of another
                 one are then refused.
+            head_fingerprint: of its label head, if the embeddings are from texts and a vector a label.
             recall_target: what share of the true first ten an approximate index shall find. It searches as hard as
                 that takes; what it reached stands in `index.about["recall_at_10"]`.
             sample_queries: embeddings `[n, D]` to measure that on; by default label embeddings with noise.
@@ -81,17 +83,16 @@ class LabelIndex:
             ValueError: an unknown factory, or embeddings and labels that do not fit.
         """
         start = time.perf_counter()
-        if factory not in (*FACTORIES, "auto"):
-            raise ValueError(f"factory is {factory!r}; expected one of {', '.join((*FACTORIES, 'auto'))}.")
-        if texts not in TEXTS:
-            raise ValueError(f"texts is {texts!r}; expected one of {', '.join(TEXTS)}.")
+        for name, given, known in (("factory", factory, (*FACTORIES, "auto")), ("texts", texts, TEXTS)):
+            if given not in known:
+                raise ValueError(f"{name} is {given!r}; expected one of {', '.join(known)}.")
         catalogue = Catalogue(labels)
         matrix, ids = rows_of(as_matrix(embeddings), label_ids, np.arange(len(catalogue)), texts)
         sample = None if sample_queries is None else as_matrix(sample_queries)
         index, measured = build_measured(factory, matrix, ids, recall_target, sample)
         seconds = time.perf_counter() - start
-        about = {**measured, "build_seconds": seconds, "texts": texts, "encoder_fingerprint": encoder_fingerprint}
-        return cls(index, catalogue, about)
+        made_by = {"encoder_fingerprint": encoder_fingerprint, "head_fingerprint": head_fingerprint}
+        return cls(index, catalogue, {**measured, "build_seconds": seconds, "texts": texts, **made_by})
 
     @property
     def labels(self) -> Dataset:
@@ -279,12 +280,9 @@ class LabelIndex:
         except (RuntimeError, KeyError, ValueError) as error:
             raise DataError(f"the index cannot be read ({error!s:.200})", folder, cure="build it again") from error
         if index.num_rows != about.get("num_rows", len(made)) or index.num_rows < len(made):
-            raise DataError(
-                f"{index.num_rows:,} vectors and {len(made.removed):,} removed labels, but "
-                f"{made.catalogue.num_rows:,} rows in {LABELS}",
-                folder,
-                cure="build the index again",
-            )
+            rows = f"{made.catalogue.num_rows:,} rows in {LABELS}"
+            found = f"{index.num_rows:,} vectors and {len(made.removed):,} removed labels, but {rows}"
+            raise DataError(found, folder, cure="build the index again")
         return made
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:

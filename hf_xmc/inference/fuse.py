@@ -1,0 +1,175 @@
+"""Fusing text and classifier of a trained model into the vectors of a new index.
+
+Of the validation split only that part is looked at that `inference/fit.py` chooses settings on (the same one, for the
+same seed). The rest, on which a calibration may follow, chooses nothing here: its queries stay exchangeable with new
+ones, and what is measured on them is honest.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.errors import DataError
+from hf_xmc.inference.fit import TUNING, check_data, halves, without
+from hf_xmc.inference.labels import build_index, encode_catalogue
+from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.inference.saving import save_parts
+from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
+from hf_xmc.modeling import LabelHead, XMCDualEncoderModel
+from hf_xmc.retrieval.head_fusion import fit_fusion
+from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.search import exact_search
+from hf_xmc.training.run import RUN, write_json
+from hf_xmc.types import Positives, TopK
+
+KS = (1, 3, 5)
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """What was learned.
+
+    Args:
+        pipeline: its model's label head has the coefficients, its index the fused vectors. A memory or a confidence
+            belonged to the index before; it has none.
+        summary: the coefficients, what was tried, and metrics of text, classifier and both on validation queries that
+            chose nothing. JSON values.
+    """
+
+    pipeline: XMCPipeline
+    summary: dict[str, Any]
+
+    def save(self, folder: str | Path) -> list[str]:
+        """Write label head, index and record of the run into the trained folder; returns the files that went, as they
+        were fitted to the index before."""
+        head = self.pipeline.model.label_head
+        assert head is not None
+        head.save(folder)
+        gone = save_parts(self.pipeline, Path(folder))
+        write_json(self.pipeline.run, Path(folder) / RUN)
+        return gone
+
+
+def fuse_head(
+    pipeline: XMCPipeline, data: XMCDataset, batch_size: int = 64, seed: int = 0, depth: int = 100
+) -> HeadFit:
+    """Learn on half of validation what text and classifier count, and index the fused vectors.
+
+    Labels that were removed stay removed, those that were added keep their text alone. Where labels have several
+    texts in the index, coefficients are learned on the first of each.
+
+    Args:
+        pipeline: a trained model with a classifier head, and its index; not changed.
+        data: the set that it was trained on.
+        seed: of the halves of validation.
+        depth: labels a query that are learned from, by text and by classifier.
+
+    Raises:
+        DataError: there is no classifier, the index has other labels than the set, or validation has too few queries.
+    """
+    model, old = pipeline.model, pipeline.index
+    head = classifier_of(model)
+    check_data(pipeline, data)
+    several = old.about["texts"] if old.about["texts"] == "mean" or old.index.num_rows > len(old) else "alone"
+    encoded = encode_catalogue(model, old.labels, several, batch_size)
+    parts = Parts.of(head, encoded, old.removed)
+
+    truth, filters = data.positives("validation"), data.filters.get("validation")
+    truth = without(truth, {*old.removed, *range(len(head), data.num_labels)})
+    tuning, rest = halves(len(truth), seed)
+    rest = np.sort(np.random.default_rng(seed).permutation(rest)[:TUNING])
+    texts = data.queries["validation"].select(np.concatenate([tuning, rest]))["text"][:]
+    queries = model.encode_queries(texts, batch_size, progress=True).numpy()
+    weights = inverse_propensity(data.train_label_counts, data.num_train_queries, **data.propensity)
+    held = [(truth.take(rows), None if filters is None else filters.take(rows)) for rows in (tuning, rest)]
+
+    fusion, tried = fit_fusion(
+        queries[: len(tuning)],
+        parts.texts,
+        parts.classifier,
+        head.frequency().numpy(),
+        held[0][0],
+        weights[: len(head)],
+        held[0][1],
+        parts.allowed,
+        depth,
+        seed=seed,
+    )
+    fused = with_fusion(model, fusion)
+    index = build_index(
+        fused, old.labels, encoded, old.factory, several, recall_target=old.about.get("recall_target", 0.95)
+    )
+    if old.removed:
+        index.remove(sorted(old.removed))
+    summary = {
+        "fusion": fusion,
+        "tuned_on": len(tuning),
+        "measured_on": len(rest),
+        "metrics": measure(queries[len(tuning) :], parts, index, *held[1], weights[: len(head)]),
+        "tried": tried,
+    }
+    return HeadFit(XMCPipeline(fused, index, {**pipeline.run, "fusion": summary}, reranker=pipeline.reranker), summary)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The labels that have a vector: embeddings of their texts, their vectors, `[L, D]`; which can be found `[L]`."""
+
+    texts: np.ndarray
+    classifier: np.ndarray
+    allowed: np.ndarray
+
+    @classmethod
+    def of(cls, head: LabelHead, encoded: tuple[np.ndarray, Tensor], removed: set[int]) -> Parts:
+        rows = np.unique(encoded[0], return_index=True)[1][: len(head)]  # the first text of each label
+        allowed = np.ones(len(head), bool)
+        allowed[[row for row in removed if row < len(head)]] = False
+        return cls(encoded[1][rows].numpy(), head.rows(torch.arange(len(head))).numpy(), allowed)
+
+
+def classifier_of(model: XMCDualEncoderModel) -> LabelHead:
+    """The model's classifier.
+
+    Raises:
+        DataError: it has none.
+    """
+    head = model.label_head
+    if head is None or head.kind != "classifier":
+        found = "no label head" if head is None else "a residual head, which is one with the text's embedding already"
+        raise DataError(
+            f"the model has {found}: there is nothing to fuse",
+            cure="train a classifier with hf-xmc train --label_head classifier",
+        )
+    return head
+
+
+def with_fusion(model: XMCDualEncoderModel, fusion: dict[str, float]) -> XMCDualEncoderModel:
+    """The same model, its weights shared, whose label head has these coefficients."""
+    made, head = copy.copy(model), classifier_of(model)
+    made.label_head = LabelHead(head.kind, head.vectors, head.label_counts, head.catalogue, fusion, head.normalize)
+    return made
+
+
+def measure(
+    queries: np.ndarray,
+    parts: Parts,
+    index: LabelIndex,
+    positives: Positives,
+    filters: Positives | None,
+    weights: np.ndarray,
+) -> dict[str, dict[str, float]]:
+    """Ranking metrics of text alone, classifier alone, and both as they are searched, over the same labels."""
+    depth, live = search_depth(max(KS), filters), np.flatnonzero(parts.allowed)
+    ranked = {"both": index.search(queries, depth, allowed=live)}
+    for name, matrix in (("classifier alone", parts.classifier), ("text alone", parts.texts)):
+        found = exact_search(queries, matrix[live], min(depth, len(live)))
+        ranked[name] = TopK(live[found.ids], found.scores)
+    return {name: ranking_metrics(topk, positives, KS, weights, filters) for name, topk in reversed([*ranked.items()])}

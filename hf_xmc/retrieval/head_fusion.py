@@ -1,0 +1,179 @@
+"""What the scores of a label's text and of its classifier count together, learned on held-out queries.
+
+The third stage of NGAME (Dahiya et al. 2023). Its code fits a decision tree on both scores and the label's propensity,
+pickles it, and adds the tree's output to the scores with a weight that was picked by looking at results. Here a
+logistic regression on both scores, and on both times the label's frequency, learns coefficients that make one vector
+of the two (`LabelHead.embed`): what was learned is up to four numbers, nothing is pickled, nothing is done at search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
+
+from hf_xmc.metrics import ranking_metrics
+from hf_xmc.retrieval.fusion import best_of
+from hf_xmc.retrieval.search import as_matrix, exact_search
+from hf_xmc.types import Positives
+
+FOLDS = 5
+WEAK = 1e3  # C of the regression: so many pairs for so few coefficients need no more
+CELLS = 2**24  # numbers of embeddings that are gathered at a time
+Coefficients = dict[str, float]
+
+
+def fit_fusion(
+    queries: Any,
+    texts: Any,
+    classifier: Any,
+    frequency: np.ndarray,
+    positives: Positives,
+    inverse_propensity: np.ndarray | None = None,
+    filters: Positives | None = None,
+    allowed: np.ndarray | None = None,
+    depth: int = 100,
+    k: int = 5,
+    seed: int = 0,
+) -> tuple[Coefficients, list[dict[str, Any]]]:
+    """Coefficients for `LabelHead.fusion`, chosen among a fit with and one without frequency, the mean of both scores,
+    the text alone and the classifier alone; and what was tried.
+
+    The best has the largest mean of P@1, nDCG@k and PSP@k, so that rare labels are not lost; of equal ones the first
+    wins. What is fitted is judged by cross-validation over queries, and then fitted to all of them. Coefficients below
+    0 at any frequency are no candidates: a label would score the less, the better its text fits.
+
+    Args:
+        queries: embeddings of held-out queries, on which nothing was trained, `[N, D]`.
+        texts, classifier: embeddings of the labels' texts, and their vectors, `[L, D]`.
+        frequency: of each label, 0 to 1, `[L]`, as in `LabelHead.frequency`.
+        positives, filters: the truth, and pairs that are no valid predictions.
+        inverse_propensity: one weight a label, `[L]`; without it P@1 and nDCG@k decide.
+        allowed: labels that may be predicted, bool `[L]`; by default all.
+        depth: labels a query, the best by text and as many by classifier, that are learned from.
+        seed: of the folds.
+
+    Returns:
+        The coefficients, `text` and `classifier` summing to 1; and one row for each way that was tried: `name`,
+        `fusion` (None where it is no candidate), and its metrics.
+
+    Raises:
+        ValueError: fewer than two queries, or arrays that do not fit.
+    """
+    pairs = candidate_pairs(queries, texts, classifier, frequency, positives, filters, allowed, depth)
+    truth = positives.numpy()
+    if len(truth) < 2:
+        raise ValueError(f"Found {len(truth)} held-out queries; fusion needs some hundreds.")
+    folds = KFold(min(FOLDS, len(truth)), shuffle=True, random_state=seed).split(np.arange(len(truth)))
+    parted = [(pairs.of(np.isin(pairs.query, rest)), np.isin(pairs.query, fold)) for rest, fold in folds]
+    tried, quality = list[dict[str, Any]](), list[float]()
+    for name, make in WAYS.items():
+        fusion = make(pairs)
+        by_fold = [learned for others, _ in parted if (learned := make(others)) is not None]
+        if fusion is None or len(by_fold) < len(parted):
+            tried.append({"name": name, "fusion": None})
+            quality.append(-1.0)
+            continue
+        scores = np.zeros(len(pairs.query))  # of each fold by what the others taught
+        for learned, (_, own) in zip(by_fold, parted, strict=True):
+            scores[own] = pairs.of(own).scores(learned)
+        topk = best_of(pairs.query, pairs.label, scores, len(truth), k)
+        found = ranking_metrics(topk, truth, (1, k), inverse_propensity)
+        shown = {metric: found[metric] for metric in ("P@1", f"nDCG@{k}", f"PSP@{k}") if metric in found}
+        tried.append({"name": name, "fusion": fusion, **shown})
+        quality.append(float(np.mean([*shown.values()])))
+    return tried[int(np.argmax(quality))]["fusion"], tried
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Queries and candidate labels, `[M]` each, sorted by query: rows, ids, both scores, the label's frequency, and
+    whether the label is true for the query."""
+
+    query: np.ndarray
+    label: np.ndarray
+    text: np.ndarray
+    classifier: np.ndarray
+    frequency: np.ndarray
+    true: np.ndarray
+
+    def of(self, rows: np.ndarray) -> Pairs:
+        """Some of them: numbers or a mask, `[M]`."""
+        return Pairs(*(values[rows] for values in vars(self).values()))
+
+    def scores(self, fusion: Coefficients) -> np.ndarray:
+        """The fused score of each pair."""
+        a, b = (fusion[n] + fusion.get(f"{n}_by_frequency", 0.0) * self.frequency for n in ("text", "classifier"))
+        return a * self.text + b * self.classifier
+
+
+def candidate_pairs(
+    queries: Any,
+    texts: Any,
+    classifier: Any,
+    frequency: np.ndarray,
+    positives: Positives,
+    filters: Positives | None = None,
+    allowed: np.ndarray | None = None,
+    depth: int = 100,
+) -> Pairs:
+    """Each query with its best labels by text and its best by classifier, filtered pairs left out."""
+    sides = [as_matrix(texts), as_matrix(classifier)]
+    matrix, num_labels = as_matrix(queries), len(sides[0])
+    if not len(matrix) == len(positives) or not num_labels == len(sides[1]) == len(frequency):
+        raise ValueError(
+            f"Found {len(matrix):,} queries with the truth of {len(positives):,}, and {num_labels:,} texts, "
+            f"{len(sides[1]):,} vectors and {len(frequency):,} frequencies of labels; give one each."
+        )
+    live = np.arange(num_labels) if allowed is None else np.flatnonzero(allowed)
+    keys = []
+    for side in sides:
+        found = exact_search(matrix, side if len(live) == num_labels else side[live], min(depth, len(live)))
+        keys.append(np.arange(len(matrix))[:, None] * num_labels + live[found.ids])
+    chosen = np.unique(np.concatenate(keys, axis=1))
+    if filters is not None:
+        chosen = chosen[~np.isin(chosen, keys_of(filters, num_labels))]
+    query, label = np.divmod(chosen, num_labels)
+    text, own = (np.empty(len(chosen), np.float32) for _ in sides)
+    step = max(1, CELLS // matrix.shape[1])
+    for start in range(0, len(chosen), step):
+        rows = slice(start, start + step)
+        for side, score in zip(sides, (text, own), strict=True):
+            np.einsum("md,md->m", matrix[query[rows]], side[label[rows]], out=score[rows])
+    true = np.isin(chosen, keys_of(positives, num_labels))
+    return Pairs(query, label, text, own, np.asarray(frequency, np.float32)[label], true)
+
+
+def keys_of(positives: Positives, num_labels: int) -> np.ndarray:
+    """One number a pair of query and label."""
+    truth = positives.numpy()
+    return np.repeat(np.arange(len(truth)), truth.counts) * num_labels + truth.indices
+
+
+def regression(pairs: Pairs, by_frequency: bool) -> Coefficients | None:
+    """Coefficients of a logistic regression, or None where it has nothing to learn from or has learned nonsense."""
+    if pairs.true.all() or not pairs.true.any():
+        return None
+    features = {"text": pairs.text, "classifier": pairs.classifier}
+    if by_frequency:
+        features |= {f"{name}_by_frequency": score * pairs.frequency for name, score in features.items()}
+    learned = (
+        LogisticRegression(C=WEAK, max_iter=1000).fit(np.stack([*features.values()], axis=1), pairs.true).coef_[0]
+    )
+    found = dict(zip(features, learned.tolist(), strict=True))
+    scale = found["text"] + found["classifier"]
+    ends = [found[n] + f * found.get(f"{n}_by_frequency", 0.0) for n in ("text", "classifier") for f in (0, 1)]
+    return None if min(ends) < 0 or scale <= 0 else {name: value / scale for name, value in found.items()}
+
+
+WAYS: dict[str, Callable[[Pairs], Coefficients | None]] = {
+    "fitted": lambda pairs: regression(pairs, by_frequency=False),
+    "fitted by frequency": lambda pairs: regression(pairs, by_frequency=True),
+    "mean": lambda pairs: {"text": 0.5, "classifier": 0.5},
+    "text alone": lambda pairs: {"text": 1.0, "classifier": 0.0},
+    "classifier alone": lambda pairs: {"text": 0.0, "classifier": 1.0},
+}
