@@ -27,6 +27,7 @@ from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.loss import make_loss
 from hf_xmc.training.optimizer import split_by_part
 from hf_xmc.training.preparation import frozen_parameters, prepare, token_key, token_keys
+from hf_xmc.training.query_batches import QueryBatches
 from hf_xmc.types import Positives
 
 logger = logging.get_logger(__name__)
@@ -128,6 +129,7 @@ class XMCTrainer(LabelHeadTrainer):
         splits = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
         self.kept_tables = [split.tokens for split in splits if split is not None]
         self.ranks = all_processes(args.device)
+        self.query_batches = QueryBatches(args, self.ranks)
         self.connect(model)
         self.label_step: LabelStep | None = None  # the optimizer step that is under way
         self.add_callback(EpochCallback(self))
@@ -164,12 +166,21 @@ class XMCTrainer(LabelHeadTrainer):
 
     def begin_epoch(self, epoch: int) -> None:
         """Give fresh embeddings to whoever asked for them: what is encoded is encoded once for all."""
-        wanting = [part for part in (self.rule,) if part.due(epoch)]
-        if not wanting:
-            return
-        queries, labels = self.table(self.train_dataset.tokens, "query"), self.label_embeddings()
-        for part in wanting:
-            part.update(queries, labels, epoch)
+        rule_due, batches_due = self.rule.due(epoch), self.query_batches.due(epoch)
+        if rule_due or batches_due:
+            queries = self.table(self.train_dataset.tokens, "query")  # [N, D]
+            if batches_due:
+                self.query_batches.update(queries, epoch)
+            if rule_due:
+                self.rule.update(queries, self.label_embeddings(), epoch)
+        self.query_batches.begin(epoch)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As in `Trainer`, and batches of similar queries."""
+        if self.args.train_sampling_strategy != "clustered":
+            return super()._get_train_sampler(train_dataset)
+        num_queries = len(self.train_dataset if train_dataset is None else train_dataset)
+        return self.query_batches.make(num_queries, self.get_total_train_batch_size(self.args))
 
     def compute_loss(
         self,
@@ -195,7 +206,7 @@ class XMCTrainer(LabelHeadTrainer):
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         is_last = self.accelerator.gradient_state.end_of_dataloader and not self.args.dataloader_drop_last
         if batches and self.ranks.group is not None and is_last:
-            total, size = len(self.train_dataset), self.args.train_batch_size
+            total, size = len(self.query_batches.rows or self.train_dataset), self.args.train_batch_size
             batches[-1] = without_repeats(batches[-1], total, size, self.ranks)
         self.label_step = self.new_step(batches) if batches else None
         return batches, count
@@ -213,22 +224,26 @@ class XMCTrainer(LabelHeadTrainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in `Trainer`, with what the candidates of the last steps covered."""
-        super().log({**logs, **self.rule.report()} if "loss" in logs else logs, start_time)
+        """As in `Trainer`, with what candidates and batches of the last steps were like."""
+        reports = {**self.rule.report(), **self.query_batches.report()} if "loss" in logs else {}
+        super().log({**logs, **reports}, start_time)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             self.rule.save(Path(output_dir))
+            self.query_batches.save(Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.rule.load(Path(checkpoint))
+            self.query_batches.load(Path(checkpoint))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
         self.rule.reset()
+        self.query_batches.reset()
         frozen = [] if self.model_init else frozen_parameters(self.model, self.args)  # it makes models that are frozen
         trainable = [p for p in frozen if p.requires_grad]
         for parameter in trainable:
