@@ -8,39 +8,47 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from hf_xmc.data.tokenized import TokenizedQueries
 from hf_xmc.losses.sharding import Shard
-from hf_xmc.sampling.candidates import by_gradient, hardest_negatives, in_batch
+from hf_xmc.sampling.candidates import by_gradient, hardest_negatives
 from hf_xmc.sampling.gradient_norms import label_gradient_norms
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.distributed import gather, part
+from hf_xmc.training.drawn_positives import DrawnPositives
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.label_bank import ROWS, LabelBank
 from hf_xmc.training.label_step import CandidateRule, LabelStep
+from hf_xmc.training.mined_labels import MinedLabels
 
 logger = logging.get_logger(__name__)
 
 
-def make_rule(args: XMCTrainingArguments, encoder: TextEncoder, ranks: Shard) -> CandidateRule:
-    """The rule that the arguments name."""
+def make_rule(
+    args: XMCTrainingArguments, encoder: TextEncoder, ranks: Shard, split: TokenizedQueries | None
+) -> CandidateRule:
+    """The rule that the arguments name; `split` are the training queries."""
     if args.label_strategy in ("selective", "hard"):
         return BankedLabels(args, encoder, ranks)
-    return CandidateRule() if args.label_strategy == "all" else InBatchLabels()
+    if args.label_strategy in ("mined", "mixed"):
+        return MinedLabels(args, encoder, ranks, split)
+    return CandidateRule() if args.label_strategy == "all" else InBatchLabels(args, ranks)
 
 
-class InBatchLabels(CandidateRule):
-    """The positives of the window."""
+class InBatchLabels(DrawnPositives):
+    """The drawn positives of the window."""
 
     def choose(self, step: LabelStep, queries: Tensor) -> Tensor | None:
-        return in_batch(step.positives())
+        return self.brought(step)
 
 
-class BankedLabels(CandidateRule):
+class BankedLabels(DrawnPositives):
     """The positives of the window, and the labels that a bank of embeddings shows to matter to its queries.
 
     `selective`: half of the places that the positives leave in `label_budget` go to the labels of largest gradient
     norm, half to labels drawn at random that stand, with a weight, for all that are left over. `hard`: for each query
-    its `num_hard_negatives` best-scoring labels that are no positives. Each step encodes the `label_refresh` oldest
-    rows of the bank as well, without gradients; what is encoded with gradients is fresh anyhow.
+    its `num_hard_negatives` best-scoring labels that are no positives, beside the drawn positives. Each step encodes
+    the `label_refresh` oldest rows of the bank as well, without gradients; what is encoded with gradients is fresh
+    anyhow.
 
     Only what was encoded in the step enters the loss. Measured with a frozen MiniLM and a trained projection, one seed
     (P@1 / P@5 / PSP@5 on test, per cent; scripts/benchmarks/candidates.py compares the rules that are kept):
@@ -63,9 +71,10 @@ class BankedLabels(CandidateRule):
     """
 
     def __init__(self, args: XMCTrainingArguments, encoder: TextEncoder, ranks: Shard) -> None:
-        self.args = args
+        super().__init__(args, ranks)
+        if args.label_strategy == "selective":
+            self.num_positives = None  # the budget says how many labels there are
         self.encoder = encoder
-        self.ranks = ranks
         self.bank: LabelBank | None = None
         self.covered: list[float] = []  # share of the gradient norm that the candidates had, a number a step
         self.number = 0  # of the step
@@ -80,7 +89,7 @@ class BankedLabels(CandidateRule):
             return None
         self.refresh(bank, bank.oldest(self.args.label_refresh))
         queries = step.window_queries(queries)  # [B of this rank, D]
-        positives = in_batch(step.positives())
+        positives = self.brought(step)
         if self.args.label_strategy == "hard":
             pairs = [p for p in (step.own_pairs("positives"), step.own_pairs("ignored")) if p is not None]
             found = hardest_negatives(queries, bank.embeddings, pairs, self.args.num_hard_negatives)

@@ -87,7 +87,7 @@ class LabelStep:
             labels = self.labels
             if (earlier := self.detached.grad) is not None:
                 labels.register_hook(lambda gradient: gradient + earlier)
-        loss = self.compare(queries, labels, *self.columns(batch)) * self.shares[self.done]
+        loss = self.compare(queries, labels, *self.rule.compared(self, batch)) * self.shares[self.done]
         self.done += 1
         return loss, queries, labels[:, : queries.shape[1]]
 
@@ -129,7 +129,7 @@ class LabelStep:
         self.detached = labels.detach().requires_grad_(labels.requires_grad)
 
         num_terms = getattr(self.criterion, "num_terms", queries_with_positives)
-        pairs = [self.columns(batch) for batch in self.batches]
+        pairs = [self.rule.compared(self, batch) for batch in self.batches]
         terms = torch.stack([num_terms(p, count, i) for p, i in pairs]).to(torch.float64)  # [micro-batches]
         everywhere = self.ranks.sum_(terms.clone())
         self.shares = ((everywhere if self.sharded else terms) / everywhere.sum().clamp(min=1)).float()
@@ -138,11 +138,11 @@ class LabelStep:
         """Positives and ignored pairs of a micro-batch; ids are columns of the candidates."""
         positives, ignored = unpack(batch, "positives"), unpack(batch, "ignored")
         assert positives is not None
-        if self.candidates is None:
-            return positives, ignored
-        return to_columns(positives, self.candidates), None if ignored is None else to_columns(
-            ignored, self.candidates
-        )
+        return self.to_columns(positives), None if ignored is None else self.to_columns(ignored)
+
+    def to_columns(self, pairs: Positives) -> Positives:
+        """Pairs of catalogue ids as columns of the candidates; those whose label is no candidate fall away."""
+        return pairs if self.candidates is None else to_columns(pairs, self.candidates)
 
     def positives(self) -> Positives:
         """Positives of the window, of all ranks; ids are those of the catalogue."""
@@ -179,6 +179,11 @@ class CandidateRule:
             queries: embeddings of its first micro-batch, `[B, D]`.
         """
         return None
+
+    def compared(self, step: LabelStep, batch: Batch) -> tuple[Positives, Positives | None]:
+        """The positives of a micro-batch that the loss runs over, and the pairs that it leaves out; all others are
+        negatives. Ids are columns of the candidates."""
+        return step.columns(batch)
 
     def fresh(self, ids: Tensor | None, labels: Tensor) -> None:
         """Told what this rank has encoded: ids `[c]` (all for None) and their embeddings `[c, D]`."""

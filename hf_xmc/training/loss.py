@@ -13,6 +13,6 @@ def make_loss(args: XMCTrainingArguments, temperature: float) -> nn.Module:
     if args.loss == "soft_top_k":
         return SoftTopKLoss(temperature, k=args.soft_top_k or None)
     if args.loss == "triplet_margin":
-        return TripletMarginLoss()  # on raw dot products, without a temperature
+        return TripletMarginLoss(num_negatives=args.num_hard_negatives)  # on raw dot products, without a temperature
     classes = {"decoupled_softmax": DecoupledSoftmaxLoss, "softmax": SoftmaxLoss, "one_vs_all": OneVsAllLoss}
     return classes[args.loss](temperature)

@@ -146,7 +146,7 @@ class XMCTrainer(LabelHeadTrainer):
             self.loss.process_group = self.ranks.group  # type: ignore[assignment]
         self.vectors = self.make_vectors(model)
         self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables, self.vectors)
-        self.rule = make_rule(self.args, self.encoder, self.ranks)
+        self.rule = make_rule(self.args, self.encoder, self.ranks, self.train_dataset)
 
     def call_model_init(self, trial: Any = None) -> XMCDualEncoderModel:
         """A fresh model before each training, if there is `model_init`."""

@@ -1,16 +1,18 @@
 """Which labels should enter the loss: budgets and selection rules against all labels and against those of the batch.
 
-The encoder is frozen and a projection is trained, so that a run takes seconds; figures are of the test split.
+The encoder is frozen and a projection is trained, so that a run takes seconds. Figures are of the test split, or with
+`--split validation` of that: settings are chosen there.
 
     python scripts/benchmarks/candidates.py --data biotools_edam --batch_size 64 --budget 320
 
-Prints a table and writes candidates_<data>.json. `--features` names a folder where the encoder's pooled states are
-kept (`<data>_labels.npy`, `_train`, `_test`), for the next run.
+Prints a table and writes candidates_<data>_<split>.json; `labels` are the candidates of a step. `--features` names a
+folder where the encoder's pooled states are kept (`<data>_labels.npy`, `_train`, ...), for the next run.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -42,13 +44,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--max_steps", type=int, default=-1)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--loss", default="decoupled_softmax")
+    parser.add_argument("--split", default="test", choices=("validation", "test"))
+    parser.add_argument("--only", help="compare only the rules whose name holds this (a regular expression)")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--features", type=Path, help="folder to keep the encoder's states in")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     settings = parser.parse_args()
 
     data, encoder = load_xmc_dataset(settings.data), settings.encoder or packaged_encoder()
-    rows = [{"rule": name, **run(data, encoder, settings, args)} for name, args in rules(settings).items()]
-    table = Table(title=f"{data.name}: {data.num_labels:,} labels, {settings.batch_size} queries a step, per cent")
+    chosen = {name: args for name, args in rules(settings).items() if re.search(settings.only or "", name)}
+    rows = [{"rule": name, **run(data, encoder, settings, args)} for name, args in chosen.items()]
+    title = (
+        f"{data.name}, {settings.split}: {data.num_labels:,} labels, {settings.batch_size} queries a step, per cent"
+    )
+    table = Table(title=title)
     for column in rows[0]:
         table.add_column(column, justify="left" if column == "rule" else "right")
     for row in rows:
@@ -56,16 +66,29 @@ def main() -> None:
     Console().print(table)
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
     result = {"rows": rows, "settings": flags, "versions": versions()}
-    print(write_json(result, settings.output_dir / f"candidates_{Path(settings.data).name}.json"))
+    print(write_json(result, settings.output_dir / f"candidates_{Path(settings.data).name}_{settings.split}.json"))
 
 
 def rules(settings: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What is compared."""
+    hard = {"label_strategy": "hard", "label_refresh": settings.refresh}
     selective = {"label_strategy": "selective", "label_budget": settings.budget, "label_refresh": settings.refresh}
     return {
         "all": {"label_strategy": "all"},
         "in_batch": {"label_strategy": "in_batch"},
-        "hard, 2 a query": {"label_strategy": "hard", "num_hard_negatives": 2, "label_refresh": settings.refresh},
+        "in_batch, 1 positive": {"label_strategy": "in_batch", "num_positives": 1},
+        "in_batch, 2 positives": {"label_strategy": "in_batch", "num_positives": 2},
+        "hard, 2 a query": {**hard, "num_hard_negatives": 2},
+        "hard, 2 a query, 1 positive": {**hard, "num_hard_negatives": 2, "num_positives": 1},
+        "mixed, 2 a query": {"label_strategy": "mixed", "num_hard_negatives": 2},
+        "mixed, 10 a query": {"label_strategy": "mixed"},
+        "mixed, 10 a query, 1 positive": {"label_strategy": "mixed", "num_positives": 1},
+        "mixed, 10 of the best 30": {"label_strategy": "mixed", "mining_depth": 30},
+        "mixed, 10 a query, 5 % margin": {"label_strategy": "mixed", "mining_relative_margin": 0.05},
+        "mined, 10 a query": {"label_strategy": "mined"},
+        "mined, 50 a query": {"label_strategy": "mined", "num_hard_negatives": 50},
+        "mined, 10 a query, 1 positive": {"label_strategy": "mined", "num_positives": 1},
+        "mined, 10 a query, 5 % margin": {"label_strategy": "mined", "mining_relative_margin": 0.05},
         "largest gradients": {**selective, "label_random_share": 0.0},
         "half of them at random": selective,
         "all of them at random": {**selective, "label_random_share": 1.0},
@@ -76,8 +99,8 @@ def rules(settings: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def run(data: XMCDataset, encoder: str, settings: argparse.Namespace, args: dict[str, Any]) -> dict[str, float]:
-    """Train a projection, then measure on the test split."""
-    torch.manual_seed(0)
+    """Train a projection, then measure on the split."""
+    torch.manual_seed(settings.seed)
     model = XMCDualEncoderModel.from_encoder(encoder, projection_dim=384)
     with tempfile.TemporaryDirectory() as folder:
         trainer = XMCTrainer(
@@ -88,32 +111,53 @@ def run(data: XMCDataset, encoder: str, settings: argparse.Namespace, args: dict
                 per_device_train_batch_size=settings.batch_size,
                 num_train_epochs=settings.epochs,
                 max_steps=settings.max_steps,
-                learning_rate=settings.learning_rate,
+                loss=settings.loss,
+                seed=settings.seed,
                 logging_steps=20,
                 report_to="none",
                 save_strategy="no",
                 disable_tqdm=True,
-                **args,
+                **{"learning_rate": settings.learning_rate, **args},
             ),
             data.queries["train"],
             label_dataset=data.labels,
             train_ignored=data.filters.get("train"),
         )
-        test = trainer.tokenize(model, data.queries["test"], data.filters.get("test"))
-        splits = {"labels": trainer.label_tokens, "train": trainer.train_dataset.tokens, "test": test.tokens}
+        split = trainer.tokenize(model, data.queries[settings.split], data.filters.get(settings.split))
+        splits = {"labels": trainer.label_tokens, "train": trainer.train_dataset.tokens, settings.split: split.tokens}
         for name, tokens in splits.items():
             trainer.encoder.features[tokens] = states(trainer, tokens, name, settings)
+        counts = count_candidates(trainer)
         start = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - start
-    queries, labels = trainer.encoder.table(test.tokens, "query"), trainer.encoder.table(splits["labels"], "label")
+    queries, labels = trainer.encoder.table(split.tokens, "query"), trainer.encoder.table(splits["labels"], "label")
     positives = data.positives("train")
     propensity = inverse_propensity(positives.label_counts(data.num_labels), len(positives), **data.propensity)
-    topk = exact_search(queries, labels, search_depth(5, test.ignored))
-    found = ranking_metrics(topk, test.positives, (1, 5), propensity, test.ignored)
+    topk = exact_search(queries, labels, search_depth(5, split.ignored))
+    found = ranking_metrics(topk, split.positives, (1, 5), propensity, split.ignored)
     log = [entry for entry in trainer.state.log_history if "covered_gradient_mass" in entry]
     covered = float(np.mean([entry["covered_gradient_mass"] for entry in log])) if log else float("nan")
-    return {**{name: 100 * found[name] for name in MEASURES}, "covered": covered, "seconds": seconds}
+    return {
+        **{name: 100 * found[name] for name in MEASURES},
+        "labels": float(np.mean(counts)),
+        "covered": covered,
+        "seconds": seconds,
+    }
+
+
+def count_candidates(trainer: XMCTrainer) -> list[int]:
+    """A list that gets the number of candidates of every step."""
+    counts: list[int] = []
+    choose = trainer.rule.choose
+
+    def counted(step: Any, queries: torch.Tensor) -> torch.Tensor | None:
+        found = choose(step, queries)
+        counts.append(trainer.num_labels if found is None else len(found))
+        return found
+
+    trainer.rule.choose = counted  # type: ignore[method-assign]
+    return counts
 
 
 def states(trainer: XMCTrainer, tokens: TokenTable, name: str, settings: argparse.Namespace) -> torch.Tensor:

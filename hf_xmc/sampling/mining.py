@@ -1,0 +1,104 @@
+"""Hard negatives out of a search: what a query finds that is not true of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hf_xmc.metrics import drop_pairs
+from hf_xmc.types import Positives, TopK
+
+
+def mine_negatives(
+    topk: TopK,
+    positives: Positives,
+    ignored: Positives | None = None,
+    depth: int = 100,
+    absolute_margin: float | None = None,
+    relative_margin: float | None = None,
+) -> np.ndarray:
+    """The best-scoring labels of each query that are neither positive nor ignored: ids, int32 `[N, depth]`, best
+    first, of equal scores the lower id first; then -1.
+
+    With a margin a negative must score below the best positive of its query: what scores higher may be true and merely
+    not annotated. Margins are those of `sentence_transformers.util.mine_hard_negatives`, which measures them from the
+    worst positive of a query, though. There a query mostly has one. With many, the worst is often one that the model
+    cannot find at all, and nothing would be left to learn from; the best says how high a true label scores.
+
+    A query none of whose positives is in `topk` scores them below all that it found, so no label keeps a margin; a
+    query without positives has no margin to keep.
+
+    Args:
+        topk: what a search found, `[N, K]`, padding -1; K should be `depth` and what positives may take away.
+        positives: of each query.
+        ignored: pairs whose truth is unknown; they are no reference for a margin either.
+        depth: negatives a query, at most.
+        absolute_margin: keep labels that score at most best - absolute_margin.
+        relative_margin: keep labels that score at most best - relative_margin * |best|; 0.05 means 95 % of the best.
+
+    Raises:
+        ValueError: other numbers of rows in `topk` and pairs.
+
+    >>> topk = TopK(np.array([[4, 7, 1, 2]]), np.array([[0.9, 0.8, 0.7, 0.1]]))
+    >>> mine_negatives(topk, Positives.from_lists([[7]]), depth=3).tolist()
+    [[4, 1, 2]]
+    >>> mine_negatives(topk, Positives.from_lists([[7]]), depth=3, absolute_margin=0.05).tolist()
+    [[1, 2, -1]]
+    """
+    topk = topk.sorted()
+    kept = are_negative(topk, positives, ignored) & keep_margins(
+        topk, positives, ignored, absolute_margin, relative_margin
+    )
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :depth]  # the kept ones first
+    found = np.full((len(topk), depth), -1, dtype=np.int32)
+    found[:, : order.shape[1]] = np.where(
+        np.take_along_axis(kept, order, 1), np.take_along_axis(topk.ids, order, 1), -1
+    )
+    return found
+
+
+def are_negative(topk: TopK, positives: Positives, ignored: Positives | None = None) -> np.ndarray:
+    """Which results are neither positive nor ignored (nor padding), bool `[N, K]`.
+
+    >>> are_negative(TopK.from_lists([[4, 7, 1]]), Positives.from_lists([[7]]), Positives.from_lists([[1]])).tolist()
+    [[True, False, False]]
+    """
+    return np.asarray(drop_pairs(drop_pairs(topk, ignored), positives).ids >= 0)
+
+
+def keep_margins(
+    topk: TopK,
+    positives: Positives,
+    ignored: Positives | None = None,
+    absolute_margin: float | None = None,
+    relative_margin: float | None = None,
+) -> np.ndarray:
+    """Which results score low enough beside the best positive of their query, bool `[N, K]`; see `mine_negatives`."""
+    scores = np.asarray(topk.scores)
+    if absolute_margin is None and relative_margin is None:
+        return np.ones(scores.shape, dtype=bool)
+    known = drop_pairs(topk, ignored)
+    true = (known.ids >= 0) & (drop_pairs(known, positives).ids < 0)
+    best = np.where(true, scores, -np.inf).max(axis=1, initial=-np.inf)  # [N]
+    limit = best.copy()
+    if absolute_margin is not None:
+        limit = np.minimum(limit, best - absolute_margin)
+    if relative_margin is not None:
+        limit = np.minimum(limit, best - relative_margin * np.where(np.isfinite(best), np.abs(best), 0.0))
+    limit[known_counts(positives, ignored) == 0] = np.inf
+    return scores <= limit[:, None]
+
+
+def known_counts(positives: Positives, ignored: Positives | None) -> np.ndarray:
+    """How many positives of each query are not ignored, `[N]`.
+
+    >>> known_counts(Positives.from_lists([[2, 5], [3]]), Positives.from_lists([[5], [2]])).tolist()
+    [1, 1]
+    """
+    csr = positives.numpy()
+    if ignored is None:
+        return csr.counts
+    other = ignored.numpy()
+    width = 1 + max(csr.indices.max(initial=0), other.indices.max(initial=0))
+    rows = np.repeat(np.arange(len(csr)), csr.counts)
+    gone = np.isin(rows * width + csr.indices, np.repeat(np.arange(len(other)), other.counts) * width + other.indices)
+    return np.bincount(rows[~gone], minlength=len(csr))
