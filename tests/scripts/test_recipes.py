@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,8 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Commands]:
 
 
 @pytest.fixture(params=[*NGAME, *DEXML], ids=lambda path: path.stem)
-def script(request: pytest.FixtureRequest) -> Iterator[Path]:
-    yield request.param
+def script(request: pytest.FixtureRequest) -> Path:
+    return request.param
 
 
 def value(argv: list[str], flag: str) -> str:
