@@ -13,7 +13,7 @@ SETTINGS=$(dirname "$0")/settings
 [ -e "$DATASET/dataset.json" ] || hf-xmc prepare "$DATA" --builder bible_xref --output_dir "$DATASET"
 
 # 1. Projections: batches of 256 queries, negatives out of the batch. From epoch 1 on similar queries come together,
-# in clusters of 4, of 32 in the end.
+# in clusters of about 4, of about 32 in the end.
 [ -e "$OUT/encoder/run.json" ] || hf-xmc train --config "$SETTINGS/frozen_minilm.yaml" --dataset "$DATASET" \
     --model_name_or_path "$ENCODER" --output_dir "$OUT/encoder" --projection_dim 384 \
     --per_device_train_batch_size 256 --loss triplet_margin --num_hard_negatives 10 \

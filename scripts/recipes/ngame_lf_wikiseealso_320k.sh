@@ -16,7 +16,7 @@ SETTINGS=$(dirname "$0")/settings
 [ -e "$DATASET/dataset.json" ] || hf-xmc prepare "$DATA" --builder LF-WikiSeeAlso-320K --output_dir "$DATASET"
 
 # 1. The dual encoder: batches of 350 queries, negatives out of the batch. From epoch 10 on similar queries come
-# together, in clusters of 2, of 256 in the end.
+# together, in clusters of about 2, of about 256 in the end.
 [ -e "$OUT/encoder/run.json" ] || hf-xmc train --accelerate_config single_gpu \
     --config "$SETTINGS/ngame_encoder.yaml" --dataset "$DATASET" --model_name_or_path "$ENCODER" \
     --output_dir "$OUT/encoder" --per_device_train_batch_size 350 --num_train_epochs 300 \
