@@ -172,8 +172,7 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
         peft_config=script.peft_config(),
         callbacks=callbacks,
     )
-    resume = {"true": True, "false": False}.get(str(args.resume_from_checkpoint).lower(), args.resume_from_checkpoint)
-    seconds = trainer.train(resume_from_checkpoint=resume).metrics["train_runtime"]
+    seconds = trainer.train(resume_from_checkpoint=checkpoint(args, folder)).metrics["train_runtime"]
     trainer.save_model(str(folder))
     if not trainer.is_world_process_zero():
         return folder
@@ -188,6 +187,17 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
         f'hf-xmc predict {folder} --text "..."',
     )
     return folder
+
+
+def checkpoint(args: XMCTrainingArguments, folder: Path) -> str | bool | None:
+    """What `--resume_from_checkpoint` asks for, as the Trainer takes it: a folder, `true` for the last checkpoint of
+    the run, or `auto`, the last one if there is any, so that the same command starts a run and goes on with it."""
+    given = str(args.resume_from_checkpoint).lower()
+    if given == "auto":
+        from transformers.trainer_utils import get_last_checkpoint
+
+        return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    return {"true": True, "false": False}.get(given, args.resume_from_checkpoint)
 
 
 def early_stopping(script: ScriptArguments, args: XMCTrainingArguments) -> list[Any]:

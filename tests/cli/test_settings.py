@@ -9,8 +9,9 @@ import yaml
 
 from hf_xmc.cli.main import main
 from hf_xmc.cli.settings import write_settings
-from hf_xmc.cli.train import ScriptArguments, early_stopping, parse, train_from
+from hf_xmc.cli.train import ScriptArguments, checkpoint, early_stopping, parse, train_from
 from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.trainer import XMCTrainer
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ["--dataset", "sample", "--model_name_or_path", "x"]
@@ -127,3 +128,34 @@ def test_gradient_caching_is_left_open_or_given(tmp_path: Path) -> None:
         assert given.gradient_caching is expected
         path = write_settings(given, parser, tmp_path / "train.yaml")
         assert parse(["--config", str(path)], "hf-xmc train", "")[1].gradient_caching is expected
+
+
+def test_a_command_that_is_repeated_goes_on(
+    tiny_encoder: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    step = XMCTrainer.training_step
+    monkeypatch.setattr(XMCTrainer, "training_step", lambda self, *args: taken.append(1) or step(self, *args))
+    flags = ["--dataset", str(toy), "--model_name_or_path", tiny_encoder, "--output_dir", str(tmp_path / "run")]
+    flags += ["--save_strategy", "steps", "--save_steps", "1", "--report_to", "none", "--disable_tqdm", "true"]
+    flags += ["--per_device_train_batch_size", "8", "--resume_from_checkpoint", "auto"]
+    for steps in (2, 3):
+        train_from([*flags, "--max_steps", str(steps)])
+    assert len(taken) == 3
+
+
+def test_where_a_run_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoint-9").mkdir(parents=True)
+    (tmp_path / "run/checkpoint-10").mkdir()
+    for given, folder, expected in (
+        ("auto", "run", str(tmp_path / "run/checkpoint-10")),
+        ("auto", "nowhere", None),
+        ("auto", "run/checkpoint-9", None),
+        ("true", "run", True),
+        ("false", "run", False),
+        ("run/Checkpoint-9", "run", "run/Checkpoint-9"),
+    ):
+        _, args = parsed(*NEEDED, "--output_dir", tmp_path / folder, "--resume_from_checkpoint", given)
+        assert checkpoint(args, tmp_path / folder) == expected
+    _, args = parsed(*NEEDED)
+    assert checkpoint(args, tmp_path / "run") is None

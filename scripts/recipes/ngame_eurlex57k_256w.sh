@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# NGAME (Dahiya et al., WSDM 2023) on eurlex57k_256w: EU laws, their first 256 words, 4,108 labels.
+# Two CPU cores are enough: the encoder stays as it is, and projections are trained.
+# Texts are cut at 128 tokens, since encoding them is nearly all of the work.
+# Settings: ours (their repository has none for it), and settings/frozen_minilm.yaml, which the small sets share.
+set -euo pipefail
+ENCODER=${ENCODER:-sentence-transformers/all-MiniLM-L6-v2}
+DATA=${DATA:-eurlex57k_256w}  # a folder, or the name of one in $HF_XMC_DATA
+DATASET=${DATASET:-outputs/data/eurlex57k_256w}  # what is prepared of it, once for both recipes
+OUT=${OUT:-outputs/ngame_eurlex57k_256w}
+SETTINGS=$(dirname "$0")/settings
+
+# 0. Tables, with the constants that belong to the set.
+[ -e "$DATASET/dataset.json" ] || hf-xmc prepare "$DATA" --builder eurlex57k_256w --output_dir "$DATASET"
+
+# 1. Projections: batches of 256 queries, negatives out of the batch. From epoch 1 on similar queries come together,
+# in clusters of about 4, of about 32 in the end.
+[ -e "$OUT/encoder/run.json" ] || hf-xmc train --config "$SETTINGS/frozen_minilm.yaml" --dataset "$DATASET" \
+    --model_name_or_path "$ENCODER" --output_dir "$OUT/encoder" --projection_dim 384 --max_query_length 128 \
+    --per_device_train_batch_size 256 --loss triplet_margin --num_hard_negatives 10 \
+    --label_strategy in_batch --num_positives 1 --train_sampling_strategy clustered --cluster_size 4 \
+    --cluster_start_epoch 1 --cluster_refresh_epochs 1 --cluster_growth_epochs 3 5 7
+
+# 2. A classifier a label over the frozen model: batches of 256 queries, negatives mined for each every other epoch.
+[ -e "$OUT/model/run.json" ] || hf-xmc train --config "$SETTINGS/frozen_minilm.yaml" --dataset "$DATASET" \
+    --model_name_or_path "$OUT/encoder" --output_dir "$OUT/model" --label_head classifier \
+    --per_device_train_batch_size 256 --loss triplet_margin --num_hard_negatives 10 \
+    --label_strategy mixed --mining_depth 100 --mining_refresh_epochs 2
+
+# 3. Scores of encoder and classifier, fused as validation says; then test, beside the encoder alone.
+hf-xmc fuse "$OUT/model" --dataset "$DATASET"
+hf-xmc evaluate "$OUT/model" --against "$OUT/encoder" --dataset "$DATASET" --split test --output_dir "$OUT/evaluation"

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# NGAME (Dahiya et al., WSDM 2023) on Wiki10-31K: Wikipedia articles and their tags, 256 tokens.
+# NOT RUN HERE: needs the data and a GPU; which and how long nobody has tried.
+# Settings: ours, their repository has none for this set: those of LF-Amazon-131K, a set of few queries, too. See
+# ngame_lf_amazon_131k.sh for where they come from and how they differ.
+set -euo pipefail
+ENCODER=${ENCODER:-sentence-transformers/msmarco-distilbert-base-v4}
+DATA=${DATA:-Wiki10-31K}  # the raw set: a folder or an archive
+DATASET=${DATASET:-outputs/data/wiki10_31k}  # what is prepared of it, once for both recipes
+OUT=${OUT:-outputs/ngame_wiki10_31k}
+SETTINGS=$(dirname "$0")/settings
+
+# 0. Tables, with the constants that belong to the set.
+[ -e "$DATASET/dataset.json" ] || hf-xmc prepare "$DATA" --builder Wiki10-31K --output_dir "$DATASET"
+
+# 1. The dual encoder: batches of 350 queries, negatives out of the batch. From epoch 10 on similar queries come
+# together, in clusters of about 2, of about 256 in the end.
+[ -e "$OUT/encoder/run.json" ] || hf-xmc train --accelerate_config single_gpu \
+    --config "$SETTINGS/ngame_encoder.yaml" --dataset "$DATASET" --model_name_or_path "$ENCODER" \
+    --output_dir "$OUT/encoder" --per_device_train_batch_size 350 --num_train_epochs 300 \
+    --num_hard_negatives 10 --cluster_start_epoch 10 \
+    --cluster_growth_epochs 10 25 50 75 100 125 150 200
+
+# 2. A classifier a label over the frozen encoder: batches of 256 queries, each with negatives out of its 500 nearest
+# labels, which are searched once.
+[ -e "$OUT/model/run.json" ] || hf-xmc train --accelerate_config single_gpu \
+    --config "$SETTINGS/ngame_classifier.yaml" --dataset "$DATASET" --model_name_or_path "$OUT/encoder" \
+    --output_dir "$OUT/model" --per_device_train_batch_size 256 --num_train_epochs 20 --learning_rate 2e-4 \
+    --warmup_steps 100 --label_strategy mined --mining_depth 500 --mining_refresh_epochs 20 \
+    --mining_factory hnsw --num_hard_negatives 100
+
+# 3. Scores of encoder and classifier, fused as validation says; then test, beside the encoder alone.
+hf-xmc fuse "$OUT/model" --dataset "$DATASET"
+hf-xmc evaluate "$OUT/model" --against "$OUT/encoder" --dataset "$DATASET" --split test --output_dir "$OUT/evaluation"
