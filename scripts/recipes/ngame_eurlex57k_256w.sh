@@ -23,7 +23,7 @@ SETTINGS=$(dirname "$0")/settings
 
 # 2. A classifier a label over the frozen model: batches of 256 queries, negatives mined for each every other epoch.
 [ -e "$OUT/model/run.json" ] || hf-xmc train --config "$SETTINGS/frozen_minilm.yaml" --dataset "$DATASET" \
-    --model_name_or_path "$OUT/encoder" --output_dir "$OUT/model" --label_head classifier \
+    --model_name_or_path "$OUT/encoder" --output_dir "$OUT/model" --label_head classifier --label_head_loss_weight 1 \
     --per_device_train_batch_size 256 --loss triplet_margin --num_hard_negatives 10 \
     --label_strategy mixed --mining_depth 100 --mining_refresh_epochs 2
 

@@ -26,7 +26,7 @@ SETTINGS=$(dirname "$0")/settings
 # query, the five hardest negatives of the batch.
 [ -e "$OUT/model/run.json" ] || hf-xmc train --accelerate_config single_gpu \
     --config "$SETTINGS/ngame_classifier.yaml" --dataset "$DATASET" --model_name_or_path "$OUT/encoder" \
-    --output_dir "$OUT/model" --per_device_train_batch_size 2048 --num_train_epochs 100 --learning_rate 1e-3 \
+    --output_dir "$OUT/model" --per_device_train_batch_size 2048 --num_train_epochs 100 \
     --warmup_steps 500 --label_strategy in_batch --num_positives 3 --num_hard_negatives 5 \
     --train_sampling_strategy clustered --cluster_size 1 --cluster_refresh_epochs 5 --cluster_start_epoch 10 \
     --cluster_growth_epochs 10 15 20 25 30 35 40

@@ -27,7 +27,7 @@ SETTINGS=$(dirname "$0")/settings
 # labels, which are searched once.
 [ -e "$OUT/model/run.json" ] || hf-xmc train --accelerate_config single_gpu \
     --config "$SETTINGS/ngame_classifier.yaml" --dataset "$DATASET" --model_name_or_path "$OUT/encoder" \
-    --output_dir "$OUT/model" --per_device_train_batch_size 256 --num_train_epochs 20 --learning_rate 2e-4 \
+    --output_dir "$OUT/model" --per_device_train_batch_size 256 --num_train_epochs 20 \
     --warmup_steps 100 --label_strategy mined --mining_depth 500 --mining_refresh_epochs 20 \
     --mining_factory hnsw --num_hard_negatives 100
 

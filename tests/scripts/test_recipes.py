@@ -148,10 +148,10 @@ def test_ngame_is_three_stages(commands: dict[Path, Commands], monkeypatch: pyte
         assert largest <= one.per_device_train_batch_size
         assert f", of about {largest} in the end." in script.read_text()
         assert model.label_head == "classifier"  # type: ignore[attr-defined]
-        assert two.freeze_encoder
+        assert (two.freeze_encoder, two.label_head_loss_weight) == (True, 1), "the classifier alone"
         assert two.label_strategy in ("mined", "mixed") or two.train_sampling_strategy == "clustered"
         assert two.num_hard_negatives <= two.mining_depth
-        assert two.output_dir in options(fuse).values()
+        assert Path(options(fuse)["run"]) == Path(two.output_dir or "")
         assert options(evaluate)["against"] == one.output_dir
         assert options(evaluate)["split"] == "test"
 
