@@ -24,6 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hard": {"label_strategy": "hard", "num_hard_negatives": 1, "label_refresh": 3},
     "all, one_vs_all": {"label_strategy": "all", "loss": "one_vs_all"},
     "selective, triplet_margin": {"label_strategy": "selective", "label_budget": 10, "loss": "triplet_margin"},
+    "in_batch, clustered": {"label_strategy": "in_batch", "train_sampling_strategy": "clustered", "cluster_size": 4},
     "all, accumulated": {"label_strategy": "all", "accumulation": 2},
 }
 
