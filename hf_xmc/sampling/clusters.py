@@ -164,10 +164,10 @@ def bisect_block(rows: np.ndarray, order: np.ndarray, bounds: np.ndarray, rng: n
 
 def best_axis(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """By which to part rows `[n, D]` into the share that lies lowest and the others: the difference of two centroids,
-    `[D]`. Of several starts (the difference of two rows) the one whose parts are closest to their centroids."""
+    `[D]`. Of several starts (a row and the one least like it) the one whose parts are closest to their centroids."""
     count = max(1, round(len(rows) * share))
-    pairs = rng.integers(len(rows), size=(2, STARTS))
-    axes = rows[pairs[1]] - rows[pairs[0]]  # [S, D]
+    starts = rows[rng.integers(len(rows), size=STARTS)]  # [S, D]
+    axes = rows[(rows @ starts.T).argmin(0)] - starts  # two rows at random may be equal
     total = rows.sum(0)
     for _ in range(ROUNDS):
         heights = np.ascontiguousarray((rows @ axes.T).T)  # [S, n]
@@ -177,7 +177,7 @@ def best_axis(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.nd
         high_lengths, high_centroids = to_unit(total - sums)
         axes = high_centroids - low_centroids
         closeness = low_lengths + high_lengths  # sum over all rows of the similarity to their centroid, [S]
-    best: np.ndarray = axes[closeness.argmax()]
+    best: np.ndarray = axes[(closeness / len(rows)).round(5).argmax()]  # of equally good ones the first, despite noise
     return best / max(float(np.linalg.norm(best)), 1e-12)
 
 

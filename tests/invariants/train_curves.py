@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "all, residual head": {"label_strategy": "all", "label_head": "residual"},
     "in_batch, classifier": {"label_strategy": "in_batch", "label_head": "classifier", "loss": "triplet_margin"},
     "hard, residual head": {"label_strategy": "hard", "num_hard_negatives": 1, "label_head": "residual"},
+    "in_batch, clustered": {"label_strategy": "in_batch", "train_sampling_strategy": "clustered", "cluster_size": 4},
     "all, accumulated": {"label_strategy": "all", "accumulation": 2},
 }
 
