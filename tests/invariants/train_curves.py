@@ -24,6 +24,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hard": {"label_strategy": "hard", "num_hard_negatives": 1, "label_refresh": 3},
     "all, one_vs_all": {"label_strategy": "all", "loss": "one_vs_all"},
     "selective, triplet_margin": {"label_strategy": "selective", "label_budget": 10, "loss": "triplet_margin"},
+    "mixed": {"label_strategy": "mixed", "num_hard_negatives": 2, "mining_depth": 5, "num_positives": 1},
+    "mined, accumulated": {
+        "label_strategy": "mined",
+        "num_hard_negatives": 2,
+        "mining_depth": 5,
+        "mining_relative_margin": 0.01,
+        "accumulation": 2,
+    },
     "all, accumulated": {"label_strategy": "all", "accumulation": 2},
 }
 
