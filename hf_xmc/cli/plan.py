@@ -102,9 +102,12 @@ def make_plan(
 
 def epoch(choice: Choice, of: Measured, one: dict[str, float], frozen: bool) -> dict[str, float]:
     """Steps and seconds of an epoch. A frozen encoder is run once over all texts, at the start."""
+    from hf_xmc.training.plan import mining_seconds
+
     steps = -(-len(of.query_lengths) // choice.window)
     tokens = int(of.query_lengths.sum()) + int(of.label_lengths.sum()) if frozen else 0
-    return {"steps": steps, "seconds": steps * one["seconds"] + tokens * of.forward_seconds}
+    mining = mining_seconds(choice, of, frozen)
+    return {"steps": steps, "seconds": steps * one["seconds"] + tokens * of.forward_seconds + mining, "mining": mining}
 
 
 def choose(args: XMCTrainingArguments, lora_rank: int, num_processes: int) -> Choice:

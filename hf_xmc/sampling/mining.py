@@ -44,6 +44,11 @@ def mine_negatives(
     >>> mine_negatives(topk, Positives.from_lists([[7]]), depth=3, absolute_margin=0.05).tolist()
     [[1, 2, -1]]
     """
+    for name, pairs in (("positives", positives), ("ignored pairs", ignored)):
+        if pairs is not None and len(pairs) != len(topk):
+            raise ValueError(
+                f"The search is of {len(topk):,} queries, but {name} have {len(pairs):,} rows; give one row a query."
+            )
     topk = topk.sorted()
     kept = are_negative(topk, positives, ignored) & keep_margins(
         topk, positives, ignored, absolute_margin, relative_margin

@@ -39,18 +39,6 @@ def among(pairs: Positives, others: Positives) -> Tensor:
     return torch.isin(keys, wanted)
 
 
-def union(a: Positives, b: Positives) -> Positives:
-    """The pairs that stand in either, without weights, sorted.
-
-    >>> union(Positives.from_lists([[4], [5]]).torch(), Positives.from_lists([[2, 4], []]).torch()).indices.tolist()
-    [2, 4, 5]
-    """
-    width = 1 + max((int(p.indices.max()) for p in (a, b) if len(p.indices)), default=0)
-    keys = torch.cat([rows_of(p) * width + p.indices for p in (a, b)]).unique()  # rising
-    counts = torch.bincount(keys // width, minlength=len(a))
-    return Positives(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % width)
-
-
 def all_but(pairs: list[Positives], num_columns: int, with_: Positives | None = None) -> Positives:
     """Every pair of a matrix `[B, num_columns]` that none of these names, and those of `with_` in any case; ids are
     columns.

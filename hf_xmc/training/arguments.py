@@ -42,8 +42,8 @@ class XMCTrainingArguments(TrainingArguments):
             "help": "Which labels enter the loss: 'all' of the catalogue (DEXML; exact, and encodes every label at "
             "every step), 'selective', the positives of the batch and the labels of largest gradient, 'in_batch', the "
             "positives of the batch, 'hard', these and the best-scoring negatives of each query, by the label bank, "
-            "'mined', for each query its own positives and negatives mined from an index now and then, or 'mixed', "
-            "all of these for all queries.",
+            "'mixed', these and negatives of each query that an index has found, or 'mined', the same with each query "
+            "compared to its own negatives alone (for small steps from a good model: other labels are not held back).",
             "choices": list(LABEL_STRATEGIES),
         },
     )
@@ -78,22 +78,29 @@ class XMCTrainingArguments(TrainingArguments):
     num_positives: int | None = field(
         default=None,
         metadata={
-            "help": "Positives of each query that enter a step with label_strategy in_batch, hard, mined and mixed, "
-            "drawn anew at each step (NGAME: 1); by default all. Those left out are never negatives."
+            "help": "Positives that each query brings into a step with label_strategy in_batch, hard, mined and "
+            "mixed, drawn anew at each step (NGAME: 1); by default all. A query learns from all its positives that "
+            "are there, whoever brought them."
         },
     )
     mining_refresh_epochs: int = field(
         default=1,
-        metadata={"help": "Encode all texts and mine negatives anew every so many epochs (mined, mixed)."},
+        metadata={
+            "help": "Encode all texts and mine negatives anew every so many epochs (label_strategy mined and mixed)."
+        },
     )
     mining_depth: int = field(
-        default=100, metadata={"help": "Best-scoring labels of each query that negatives are mined from."}
+        default=100,
+        metadata={
+            "help": "Negatives of each query that are kept, the best-scoring; num_hard_negatives of them are drawn at "
+            "each step."
+        },
     )
     mining_absolute_margin: float | None = field(
         default=None,
         metadata={
-            "help": "Mined negatives must score below the best positive of their query by this much: what scores "
-            "higher may be true and merely not annotated."
+            "help": "Mined negatives must score below the best positive of their query by this much (cosine, if "
+            "embeddings are normalised): what scores higher may be true and merely not annotated."
         },
     )
     mining_relative_margin: float | None = field(
@@ -101,7 +108,11 @@ class XMCTrainingArguments(TrainingArguments):
         metadata={"help": "The same as a share: 0.05 keeps negatives below 95 % of the best positive's score."},
     )
     mining_factory: str = field(
-        default="flat", metadata={"help": "Kind of index that negatives are mined from; as in hf-xmc index."}
+        default="flat",
+        metadata={
+            "help": "Kind of index that negatives are mined from, as in hf-xmc index: 'flat' compares with every "
+            "label, 'auto' goes by their number."
+        },
     )
     train_sampling_strategy: str = field(
         default="random",
@@ -238,5 +249,21 @@ class XMCTrainingArguments(TrainingArguments):
         for name in AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.label_strategy in ("mined", "mixed"):
+            self.check_mining()
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must stay False: a batch carries more than the model's inputs.")
+
+    def check_mining(self) -> None:
+        """Say what does not fit, before texts are encoded for it."""
+        from hf_xmc.retrieval.factories import FACTORIES  # which loads faiss
+
+        if self.mining_factory not in (*FACTORIES, "auto"):
+            raise ValueError(
+                f"mining_factory is {self.mining_factory!r}; expected one of {', '.join((*FACTORIES, 'auto'))}."
+            )
+        if self.mining_depth < self.num_hard_negatives:
+            raise ValueError(
+                f"mining_depth is {self.mining_depth}, but num_hard_negatives, which are drawn from those mined, is "
+                f"{self.num_hard_negatives}; give a mining_depth of at least as many."
+            )

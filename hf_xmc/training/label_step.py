@@ -17,6 +17,7 @@ from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.losses.pairs import queries_with_positives
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.candidates import to_columns
+from hf_xmc.sampling.draws import draw_pairs
 from hf_xmc.training.distributed import GatherLabels, concatenate, gather
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.types import Positives
@@ -144,10 +145,13 @@ class LabelStep:
         """Pairs of catalogue ids as columns of the candidates; those whose label is no candidate fall away."""
         return pairs if self.candidates is None else to_columns(pairs, self.candidates)
 
-    def positives(self) -> Positives:
-        """Positives of the window, of all ranks; ids are those of the catalogue."""
+    def positives(self, count: int | None, seed: int) -> Positives:
+        """Positives of the window, of all ranks, at most `count` a query; ids are those of the catalogue."""
         positives = self.own_pairs("positives")
         assert positives is not None
+        if count is not None:
+            rows = torch.cat([batch["row"] for batch in self.batches])
+            positives = draw_pairs(positives, rows, count, seed, self.number, self.own_pairs("ignored"))
         return gather(positives, self.ranks)
 
     def own_pairs(self, name: str) -> Positives | None:

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from hf_xmc.losses.streaming import rows_per_tile
 from hf_xmc.modeling.packing_xmc import chunks_of
+from hf_xmc.sampling.draws import draw_pairs
 from hf_xmc.training.encoder_cost import Cost
 from hf_xmc.training.gradient_cache import is_cached
 from hf_xmc.types import Positives
@@ -36,6 +38,9 @@ class Choice:
     label_budget: int = 256
     label_refresh: int = 64
     num_hard_negatives: int = 10
+    num_positives: int | None = None
+    mining_depth: int = 100
+    mining_refresh_epochs: int = 1
     lora_rank: int = 0
     num_processes: int = 1
 
@@ -43,6 +48,11 @@ class Choice:
     def window(self) -> int:
         """Queries of one optimizer step, of all processes."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.num_processes
+
+    @property
+    def mines(self) -> bool:
+        """Whether negatives come from an index."""
+        return self.label_strategy in ("mined", "mixed")
 
 
 @dataclass(frozen=True)
@@ -119,17 +129,21 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
         "label bank": len(of.label_lengths) * (of.dim * of.bank_itemsize + 8) if banked else 0,
         **passing,
         "allocator": int(ALLOCATOR * (sum(passing.values()) + trainable)),
+        "mined negatives": len(of.query_lengths) * choice.mining_depth * 4 if choice.mines else 0,
+        # All queries and labels, and the labels once more in the index.
+        "mining": (len(of.query_lengths) + 2 * len(of.label_lengths)) * of.dim * 4 if choice.mines else 0,
         "token tables, mapped": of.tables,
         "index": len(of.label_lengths) * of.dim * 4,
     }
 
 
 def peak(parts: dict[str, int]) -> int:
-    """The highest sum. The index is made after training: it stands beside the weights alone."""
-    lasting = ("libraries and data", "weights", "gradients", "optimizer states", "label bank", "token tables, mapped")
-    kept = sum(parts[name] for name in lasting)
-    step = sum(parts.values()) - kept - parts["index"]
-    return kept + max(step, 2 * parts["index"])
+    """The highest sum. The index is made after training, negatives are mined between epochs: neither stands beside
+    what a step needs."""
+    lasting = ("libraries and data", "weights", "gradients", "optimizer states", "label bank", "mined negatives")
+    kept = sum(parts[name] for name in (*lasting, "token tables, mapped"))
+    step = sum(parts.values()) - kept - parts["index"] - parts["mining"]
+    return kept + max(step, 2 * parts["index"], parts["mining"])
 
 
 def step(choice: Choice, of: Measured) -> dict[str, float]:
@@ -167,6 +181,17 @@ def step(choice: Choice, of: Measured) -> dict[str, float]:
     }
 
 
+def mining_seconds(choice: Choice, of: Measured, frozen: bool = False) -> float:
+    """Seconds of an epoch that go into mining, on average: encoding all texts (not those of a frozen encoder, whose
+    states are kept), and comparing all queries with all labels."""
+    if not choice.mines:
+        return 0.0
+    tokens = 0 if frozen else int(of.query_lengths.sum()) + int(of.label_lengths.sum())
+    compared = len(of.query_lengths) * len(of.label_lengths) * of.dim
+    whole = tokens * of.forward_seconds + compared * of.loss_seconds / 3  # a loss takes three products
+    return whole / choice.num_processes / choice.mining_refresh_epochs
+
+
 def work(choice: Choice, of: Measured) -> tuple[int, list[int], int, float]:
     """What a step has to do, from batches drawn at random.
 
@@ -181,7 +206,7 @@ def work(choice: Choice, of: Measured) -> tuple[int, list[int], int, float]:
     counts = []
     for _ in range(DRAWS):
         rows = draw.choice(num_queries, min(choice.window, num_queries), replace=False)
-        counts.append(len(np.unique(of.positives.take(rows).indices)))
+        counts.append(distinct_positives(choice, of.positives.take(rows), rows))
         batch = rows[: choice.per_device_train_batch_size]
         kept.append(int(chunk_bytes(of.query_lengths[batch], choice, of, cost).sum()))
     distinct = max(round(float(np.mean(counts))), 1)
@@ -189,8 +214,7 @@ def work(choice: Choice, of: Measured) -> tuple[int, list[int], int, float]:
         "all": num_labels,
         "in_batch": distinct,
         "selective": min(max(choice.label_budget, distinct), num_labels),
-        "hard": min(distinct + choice.window * choice.num_hard_negatives, num_labels),
-    }[choice.label_strategy]
+    }.get(choice.label_strategy, min(distinct + choice.window * choice.num_hard_negatives, num_labels))
     own = draw.choice(num_labels, -(-candidates // choice.num_processes), replace=False)
     if choice.label_strategy == "all":
         own = np.arange(len(own))
@@ -201,6 +225,13 @@ def work(choice: Choice, of: Measured) -> tuple[int, list[int], int, float]:
     labels = chunk_bytes(of.label_lengths[own], choice, of, cost).astype(int).tolist()
     tokens = float(of.query_lengths.mean()) * choice.per_device_train_batch_size * choice.gradient_accumulation_steps
     return max(kept) + recomputed, labels, candidates, tokens
+
+
+def distinct_positives(choice: Choice, positives: Positives, rows: np.ndarray) -> int:
+    """How many labels these queries bring as positives."""
+    if choice.num_positives is not None and choice.label_strategy not in ("all", "selective"):
+        positives = draw_pairs(positives.torch(), torch.from_numpy(rows), choice.num_positives, seed=0, step=0)
+    return len(np.unique(positives.indices))
 
 
 def chunk_bytes(lengths: np.ndarray, choice: Choice, of: Measured, cost: Cost) -> np.ndarray:

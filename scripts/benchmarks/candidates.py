@@ -60,7 +60,7 @@ def main() -> None:
     )
     table = Table(title=title)
     for column in rows[0]:
-        table.add_column(column, justify="left" if column == "rule" else "right")
+        table.add_column(column, justify="left" if column == "rule" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(value if isinstance(value, str) else f"{value:.2f}" for value in row.values()))
     Console().print(table)

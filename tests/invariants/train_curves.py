@@ -28,6 +28,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "in_batch, classifier": {"label_strategy": "in_batch", "label_head": "classifier", "loss": "triplet_margin"},
     "hard, residual head": {"label_strategy": "hard", "num_hard_negatives": 1, "label_head": "residual"},
     "in_batch, clustered": {"label_strategy": "in_batch", "train_sampling_strategy": "clustered", "cluster_size": 4},
+    "mixed": {"label_strategy": "mixed", "num_hard_negatives": 2, "mining_depth": 5, "num_positives": 1},
+    "mined, accumulated": {
+        "label_strategy": "mined",
+        "num_hard_negatives": 2,
+        "mining_depth": 5,
+        "mining_relative_margin": 0.01,
+        "accumulation": 2,
+    },
     "all, accumulated": {"label_strategy": "all", "accumulation": 2},
 }
 

@@ -12,7 +12,18 @@ import torch
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainingArguments, load_xmc_dataset
 from hf_xmc.training.encoder_cost import Cost, forward_flops, kept_bytes
 from hf_xmc.training.measure import measure
-from hf_xmc.training.plan import Choice, Measured, chunk_bytes, difference, fitting, memory, peak, step, work
+from hf_xmc.training.plan import (
+    Choice,
+    Measured,
+    chunk_bytes,
+    difference,
+    fitting,
+    memory,
+    mining_seconds,
+    peak,
+    step,
+    work,
+)
 from hf_xmc.training.preparation import prepare
 
 
@@ -69,9 +80,32 @@ def test_candidates_of_each_strategy(data: XMCDataset, measured: Measured) -> No
     assert 4 <= counts["in_batch"] <= 8  # two labels a query
     assert counts["selective"] == 10
     assert counts["hard"] == counts["in_batch"] + 4
+    for strategy in ("mined", "mixed"):
+        choice = Choice(4, label_strategy=strategy, num_hard_negatives=1)
+        assert work(choice, measured)[2] == counts["in_batch"] + 4
+        assert work(replace(choice, num_positives=1), measured)[2] <= 4 + 4
+    one_each = work(Choice(4, label_strategy="in_batch", num_positives=1), measured)[2]
+    assert 1 <= one_each <= 4, "half of what all positives are"
     assert work(Choice(4, num_processes=3), measured)[2] == labels
     one, three = (step(Choice(4, num_processes=n), measured) for n in (1, 3))
     assert three["label_tokens"] == pytest.approx(one["label_tokens"] / 3)
+
+
+def test_mining_takes_time_and_memory_between_epochs(data: XMCDataset, measured: Measured) -> None:
+    plain, mined = Choice(4, label_strategy="in_batch"), Choice(4, label_strategy="mixed", mining_depth=50)
+    queries, labels = len(measured.query_lengths), data.num_labels
+    parts = memory(mined, measured)
+    assert parts["mined negatives"] == queries * 50 * 4
+    assert parts["mining"] == (queries + 2 * labels) * 16 * 4
+    assert memory(plain, measured)["mining"] == memory(plain, measured)["mined negatives"] == 0
+    large = {**parts, "mining": 10**9}
+    assert peak(large) > 10**9
+    assert peak({**large, "loss tiles": 10**10}) == peak({**parts, "loss tiles": 10**10}), "not at the same time"
+    seconds = mining_seconds(mined, measured)
+    assert seconds > measured.query_lengths.sum() * measured.forward_seconds
+    assert mining_seconds(replace(mined, mining_refresh_epochs=4), measured) == pytest.approx(seconds / 4)
+    assert 0 < mining_seconds(mined, measured, frozen=True) < seconds
+    assert mining_seconds(plain, measured) == 0
 
 
 def test_passes_over_labels_are_counted(measured: Measured) -> None:
