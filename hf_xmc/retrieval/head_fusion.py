@@ -162,7 +162,9 @@ def regression(pairs: Pairs, by_frequency: bool) -> Coefficients | None:
     if by_frequency:
         features |= {f"{name}_by_frequency": score * pairs.frequency for name, score in features.items()}
     learned = (
-        LogisticRegression(C=WEAK, max_iter=1000).fit(np.stack([*features.values()], axis=1), pairs.true).coef_[0]
+        LogisticRegression(C=WEAK, solver="newton-cholesky")
+        .fit(np.stack([*features.values()], axis=1), pairs.true)
+        .coef_[0]
     )
     found = dict(zip(features, learned.tolist(), strict=True))
     scale = found["text"] + found["classifier"]
