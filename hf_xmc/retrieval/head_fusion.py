@@ -8,7 +8,7 @@ of the two (`LabelHead.embed`): what was learned is up to four numbers, nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
-from hf_xmc.metrics import ranking_metrics
+from hf_xmc.metrics import find_hits, per_query_metrics
 from hf_xmc.retrieval.fusion import best_of
 from hf_xmc.retrieval.search import as_matrix, exact_search
 from hf_xmc.types import Positives
@@ -43,9 +43,11 @@ def fit_fusion(
     """Coefficients for `LabelHead.fusion`, chosen among a fit with and one without frequency, the mean of both scores,
     the text alone and the classifier alone; and what was tried.
 
-    The best has the largest mean of P@1, nDCG@k and PSP@k, so that rare labels are not lost; of equal ones the first
-    wins. What is fitted is judged by cross-validation over queries, and then fitted to all of them. Coefficients below
-    0 at any frequency are no candidates: a label would score the less, the better its text fits.
+    The best has the largest mean of P@1, nDCG@k and PSP@k, so that rare labels are not lost; the first way that is
+    less than one standard error of the difference behind it wins. (A fit knows the ways after it as special cases; of
+    few queries luck would pick one of these.) What is fitted is judged by cross-validation over queries, and then
+    fitted to all of them. Coefficients below 0 at any frequency are no candidates: a label would score the less, the
+    better its text fits.
 
     Args:
         queries: embeddings of held-out queries, on which nothing was trained, `[N, D]`.
@@ -70,23 +72,36 @@ def fit_fusion(
         raise ValueError(f"Found {len(truth)} held-out queries; fusion needs some hundreds.")
     folds = KFold(min(FOLDS, len(truth)), shuffle=True, random_state=seed).split(np.arange(len(truth)))
     parted = [(pairs.of(np.isin(pairs.query, rest)), np.isin(pairs.query, fold)) for rest, fold in folds]
-    tried, quality = list[dict[str, Any]](), list[float]()
+    tried, candidates, gains = list[dict[str, Any]](), list[Coefficients](), list[np.ndarray]()
     for name, make in WAYS.items():
         fusion = make(pairs)
         by_fold = [learned for others, _ in parted if (learned := make(others)) is not None]
         if fusion is None or len(by_fold) < len(parted):
             tried.append({"name": name, "fusion": None})
-            quality.append(-1.0)
             continue
         scores = np.zeros(len(pairs.query))  # of each fold by what the others taught
         for learned, (_, own) in zip(by_fold, parted, strict=True):
             scores[own] = pairs.of(own).scores(learned)
         topk = best_of(pairs.query, pairs.label, scores, len(truth), k)
-        found = ranking_metrics(topk, truth, (1, k), inverse_propensity)
+        found = per_query_metrics(find_hits(topk, truth, k), (1, k), inverse_propensity)
         shown = {metric: found[metric] for metric in ("P@1", f"nDCG@{k}", f"PSP@{k}") if metric in found}
-        tried.append({"name": name, "fusion": fusion, **shown})
-        quality.append(float(np.mean([*shown.values()])))
-    return tried[int(np.argmax(quality))]["fusion"], tried
+        tried.append({"name": name, "fusion": fusion, **{metric: pair.value for metric, pair in shown.items()}})
+        candidates.append(fusion)
+        gains.append(np.sum([pair.numerator / max(pair.denominator.sum(), 1e-12) for pair in shown.values()], axis=0))
+    return candidates[first_of_the_best(gains)], tried
+
+
+def first_of_the_best(gains: Sequence[np.ndarray]) -> int:
+    """The first of several systems that is less than a standard error behind the best, by what each query adds, `[N]`.
+
+    >>> first_of_the_best([np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.5])])
+    0
+    >>> first_of_the_best([np.array([0.0, 0.0, 0.1]), np.array([1.0, 1.0, 1.0])])
+    1
+    """
+    best = gains[int(np.argmax([gain.mean() for gain in gains]))]
+    behind = np.stack([best - gain for gain in gains])  # [systems, N]
+    return int(np.argmax(behind.mean(1) <= behind.std(1) / np.sqrt(behind.shape[1])))
 
 
 @dataclass(frozen=True)
@@ -162,7 +177,9 @@ def regression(pairs: Pairs, by_frequency: bool) -> Coefficients | None:
     if by_frequency:
         features |= {f"{name}_by_frequency": score * pairs.frequency for name, score in features.items()}
     learned = (
-        LogisticRegression(C=WEAK, max_iter=1000).fit(np.stack([*features.values()], axis=1), pairs.true).coef_[0]
+        LogisticRegression(C=WEAK, solver="newton-cholesky")
+        .fit(np.stack([*features.values()], axis=1), pairs.true)
+        .coef_[0]
     )
     found = dict(zip(features, learned.tolist(), strict=True))
     scale = found["text"] + found["classifier"]

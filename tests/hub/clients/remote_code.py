@@ -10,8 +10,12 @@ from transformers import AutoModel
 
 def main() -> None:
     model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-    embeddings = model.encode_queries(["a query about sequences"])
-    print(json.dumps({"embeddings": embeddings.tolist(), "imported": "hf_xmc" in sys.modules}))
+    report = {
+        "embeddings": model.encode_queries(["a query about sequences"]).tolist(),
+        "labels": model.encode_labels(["a label", "a new one"], [2, -1]).tolist(),
+        "imported": "hf_xmc" in sys.modules,
+    }
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":
