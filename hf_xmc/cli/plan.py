@@ -179,9 +179,9 @@ def print_plan(document: dict[str, Any]) -> None:
         f"{one['flops'] / 1e9:,.1f} GFLOP, {one['seconds']:,.2f} s",
         highlight=False,
     )
-    console.print(
-        f"An epoch: {document['epoch']['steps']:,} steps, {duration(document['epoch']['seconds'])}", highlight=False
-    )
+    whole = document["epoch"]
+    mining = f", of which mining takes {duration(whole['mining'])}" if whole["mining"] else ""
+    console.print(f"An epoch: {whole['steps']:,} steps, {duration(whole['seconds'])}{mining}", highlight=False)
     if document["selective"] is not None and document["selective"] < one["seconds"] / 2:
         faster = one["seconds"] / document["selective"]
         console.print(f"With --label_strategy selective a step would be {faster:.0f} times as fast.", highlight=False)

@@ -130,7 +130,7 @@ class LabelStep:
         self.detached = labels.detach().requires_grad_(labels.requires_grad)
 
         num_terms = getattr(self.criterion, "num_terms", queries_with_positives)
-        pairs = [self.rule.compared(self, batch) for batch in self.batches]
+        pairs = (self.rule.compared(self, batch) for batch in self.batches)  # one at a time: they may be many
         terms = torch.stack([num_terms(p, count, i) for p, i in pairs]).to(torch.float64)  # [micro-batches]
         everywhere = self.ranks.sum_(terms.clone())
         self.shares = ((everywhere if self.sharded else terms) / everywhere.sum().clamp(min=1)).float()

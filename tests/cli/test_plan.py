@@ -30,6 +30,13 @@ def test_plan_writes_what_it_prints(
     output = capsys.readouterr().out
     for word in ("weights", "label bank", "An epoch:", "It fits."):
         assert word in output
+    mixed = json.loads(plan_from([*flags, "--seconds", "0.2", "--label_strategy", "mixed"]).read_text())
+    epoch = mixed["epoch"]
+    assert epoch["seconds"] == pytest.approx(epoch["steps"] * mixed["step"]["seconds"] + epoch["mining"])
+    assert epoch["mining"] > 0
+    output = capsys.readouterr().out
+    for word in ("mined negatives", "of which mining takes"):
+        assert word in output
     small = json.loads(plan_from([*flags, "--seconds", "0.2", "--memory", "1MB"]).read_text())
     assert small["suggestion"] is None, "the interpreter alone is larger"
     assert "smaller encoder" in capsys.readouterr().out
