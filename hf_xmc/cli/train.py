@@ -182,7 +182,9 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
         queries = len(dataset.queries["validation"])
         print_metrics(f"{dataset.name}, validation ({queries:,} queries), per cent", {"this model": metrics})
     console.print(f"Trained in {seconds:.0f} s; written to {folder}")
+    classifier = model.config.label_head == "classifier"
     print_next(
+        *([f"hf-xmc fuse {folder} --dataset {script.dataset}"] if classifier else []),
         f"hf-xmc evaluate {folder} --dataset {script.dataset}",
         f'hf-xmc predict {folder} --text "..."',
     )

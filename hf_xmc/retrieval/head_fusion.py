@@ -1,9 +1,9 @@
 """What the scores of a label's text and of its classifier count together, learned on held-out queries.
 
 The third stage of NGAME (Dahiya et al. 2023). Its code fits a decision tree on both scores and the label's propensity,
-pickles it, and adds the tree's output to the scores with a weight that was picked by looking at results. Here a
-logistic regression on both scores, and on both times the label's frequency, learns coefficients that make one vector
-of the two (`LabelHead.embed`): what was learned is up to four numbers, nothing is pickled, nothing is done at search.
+and adds the tree's output to the scores with a weight chosen by hand. Here a logistic regression on both scores, and on
+the label's frequency times their difference, learns coefficients that make one vector of the two (`LabelHead.embed`):
+what was learned is two or three numbers, nothing is pickled, and a search does nothing more than before.
 """
 
 from __future__ import annotations
@@ -170,21 +170,24 @@ def keys_of(positives: Positives, num_labels: int) -> np.ndarray:
 
 
 def regression(pairs: Pairs, by_frequency: bool) -> Coefficients | None:
-    """Coefficients of a logistic regression, or None where it has nothing to learn from or has learned nonsense."""
+    """Coefficients of a logistic regression, or None where it has nothing to learn from or has learned nonsense.
+
+    By frequency weight moves from the one score to the other; their sum stays. With a coefficient for each of the four
+    products, the sum grew with the frequency: frequent labels came first whatever the scores said, and PSP@1 fell.
+    """
     if pairs.true.all() or not pairs.true.any():
         return None
-    features = {"text": pairs.text, "classifier": pairs.classifier}
+    features = [pairs.text, pairs.classifier]
     if by_frequency:
-        features |= {f"{name}_by_frequency": score * pairs.frequency for name, score in features.items()}
-    learned = (
-        LogisticRegression(C=WEAK, solver="newton-cholesky")
-        .fit(np.stack([*features.values()], axis=1), pairs.true)
-        .coef_[0]
-    )
-    found = dict(zip(features, learned.tolist(), strict=True))
-    scale = found["text"] + found["classifier"]
-    ends = [found[n] + f * found.get(f"{n}_by_frequency", 0.0) for n in ("text", "classifier") for f in (0, 1)]
-    return None if min(ends) < 0 or scale <= 0 else {name: value / scale for name, value in found.items()}
+        features.append(pairs.frequency * (pairs.classifier - pairs.text))
+    model = LogisticRegression(C=WEAK, solver="newton-cholesky").fit(np.stack(features, axis=1), pairs.true)
+    text, classifier, *moved = model.coef_[0].tolist()
+    shift = moved[0] if moved else 0.0
+    if min(text, classifier, text - shift, classifier + shift) < 0 or text + classifier <= 0:
+        return None
+    learned = {"text": text, "classifier": classifier}
+    learned |= {"text_by_frequency": -shift, "classifier_by_frequency": shift} if moved else {}
+    return {name: value / (text + classifier) for name, value in learned.items()}
 
 
 WAYS: dict[str, Callable[[Pairs], Coefficients | None]] = {
