@@ -1,9 +1,9 @@
 """What the scores of a label's text and of its classifier count together, learned on held-out queries.
 
 The third stage of NGAME (Dahiya et al. 2023). Its code fits a decision tree on both scores and the label's propensity,
-and adds the tree's output to the scores with a weight chosen by hand. Here a logistic regression on both scores, and on
-the label's frequency times their difference, learns coefficients that make one vector of the two (`LabelHead.embed`):
-what was learned is two or three numbers, nothing is pickled, and a search does nothing more than before.
+and adds the tree's output to the scores with a weight chosen by hand. Here a logistic regression on both scores, and
+on the label's frequency times their difference, learns coefficients that make one vector of the two
+(`LabelHead.embed`): what was learned is two or three numbers, nothing is pickled, and a search does nothing more.
 """
 
 from __future__ import annotations

@@ -274,7 +274,7 @@ def test_metrics_of_an_earlier_run_go(tiny_encoder: str, toy: Path, five_rows: P
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "prepare", "train", "plan", "evaluate", "index", "predict", "push", "rerank"]
+    "command", ["demo", "prepare", "train", "plan", "evaluate", "fuse", "index", "predict", "push", "rerank"]
 )
 def test_help_shows_an_example(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
