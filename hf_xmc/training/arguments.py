@@ -105,7 +105,7 @@ class XMCTrainingArguments(TrainingArguments):
     )
     mining_relative_margin: float | None = field(
         default=None,
-        metadata={"help": "The same as a share: 0.05 keeps negatives below 95 % of the best positive's score."},
+        metadata={"help": "The same as a share: 0.05 keeps negatives below 95 %% of the best positive's score."},
     )
     mining_factory: str = field(
         default="flat",

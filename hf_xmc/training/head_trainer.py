@@ -83,8 +83,24 @@ class LabelHeadTrainer(RankingTrainer):
     def begin_vectors(self) -> None:
         """Vectors to begin with, unless a checkpoint brought them."""
         if self.vectors is not None and not self.vectors_move:
-            self.vectors.start(self.encoder.texts_without_gradients, plain_model(self.model).label_head)
+            self.vectors.start(self.encoder.texts_without_gradients, self.head_before())
             self.vectors_move = True
+
+    def head_before(self) -> LabelHead | None:
+        """The head that the model came with, to go on from.
+
+        Raises:
+            ValueError: it is of another kind than the model is to have, or over another label table.
+        """
+        head, kind = plain_model(self.model).label_head, self.model.config.label_head
+        if head is not None and head.kind != kind:
+            raise ValueError(
+                f"The model has a {head.kind} head and is to be trained with a {kind} one; load it with "
+                f"from_pretrained(..., label_head={kind!r}), which begins anew, or leave label_head as it is."
+            )
+        if head is not None and self.label_uids is not None:
+            head.check_catalogue(self.label_uids[:])
+        return head
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

@@ -135,39 +135,23 @@ class LabelVectors:
 
     @torch.no_grad()
     def start(self, texts: Callable[[Tensor], Tensor], before: LabelHead | None = None) -> None:
-        """Begin: with the vectors of a head that was trained before, else at zero, so that label embeddings are those
-        of their texts (residual), or with these (classifier).
+        """Begin at zero, so that label embeddings are those of their texts (residual), or with these (classifier); but
+        labels that a head of this kind, trained before over the first rows of the same label table, has vectors of go
+        on with them.
 
         Args:
             texts: label ids of this rank to the embeddings of their texts.
         """
         self.squares.zero_()
         self.touched = None
-        if before is not None:
-            self.rows.copy_(self.shard_of(before))
-        elif self.kind == "residual":
+        known = 0 if before is None else min(max(len(before) - self.own.start, 0), len(self.rows))
+        if self.kind == "residual":
             self.rows.zero_()
         else:
-            for ids in torch.arange(self.own.start, self.own.stop, device=self.rows.device).split(ROWS):
+            for ids in torch.arange(self.own.start + known, self.own.stop, device=self.rows.device).split(ROWS):
                 self.rows[self.local(ids)] = texts(ids).to(self.rows)
-
-    def shard_of(self, head: LabelHead) -> Tensor:
-        """This rank's vectors of a head.
-
-        Raises:
-            ValueError: a head of another kind, or over another label table.
-        """
-        if head.kind != self.kind:
-            raise ValueError(
-                f"The model has a {head.kind} head and is to be trained with a {self.kind} one; leave label_head as "
-                "it is, or start from an encoder without a head."
-            )
-        if head.catalogue and head.catalogue != self.catalogue:
-            raise ValueError(
-                "The model's label vectors belong to another label table than label_dataset; train on the table of "
-                "the first run, or start from an encoder without a head."
-            )
-        return head.vectors[self.own]
+        if before is not None:
+            self.rows[:known] = before.vectors[self.own][:known].to(self.rows)
 
     def head(self) -> LabelHead:
         """All vectors, brought together from all ranks, on the CPU; all ranks call it."""
@@ -182,5 +166,5 @@ class LabelVectors:
 
     def load(self, folder: Path) -> None:
         """Read vectors and state of a checkpoint."""
-        self.rows.copy_(self.shard_of(LabelHead.load(folder)))
+        self.rows.copy_(LabelHead.load(folder).vectors[self.own])
         self.squares.copy_(load_file(folder / STATE)["squares"][self.own])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, concatenate_datasets
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -229,12 +230,22 @@ def test_training_goes_on_from_a_head(tiny_encoder: str, data: XMCDataset, tmp_p
     further.train()
     torch.testing.assert_close(further.vectors.rows, learned)  # type: ignore[union-attr]
 
+    grown = concatenate_datasets([data.labels, Dataset.from_dict({"uid": ["new"], "text": ["a new label"]})])
+    model = XMCDualEncoderModel.from_pretrained(tmp_path / "model")
+    further = XMCTrainer(
+        model, XMCTrainingArguments(str(tmp_path), **args), data.queries["train"], label_dataset=grown
+    )
+    further.train()
+    assert further.vectors is not None
+    torch.testing.assert_close(further.vectors.rows[:-1], learned)
+    assert not further.vectors.rows[-1].any()
+
     model = XMCDualEncoderModel.from_pretrained(tmp_path / "model")
     other = data.labels.map(lambda row: {"uid": row["uid"] + "!"})
     strange = XMCTrainer(
         model, XMCTrainingArguments(str(tmp_path), **args), data.queries["train"], label_dataset=other
     )
-    with pytest.raises(ValueError, match="another label table"):
+    with pytest.raises(ValueError, match="are not the labels"):
         strange.train()
     model.config.label_head = "classifier"
     strange = XMCTrainer(
