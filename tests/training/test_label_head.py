@@ -238,7 +238,7 @@ def test_training_goes_on_from_a_head(tiny_encoder: str, data: XMCDataset, tmp_p
     further.train()
     assert further.vectors is not None
     torch.testing.assert_close(further.vectors.rows[:-1], learned)
-    assert not further.vectors.rows[-1].any()
+    assert further.vectors.rows[-1].abs().max() < 1e-6
 
     model = XMCDualEncoderModel.from_pretrained(tmp_path / "model")
     other = data.labels.map(lambda row: {"uid": row["uid"] + "!"})
