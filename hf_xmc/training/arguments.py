@@ -105,7 +105,7 @@ class XMCTrainingArguments(TrainingArguments):
     )
     mining_relative_margin: float | None = field(
         default=None,
-        metadata={"help": "The same as a share: 0.05 keeps negatives below 95 %% of the best positive's score."},
+        metadata={"help": "The same as a share: 0.05 keeps negatives below 0.95 of the best positive's score."},
     )
     mining_factory: str = field(
         default="flat",
@@ -126,7 +126,7 @@ class XMCTrainingArguments(TrainingArguments):
         default=32,
         metadata={
             "help": "Similar queries that come together, with train_sampling_strategy clustered: about so many, since "
-            "whole clusters fill the queries of a step."
+            "whole clusters fill the queries of a step (of all processes, with accumulation): the nearest divisor."
         },
     )
     cluster_growth_epochs: list[int] = field(
