@@ -20,7 +20,7 @@ from hf_xmc.training.encoder_cost import Cost, cast_to_bf16, forward_flops, kept
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.loss import make_loss
 from hf_xmc.training.plan import Measured
-from hf_xmc.training.preparation import token_key, tower_parameters
+from hf_xmc.training.preparation import frozen_parameters, token_key
 from hf_xmc.types import Positives
 
 NOTHING = Cost(0.0, 0.0, 0.0)
@@ -47,9 +47,8 @@ def measure(
     queries = TokenizedQueries(
         data.queries["train"], lambda texts: model.tokenize(texts, "query"), key=token_key(model, "query")
     )
-    if args.freeze_encoder:
-        for parameter in tower_parameters(model):
-            parameter.requires_grad_(False)
+    for parameter in frozen_parameters(model, args):
+        parameter.requires_grad_(False)
     model.to(args.device).train()  # type: ignore[arg-type]
     longest = int(max(labels.lengths.max(), queries.tokens.lengths.max()))
     trainable = sum(p.nbytes for p in model.parameters() if p.requires_grad)
@@ -82,8 +81,16 @@ def measure(
         tables=tables,
         packed=model.packs("query"),
         bank_itemsize=getattr(torch, args.label_bank_dtype).itemsize,
+        vector_bytes=vector_bytes(model, args),
         device=args.device.type,
     )
+
+
+def vector_bytes(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> int:
+    """Bytes of a label's own vector and its optimizer state; 0 for a model without."""
+    if model.config.label_head is None:
+        return 0
+    return model.width("label") * int(getattr(torch, args.label_head_dtype).itemsize) + 4
 
 
 def costs_of_chunks(

@@ -77,6 +77,7 @@ class Measured:
         positives: of each training query.
         tables: bytes of the tokenised texts, which are mapped from files.
         packed: texts are encoded without padding.
+        vector_bytes: of a label's own vector, if it has one, and its optimizer state.
         device: its type, as `cpu`.
     """
 
@@ -101,6 +102,7 @@ class Measured:
     tables: int
     packed: bool = True
     bank_itemsize: int = 2
+    vector_bytes: int = 0
     device: str = "cpu"
 
 
@@ -126,6 +128,7 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
         "weights": of.weights + of.adapted * choice.lora_rank,
         "gradients": trainable,
         "optimizer states": int(trainable * of.optimizer),
+        "label vectors": -(-len(of.label_lengths) // choice.num_processes) * of.vector_bytes,
         "label bank": len(of.label_lengths) * (of.dim * of.bank_itemsize + 8) if banked else 0,
         **passing,
         "allocator": int(ALLOCATOR * (sum(passing.values()) + trainable)),
@@ -140,8 +143,8 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
 def peak(parts: dict[str, int]) -> int:
     """The highest sum. The index is made after training, negatives are mined between epochs: neither stands beside
     what a step needs."""
-    lasting = ("libraries and data", "weights", "gradients", "optimizer states", "label bank", "mined negatives")
-    kept = sum(parts[name] for name in (*lasting, "token tables, mapped"))
+    lasting = ("libraries and data", "weights", "gradients", "optimizer states", "label vectors", "label bank")
+    kept = sum(parts[name] for name in (*lasting, "mined negatives", "token tables, mapped"))
     step = sum(parts.values()) - kept - parts["index"] - parts["mining"]
     return kept + max(step, 2 * parts["index"], parts["mining"])
 

@@ -54,6 +54,17 @@ def test_weights_optimizer_and_lengths_are_counted(tiny_encoder: str, data: XMCD
     assert memory(Choice(8, label_strategy="selective"), measured)["label bank"] == len(lengths) * (16 * 2 + 8)
 
 
+def test_vectors_of_labels_are_counted(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=16, label_head="classifier")
+    settings = {"freeze_encoder": True, "label_head_loss_weight": 1.0, "label_head_dtype": "float16"}
+    args = XMCTrainingArguments(str(tmp_path), report_to="none", disable_tqdm=True, **settings)
+    found = measure(prepare(model, args, None), args, data, base=1000, seconds=0.2)
+    assert found.trainable == 0  # a classifier alone
+    assert memory(Choice(8), found)["label vectors"] == data.num_labels * (16 * 2 + 4)
+    assert memory(Choice(8, num_processes=5), found)["label vectors"] == -(-data.num_labels // 5) * (16 * 2 + 4)
+    assert peak(memory(Choice(8), found)) > peak(memory(Choice(8), replace(found, vector_bytes=0)))
+
+
 def test_what_is_kept_for_the_backward_pass_is_predicted(tiny_encoder: str) -> None:
     model = XMCDualEncoderModel.from_encoder(tiny_encoder).train()
     cost = Cost.fit(lambda n, t: kept_bytes(model, n, t), 64)
