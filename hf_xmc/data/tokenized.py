@@ -41,6 +41,7 @@ class TokenTable:
         self.lengths: np.ndarray = np.array([len(row) for row in lists], dtype=np.int32)  # [N]
         self.text_of_row: np.ndarray = np.arange(len(lists), dtype=np.int32)  # [N] -> one of the distinct texts
         self.folder: tempfile.TemporaryDirectory[str] | None = None  # deleted with the table
+        self.name: str | None = None  # of a table that is kept: the same for the same token ids
         starts = range(0, len(lists), CHUNK)
         self.chunks = [pack(lists[start : start + CHUNK]) for start in starts]  # indptr and tokens of CHUNK texts each
 
@@ -66,7 +67,10 @@ class TokenTable:
 
         if key is not None:
             fingerprint = blake2b(hashes.tobytes(), digest_size=16).hexdigest()
-            return cls.open(cached_folder("tokens", [VERSION, fingerprint, key], fill))
+            kept = cached_folder("tokens", [VERSION, fingerprint, key], fill)
+            table = cls.open(kept)
+            table.name = kept.name
+            return table
         folder = tempfile.TemporaryDirectory(prefix="hf-xmc-tokens-")
         fill(Path(folder.name))
         table = cls.open(Path(folder.name))

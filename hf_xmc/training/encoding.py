@@ -10,15 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_xmc.data.arrow import cached_folder
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.modeling.packing_xmc import chunk_tokens, chunks_of, flatten
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.distributed import part
 from hf_xmc.training.gradient_cache import encode_in_chunks, is_cached
 from hf_xmc.training.label_vectors import LabelVectors
+
+STATES = "states.npy"
 
 
 class TextEncoder:
@@ -145,10 +149,22 @@ class TextEncoder:
         """Pooled states `[N, H]` of texts under a frozen encoder; those of the tables in `kept` are computed once."""
         if tokens in self.features:
             return self.features[tokens]
-        states = self.encode_table(tokens, side, "pooled").to(self.args.device)
+        states = self.states(tokens, side).to(self.args.device)
         if any(tokens is table for table in self.kept):
             self.features[tokens] = states
         return states
+
+    def states(self, tokens: TokenTable, side: Side) -> Tensor:
+        """Pooled states of all texts of a table, float32 on the CPU, `[N, H]`. They are kept in the cache of
+        `datasets`, so that the next run over the same encoder, as the second stage of a recipe, need not encode."""
+        if tokens.name is None:
+            return self.encode_table(tokens, side, "pooled")
+        tower = self.model.tower(side)
+        key = [tokens.name, encoder_fingerprint(tower), tower.dtype, self.model.config.pooling]
+        folder = cached_folder(
+            "states", key, lambda new: np.save(new / STATES, self.encode_table(tokens, side, "pooled").numpy())
+        )
+        return torch.from_numpy(np.load(folder / STATES, allow_pickle=False))
 
     def encode_table(
         self, tokens: TokenTable, side: Side, output: Literal["embeddings", "pooled"], rows: np.ndarray | None = None
