@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from hf_xmc.data.arrow import cached_folder
 from hf_xmc.data.tokenized import TokenTable
@@ -22,6 +24,7 @@ from hf_xmc.training.distributed import part
 from hf_xmc.training.gradient_cache import encode_in_chunks, is_cached
 from hf_xmc.training.label_vectors import LabelVectors
 
+logger = logging.get_logger(__name__)
 STATES = "states.npy"
 
 
@@ -161,10 +164,19 @@ class TextEncoder:
             return self.encode_table(tokens, side, "pooled")
         tower = self.model.tower(side)
         key = [tokens.name, encoder_fingerprint(tower), tower.dtype, self.model.config.pooling]
-        folder = cached_folder(
-            "states", key, lambda new: np.save(new / STATES, self.encode_table(tokens, side, "pooled").numpy())
-        )
-        return torch.from_numpy(np.load(folder / STATES, allow_pickle=False))
+        made: list[Tensor] = []
+
+        def fill(folder: Path) -> None:
+            made.append(self.encode_table(tokens, side, "pooled"))
+            np.save(folder / STATES, made[0].numpy())
+
+        try:
+            folder = cached_folder("states", key, fill)
+        except OSError as error:
+            if not made:
+                raise
+            logger.warning(f"The states of the frozen encoder are not kept for the next run ({error}).")
+        return made[0] if made else torch.from_numpy(np.load(folder / STATES, allow_pickle=False))
 
     def encode_table(
         self, tokens: TokenTable, side: Side, output: Literal["embeddings", "pooled"], rows: np.ndarray | None = None

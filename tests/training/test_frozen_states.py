@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,16 @@ def test_the_next_run_finds_them(
         other.model.query_encoder.embeddings.word_embeddings.weight += 1.0
     assert not torch.allclose(other.encoder.frozen(other.label_tokens, "label"), found[0])
     assert encoded.count(data.num_labels) == 2  # another encoder
+
+
+def test_a_full_disk_costs_nothing_but_the_next_run(
+    tiny_encoder: str, data: XMCDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data.labels = data.labels.map(lambda row: {"text": row["text"] + " of a full disk"})
+    trainer = make_trainer(tiny_encoder, data, tmp_path, {"projection_dim": 16}, freeze_encoder=True)
+    expected = trainer.encoder.encode_table(trainer.label_tokens, "label", "pooled")
+    monkeypatch.setattr("hf_xmc.training.encoding.np.save", full)
+    assert torch.equal(trainer.encoder.frozen(trainer.label_tokens, "label"), expected)
