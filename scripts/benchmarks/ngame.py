@@ -12,8 +12,8 @@
 
 The encoder is frozen, under projections that are trained, so that a run takes a minute; `--finetune` trains it too.
 Figures are of the test split, or with `--split validation` of that: settings are chosen there. Prints a table (mean
-over seeds, and half of the range) and writes ngame_<part>_<data>_<split>.json. `--features` names a folder where the
-encoder's pooled states are kept, as for candidates.py.
+over seeds, and half of the range) and writes ngame_<part>_<data>_<split>.json. (States of the frozen encoder come
+from the cache after the first run.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from candidates import states  # beside this file
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -67,7 +66,6 @@ def main() -> None:
     parser.add_argument("--max_label_length", type=int, default=64)
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--features", type=Path, help="folder to keep the encoder's states in")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     settings = parser.parse_args()
 
@@ -105,16 +103,18 @@ def batches(data: XMCDataset, settings: Any, seed: int) -> dict[str, dict[str, f
 
 
 def heads(data: XMCDataset, settings: Any, seed: int) -> dict[str, dict[str, float]]:
-    """No head, heads trained with the texts, and a classifier on top."""
-    found = {}
-    plain, seconds = train(data, settings, seed, None, label_strategy=settings.label_strategy)
-    found["texts alone"] = {**measured(plain, data, settings), "seconds": seconds}
-    for kind in ("residual", "classifier"):
-        trainer, seconds = train(data, settings, seed, kind, label_strategy=settings.label_strategy)
-        found[f"{kind}, with the texts"] = {**measured(trainer, data, settings), "seconds": seconds}
+    """No head, heads trained with the texts or without, and a classifier on top."""
+    strategy = {"label_strategy": settings.label_strategy}
+    plain, seconds = train(data, settings, seed, None, **strategy)
+    found = {"no head": {**measured(plain, data, settings), "seconds": seconds}}
+    for kind, share in (("residual", 1.0), ("residual", 0.5), ("classifier", 0.5)):
+        trainer, seconds = train(data, settings, seed, kind, label_head_loss_weight=share, **strategy)
+        name = f"{kind}, loss weight {share}"
+        found[name] = {**measured(trainer, data, settings), "seconds": seconds}
+        found[f"- its texts alone ({name})"] = {**measured(trainer, data, settings, alone=True), "seconds": 0.0}
     second = {"label_strategy": "mixed", "label_head_loss_weight": 1.0, "freeze_encoder": True}
-    trainer, more = train(data, settings, seed, "classifier", plain.model, **second)
-    found["classifier on top (NGAME)"] = {**measured(trainer, data, settings), "seconds": more}
+    trainer, seconds = train(data, settings, seed, "classifier", plain.model, **second)
+    found["no head, then a classifier on top"] = {**measured(trainer, data, settings), "seconds": seconds}
     for name, metrics in found.items():
         print(name, seed, {key: round(100 * metrics[key], 2) for key in MEASURES}, flush=True)
     return found
@@ -159,31 +159,28 @@ def train(
             label_dataset=data.labels,
             train_ignored=data.filters.get("train"),
         )
-        if trainer.args.freeze_encoder and not settings.finetune:
-            tables = {"labels": trainer.label_tokens, "train": trainer.train_dataset.tokens}
-            for name, tokens in tables.items():
-                trainer.encoder.features[tokens] = states(trainer, tokens, name, settings)
         start = time.perf_counter()
         trainer.train()
         return trainer, time.perf_counter() - start
 
 
-def measured(trainer: XMCTrainer, data: XMCDataset, settings: Any) -> dict[str, float]:
-    """Metrics of the split; a classifier is fused first, on half of validation."""
+def measured(trainer: XMCTrainer, data: XMCDataset, settings: Any, alone: bool = False) -> dict[str, float]:
+    """Metrics of the split, with the head or by the texts `alone`; a classifier is fused first, on validation."""
     head, texts = trainer.model.label_head, trainer.table(trainer.label_tokens, "label")  # [L, D]
+    head = None if alone else head
     if head is not None and head.kind == "classifier":
-        head.fusion = fusion(trainer, data, settings, head, texts)
+        head.fusion = fusion(trainer, data, head, texts)
         print("fusion", head.fusion)
     labels = texts if head is None else head.embed(texts)
-    return ranked(queries_of(trainer, data, settings.split, settings), labels, data, settings.split)
+    return ranked(queries_of(trainer, data, settings.split), labels, data, settings.split)
 
 
-def fusion(trainer: XMCTrainer, data: XMCDataset, settings: Any, head: LabelHead, texts: Tensor) -> dict[str, float]:
+def fusion(trainer: XMCTrainer, data: XMCDataset, head: LabelHead, texts: Tensor) -> dict[str, float]:
     """What half of the validation split says that text and classifier count."""
     tuning, _ = halves(len(data.queries["validation"]), seed=0)
     filters = data.filters.get("validation")
     found, _ = fit_fusion(
-        queries_of(trainer, data, "validation", settings)[tuning],
+        queries_of(trainer, data, "validation")[tuning],
         texts,
         head.rows(torch.arange(len(texts))),
         head.frequency().numpy(),
@@ -194,11 +191,9 @@ def fusion(trainer: XMCTrainer, data: XMCDataset, settings: Any, head: LabelHead
     return found
 
 
-def queries_of(trainer: XMCTrainer, data: XMCDataset, split: str, settings: Any) -> Tensor:
+def queries_of(trainer: XMCTrainer, data: XMCDataset, split: str) -> Tensor:
     """Embeddings of a split's queries, `[N, D]`."""
     tokens = trainer.tokenize(trainer.model, data.queries[split], data.filters.get(split)).tokens
-    if not settings.finetune:
-        trainer.encoder.features[tokens] = states(trainer, tokens, split, settings)
     return trainer.encoder.table(tokens, "query")
 
 
