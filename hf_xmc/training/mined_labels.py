@@ -38,8 +38,13 @@ class MinedLabels(CandidateRule):
     2021). What is kept of it is a table of the best `mining_depth` negatives of each query, out of which every step
     draws `num_hard_negatives`. `mixed` compares every query with every candidate; `mined` each with its positives and
     its own negatives alone. All other labels then move as they like, and overtake the mined ones before they are mined
-    again: 7 % P@1 where `mixed` has 57 and the untrained encoder 20 (biotools_edam, validation, as in
-    `InBatchLabels`). It is for small steps from a model that is good already.
+    again: that is for small steps from a model that is good already. Measured with a frozen MiniLM and a trained
+    projection (biotools_edam, B = 64, P@1 / P@5 on validation, per cent; the untrained projection has 20.3 / 12.2):
+
+                                                          in_batch       mixed          mined
+        2 epochs, learning rate 1e-3                      49.2 / 27.7    56.5 / 33.4     7.1 /  4.1
+        2 more after two in batch, learning rate 1e-4     49.9 / 27.6    56.4 / 32.6    54.8 / 32.5
+        2 more after two in batch, learning rate 1e-5     49.8 / 27.6    53.7 / 30.1    54.5 / 30.5
 
     Each rank searches for its part of the queries; all hold the whole table.
     """

@@ -63,7 +63,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "rule" else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(value if isinstance(value, str) else f"{value:.2f}" for value in row.values()))
-    Console().print(table)
+    Console(width=120).print(table)
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
     result = {"rows": rows, "settings": flags, "versions": versions()}
     print(write_json(result, settings.output_dir / f"candidates_{Path(settings.data).name}_{settings.split}.json"))
