@@ -273,11 +273,9 @@ def test_training_goes_on_from_a_head(tiny_encoder: str, data: XMCDataset, tmp_p
 
     model = XMCDualEncoderModel.from_pretrained(tmp_path / "model")
     other = data.labels.map(lambda row: {"uid": row["uid"] + "!"})
-    strange = XMCTrainer(
-        model, XMCTrainingArguments(str(tmp_path), **args), data.queries["train"], label_dataset=other
-    )
-    with pytest.raises(ValueError, match="are not the labels"):
-        strange.train()
+    for given in ({"train_dataset": data.queries["train"]}, {"eval_dataset": data.queries["validation"]}):
+        with pytest.raises(ValueError, match="are not the labels"):
+            XMCTrainer(model, XMCTrainingArguments(str(tmp_path), **args), label_dataset=other, **given)
     model.config.label_head = "classifier"
     strange = XMCTrainer(
         model, XMCTrainingArguments(str(tmp_path), **args), data.queries["train"], label_dataset=data.labels
