@@ -30,10 +30,17 @@ class LabelHeadTrainer(RankingTrainer):
     vectors_move = False  # training is under way, and the model's own head is behind
 
     def make_vectors(self, model: XMCDualEncoderModel) -> LabelVectors | None:
-        """Room for the vectors, if the model is to have some."""
+        """Room for the vectors, if the model is to have some.
+
+        Raises:
+            ValueError: the model has a head over another label table.
+        """
+        self.remove_callback(MoveVectors)  # of the model before
+        head = plain_model(model).label_head
+        if head is not None and self.label_uids is not None:
+            head.check_catalogue(self.label_uids[:])
         if model.config.label_head is None or self.train_dataset is None:
             return None
-        self.remove_callback(MoveVectors)
         self.add_callback(MoveVectors(self))
         num_labels = len(self.label_tokens)
         return LabelVectors(
@@ -48,10 +55,14 @@ class LabelHeadTrainer(RankingTrainer):
         )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        done = False
         try:
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
+            done = True
+            return output
         finally:
-            self.give_head()
+            if done or self.ranks.group is None:  # the other processes may be anywhere, and would not answer
+                self.give_head()
             self.vectors_move = False
 
     def give_head(self) -> None:
@@ -68,6 +79,9 @@ class LabelHeadTrainer(RankingTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         self.give_head()
         super().save_model(output_dir, _internal_call)
+        head = plain_model(self.model).label_head
+        if head is not None and has_adapters(self.model) and self.args.should_save:
+            head.save(output_dir or self.args.output_dir)  # a checkpoint of adapters has nothing of the model else
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
@@ -90,7 +104,7 @@ class LabelHeadTrainer(RankingTrainer):
         """The head that the model came with, to go on from.
 
         Raises:
-            ValueError: it is of another kind than the model is to have, or over another label table.
+            ValueError: it is of another kind than the model is to have.
         """
         head, kind = plain_model(self.model).label_head, self.model.config.label_head
         if head is not None and head.kind != kind:
@@ -98,8 +112,6 @@ class LabelHeadTrainer(RankingTrainer):
                 f"The model has a {head.kind} head and is to be trained with a {kind} one; load it with "
                 f"from_pretrained(..., label_head={kind!r}), which begins anew, or leave label_head as it is."
             )
-        if head is not None and self.label_uids is not None:
-            head.check_catalogue(self.label_uids[:])
         return head
 
     def _load_best_model(self) -> None:

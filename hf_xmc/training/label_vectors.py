@@ -145,11 +145,12 @@ class LabelVectors:
         self.squares.zero_()
         self.touched = None
         known = 0 if before is None else min(max(len(before) - self.own.start, 0), len(self.rows))
+        ids = torch.arange(self.own.start + known, self.own.stop, device=self.rows.device)
         if self.kind == "residual":
-            self.rows.zero_()
-        else:
-            for ids in torch.arange(self.own.start + known, self.own.stop, device=self.rows.device).split(ROWS):
-                self.rows[self.local(ids)] = texts(ids).to(self.rows)
+            self.rows[known:] = 0  # the others stay: `before` may be a view of them, of an earlier training
+        elif len(ids):
+            for some in ids.split(ROWS):
+                self.rows[self.local(some)] = texts(some).to(self.rows)
         if before is not None:
             self.rows[:known] = before.vectors[self.own][:known].to(self.rows)
 
@@ -165,6 +166,18 @@ class LabelVectors:
             save_file({"squares": squares}, folder / STATE)
 
     def load(self, folder: Path) -> None:
-        """Read vectors and state of a checkpoint."""
-        self.rows.copy_(LabelHead.load(folder).vectors[self.own])
-        self.squares.copy_(load_file(folder / STATE)["squares"][self.own])
+        """Read vectors and state of a checkpoint; one that was written with `save_only_model` has no state.
+
+        Raises:
+            ValueError: the vectors are of another kind, or of another number of labels.
+        """
+        head = LabelHead.load(folder)
+        if (head.kind, len(head)) != (self.kind, len(self.label_counts)):
+            raise ValueError(
+                f"{folder} holds a {head.kind} head of {len(head):,} labels, but this run has a {self.kind} head of "
+                f"{len(self.label_counts):,}; resume with the label table and the label_head of the run that wrote it."
+            )
+        self.rows.copy_(head.vectors[self.own])
+        self.squares.zero_()
+        if (folder / STATE).is_file():
+            self.squares.copy_(load_file(folder / STATE)["squares"][self.own])

@@ -123,3 +123,23 @@ def test_what_cannot_be_done_is_refused(tiny_encoder: str, data: XMCDataset, tmp
         XMCTrainer(
             XMCDualEncoderModel.from_encoder(tiny_encoder), args, label_dataset=data.labels, peft_config=prompts
         )
+
+
+@pytest.mark.parametrize("kind", ["residual", "classifier"])
+def test_a_label_head_beside_adapters(tiny_encoder: str, data: XMCDataset, tmp_path: Path, kind: str) -> None:
+    saving = {
+        **{"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4, "max_steps": 8},
+        **{"load_best_model_at_end": True, "metric_for_best_model": "loss"},
+    }
+    whole, again = (make_trainer(tiny_encoder, data, tmp_path, {"label_head": kind}, **saving) for _ in range(2))
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert whole.vectors is not None
+    assert again.vectors is not None
+    assert torch.equal(again.vectors.rows, whole.vectors.rows)
+    whole.save_model(str(tmp_path / "plain"))
+    plain = XMCDualEncoderModel.from_pretrained(tmp_path / "plain")
+    names, ids = data.labels["text"][:], range(data.num_labels)
+    found = plain.encode_labels(names, ids)
+    torch.testing.assert_close(found, whole.model.encode_labels(names, ids), atol=1e-5, rtol=1e-4)
+    assert (found - plain.encode_labels(names)).abs().max() > 1e-2

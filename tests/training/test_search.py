@@ -48,6 +48,20 @@ def test_each_training_starts_afresh(tiny_encoder: str, data: XMCDataset, tmp_pa
         assert torch.equal(a, b)
 
 
+def test_a_search_may_try_label_heads(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    kinds = ["residual", "residual", None, "classifier"]  # the first is that of the trainer itself
+    given = iter(kinds)
+
+    def model_init() -> XMCDualEncoderModel:
+        return XMCDualEncoderModel.from_encoder(tiny_encoder, label_head=next(given))
+
+    trainer = from_init(data, tmp_path, model_init, max_steps=2)
+    for kind in kinds[1:]:
+        trainer.train()
+        head = trainer.model.label_head
+        assert (None if head is None else head.kind) == kind
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_hyperparameter_search(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
