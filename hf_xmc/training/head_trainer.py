@@ -92,7 +92,7 @@ class LabelHeadTrainer(RankingTrainer):
         super().save_model(output_dir, _internal_call)
         head = plain_model(self.model).label_head
         if head is not None and has_adapters(self.model) and self.args.should_save:
-            head.save(output_dir or str(self.args.output_dir))  # a checkpoint of adapters has nothing of the model else
+            head.save(output_dir or str(self.args.output_dir))  # beside adapters, which are saved alone
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
