@@ -81,6 +81,12 @@ class TextEncoder:
 
         return encode_in_chunks(encode, self.chunks(lengths.cpu().numpy(), "query"), caching=False)
 
+    @property
+    def trains_queries(self) -> bool:
+        """Whether embeddings of queries come with gradients; not where a label head alone is trained."""
+        parts = (None if self.args.freeze_encoder else self.model.tower("query"), self.model.query_projection)
+        return any(p.requires_grad for part in parts if part is not None for p in part.parameters())
+
     def candidates(self, ids: Tensor | None = None) -> Tensor:
         """What the loss compares queries with, `[c, D]` for each of `view_weights` side by side, with gradients: the
         embeddings of labels (of all for `None`), with a label head those and the ones of their texts alone."""

@@ -54,6 +54,17 @@ class LabelHeadTrainer(RankingTrainer):
             "" if self.label_uids is None else catalogue_fingerprint(self.label_uids[:]),
         )
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        prepare_model = self.accelerator.prepare_model
+
+        def prepare(model: Any, device_placement: bool | None = None, evaluation_mode: bool = False) -> Any:
+            # Where a classifier alone is trained: on CPUs accelerate wraps it for gradients all the same, which fails.
+            untrained = not any(parameter.requires_grad for parameter in model.parameters())
+            return prepare_model(model, device_placement, evaluation_mode or untrained)
+
+        self.accelerator.prepare_model = prepare
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         done = False
         try:
@@ -81,7 +92,7 @@ class LabelHeadTrainer(RankingTrainer):
         super().save_model(output_dir, _internal_call)
         head = plain_model(self.model).label_head
         if head is not None and has_adapters(self.model) and self.args.should_save:
-            head.save(output_dir or str(self.args.output_dir))  # a checkpoint of adapters has nothing of the model else
+            head.save(output_dir or str(self.args.output_dir))  # beside adapters, which are saved alone
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

@@ -104,7 +104,8 @@ class LabelStep:
         if len(batch["row"]):
             return self.encoder.queries(batch, self.tokens)
         width = self.encoder.model.width("query")
-        return torch.zeros(0, width, device=batch["row"].device, requires_grad=True)
+        # With a gradient where the other ranks' have one: they sum theirs.
+        return torch.zeros(0, width, device=batch["row"].device, requires_grad=self.encoder.trains_queries)
 
     def open(self, queries: Tensor) -> None:
         """Choose the candidates, encode them, and count what the window's mean divides by."""

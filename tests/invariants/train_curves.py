@@ -26,6 +26,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "selective, triplet_margin": {"label_strategy": "selective", "label_budget": 10, "loss": "triplet_margin"},
     "all, residual head": {"label_strategy": "all", "label_head": "residual"},
     "in_batch, classifier": {"label_strategy": "in_batch", "label_head": "classifier", "loss": "triplet_margin"},
+    "in_batch, classifier alone": {
+        "label_strategy": "in_batch",
+        "label_head": "classifier",
+        "label_head_loss_weight": 1.0,
+        "freeze_encoder": True,
+    },
     "hard, residual head": {"label_strategy": "hard", "num_hard_negatives": 1, "label_head": "residual"},
     "in_batch, clustered": {"label_strategy": "in_batch", "train_sampling_strategy": "clustered", "cluster_size": 4},
     "mixed": {"label_strategy": "mixed", "num_hard_negatives": 2, "mining_depth": 5, "num_positives": 1},
