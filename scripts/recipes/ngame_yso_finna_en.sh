@@ -19,11 +19,11 @@ SETTINGS=$(dirname "$0")/settings
     --per_device_train_batch_size 1024 --label_strategy in_batch \
     --train_sampling_strategy clustered --cluster_size 16 --cluster_refresh_epochs 1
 
-# 2. A classifier a label over the frozen model: batches of 1,024 queries, negatives mined for each every other epoch.
+# 2. A classifier a label over the frozen model: batches of 1,024 queries, negatives mined for each once, as theirs.
 [ -e "$OUT/model/run.json" ] || hf-xmc train --config "$SETTINGS/frozen_minilm.yaml" --dataset "$DATASET" \
     --model_name_or_path "$OUT/encoder" --output_dir "$OUT/model" --label_head classifier --label_head_loss_weight 1 \
-    --per_device_train_batch_size 1024 --label_strategy mixed --num_hard_negatives 10 \
-    --mining_depth 100 --mining_refresh_epochs 2
+    --per_device_train_batch_size 1024 --num_train_epochs 5 --label_strategy mixed \
+    --num_hard_negatives 3 --mining_depth 100 --mining_refresh_epochs 5
 
 # 3. Scores of encoder and classifier, fused as validation says; then test, beside the encoder alone.
 hf-xmc fuse "$OUT/model" --dataset "$DATASET"
