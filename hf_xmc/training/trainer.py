@@ -150,6 +150,8 @@ class XMCTrainer(LabelHeadTrainer):
 
     def call_model_init(self, trial: Any = None) -> XMCDualEncoderModel:
         """A fresh model before each training, if there is `model_init`."""
+        if trial is not None:
+            self._hp_search_setup(trial)  # the Trainer does so only after this, and model and loss are for the arguments
         model = prepare(cast(XMCDualEncoderModel, super().call_model_init(trial)), self.args, self.peft_config)
         if token_keys(model) != self.token_keys:
             raise ValueError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those.")
