@@ -284,12 +284,13 @@ def test_training_goes_on_from_a_head(tiny_encoder: str, data: XMCDataset, tmp_p
         strange.train()
 
 
-def test_what_fp16_cannot_train(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
-    model = XMCDualEncoderModel.from_encoder(tiny_encoder, label_head="classifier")
+@pytest.mark.parametrize("model", [{"label_head": "residual"}, {"label_head": "classifier", "projection_dim": 16}])
+def test_what_fp16_cannot_train(tiny_encoder: str, data: XMCDataset, tmp_path: Path, model: dict[str, Any]) -> None:
+    made = XMCDualEncoderModel.from_encoder(tiny_encoder, **model)
     args = XMCTrainingArguments(str(tmp_path), freeze_encoder=True, label_head_loss_weight=1.0, report_to="none")
     args.fp16 = True  # as on a GPU; the Trainer refuses it on a CPU before we are asked
     with pytest.raises(ValueError, match="use bf16"):
-        XMCTrainer(model, args, data.queries["train"], label_dataset=data.labels)
+        XMCTrainer(made, args, data.queries["train"], label_dataset=data.labels)
 
 
 def test_an_overflow_moves_nothing(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
