@@ -177,6 +177,8 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
     if not trainer.is_world_process_zero():
         return folder
     (folder / "training_args.bin").unlink(missing_ok=True)  # pickled, and run.json says the same
+    if script.lora_rank is not None:  # the index is of the weights that were saved, adapters merged in
+        model = type(model).from_pretrained(folder, dtype="float32").to(args.device)
     metrics = finish(folder, model, dataset, args, script.model_name_or_path, seconds)
     if metrics:
         queries = len(dataset.queries["validation"])

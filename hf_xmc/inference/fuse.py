@@ -83,7 +83,9 @@ def fuse_head(
     parts = Parts.of(head, encoded, old.removed)
 
     truth, filters = data.positives("validation"), data.filters.get("validation")
-    truth = without(truth, {*old.removed, *range(len(head), data.num_labels)})
+    later = set(range(len(head), data.num_labels))  # labels without a vector
+    truth = without(truth, old.removed | later)
+    filters = None if filters is None else without(filters, later)
     tuning, rest = halves(len(truth), seed)
     rest = np.sort(np.random.default_rng(seed).permutation(rest)[:TUNING])
     texts = data.queries["validation"].select(np.concatenate([tuning, rest]))["text"][:]

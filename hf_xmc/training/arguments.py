@@ -202,8 +202,8 @@ class XMCTrainingArguments(TrainingArguments):
     freeze_encoder: bool = field(
         default=False,
         metadata={
-            "help": "Encode every text once and train the projection alone, over all labels: exact, and a matter of "
-            "seconds. The model needs a projection (projection_dim)."
+            "help": "Encode every text once and train projection and label head alone, over all labels: exact, and a "
+            "matter of seconds. The model needs one of them (projection_dim, label_head)."
         },
     )
     disable_dropout: bool = field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_xmc.data.files import replacing
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.modeling.label_head_xmc import LabelHead, catalogue_fingerprint
+from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead, catalogue_fingerprint
 from hf_xmc.training.adapters import has_adapters
 from hf_xmc.training.label_vectors import LabelVectors
 from hf_xmc.training.ranking import RankingTrainer
@@ -93,6 +95,13 @@ class LabelHeadTrainer(RankingTrainer):
         head = plain_model(self.model).label_head
         if head is not None and has_adapters(self.model) and self.args.should_save:
             head.save(output_dir or str(self.args.output_dir))  # beside adapters, which are saved alone
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        head = Path(checkpoint_folder, LABEL_HEAD)
+        if self.unfinished is None and self.args.should_save and head.is_file():
+            with replacing(Path(str(self.args.output_dir), LABEL_HEAD)) as temporary:
+                shutil.copy(head, temporary)  # the Trainer takes weights and configuration alone
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

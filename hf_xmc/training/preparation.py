@@ -29,8 +29,8 @@ def check_trainable(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> N
             "freeze_encoder leaves nothing to train: the model has no projection and no label head. Make it with one, "
             'as in XMCDualEncoderModel.from_encoder(..., projection_dim=384) or label_head="residual".'
         )
-    if args.fp16 and classifier_alone(model, args):
-        raise ValueError("A classifier that is trained alone has nothing that fp16 could scale; use bf16, or neither.")
+    if args.fp16 and (classifier_alone(model, args) or (args.freeze_encoder and model.query_projection is None)):
+        raise ValueError("A label head that is trained alone leaves fp16 nothing to scale; use bf16, or neither.")
 
 
 def disable_dropout(model: nn.Module) -> None:

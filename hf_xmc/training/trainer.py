@@ -69,8 +69,8 @@ class XMCTrainer(LabelHeadTrainer):
         trainer.hyperparameter_search(space, compute_objective=best, direction="maximize", n_trials=10)
 
     Raises:
-        ValueError: the encoder is frozen and there is no projection to train; positives that the label table lacks;
-            neither or both of `model` and `model_init`.
+        ValueError: the encoder is frozen and there is no projection or label head to train; positives that the label
+            table lacks; a label head over another label table; neither or both of `model` and `model_init`.
     """
 
     args: XMCTrainingArguments
@@ -150,6 +150,8 @@ class XMCTrainer(LabelHeadTrainer):
 
     def call_model_init(self, trial: Any = None) -> XMCDualEncoderModel:
         """A fresh model before each training, if there is `model_init`."""
+        if trial is not None:
+            self._hp_search_setup(trial)  # which the Trainer does only after this
         model = prepare(cast(XMCDualEncoderModel, super().call_model_init(trial)), self.args, self.peft_config)
         if token_keys(model) != self.token_keys:
             raise ValueError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those.")

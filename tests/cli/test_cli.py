@@ -194,6 +194,17 @@ def test_training_further_from_a_trained_folder(trained: Path, toy: Path, tmp_pa
     assert second.config.max_query_length == 16
 
 
+def test_training_with_adapters_gives_a_folder_that_predicts(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    invoke(
+        *("train", "--dataset", toy, "--model_name_or_path", tiny_encoder, "--output_dir", tmp_path / "run", *FAST),
+        *("--lora_rank", 2, "--label_head", "residual"),
+    )
+    tagger = XMCPipeline.from_pretrained(tmp_path / "run")
+    assert tagger.model.label_head is not None
+    assert len(tagger("a red car", k=3)) == 3
+
+
 def test_demo_with_a_tiny_encoder(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
     output = invoke(
         *("demo", "--output_dir", tmp_path, "--model_name_or_path", tiny_encoder, "--dataset", toy, "--max_steps", 2)

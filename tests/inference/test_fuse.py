@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
+from hf_xmc import Positives, XMCDataset, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
 from hf_xmc.data.errors import DataError
 from hf_xmc.inference.fit import fit_confidence, halves
@@ -166,3 +166,16 @@ def test_an_index_of_another_table_is_refused_on_the_command_line(
     before = {path.name: path.read_bytes() for path in (tmp_path / "index").iterdir()}
     assert "vectors of 12 labels, but the label table has 3 rows" in run("index", tmp_path, "--dataset", five_rows)
     assert {path.name: path.read_bytes() for path in (tmp_path / "index").iterdir()} == before
+
+
+def test_filters_of_labels_that_came_later(model: XMCDualEncoderModel, data: XMCDataset) -> None:
+    """They exclude no other label of another query."""
+    whole, last = model.label_head, data.num_labels - 1
+    assert whole is not None
+    catalogue = catalogue_fingerprint(data.labels["uid"][:last])
+    model.label_head = LabelHead("classifier", whole.vectors[:last], whole.label_counts[:last], catalogue)
+    tagger = XMCPipeline.build(model, data.labels)
+    found = fuse_head(tagger, data).summary
+    data.filters["validation"] = Positives.from_lists([[last]] * len(data.queries["validation"]))
+    filtered = fuse_head(tagger, data).summary
+    assert filtered["tried"] == found["tried"]

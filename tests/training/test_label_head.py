@@ -217,37 +217,6 @@ def test_a_saved_model_ranks_as_the_trainer_does(
     assert model.label_head.label_counts.tolist() == data.positives("train").label_counts(data.num_labels).tolist()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_second_training_goes_on_from_the_first(
-    tiny_encoder: str, data: XMCDataset, tmp_path: Path, kind: str
-) -> None:
-    trainer = make_trainer(tiny_encoder, data, tmp_path, {"label_head": kind}, max_steps=3)
-    trainer.train()
-    assert trainer.model.label_head is not None
-    learned = trainer.model.label_head.vectors.clone()
-    assert learned.any()
-    trainer.args.label_head_learning_rate = 1e-12
-    trainer.train()
-    torch.testing.assert_close(trainer.model.label_head.vectors, learned)
-
-
-def test_resume_without_the_state_of_the_optimizer(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
-    """As `Trainer` does: weights go on from there, optimizers begin anew."""
-    args = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "save_only_model": True}
-    first, again = (make_trainer(tiny_encoder, data, tmp_path, {"label_head": "residual"}, **args) for _ in range(2))
-    first.train()
-    assert again.vectors is not None
-    again.vectors.squares += 1
-    again.vectors.load(tmp_path / "checkpoint-6")
-    assert torch.equal(again.vectors.rows, first.vectors.rows)  # type: ignore[union-attr]
-    assert not again.vectors.squares.any()
-    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert again.state.global_step == 6
-    other = make_trainer(tiny_encoder, data, tmp_path, {"label_head": "classifier"}, **args)
-    with pytest.raises(ValueError, match="holds a residual head"):
-        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-
-
 def test_training_goes_on_from_a_head(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_encoder, data, tmp_path / "run", {"label_head": "residual"}, max_steps=3)
     trainer.train()
@@ -284,12 +253,13 @@ def test_training_goes_on_from_a_head(tiny_encoder: str, data: XMCDataset, tmp_p
         strange.train()
 
 
-def test_what_fp16_cannot_train(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
-    model = XMCDualEncoderModel.from_encoder(tiny_encoder, label_head="classifier")
+@pytest.mark.parametrize("model", [{"label_head": "residual"}, {"label_head": "classifier", "projection_dim": 16}])
+def test_what_fp16_cannot_train(tiny_encoder: str, data: XMCDataset, tmp_path: Path, model: dict[str, Any]) -> None:
+    made = XMCDualEncoderModel.from_encoder(tiny_encoder, **model)
     args = XMCTrainingArguments(str(tmp_path), freeze_encoder=True, label_head_loss_weight=1.0, report_to="none")
     args.fp16 = True  # as on a GPU; the Trainer refuses it on a CPU before we are asked
     with pytest.raises(ValueError, match="use bf16"):
-        XMCTrainer(model, args, data.queries["train"], label_dataset=data.labels)
+        XMCTrainer(made, args, data.queries["train"], label_dataset=data.labels)
 
 
 def test_an_overflow_moves_nothing(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
 from tests.training.made import make_trainer
@@ -84,6 +84,33 @@ def test_hyperparameter_search(tiny_encoder: str, data: XMCDataset, tmp_path: Pa
     assert 0.5 < best.objective <= 1
     assert sorted(temperatures[1:]) == [0.05, 0.05, 0.1, 0.1]
     assert trainer.loss.temperature == temperatures[-1]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_search_over_what_is_made_of_arguments(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    seen = []
+
+    def model_init() -> XMCDualEncoderModel:
+        return XMCDualEncoderModel.from_encoder(tiny_encoder)
+
+    class Seen(TrainerCallback):
+        def on_train_end(self, args: Any, *_: Any, **__: Any) -> None:
+            seen.append((args.loss, type(trainer.loss).__name__, args.label_strategy, type(trainer.rule).__name__))
+
+    trainer = from_init(data, tmp_path, model_init, max_steps=1)
+    trainer.add_callback(Seen())
+    space = {"loss": ["softmax", "triplet_margin"], "label_strategy": ["all", "mixed"]}
+    trainer.hyperparameter_search(
+        hp_space=lambda trial: {name: trial.suggest_categorical(name, known) for name, known in space.items()},
+        compute_objective=lambda metrics: metrics["eval_nDCG@5"],
+        direction="maximize",
+        n_trials=4,
+        sampler=optuna.samplers.GridSampler(space, seed=0),
+    )
+    losses = {"softmax": "SoftmaxLoss", "triplet_margin": "TripletMarginLoss"}
+    rules = {"all": "CandidateRule", "mixed": "MinedLabels"}
+    assert set(seen) == {(loss, losses[loss], rule, rules[rule]) for loss in losses for rule in rules}
 
 
 def test_early_stopping(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
