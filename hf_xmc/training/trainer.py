@@ -135,6 +135,7 @@ class XMCTrainer(LabelHeadTrainer):
         self.add_callback(EpochCallback(self))
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True  # micro-batches come with their share in the mean of the step
+        self.compute_loss_func = self.compute_loss  # the same for transformers before 5.19, which asks only for this
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(QueryProgressCallback)
