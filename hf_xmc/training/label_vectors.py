@@ -30,9 +30,10 @@ class LabelVectors:
     over the embeddings of the texts alone, on the same candidates: texts go on to work by themselves, as new labels
     need it, while vectors learn what texts do not say. With a classifier this is UniDEC's joint training (Kharbanda
     et al. 2024: one loss shared by encoder and classifier), and with a weight of 1 NGAME's second stage. Measured with
-    a frozen MiniLM and projections on biotools_edam (validation, P@1 / P@5 / PSP@5, and those of the texts alone):
-    no head 58.0 / 34.3 / 30.4; residual at 0.5 61.2 / 36.1 / 32.8 (texts 58.0 / 33.6 / 30.3), at 1 61.2 / 36.3 / 33.4
-    (texts 35.7 / 21.1 / 22.9).
+    a frozen MiniLM and projections on biotools_edam (validation, P@1 / P@5 / PSP@5, and those of the texts alone;
+    `scripts/benchmarks/ngame.py --part heads`): no head 58.3 / 34.3 / 30.4; residual at 0.5 60.9 / 36.3 / 33.0 (texts
+    57.3 / 33.7 / 30.5), at 1 61.1 / 35.9 / 33.2 (texts 35.1 / 20.7 / 22.6); classifier at 0.5 60.7 / 36.4 / 33.1 (texts
+    58.3 / 34.1 / 30.7).
 
     Args:
         kind: `"residual"` or `"classifier"`.
