@@ -31,9 +31,9 @@ class LabelVectors:
     need it, while vectors learn what texts do not say. With a classifier this is UniDEC's joint training (Kharbanda
     et al. 2024: one loss shared by encoder and classifier), and with a weight of 1 NGAME's second stage. Measured with
     a frozen MiniLM and projections on biotools_edam (validation, P@1 / P@5 / PSP@5, and those of the texts alone;
-    `scripts/benchmarks/ngame.py --part heads`): no head 58.3 / 34.3 / 30.4; residual at 0.5 60.9 / 36.3 / 33.0 (texts
-    57.3 / 33.7 / 30.5), at 1 61.1 / 35.9 / 33.2 (texts 35.1 / 20.7 / 22.6); classifier at 0.5 60.7 / 36.4 / 33.1 (texts
-    58.3 / 34.1 / 30.7).
+    `scripts/benchmarks/ngame.py`, heads): no head 58.3 / 34.3 / 30.4; residual at 0.5 60.9 / 36.3 / 33.0 (texts
+    57.3 / 33.7 / 30.5), at 1 61.1 / 35.9 / 33.2 (texts 35.1 / 20.7 / 22.6); classifier at 0.5 60.7 / 36.4 / 33.1
+    (texts 58.3 / 34.1 / 30.7).
 
     Args:
         kind: `"residual"` or `"classifier"`.
