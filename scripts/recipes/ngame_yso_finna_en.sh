@@ -12,7 +12,8 @@ SETTINGS=$(dirname "$0")/settings
 # 0. Tables, with the constants that belong to the set.
 [ -e "$DATASET/dataset.json" ] || hf-xmc prepare "$DATA" --builder yso_finna_en --output_dir "$DATASET"
 
-# 1. Projections: batches of 1,024 queries, negatives out of the batch. Similar queries come together, in clusters of 16.
+# 1. Projections: batches of 1,024 queries, negatives out of the batch. Similar queries come together, in
+# clusters of 16.
 # Decoupled softmax: under a frozen encoder the triplet margin is far behind (scripts/benchmarks/ngame.py --loss).
 [ -e "$OUT/encoder/run.json" ] || hf-xmc train --config "$SETTINGS/frozen_minilm.yaml" --dataset "$DATASET" \
     --model_name_or_path "$ENCODER" --output_dir "$OUT/encoder" --projection_dim 384 \

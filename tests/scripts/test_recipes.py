@@ -140,13 +140,17 @@ def test_ngame_is_three_stages(commands: dict[Path, Commands], monkeypatch: pyte
         assert [argv[0] for argv in commands[script]] == ["prepare", "train", "train", "fuse", "evaluate"]
         (_, one, _), (model, two, _) = (trained(argv, monkeypatch) for argv in (first, second))
         assert (one.train_sampling_strategy, one.label_strategy) == ("clustered", "in_batch")
-        assert (one.loss, one.num_positives) == ("triplet_margin", 1)
-        assert one.cluster_growth_epochs == sorted(set(one.cluster_growth_epochs))
-        assert one.cluster_start_epoch <= one.cluster_growth_epochs[0]
-        assert one.cluster_growth_epochs[-1] < one.num_train_epochs
-        largest = one.cluster_size * 2 ** len(one.cluster_growth_epochs)
-        assert largest <= one.per_device_train_batch_size
-        assert f", of about {largest} in the end." in script.read_text()
+        if one.freeze_encoder:  # those of the small sets, whose settings are ours
+            assert (one.loss, one.num_positives) == ("decoupled_softmax", None)
+            assert f"in clusters of {one.cluster_size}." in script.read_text().replace("\n# ", " ")
+        else:
+            assert (one.loss, one.num_positives) == ("triplet_margin", 1)
+            assert one.cluster_growth_epochs == sorted(set(one.cluster_growth_epochs))
+            assert one.cluster_start_epoch <= one.cluster_growth_epochs[0]
+            assert one.cluster_growth_epochs[-1] < one.num_train_epochs
+            largest = one.cluster_size * 2 ** len(one.cluster_growth_epochs)
+            assert largest <= one.per_device_train_batch_size
+            assert f", of about {largest} in the end." in script.read_text()
         assert model.label_head == "classifier"  # type: ignore[attr-defined]
         assert (two.freeze_encoder, two.label_head_loss_weight) == (True, 1), "the classifier alone"
         assert two.label_strategy in ("mined", "mixed") or two.train_sampling_strategy == "clustered"
