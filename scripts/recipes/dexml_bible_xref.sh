@@ -16,6 +16,6 @@ SETTINGS=$(dirname "$0")/settings
 # 1. Projections over all labels: batches of 256 queries.
 [ -e "$OUT/run.json" ] || hf-xmc train --config "$SETTINGS/frozen_minilm.yaml" --dataset "$DATASET" \
     --model_name_or_path "$ENCODER" --output_dir "$OUT" --projection_dim 384 \
-    --per_device_train_batch_size 256 --loss "$LOSS" --label_strategy all
+    --per_device_train_batch_size 256 --num_train_epochs 3 --loss "$LOSS" --label_strategy all
 
 hf-xmc evaluate "$OUT" --dataset "$DATASET" --split test --output_dir "$OUT/evaluation"
