@@ -10,7 +10,7 @@ import pytest
 import hf_xmc
 
 PACKAGE = Path(hf_xmc.__file__).parent
-ORDER = ["types", "metrics", "losses", "data", "sampling", "modeling", "retrieval", "training", "hub"]
+ORDER = ["types", "errors", "metrics", "losses", "data", "sampling", "modeling", "retrieval", "training", "hub"]
 SEES_ALL = {"inference", "cli", "__init__"}
 SEES_ONLY = {"metrics": {"types"}, "modeling": set()}
 

@@ -40,8 +40,8 @@ def calibrate(
 ) -> None:
     """Tune the memory on half of validation, fit probabilities, thresholds and label sets on the other half."""
     from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.data.errors import DataError
-    from hf_xmc.inference.fit import fit_confidence
+    from hf_xmc.errors import DataError
+    from hf_xmc.inference.fitting.confidence import fit_confidence
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.retrieval.calibration import METHODS
 
@@ -52,7 +52,7 @@ def calibrate(
     if not dataset:
         raise typer.BadParameter("say which set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
     if not run.is_dir():
-        raise DataError("no such folder", run, cure="train a model with hf-xmc train --output_dir ...")
+        raise DataError("no such folder", run, hint="train a model with hf-xmc train --output_dir ...")
     data = load_xmc_dataset(dataset)
     fitted = fit_confidence(
         XMCPipeline.from_pretrained(run), data, level, memory, centroids, method, batch_size, seed, max_depth

@@ -68,10 +68,10 @@ def demo(
 
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.hub.card import write_model_card
-    from hf_xmc.inference.evaluation import baseline_predictions, metrics_document, predict_split, score
+    from hf_xmc.hub.run import changed_arguments, describe_run, write_json
+    from hf_xmc.inference.evaluation.evaluate import baseline_predictions, metrics_document, predict_split, score
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderModel
-    from hf_xmc.training.run import changed_arguments, describe_run, write_json
 
     logging.disable_progress_bar()  # of loading and saving; those of training and encoding stay
     data = load_xmc_dataset(dataset)

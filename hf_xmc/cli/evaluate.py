@@ -47,10 +47,10 @@ def evaluate(
 ) -> None:
     """Rank the catalogue for each query of a split; write metrics.json, predictions.parquet and report.html."""
     from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.data.errors import DataError
-    from hf_xmc.inference.evaluation import baseline_predictions, evaluate_predictions, is_shallow, score
-    from hf_xmc.inference.hierarchy import read_parents
-    from hf_xmc.training.run import RUN, read_json
+    from hf_xmc.data.hierarchy import read_parents
+    from hf_xmc.errors import DataError
+    from hf_xmc.hub.run import RUN, read_json
+    from hf_xmc.inference.evaluation.evaluate import baseline_predictions, evaluate_predictions, is_shallow, score
 
     if not dataset:
         raise typer.BadParameter("say which set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
@@ -59,9 +59,9 @@ def evaluate(
     system = str(from_predictions or run)
     data = load_xmc_dataset(dataset)
     if split not in data.queries:
-        raise DataError(f"{dataset} has no split {split!r}", cure=f"it has {', '.join(data.queries)}")
+        raise DataError(f"{dataset} has no split {split!r}", hint=f"it has {', '.join(data.queries)}")
     if not len(data.queries[split]):
-        raise DataError(f"the split {split!r} of {dataset} has no queries", cure="choose another with --split")
+        raise DataError(f"the split {split!r} of {dataset} has no queries", hint="choose another with --split")
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
     topk, confidence = predictions_of(system, data, split, k, batch_size)
     other = None if against is None else predictions_of(against, data, split, k, batch_size)[0]
@@ -113,12 +113,12 @@ def predictions_of(
     is worth, where it has one."""
     import numpy as np
 
-    from hf_xmc.data.errors import DataError
-    from hf_xmc.inference.confidence_report import measure_confidence
-    from hf_xmc.inference.evaluation import predict_split
-    from hf_xmc.inference.fit import some, without
+    from hf_xmc.errors import DataError
+    from hf_xmc.inference.evaluation.confidence import measure_confidence
+    from hf_xmc.inference.evaluation.evaluate import predict_split
+    from hf_xmc.inference.evaluation.predictions import read_predictions
+    from hf_xmc.inference.fitting.confidence import some, without
     from hf_xmc.inference.pipeline import XMCPipeline
-    from hf_xmc.inference.predictions import read_predictions
     from hf_xmc.metrics import search_depth
 
     path = Path(system)
@@ -132,7 +132,7 @@ def predictions_of(
         raise DataError(
             f"the index of {system} ({len(pipeline.index.labels):,} labels) has other labels than {data.name} "
             f"({data.num_labels:,} labels), or in another order",
-            cure="evaluate on the set that it was trained on, or build the index of this one with hf-xmc index",
+            hint="evaluate on the set that it was trained on, or build the index of this one with hf-xmc index",
         )
     search: dict[str, Any] = {}
     if added := len(known) - data.num_labels:

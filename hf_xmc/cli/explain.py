@@ -32,8 +32,8 @@ def explain(
 
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.data.files import replacing
-    from hf_xmc.inference.explain import explain as explain_text
-    from hf_xmc.inference.explain_html import write_explanations
+    from hf_xmc.inference.explain.explanations import explain as explain_text
+    from hf_xmc.inference.explain.page import write_explanations
     from hf_xmc.inference.pipeline import XMCPipeline
 
     if output is not None and output.suffix not in (".html", ".json"):

@@ -25,15 +25,15 @@ def fuse(
 ) -> None:
     """Learn on half of validation how the scores of text and classifier are put together, and index both as one."""
     from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.data.errors import DataError
+    from hf_xmc.errors import DataError
     from hf_xmc.hub.card import write_model_card
-    from hf_xmc.inference.evaluation import metrics_document, predict_split, score
-    from hf_xmc.inference.fuse import fuse_head
+    from hf_xmc.hub.run import read_json, write_json
+    from hf_xmc.inference.evaluation.evaluate import metrics_document, predict_split, score
+    from hf_xmc.inference.fitting.label_head import fuse_head
     from hf_xmc.inference.pipeline import XMCPipeline
-    from hf_xmc.training.run import read_json, write_json
 
     if not run.is_dir():
-        raise DataError("no such folder", run, cure="train a model with hf-xmc train --label_head classifier ...")
+        raise DataError("no such folder", run, hint="train a model with hf-xmc train --label_head classifier ...")
     data = load_xmc_dataset(dataset)
     fitted = fuse_head(XMCPipeline.from_pretrained(run), data, batch_size, seed, depth)
     gone, summary = fitted.save(run), fitted.summary

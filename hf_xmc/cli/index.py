@@ -40,8 +40,8 @@ def index(
 ) -> None:
     """Encode the label texts with the model and build the index that predictions search."""
     from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.data.errors import DataError
     from hf_xmc.data.parquet import read_parquet
+    from hf_xmc.errors import DataError
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.inference.saving import save_parts
     from hf_xmc.modeling import XMCDualEncoderModel
@@ -53,7 +53,7 @@ def index(
             raise ValueError(f"{name} is {given!r}; expected one of {', '.join(known)}.")
 
     if dataset is None and not (run / LABELS).is_file():
-        raise DataError(f"no {LABELS}", run, cure="say whose labels to index with --dataset")
+        raise DataError(f"no {LABELS}", run, hint="say whose labels to index with --dataset")
     labels = load_xmc_dataset(dataset).labels if dataset is not None else read_parquet(run / LABELS)
     removed: set[int] = set()
     if dataset is None and (run / ABOUT).is_file():

@@ -24,13 +24,13 @@ def labels(
     remove: Annotated[list[str] | None, typer.Option("--remove", help="uid of a label; may be repeated.")] = None,
 ) -> None:
     """Remove, change and add labels, in this order. Texts are encoded with the folder's model."""
-    from hf_xmc.data.errors import DataError
+    from hf_xmc.errors import DataError
     from hf_xmc.inference.pipeline import XMCPipeline
 
     if add is None and update is None and not remove:
         raise typer.BadParameter("say what to do: --add FILE, --update FILE or --remove UID")
     if not run.is_dir():
-        raise DataError("no such folder", run, cure="give a trained folder; labels of a repository change by a push")
+        raise DataError("no such folder", run, hint="give a trained folder; labels of a repository change by a push")
     pipeline = XMCPipeline.from_pretrained(run)
     added: Any = []
     try:
@@ -41,7 +41,7 @@ def labels(
         if add is not None:
             added = pipeline.add_labels(rows_of(add, "text"))
     except KeyError as error:
-        raise DataError(str(error.args[0]), run, cure="nothing was changed") from error
+        raise DataError(str(error.args[0]), run, hint="nothing was changed") from error
     pipeline.index.save_pretrained(run)
     console.print(f"{len(added):,} labels added, {len(remove or []):,} removed; {len(pipeline.index):,} in {run}")
     print_next(f'hf-xmc predict {run} --text "..."')
@@ -49,8 +49,8 @@ def labels(
 
 def rows_of(path: Path, *columns: str) -> list[dict[str, Any]]:
     """The rows of a table, which must have these columns."""
-    from hf_xmc.data.errors import DataError
-    from hf_xmc.inference.rows import read_rows
+    from hf_xmc.errors import DataError
+    from hf_xmc.inference.text_files import read_rows
 
     found = []
     for line, row in read_rows(path):

@@ -16,7 +16,7 @@ from hf_xmc.cli.train import early_stopping, load_model, parse
 if TYPE_CHECKING:
     from hf_xmc.cli.train import ScriptArguments
     from hf_xmc.training.arguments import XMCTrainingArguments
-    from hf_xmc.training.plan import Choice, Measured
+    from hf_xmc.training.planning.plan import Choice, Measured
 
 EXAMPLE = (
     "Example: hf-xmc plan --dataset sample --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 "
@@ -48,7 +48,7 @@ def plan_from(argv: Sequence[str]) -> Path:
         num_processes=int(own["num_processes"] or args.world_size),
         seconds=float(own["seconds"] or 10),
     )
-    from hf_xmc.training.run import write_json
+    from hf_xmc.hub.run import write_json
 
     path = write_json(document, Path(args.output_dir or "outputs/run") / "plan.json")
     print_plan(document)
@@ -66,8 +66,8 @@ def make_plan(
 
     import hf_xmc.training.trainer  # noqa: F401  with what a training has in memory at its start
     from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.training.measure import measure
-    from hf_xmc.training.plan import difference, fitting, memory, peak, step
+    from hf_xmc.training.planning.measure import measure
+    from hf_xmc.training.planning.plan import difference, fitting, memory, peak, step
     from hf_xmc.training.preparation import prepare
 
     data = load_xmc_dataset(script.dataset)
@@ -102,7 +102,7 @@ def make_plan(
 
 def epoch(choice: Choice, of: Measured, one: dict[str, float], frozen: bool) -> dict[str, float]:
     """Steps and seconds of an epoch. A frozen encoder is run once over all texts, at the start."""
-    from hf_xmc.training.plan import mining_seconds
+    from hf_xmc.training.planning.plan import mining_seconds
 
     steps = -(-len(of.query_lengths) // choice.window)
     tokens = int(of.query_lengths.sum()) + int(of.label_lengths.sum()) if frozen else 0
@@ -113,7 +113,7 @@ def epoch(choice: Choice, of: Measured, one: dict[str, float], frozen: bool) -> 
 def choose(args: XMCTrainingArguments, lora_rank: int, num_processes: int) -> Choice:
     """The settings of a plan, out of the arguments."""
     from hf_xmc.modeling.packing_xmc import chunk_tokens
-    from hf_xmc.training.plan import Choice
+    from hf_xmc.training.planning.plan import Choice
 
     names = set(Choice.__dataclass_fields__) - {"num_processes", "lora_rank"}
     settings = {name: getattr(args, name) for name in names}

@@ -14,8 +14,8 @@ from hf_xmc.cli.tables import console, print_next
 
 if TYPE_CHECKING:
     from hf_xmc.data.dataset import XMCDataset
-    from hf_xmc.data.errors import Problems
     from hf_xmc.data.statistics import Statistics
+    from hf_xmc.errors import Problems
 
 EXAMPLE = "Example: hf-xmc prepare my_data --output_dir outputs/my_data"
 
@@ -70,15 +70,15 @@ def prepare(
 ) -> None:
     """Check a data set, cut a validation split if it has none, and write it as Parquet tables with a report."""
     from hf_xmc.data.dataset import prepare_xmc_dataset
-    from hf_xmc.data.errors import DataError, Problems
-    from hf_xmc.data.source import Options
-    from hf_xmc.data.splits import SplitOptions
+    from hf_xmc.data.formats.source import Options
+    from hf_xmc.data.ingest.splits import SplitOptions
     from hf_xmc.data.statistics import statistics
+    from hf_xmc.errors import DataError, Problems
 
     if output_dir is None and (push_to_hub or not check):
-        raise DataError("no --output_dir", cure="say where to write, or pass --check to look only")
+        raise DataError("no --output_dir", hint="say where to write, or pass --check to look only")
     if on_error not in ("stop", "drop"):
-        raise DataError(f"--on_error {on_error}", cure="expected stop or drop")
+        raise DataError(f"--on_error {on_error}", hint="expected stop or drop")
     options = Options(
         encoding=encoding,
         query_template=query_template,

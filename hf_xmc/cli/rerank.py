@@ -34,19 +34,19 @@ def rerank(
     from transformers import TrainingArguments, set_seed
 
     from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.data.errors import DataError
-    from hf_xmc.inference.evaluation import predict_split, score
+    from hf_xmc.errors import DataError
+    from hf_xmc.inference.evaluation.evaluate import predict_split, score
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.metrics import drop_pairs
     from hf_xmc.retrieval.rerank import CrossEncoderReranker
     from hf_xmc.training.reranker import train_reranker
 
     if not run.is_dir():
-        raise DataError("no such folder", run, cure="train a model with hf-xmc train --output_dir ...")
+        raise DataError("no such folder", run, hint="train a model with hf-xmc train --output_dir ...")
     data = load_xmc_dataset(dataset)
     pipeline = XMCPipeline.from_pretrained(run)
     if pipeline.index.labels["uid"][: data.num_labels] != data.labels["uid"][:]:
-        raise DataError(f"the index of {run} has other labels than {data.name}", cure="give the set it was trained on")
+        raise DataError(f"the index of {run} has other labels than {data.name}", hint="give the set it was trained on")
     set_seed(seed)
     pipeline.reranker = CrossEncoderReranker.from_encoder(encoder, max_length)
     # Without the memory, in which a training query would find itself.

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import replacing
+from hf_xmc.errors import DataError
 
 SECRET = ("hub_token", "push_to_hub_token")
 
@@ -41,10 +41,10 @@ def settings_as_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
         words, values = yaml.load(text, Words), yaml.safe_load(text)
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise DataError(
-            f"cannot be read as YAML ({error})", path, cure="expected a line `key: value` a setting"
+            f"cannot be read as YAML ({error})", path, hint="expected a line `key: value` a setting"
         ) from error
     if not isinstance(words, dict):
-        raise DataError(f"found {type(values).__name__}", path, cure="expected a line `key: value` a setting")
+        raise DataError(f"found {type(values).__name__}", path, hint="expected a line `key: value` a setting")
     known = {action.dest for action in parser._actions} - {"help"}
     flags: list[str] = []
     for key, value in words.items():
@@ -52,7 +52,7 @@ def settings_as_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
         if name not in known:
             near = get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}?" if near else "hf-xmc train --help lists all"
-            raise DataError(f"there is no setting {key!r}", path, cure=hint)
+            raise DataError(f"there is no setting {key!r}", path, hint=hint)
         if isinstance(value, dict):
             flags.append(f"--{name}={json.dumps(values[key])}")
         elif isinstance(value, list):

@@ -227,10 +227,10 @@ def finish(
 ) -> dict[str, float]:
     """Beside the weights write index, run.json, card and metrics on validation; returns the metrics, if any."""
     from hf_xmc.hub.card import write_model_card
-    from hf_xmc.inference.evaluation import metrics_document, predict_split, score
+    from hf_xmc.hub.run import RUN, describe_run, read_json, write_json
+    from hf_xmc.inference.evaluation.evaluate import metrics_document, predict_split, score
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.inference.saving import save_parts
-    from hf_xmc.training.run import RUN, describe_run, read_json, write_json
 
     pipeline = XMCPipeline.build(model, dataset.labels)
     save_parts(pipeline, folder)

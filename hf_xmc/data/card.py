@@ -9,11 +9,11 @@ from typing import Any
 import jinja2
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCardData, HfApi
 
-from hf_xmc.data import prepared
+from hf_xmc.data import parquet_folder
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import replacing
 from hf_xmc.data.statistics import Statistics, examples
+from hf_xmc.errors import DataError
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -69,8 +69,8 @@ def push_to_hub(folder: Path, repo_id: str, private: bool | None = None, token: 
     Raises:
         DataError: the folder is no prepared data set, or has no card.
     """
-    if not prepared.detect(folder) or not (folder / "README.md").is_file():
-        raise DataError("not a prepared data set with its card", folder, cure="run hf-xmc prepare")
+    if not parquet_folder.detect(folder) or not (folder / "README.md").is_file():
+        raise DataError("not a prepared data set with its card", folder, hint="run hf-xmc prepare")
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from hf_xmc.data import prepared
+from hf_xmc.data import parquet_folder
 from hf_xmc.data.arrow import cached_folder, file_key, list_column
-from hf_xmc.data.build import PROPENSITY_DEFAULTS, build, open_built
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.formats import hub, open_source
-from hf_xmc.data.source import Options, Source
-from hf_xmc.data.splits import SplitOptions
+from hf_xmc.data.formats.source import Options, Source
+from hf_xmc.data.ingest.build import PROPENSITY_DEFAULTS, build, open_built
+from hf_xmc.data.ingest.splits import SplitOptions
+from hf_xmc.errors import DataError, Problems
 from hf_xmc.types import Positives
 
 VERSION = 2  # of what the cache holds; raised when a change here changes it
@@ -88,7 +88,7 @@ class XMCDataset:
 
     def save(self, folder: str | Path) -> Path:
         """Write a folder that `load_xmc_dataset` reads: Parquet files and `dataset.json`."""
-        return prepared.write(self, Path(folder))
+        return parquet_folder.write(self, Path(folder))
 
 
 def load_xmc_dataset(
@@ -108,10 +108,10 @@ def load_xmc_dataset(
         name_or_folder: what to load.
         options: how to read it, where it does not say so itself.
         splitting: other splits than the given ones; a prepared folder takes neither.
-        builder: the name of a public set (`hf_xmc.data.builders`) whose constants and text composition to use.
+        builder: the name of a public set (`hf_xmc.data.public_sets`) whose constants and text composition to use.
 
     Raises:
-        DataError: there is no such source, or its content is not valid; the message names file, row and cure.
+        DataError: there is no such source, or its content is not valid; the message names file, row and hint.
 
     >>> data = load_xmc_dataset("sample")
     >>> data.queries["train"].column_names, data.labels[0]["uid"]
@@ -120,7 +120,7 @@ def load_xmc_dataset(
     options, splitting = options or Options(), splitting or SplitOptions()
     path = find(name_or_folder)
     path = path or hub.pull_prepared(str(name_or_folder))
-    if path is not None and prepared.detect(path):
+    if path is not None and parquet_folder.detect(path):
         return open_prepared(path, options, splitting, builder)
     source, name = source_of(path, str(name_or_folder), options, builder)
     settings = json.dumps([asdict(options), asdict(splitting), builder, name], sort_keys=True)
@@ -142,7 +142,7 @@ def prepare_xmc_dataset(
     options, splitting = options or Options(), splitting or SplitOptions()
     path = find(name_or_folder)
     path = path or hub.pull_prepared(str(name_or_folder))
-    if path is not None and prepared.detect(path):
+    if path is not None and parquet_folder.detect(path):
         return open_prepared(path, options, splitting, builder)
     source, name = source_of(path, str(name_or_folder), options, builder)
     target = Path(tempfile.mkdtemp(dir=folder))
@@ -161,8 +161,8 @@ def open_prepared(path: Path, options: Options, splitting: SplitOptions, builder
     asked = [f"--{name} {value}" for name, value in given.items() if value != usual[name]]
     if asked:
         found = f"a prepared data set cannot be read with {', '.join(asked)}"
-        raise DataError(found, path, cure="run hf-xmc prepare with it on what the set was made from")
-    return XMCDataset(**prepared.read(path))
+        raise DataError(found, path, hint="run hf-xmc prepare with it on what the set was made from")
+    return XMCDataset(**parquet_folder.read(path))
 
 
 def find(name_or_folder: str | Path) -> Path | None:
@@ -176,10 +176,10 @@ def find(name_or_folder: str | Path) -> Path | None:
 def source_of(path: Path | None, name: str, options: Options, builder: str | None) -> tuple[Source, str]:
     """The streams of a source, and what it is called."""
     if builder is not None:
-        from hf_xmc.data.builders import open_public_set
+        from hf_xmc.data.public_sets import open_public_set
 
         if path is None:
-            raise DataError(f"no folder or archive {name!r}", cure=f"give the local copy of {builder}")
+            raise DataError(f"no folder or archive {name!r}", hint=f"give the local copy of {builder}")
         return open_public_set(path, builder, options), builder
     source = hub.open_source(name, options) if path is None else open_source(path, options)
     called = Path(name).resolve().name if path is not None else name

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.errors import DataError, Problems
 
 MAX_LINE = 4 * 2**20  # characters; a longer line is no text but a file without line ends
 COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst")
@@ -106,7 +106,7 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
             "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ...)",
         ) from error
     except LookupError as error:
-        raise DataError(f"there is no encoding {encoding!r}", path, cure="use a name that Python knows") from error
+        raise DataError(f"there is no encoding {encoding!r}", path, hint="use a name that Python knows") from error
     except BROKEN as error:
         raise DataError(f"cannot be read ({error})", path, number + 1, "is the file complete?") from error
 

@@ -10,8 +10,8 @@ from datasets import Dataset, Features
 from datasets.table import InMemoryTable
 
 from hf_xmc.data.arrow import ArrowTableWriter, batches
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import replacing
+from hf_xmc.errors import DataError
 
 GROUP = 50_000  # rows that are in memory at once
 

@@ -9,9 +9,9 @@ from markupsafe import Markup
 
 from hf_xmc.data.charts import frequency_chart, histogram
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.data.errors import Problems
 from hf_xmc.data.files import replacing
 from hf_xmc.data.statistics import Statistics, examples
+from hf_xmc.errors import Problems
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

@@ -19,7 +19,7 @@ from hf_xmc.data.files import replacing
 from hf_xmc.data.parquet import read_parquet
 from hf_xmc.hub.fitted import fitted_parts, read_label_head
 from hf_xmc.hub.papers import cited
-from hf_xmc.training.run import RUN, read_json
+from hf_xmc.hub.run import RUN, read_json
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")

@@ -11,10 +11,10 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 from hf_xmc.hub.card import readdress, write_model_card
+from hf_xmc.hub.run import read_json
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD
-from hf_xmc.training.run import read_json
 
 TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "*.spm", "*.bpe.model", "spiece.model")
 TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "*.jinja")
@@ -90,9 +90,9 @@ def trained_files(folder: Path) -> list[str]:
         DataError: files are missing, or the folder holds something else.
     """
     if not folder.is_dir():
-        raise DataError("no such folder", folder, cure=f"{TRAIN.format(folder=folder)} to make one")
+        raise DataError("no such folder", folder, hint=f"{TRAIN.format(folder=folder)} to make one")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    missing = {name: cure for name, cure in NEEDED.items() if name not in present}
+    missing = {name: hint for name, hint in NEEDED.items() if name not in present}
     if read_json(folder / "index" / "index.json").get("head_fingerprint") and LABEL_HEAD not in present:
         missing[LABEL_HEAD] = TRAIN
     weights = weight_files(folder)
@@ -100,18 +100,18 @@ def trained_files(folder: Path) -> list[str]:
     if not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):
         missing["a tokenizer (tokenizer.json)"] = "load one with AutoTokenizer and save it into {folder}"
     if missing:
-        cures = [TRAIN] if TRAIN in missing.values() else list(dict.fromkeys(missing.values()))  # training makes all
+        hints = [TRAIN] if TRAIN in missing.values() else list(dict.fromkeys(missing.values()))  # training makes all
         raise DataError(
             f"not a complete trained folder, without {', '.join(missing)}",
             folder,
-            cure=", then ".join(cures).format(folder=folder),
+            hint=", then ".join(hints).format(folder=folder),
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") != "xmc_dual_encoder":
         raise DataError(
             f"config.json says model_type {config.get('model_type')!r}, expected 'xmc_dual_encoder'",
             folder,
-            cure="give the folder that XMCDualEncoderModel.save_pretrained wrote",
+            hint="give the folder that XMCDualEncoderModel.save_pretrained wrote",
         )
     # The modules that AutoModel(..., trust_remote_code=True) loads where hf_xmc is not installed.
     references = [str(reference).split("--")[-1] for reference in (config.get("auto_map") or {}).values()]

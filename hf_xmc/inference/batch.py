@@ -14,12 +14,12 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import file_fingerprint, replacing
+from hf_xmc.errors import DataError
 from hf_xmc.inference.ahead import ahead
 from hf_xmc.inference.parts import Parts
 from hf_xmc.inference.pipeline import XMCPipeline
-from hf_xmc.inference.rows import Window, number_of_rows, read_windows, texts_of, write_window
+from hf_xmc.inference.text_files import Window, number_of_rows, read_windows, texts_of, write_window
 
 WINDOW = 8192  # rows that are sorted by length together, and the most that a kill can cost
 OUTPUTS = (".jsonl", ".parquet")
@@ -62,7 +62,7 @@ def predict_file(
     """
     if target.suffix not in OUTPUTS:
         found = target.suffix or "a file without an ending"
-        raise DataError(f"cannot write {found}", target, cure=f"name it {' or '.join(OUTPUTS)}")
+        raise DataError(f"cannot write {found}", target, hint=f"name it {' or '.join(OUTPUTS)}")
     if not source.is_file():
         raise DataError("no such file", source)
     options = {"k": k, "threshold": threshold, "conformal": conformal, "set_method": set_method, "memory": memory}
@@ -79,7 +79,7 @@ def predict_file(
     try:
         count, rows = tag_windows(pipeline, source, text_column, batch_size, window, parts, done, rank, world, options)
         if not rows:
-            raise DataError("no rows", source, cure="there is nothing to tag")
+            raise DataError("no rows", source, hint="there is nothing to tag")
     except DataError:
         if world == 1 and not parts.done():
             parts.remove()

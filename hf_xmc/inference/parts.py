@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from transformers.utils import logging
 
 from hf_xmc.data.files import replacing
-from hf_xmc.inference.rows import changed_type
+from hf_xmc.inference.text_files import changed_type
 
 logger = logging.get_logger(__name__)
 MANIFEST = "manifest.json"

@@ -13,10 +13,11 @@ from datasets import Dataset
 from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
+from hf_xmc.hub.run import RUN, read_json, write_json
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import saving
 from hf_xmc.inference.consistency import check_parts, same_ranking
-from hf_xmc.inference.explain import add_explanations
+from hf_xmc.inference.explain.explanations import add_explanations
 from hf_xmc.inference.labels import NewLabels
 from hf_xmc.inference.ranking import RERANK_DEPTH, rank_labels, reorder
 from hf_xmc.inference.selection import describe, select
@@ -27,7 +28,6 @@ from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.memory import MEMORY, QueryMemory
 from hf_xmc.retrieval.rerank import RERANKER, CrossEncoderReranker
-from hf_xmc.training.run import RUN, read_json, write_json
 from hf_xmc.types import TopK
 
 CELLS = 2**22  # predictions that are held at a time

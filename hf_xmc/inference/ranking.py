@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_xmc.inference.hierarchy import parents_of_table
+from hf_xmc.data.hierarchy import parents_of_table
 from hf_xmc.retrieval.geometry import frechet_search, frechet_tree
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.memory import QueryMemory

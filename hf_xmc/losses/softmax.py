@@ -12,7 +12,7 @@ class SoftmaxLoss(StreamingLoss):
     """Mean over queries of the sum over p in P_b of  -log( exp(s_bp) / sum_l exp(s_bl) ), l over all labels.
 
     The sum is not divided by the number of positives, and the positives compete with each other: so does the code of
-    DEXML (Gupta et al., ICLR 2024), whose `DecoupledSoftmaxLoss` is the cure for the latter.
+    DEXML (Gupta et al., ICLR 2024), whose `DecoupledSoftmaxLoss` is the hint for the latter.
 
     Args: see `StreamingLoss`.
     """

@@ -167,15 +167,15 @@ class LabelHead:
         Raises:
             ValueError: fewer rows, or others.
         """
-        cure = "use the label table that the model was trained on (new labels go to its end), or train the head again"
+        hint = "use the label table that the model was trained on (new labels go to its end), or train the head again"
         if len(uids) < len(self):
             raise ValueError(
-                f"The model has vectors of {len(self):,} labels, but the label table has {len(uids):,} rows; {cure}."
+                f"The model has vectors of {len(self):,} labels, but the label table has {len(uids):,} rows; {hint}."
             )
         if self.catalogue and catalogue_fingerprint(uids[: len(self)]) != self.catalogue:
             raise ValueError(
                 f"The first {len(self):,} rows of the label table are not the labels that the model has vectors of, "
-                f"or stand in another order; {cure}."
+                f"or stand in another order; {hint}."
             )
 
     def fingerprint(self) -> str:

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from transformers.utils import logging
 
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import read_json, replacing
+from hf_xmc.errors import DataError
 from hf_xmc.retrieval.calibration import RankedMap, ScoreMap
 from hf_xmc.retrieval.conformal import (
     Risk,
@@ -256,15 +256,15 @@ class Confidence:
         folder = fetch_folder(name_or_folder, [CONFIDENCE, ARRAYS], **hub)
         for name in (CONFIDENCE, ARRAYS):
             if not (folder / name).is_file():
-                raise DataError(f"no {name}", folder, cure="fit it with hf-xmc calibrate")
+                raise DataError(f"no {name}", folder, hint="fit it with hf-xmc calibrate")
         try:
             about = read_json(folder / CONFIDENCE)
             if about["format"] > FORMAT:
                 raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
             return from_arrays(about, load_file(str(folder / ARRAYS)))
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            cure = "fit it again with hf-xmc calibrate"
-            raise DataError(f"the confidence cannot be read ({error!s:.200})", folder, cure=cure) from error
+            hint = "fit it again with hf-xmc calibrate"
+            raise DataError(f"the confidence cannot be read ({error!s:.200})", folder, hint=hint) from error
 
 
 def from_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Confidence:

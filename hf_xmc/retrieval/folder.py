@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 
 
 def fetch_folder(
@@ -29,5 +29,5 @@ def fetch_folder(
         return Path(snapshot_download(str(name_or_folder), allow_patterns=patterns, **hub))
     except HFValidationError as error:
         raise DataError(
-            "no such folder", folder, cure="give a trained folder, or a repository as name/model"
+            "no such folder", folder, hint="give a trained folder, or a repository as name/model"
         ) from error

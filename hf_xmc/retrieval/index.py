@@ -15,9 +15,9 @@ import numpy as np
 from datasets import Dataset
 from huggingface_hub import HfApi
 
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import replacing
 from hf_xmc.data.parquet import read_parquet, write_parquet
+from hf_xmc.errors import DataError
 from hf_xmc.retrieval.auto import build_measured
 from hf_xmc.retrieval.catalogue import Catalogue, rows_of
 from hf_xmc.retrieval.factories import FACTORIES
@@ -270,7 +270,7 @@ class LabelIndex:
         folder = fetch_folder(name_or_folder, [LABELS, "index/*"], **hub)
         for name in (LABELS, INDEX, ABOUT):
             if not (folder / name).is_file():
-                raise DataError(f"no {name}", folder, cure="build the index with hf-xmc index")
+                raise DataError(f"no {name}", folder, hint="build the index with hf-xmc index")
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             if about["format"] > FORMAT:
@@ -278,11 +278,11 @@ class LabelIndex:
             index = VectorIndex.read(folder / INDEX, about["factory"], about.get("parameters", {}), memory_map)
             made = cls(index, Catalogue(read_parquet(folder / LABELS), about["removed"]), about)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise DataError(f"the index cannot be read ({error!s:.200})", folder, cure="build it again") from error
+            raise DataError(f"the index cannot be read ({error!s:.200})", folder, hint="build it again") from error
         if index.num_rows != about.get("num_rows", len(made)) or index.num_rows < len(made):
             rows = f"{made.catalogue.num_rows:,} rows in {LABELS}"
             found = f"{index.num_rows:,} vectors and {len(made.removed):,} removed labels, but {rows}"
-            raise DataError(found, folder, cure="build the index again")
+            raise DataError(found, folder, hint="build the index again")
         return made
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, softmax
 
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import read_json, replacing
+from hf_xmc.errors import DataError
 from hf_xmc.metrics.ranking import ranking_metrics
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.fusion import FusionSettings, fuse, grid, joint_softmax, sum_votes
@@ -186,7 +186,7 @@ class QueryMemory:
         folder = fetch_folder(name_or_folder, ["memory/*"], **hub)
         for name in (MEMORY, EMBEDDINGS, POSITIVES):
             if not (folder / name).is_file():
-                raise DataError(f"no {name}", folder, cure="build the memory with hf-xmc calibrate")
+                raise DataError(f"no {name}", folder, hint="build the memory with hf-xmc calibrate")
         try:
             about = read_json(folder / MEMORY)
             if about["format"] > FORMAT:
@@ -197,8 +197,8 @@ class QueryMemory:
             positives.validate(about["num_labels"])
             return cls(embeddings, positives, about["num_labels"], FusionSettings(**about["settings"]))
         except (KeyError, TypeError, ValueError, EOFError, SafetensorError) as error:
-            cure = "build it again with hf-xmc calibrate"
-            raise DataError(f"the memory cannot be read ({error!s:.200})", folder, cure=cure) from error
+            hint = "build it again with hf-xmc calibrate"
+            raise DataError(f"the memory cannot be read ({error!s:.200})", folder, hint=hint) from error
 
 
 def first_columns(topk: TopK, width: int) -> TopK:

@@ -19,7 +19,7 @@ from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import EpochCallback, QueryProgressCallback
-from hf_xmc.training.candidate_rules import make_rule
+from hf_xmc.training.candidates.rules import make_rule
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.head_trainer import LabelHeadTrainer

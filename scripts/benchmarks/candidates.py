@@ -26,10 +26,10 @@ from rich.table import Table
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
 from hf_xmc.cli.packaged import packaged_encoder
 from hf_xmc.data.tokenized import TokenTable
+from hf_xmc.hub.run import versions, write_json
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.retrieval.search import exact_search
-from hf_xmc.training.run import versions, write_json
 
 MEASURES = ("P@1", "P@5", "PSP@5")
 

@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import BisectingKMeans
 
+from hf_xmc.hub.run import versions, write_json
 from hf_xmc.sampling.clusters import balanced_clusters
-from hf_xmc.training.run import versions, write_json
 
 HIDDEN = 32  # dimensions that the rows really vary in
 ROWS = 2**14  # worked on at a time, where the script itself would need memory

@@ -4,7 +4,8 @@
 
 The system is the packaged all-MiniLM-L6-v2, frozen, under projections trained over all labels; the encoder itself is
 printed beside. Texts are encoded once: their pooled states are kept as `<set>_<split>.npy` in `--features`. Settings
-are chosen on one part of validation and calibrated on the other (`hf_xmc.inference.fit`). Prints one table a set and
+are chosen on one part of validation and calibrated on the other (`hf_xmc.inference.fitting.confidence`).
+Prints one table a set and
 adds to `confidence.json`.
 """
 
@@ -25,11 +26,11 @@ from hf_xmc import load_xmc_dataset as load
 from hf_xmc.cli.packaged import packaged_encoder
 from hf_xmc.cli.tables import print_confidence, print_metrics
 from hf_xmc.data.tokenized import TokenTable
-from hf_xmc.inference.confidence_report import measure_confidence
-from hf_xmc.inference.evaluation import first_columns
-from hf_xmc.inference.fit import Fit, fit_from_embeddings, some
+from hf_xmc.hub.run import versions
+from hf_xmc.inference.evaluation.confidence import measure_confidence
+from hf_xmc.inference.evaluation.evaluate import first_columns
+from hf_xmc.inference.fitting.confidence import Fit, fit_from_embeddings, some
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
-from hf_xmc.training.run import versions
 from hf_xmc.types import TopK
 
 SETS = ("biotools_edam", "bible_xref", "yso_finna_en", "eurlex57k_256w")

@@ -29,9 +29,9 @@ from rich.table import Table
 from torch import Tensor
 
 from hf_xmc import Positives
+from hf_xmc.hub.run import versions, write_json
 from hf_xmc.losses import DecoupledSoftmaxLoss
 from hf_xmc.training.row_adagrad import update_rows
-from hf_xmc.training.run import versions, write_json
 
 DIM = 384
 CASES = ("rows float32", "rows float16", "rows bfloat16", "SparseAdam", "AdamW")

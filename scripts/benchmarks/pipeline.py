@@ -34,8 +34,8 @@ from transformers import AutoModel
 
 from hf_xmc import XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.packaged import packaged_encoder
+from hf_xmc.hub.run import write_json
 from hf_xmc.inference.batch import predict_file
-from hf_xmc.training.run import write_json
 
 BATCH_SIZES = (8, 16, 32, 64, 128)
 

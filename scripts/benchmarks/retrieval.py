@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_xmc import LabelIndex
+from hf_xmc.hub.run import write_json
 from hf_xmc.retrieval.factories import FACTORIES, inner
 from hf_xmc.retrieval.search import exact_search, share_threads
-from hf_xmc.training.run import write_json
 
 K = 10
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

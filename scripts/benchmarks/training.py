@@ -40,7 +40,7 @@ from timed_training import RawEncoder, StepEnd, make_trainer
 
 from hf_xmc import XMCTrainer, load_xmc_dataset
 from hf_xmc.data.files import replacing
-from hf_xmc.inference.evaluation import score
+from hf_xmc.inference.evaluation.evaluate import score
 from hf_xmc.metrics import search_depth
 from hf_xmc.retrieval.search import exact_search
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel, load_xmc_dataset
 from hf_xmc.cli.main import app, main
-from hf_xmc.inference.evaluation import predict_split
+from hf_xmc.inference.evaluation.evaluate import predict_split
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 from tests.conftest import write_lines

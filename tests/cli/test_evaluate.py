@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hf_xmc import TopK, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
-from hf_xmc.inference.predictions import write_predictions
+from hf_xmc.inference.evaluation.predictions import write_predictions
 from hf_xmc.metrics import inverse_propensity, ranking_metrics
 
 

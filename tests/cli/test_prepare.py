@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import hf_xmc
 from hf_xmc import load_xmc_dataset
 from hf_xmc.cli.main import app
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 from tests.conftest import write_lines
 from tests.data.made import dexml, jsonl
 from tests.hub.local_hub import TOKEN, Hub

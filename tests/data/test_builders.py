@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hf_xmc import load_xmc_dataset
-from hf_xmc.data.builders import SETS, PublicSet
-from hf_xmc.data.errors import DataError
+from hf_xmc.data.public_sets import SETS, PublicSet
+from hf_xmc.errors import DataError
 from tests.data.made import FORMATS, LABELS, TEST, TRAIN
 
 MADE = {"EURLex-4K": "dexml", "Wiki10-31K": "dexml", "AmazonCat-13K": "old", "EURLEX57K": "eurlex57k"}

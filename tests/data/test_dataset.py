@@ -10,9 +10,9 @@ import pytest
 from datasets import List, Value
 
 from hf_xmc import load_xmc_dataset
-from hf_xmc.data.errors import DataError
-from hf_xmc.data.splits import validation_rows
-from hf_xmc.data.staging import hashes
+from hf_xmc.data.ingest.queries import hashes
+from hf_xmc.data.ingest.splits import validation_rows
+from hf_xmc.errors import DataError
 from hf_xmc.types import Positives
 from tests.conftest import write_lines
 

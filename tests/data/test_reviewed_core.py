@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from hf_xmc import load_xmc_dataset
 from hf_xmc.cli.main import app
-from hf_xmc.data import staging
-from hf_xmc.data.errors import DataError, Problems
-from hf_xmc.data.source import Options
-from hf_xmc.data.splits import SplitOptions, newest, stratified, validation_rows
+from hf_xmc.data.formats.source import Options
+from hf_xmc.data.ingest import queries as staging
+from hf_xmc.data.ingest.splits import SplitOptions, newest, stratified, validation_rows
+from hf_xmc.errors import DataError, Problems
 from hf_xmc.types import Positives
 from tests.data.made import jsonl as made_jsonl
 from tests.data.made import text

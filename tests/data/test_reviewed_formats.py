@@ -11,13 +11,13 @@ import scipy.sparse as sp
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_xmc import XMCDataset, load_xmc_dataset
-from hf_xmc.data.builders import PublicSet
 from hf_xmc.data.card import write_card
 from hf_xmc.data.dataset import prepare_xmc_dataset
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.formats import annif
-from hf_xmc.data.source import LabelNames, Options
+from hf_xmc.data.formats.source import LabelNames, Options
+from hf_xmc.data.public_sets import PublicSet
 from hf_xmc.data.statistics import statistics
+from hf_xmc.errors import DataError, Problems
 from tests.data.made import LABELS, TEST, TRAIN, csv, dexml, jsonl, old, text, xc_pairs
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from hf_xmc import load_xmc_dataset
-from hf_xmc.data.errors import DataError
-from hf_xmc.data.source import Options
-from hf_xmc.data.splits import SplitOptions, stratified
+from hf_xmc.data.formats.source import Options
+from hf_xmc.data.ingest.splits import SplitOptions, stratified
+from hf_xmc.errors import DataError
 from hf_xmc.types import Positives
 from tests.data.made import text
 

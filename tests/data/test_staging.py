@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_xmc.data import staging
-from hf_xmc.data.errors import DataError, Problems
-from hf_xmc.data.label_table import stage_labels
-from hf_xmc.data.source import Record, Source, Split
-from hf_xmc.data.staging import hashes, repeated, stage_queries, uid_hash
+from hf_xmc.data.formats.source import Record, Source, Split
+from hf_xmc.data.ingest import queries as staging
+from hf_xmc.data.ingest.labels import stage_labels
+from hf_xmc.data.ingest.queries import hashes, repeated, stage_queries, uid_hash
+from hf_xmc.errors import DataError, Problems
 
 
 def source(rows: list[Record], labels: list[Record] | None = None) -> Source:

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from hf_xmc import XMCTrainingArguments, load_xmc_dataset
 from hf_xmc.hub.card import is_hub_id, model_card, readdress, write_model_card
-from hf_xmc.training.run import changed_arguments, describe_run
+from hf_xmc.hub.run import changed_arguments, describe_run
 from tests.hub.trained import LABELS, METRICS, RUN
 
 

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from hf_xmc import XMCDualEncoderModel, XMCPipeline
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 from hf_xmc.hub import write_model_card
 from hf_xmc.hub.push import belongs, trained_files
 from hf_xmc.modeling import LabelHead, catalogue_fingerprint

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import CommitOperationAdd
 
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 from hf_xmc.hub import push
 from hf_xmc.hub.push import push_to_hub, trained_files
 from tests.hub.trained import PUSHED
@@ -20,7 +20,7 @@ def test_only_files_of_a_trained_folder_are_chosen(trained_folder: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "cure"),
+    ("name", "hint"),
     [
         ("config.json", "hf-xmc train"),
         ("model.safetensors", "hf-xmc train"),
@@ -30,11 +30,11 @@ def test_only_files_of_a_trained_folder_are_chosen(trained_folder: Path) -> None
         ("index/index.json", "hf-xmc index"),
     ],
 )
-def test_a_missing_file_is_named_with_its_cure(trained_folder: Path, name: str, cure: str) -> None:
+def test_a_missing_file_is_named_with_its_cure(trained_folder: Path, name: str, hint: str) -> None:
     (trained_folder / name).unlink()
     with pytest.raises(DataError, match=name) as error:
         push_to_hub(trained_folder, "tester/never-made")
-    assert cure in str(error.value)
+    assert hint in str(error.value)
 
 
 def test_a_card_is_written_where_there_is_none(trained_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

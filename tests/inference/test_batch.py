@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 from hf_xmc.inference.batch import predict_file
 from hf_xmc.inference.parts import Parts
 

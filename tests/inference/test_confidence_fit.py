@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from hf_xmc import Positives, TopK, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.data.errors import DataError
-from hf_xmc.inference.confidence_report import confidence_section, coverage, measure_confidence
-from hf_xmc.inference.fit import Held, choose_depth, fit_confidence, halves, some
+from hf_xmc.errors import DataError
+from hf_xmc.inference.evaluation.confidence import confidence_section, coverage, measure_confidence
+from hf_xmc.inference.fitting.confidence import Held, choose_depth, fit_confidence, halves, some
 from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.index import INDEX
 from hf_xmc.retrieval.memory import MEMORY, MEMORY_FILES, QueryMemory
@@ -138,7 +138,7 @@ def test_centroids_make_another_index(pipeline: XMCPipeline, data: XMCDataset, t
 
 
 def test_a_memory_that_does_not_help_is_left_out(pipeline: XMCPipeline, data: XMCDataset, tmp_path: Path) -> None:
-    from hf_xmc.inference.fit import fit_from_embeddings
+    from hf_xmc.inference.fitting.confidence import fit_from_embeddings
 
     truth = data.positives("validation")
     axes = np.eye(32, dtype=np.float32)

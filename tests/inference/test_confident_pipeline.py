@@ -10,8 +10,8 @@ import pytest
 
 from hf_xmc import TopK, XMCPipeline, load_xmc_dataset
 from hf_xmc.inference.batch import predict_file
-from hf_xmc.inference.rows import read_rows
 from hf_xmc.inference.selection import select
+from hf_xmc.inference.text_files import read_rows
 from hf_xmc.retrieval.rerank import CrossEncoderReranker
 
 TEXT = "a red car is here"

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from hf_xmc import Positives, XMCDataset, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
-from hf_xmc.data.errors import DataError
-from hf_xmc.inference.fit import fit_confidence, halves
-from hf_xmc.inference.fuse import fuse_head
+from hf_xmc.errors import DataError
+from hf_xmc.hub.run import write_json
+from hf_xmc.inference.fitting.confidence import fit_confidence, halves
+from hf_xmc.inference.fitting.label_head import fuse_head
 from hf_xmc.modeling import LabelHead, catalogue_fingerprint
-from hf_xmc.training.run import write_json
 from tests.conftest import write_lines
 
 QUERIES = ["a red car", "the blue river"]

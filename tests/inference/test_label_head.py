@@ -11,10 +11,10 @@ import torch
 from datasets import Dataset
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
-from hf_xmc.inference.attribution import without
-from hf_xmc.inference.explain import explain
-from hf_xmc.inference.faithfulness import measure_explanation
-from hf_xmc.inference.fit import fit_confidence
+from hf_xmc.inference.explain.attribution import without
+from hf_xmc.inference.explain.explanations import explain
+from hf_xmc.inference.explain.faithfulness import measure_explanation
+from hf_xmc.inference.fitting.confidence import fit_confidence
 from hf_xmc.modeling import LabelHead, catalogue_fingerprint
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 

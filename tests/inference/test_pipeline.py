@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
-from hf_xmc.inference.evaluation import baseline_predictions, metrics_document, predict_split, score
+from hf_xmc.inference.evaluation.evaluate import baseline_predictions, metrics_document, predict_split, score
 
 
 @pytest.fixture(scope="module")

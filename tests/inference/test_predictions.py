@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_xmc import TopK
-from hf_xmc.data.errors import DataError
-from hf_xmc.inference.predictions import read_predictions, write_predictions
+from hf_xmc.errors import DataError
+from hf_xmc.inference.evaluation.predictions import read_predictions, write_predictions
 
 UIDS, LABELS = ["q0", "q1", "q2"], ["red", "green", "blue"]
 

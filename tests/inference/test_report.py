@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hf_xmc import Positives, TopK
-from hf_xmc.inference.report import Texts, render_report, write_report
+from hf_xmc.inference.evaluation.report import Texts, render_report, write_report
 from hf_xmc.metrics import find_hits, ranking_metrics
 from hf_xmc.metrics.calibration import scored_predictions
 

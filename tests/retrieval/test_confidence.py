@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit
 
 from hf_xmc import Positives, TopK
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 from hf_xmc.metrics import calibration_metrics, ranking_metrics, reliability
 from hf_xmc.metrics.hits import drop_pairs
 from hf_xmc.retrieval.calibration import METHODS, ScoreMap, fit_beta, fit_score_map

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from hf_xmc import LabelIndex
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 from hf_xmc.retrieval.baselines import popularity, tfidf
 from hf_xmc.retrieval.search import exact_search
 

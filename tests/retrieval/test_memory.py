@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit
 
 from hf_xmc import Positives, TopK
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 from hf_xmc.retrieval import memory as memory_module
 from hf_xmc.retrieval.enrichment import enrich_labels, leave_one_out_labels, tune_enrichment
 from hf_xmc.retrieval.fusion import FusionSettings, fuse, grid, joint_softmax, sum_votes

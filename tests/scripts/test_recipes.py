@@ -14,7 +14,7 @@ import typer
 from hf_xmc.cli.launch import relaunch
 from hf_xmc.cli.main import app
 from hf_xmc.cli.train import ScriptArguments, parse
-from hf_xmc.data.builders import SETS
+from hf_xmc.data.public_sets import SETS
 from hf_xmc.training.arguments import XMCTrainingArguments
 
 RECIPES = Path(__file__).parents[2] / "scripts/recipes"

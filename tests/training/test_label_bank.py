@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_xmc.training import label_bank
-from hf_xmc.training.label_bank import LabelBank
+from hf_xmc.training.candidates import label_bank
+from hf_xmc.training.candidates.label_bank import LabelBank
 
 
 def test_every_row_has_its_turn() -> None:

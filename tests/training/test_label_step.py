@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_xmc import Positives, XMCDataset, XMCTrainer, load_xmc_dataset
-from hf_xmc.training import candidate_rules
+from hf_xmc.training.candidates import rules as candidate_rules
 from tests.training.made import make_trainer, one_batch
 
 STRATEGIES: dict[str, dict[str, Any]] = {

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainingArguments, load_xmc_dataset
-from hf_xmc.training.encoder_cost import Cost, forward_flops, kept_bytes
-from hf_xmc.training.measure import measure
-from hf_xmc.training.plan import (
+from hf_xmc.training.planning.encoder_cost import Cost, forward_flops, kept_bytes
+from hf_xmc.training.planning.measure import measure
+from hf_xmc.training.planning.plan import (
     Choice,
     Measured,
     chunk_bytes,

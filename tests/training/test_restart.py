@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hf_xmc import XMCTrainer
 from hf_xmc.training import checkpoints as training_checkpoints
-from hf_xmc.training.label_bank import BANK
+from hf_xmc.training.candidates.label_bank import BANK
 from tests.training.run_until_killed import trainer_for
 
 ROOT = Path(__file__).parents[2]

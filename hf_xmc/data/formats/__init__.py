@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_xmc.data.archives import unpacked
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.formats import annif, eurlex57k, hub, jsonl, table, xc_text
-from hf_xmc.data.source import Options, Source
+from hf_xmc.data.formats.archives import unpacked
+from hf_xmc.data.formats.source import Options, Source
+from hf_xmc.errors import DataError
 
 # The first that recognises a source reads it: the ones with the most particular names come first.
 READERS = (eurlex57k, annif, jsonl, xc_text, hub, table)
@@ -32,4 +32,4 @@ def open_source(path: Path, options: Options) -> Source:
             source.reason = source.reason or reason
             return source
     inside = sorted(p.name for p in path.iterdir()) if path.is_dir() else [path.name]
-    raise DataError(f"no data set (found {', '.join(inside[:8]) or 'nothing'})", path, cure=EXPECTED)
+    raise DataError(f"no data set (found {', '.join(inside[:8]) or 'nothing'})", path, hint=EXPECTED)

@@ -15,9 +15,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import lines, open_bytes, plain_suffix
-from hf_xmc.data.source import LEFT_OUT, UNREADABLE, LabelNames, Options, Record, Records, Source, Split, template
+from hf_xmc.data.formats.source import (
+    LEFT_OUT,
+    UNREADABLE,
+    LabelNames,
+    Options,
+    Record,
+    Records,
+    Source,
+    Split,
+    template,
+)
+from hf_xmc.errors import DataError, Problems
 
 VOCABULARIES = {".ttl": "turtle", ".nt": "nt", ".rdf": "xml", ".xml": "xml", ".skos": "xml"}
 SPLIT_WORDS = {  # whole words between what is no letter
@@ -47,11 +57,11 @@ def open_source(folder: Path, options: Options) -> Source:
     """
     label_path = Path(options.label_file) if options.label_file else vocabulary(folder)
     if label_path is None or not label_path.is_file():
-        raise DataError("no vocabulary", folder, cure=f"expected one of {', '.join(VOCABULARIES)}")
+        raise DataError("no vocabulary", folder, hint=f"expected one of {', '.join(VOCABULARIES)}")
     names = LabelNames(closed=True)
     corpora = split_corpora(folder)
     if "train" not in corpora:
-        raise DataError("no document corpus", folder, cure="expected train.tsv or a folder train with .txt and .key")
+        raise DataError("no document corpus", folder, hint="expected train.tsv or a folder train with .txt and .key")
     readers: dict[bool, Any] = {True: document_queries, False: line_queries}
     return Source(
         format="annif",
@@ -78,7 +88,7 @@ def split_corpora(folder: Path) -> dict[str, Path]:
         name = path.name.lower()
         split = next((s for s, w in SPLIT_WORDS.items() if re.search(rf"(?<![a-z])(?:{w})(?![a-z])", name)), None)
         if split in splits:
-            raise DataError(f"{splits[split].name} and {path.name} are both {split}", folder, cure="keep one of them")
+            raise DataError(f"{splits[split].name} and {path.name} are both {split}", folder, hint="keep one of them")
         if split is not None:
             splits[split] = path
     return splits
@@ -137,7 +147,7 @@ def labels(path: Path, names: LabelNames, options: Options, problems: Problems) 
         with open_bytes(path) as file:
             graph.parse(data=file.read(), format=VOCABULARIES[plain_suffix(path)])
     except Exception as error:  # rdflib's parsers raise what they like
-        raise DataError(f"not a SKOS vocabulary ({error!s:.120})", path, cure="is the file complete?") from error
+        raise DataError(f"not a SKOS vocabulary ({error!s:.120})", path, hint="is the file complete?") from error
     by_template = template(options.label_template)
     concepts = sorted({uri for uri in graph.subjects(RDF.type, skos.Concept) if isinstance(uri, URIRef)})
     count = 0

@@ -9,9 +9,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import find_file, read_json
-from hf_xmc.data.source import LEFT_OUT, UNREADABLE, LabelNames, Options, Record, Records, Source, Split, Template
+from hf_xmc.data.formats.source import (
+    LEFT_OUT,
+    UNREADABLE,
+    LabelNames,
+    Options,
+    Record,
+    Records,
+    Source,
+    Split,
+    Template,
+)
+from hf_xmc.errors import DataError, Problems
 
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 DESCRIPTORS = ("EURLEX57K.json", "eurovoc_concepts.json")
@@ -42,7 +52,7 @@ def open_source(folder: Path, options: Options) -> Source:
     label_path = None if inside is None else find_descriptors(inside, folder)
     if inside is None or label_path is None:
         raise DataError(
-            f"no {DESCRIPTORS[0]} or no train", folder, cure="expected the folder that EURLEX57K unpacks to"
+            f"no {DESCRIPTORS[0]} or no train", folder, hint="expected the folder that EURLEX57K unpacks to"
         )
     names = LabelNames(closed=True)
     by_template = Template(options.query_template or TEMPLATE)
@@ -80,15 +90,15 @@ def labels(path: Path, names: LabelNames, problems: Problems) -> Records:
     """The concepts, in the order of the file."""
     concepts = read_json(path)
     if not isinstance(concepts, dict):
-        raise DataError(f"found {concepts!r:.60}", path, cure="expected an object: concept -> its label")
+        raise DataError(f"found {concepts!r:.60}", path, hint="expected an object: concept -> its label")
     for i, (uid, concept) in enumerate(concepts.items()):
         if not isinstance(concept, dict) or not isinstance(concept.get("label"), str):
-            raise DataError(f"concept {uid!r} is {concept!r:.60}", path, cure='expected an object with a "label"')
+            raise DataError(f"concept {uid!r} is {concept!r:.60}", path, hint='expected an object with a "label"')
         names.add(uid, i)
         lists = {key: concept.get(key) or [] for key in ("alt_labels", "parents")}
         for key, value in lists.items():
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise DataError(
-                    f'"{key}" of concept {uid!r} is {value!r:.60}', path, cure="expected a list of strings"
+                    f'"{key}" of concept {uid!r} is {value!r:.60}', path, hint="expected a list of strings"
                 )
         yield i + 1, {"uid": uid, "text": concept["label"], "texts": lists["alt_labels"], "parents": lists["parents"]}

@@ -16,10 +16,8 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from hf_xmc.data.arrow import batches
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.formats.jsonl import checked_weights
-from hf_xmc.data.formats.table import LABEL_COLUMNS, SPLIT_NAMES, UID_COLUMNS, names_in, one_of
-from hf_xmc.data.source import (
+from hf_xmc.data.formats.source import (
     LABEL_TEXT_FIELDS,
     LEFT_OUT,
     TEXT_FIELDS,
@@ -33,6 +31,8 @@ from hf_xmc.data.source import (
     template,
     text_of,
 )
+from hf_xmc.data.formats.table import LABEL_COLUMNS, SPLIT_NAMES, UID_COLUMNS, names_in, one_of
+from hf_xmc.errors import DataError, Problems
 
 LABELS = "labels"
 IGNORED = ("uid", "text", "train_count")
@@ -56,7 +56,7 @@ def open_source(name: str | Path, options: Options) -> Source:
     loaded = quietly(datasets.load_dataset, name, config, name=name)
     tables = {s: loaded[n] for s, names in SPLIT_NAMES.items() for n in names if n in loaded}
     if "train" not in tables:
-        raise DataError(f"splits {', '.join(loaded)}", name, cure="expected one called train")
+        raise DataError(f"splits {', '.join(loaded)}", name, hint="expected one called train")
     train = tables["train"]
     label_column = one_of(train.column_names, Path(name), options.label_column, LABEL_COLUMNS, "--label_column")
     kind = inner(train.features[label_column])
@@ -72,7 +72,7 @@ def open_source(name: str | Path, options: Options) -> Source:
         stream = partial(class_labels, kind.names)
     numbers = isinstance(kind, ClassLabel) or (isinstance(kind, Value) and kind.dtype.startswith(("int", "uint")))
     if numbers and label_table is None and not isinstance(kind, ClassLabel):
-        raise DataError(f"{label_column!r} holds ids, but there is no configuration {LABELS!r}", name, cure="add one")
+        raise DataError(f"{label_column!r} holds ids, but there is no configuration {LABELS!r}", name, hint="add one")
     splits = {
         split: Split(Path(name), partial(queries, table, label_column, None if numbers else names, name, options))
         for split, table in tables.items()
@@ -108,9 +108,9 @@ def quietly(function: Any, *args: Any, name: str) -> Any:
     try:
         return function(*args)
     except Exception as error:  # of the network, the Hub, the files, or the builder
-        cure = "give 'sample', a folder, a file, the name of a folder in $HF_XMC_DATA, or of a data set on the Hub"
+        hint = "give 'sample', a folder, a file, the name of a folder in $HF_XMC_DATA, or of a data set on the Hub"
         raise DataError(
-            f"no data set {name!r} ({str(error).splitlines()[0] if str(error) else error!r:.120})", cure=cure
+            f"no data set {name!r} ({str(error).splitlines()[0] if str(error) else error!r:.120})", hint=hint
         ) from error
 
 

@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import find_file, json_lines, lines, read_json
-from hf_xmc.data.source import (
+from hf_xmc.data.formats.source import (
     LABEL_TEXT_FIELDS,
     LEFT_OUT,
     TEXT_FIELDS,
@@ -31,6 +30,7 @@ from hf_xmc.data.source import (
     text_of,
     uid_of,
 )
+from hf_xmc.errors import DataError, Problems
 
 SPLITS = {"trn": "train", "val": "validation", "tst": "test"}
 FILTERS = {"trn": ("trn", "train"), "val": ("val", "validation"), "tst": ("tst", "test")}
@@ -62,7 +62,7 @@ def open_source(folder: Path, options: Options) -> Source:
     """
     for stem, what in (("trn", "training queries"), ("lbl", "labels")):
         if find(folder, stem) is None:
-            raise DataError(f"no {stem}.jsonl or {stem}.jsonl.gz", folder, cure=f"the {what} are read from it")
+            raise DataError(f"no {stem}.jsonl or {stem}.jsonl.gz", folder, hint=f"the {what} are read from it")
     label_path, parents_path = find(folder, "lbl"), find_file(folder, "hierarchy.tsv")
     assert label_path is not None
     paths = {stem: path for stem in SPLITS if (path := find(folder, stem))}
@@ -179,4 +179,4 @@ def check_propensity(description: dict[str, Any], path: Path) -> None:
     """Its constants are numbers."""
     constants = description.get("propensity", {})
     if not isinstance(constants, dict) or not all(type(v) in (int, float) for v in constants.values()):
-        raise DataError(f'"propensity" is {constants!r:.60}', path, cure='expected {"a": 0.55, "b": 1.5}')
+        raise DataError(f'"propensity" is {constants!r:.60}', path, hint='expected {"a": 0.55, "b": 1.5}')

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import lines
-from hf_xmc.data.source import LEFT_OUT, UNREADABLE, LabelNames, Record
+from hf_xmc.data.formats.source import LEFT_OUT, UNREADABLE, LabelNames, Record
+from hf_xmc.errors import DataError, Problems
 
 Rows = Iterator[tuple[int, Record | None]]  # line, and labels, weights and perhaps text; None for a bad row
 HEADER = re.compile(r"^\s*\d+(\s+\d+){1,2}\s*$")
@@ -29,7 +29,7 @@ def matrix_rows(path: Path, names: LabelNames, problems: Problems) -> Rows:
         matrix.eliminate_zeros()
     weighted = bool((matrix.data != 1).any())
     if weighted and not (np.isfinite(matrix.data) & (matrix.data >= 0)).all():
-        raise DataError("the matrix has values that are no relevance", path, cure="expected numbers from 0 on")
+        raise DataError("the matrix has values that are no relevance", path, hint="expected numbers from 0 on")
     for row in range(matrix.shape[0]):
         part = slice(matrix.indptr[row], matrix.indptr[row + 1])
         record: Record = {"labels": matrix.indices[part].tolist()}
@@ -57,15 +57,15 @@ def read_npz(path: Path) -> Any:
                 matrix = make((file["data"], file["indices"], file["indptr"]), shape=shape)
                 matrix.check_format(full_check=True)
             else:
-                raise DataError(f"a matrix of the format {kind!r:.40}", path, cure="save it as csr")
+                raise DataError(f"a matrix of the format {kind!r:.40}", path, hint="save it as csr")
             if matrix.dtype.kind not in "biuf":
-                raise DataError(f"a matrix of {matrix.dtype}", path, cure="save numbers")
+                raise DataError(f"a matrix of {matrix.dtype}", path, hint="save numbers")
             return matrix.tocsr()
     except DataError:
         raise
     except Exception as error:  # a broken archive raises errors of zipfile, zlib, struct, tokenize and numpy
-        cure = "is the file complete? scipy.sparse.save_npz writes what is expected"
-        raise DataError(f"not a sparse matrix ({error!s:.120})", path, cure=cure) from error
+        hint = "is the file complete? scipy.sparse.save_npz writes what is expected"
+        raise DataError(f"not a sparse matrix ({error!s:.120})", path, hint=hint) from error
 
 
 def pair_rows(path: Path, names: LabelNames, encoding: str | None, problems: Problems) -> Rows:
@@ -164,8 +164,8 @@ def check_labels(declared: int, names: LabelNames, path: Path) -> None:
     """As many labels as the label file has: a line more or less at its start would shift them all."""
     if names.closed and declared != names.count:
         found = f"{declared:,} labels are declared, but the label file has {names.count:,}"
-        cure = "are they of one set? Is there a header or a blank line in the label file, or a line missing?"
-        raise DataError(found, path, cure=cure)
+        hint = "are they of one set? Is there a header or a blank line in the label file, or a line missing?"
+        raise DataError(found, path, hint=hint)
 
 
 def note_zeros(path: Path, line: int, id_: int, count: int, problems: Problems) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import MAX_LINE, lines, plain_suffix
-from hf_xmc.data.source import LEFT_OUT, UNREADABLE, Records
+from hf_xmc.data.formats.source import LEFT_OUT, UNREADABLE, Records
+from hf_xmc.errors import DataError, Problems
 
 
 def rows(path: Path, encoding: str | None, problems: Problems) -> Records:
@@ -37,7 +37,7 @@ def header_of(path: Path, encoding: str | None) -> list[str]:
             return pq.read_schema(path).names
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"cannot be read as Parquet ({error!s:.200})", path, cure="is the file complete?"
+                f"cannot be read as Parquet ({error!s:.200})", path, hint="is the file complete?"
             ) from error
     return next(csv_cells(path, encoding, Problems()), (1, []))[1]
 

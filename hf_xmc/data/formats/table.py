@@ -16,10 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import find_file, plain_suffix
 from hf_xmc.data.formats.rows import header_of, rows
-from hf_xmc.data.source import (
+from hf_xmc.data.formats.source import (
     LABEL_TEXT_FIELDS,
     LEFT_OUT,
     TEXT_FIELDS,
@@ -33,6 +32,7 @@ from hf_xmc.data.source import (
     template,
     text_of,
 )
+from hf_xmc.errors import DataError, Problems
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 SPLIT_NAMES = {
@@ -107,7 +107,7 @@ def find_labels(folder: Path, options: Options, beside: bool) -> Path | None:
         path = Path(options.label_file)
         path = path if path.is_file() else folder / path
         if not path.is_file():
-            raise DataError("no such label file", options.label_file, cure="give its path with --label_file")
+            raise DataError("no such label file", options.label_file, hint="give its path with --label_file")
         return path
     return find_table(folder, LABEL_FILES) if beside else None
 

@@ -14,10 +14,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import find_file, lines
 from hf_xmc.data.formats.positives import HEADER, matrix_rows, name_rows, old_rows, pair_rows
-from hf_xmc.data.source import LabelNames, Options, Record, Records, Source, Split
+from hf_xmc.data.formats.source import LabelNames, Options, Record, Records, Source, Split
+from hf_xmc.errors import DataError, Problems
 
 TRAIN, TEST, VALIDATION = ("trn", "train"), ("tst", "test"), ("val", "valid", "dev")
 STEMS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -76,7 +76,7 @@ def open_source(folder: Path, options: Options) -> Source:
     by_name = named(folder, (*NPZ, *PAIRS), TRAIN) is None and named(folder, NAMES, TRAIN) is not None
     if (label_path is None and not by_name) or (label_path is not None and not label_path.is_file()):
         found = f"no label file {label_path}" if label_path else "no label file"
-        raise DataError(found, folder, cure=f"expected one of {', '.join(LABELS)}, one label text a line")
+        raise DataError(found, folder, hint=f"expected one of {', '.join(LABELS)}, one label text a line")
     names = LabelNames(closed=label_path is not None)
     splits, files, filters = {}, [], {}
     for split, stems in STEMS.items():
@@ -87,7 +87,7 @@ def open_source(folder: Path, options: Options) -> Source:
             if path := named(folder, FILTERS, stems):
                 filters[split] = path
     if "train" not in splits:
-        raise DataError("no training queries", folder, cure="expected trn_X.txt with Y.trn.npz or trn_X_Y.txt")
+        raise DataError("no training queries", folder, hint="expected trn_X.txt with Y.trn.npz or trn_X_Y.txt")
     stream = partial(labels, label_path, names, options) if label_path else lambda problems: names.records()
     more = [path for path in (label_path, named(folder, FEATURE_NAMES)) if path]
     return Source(
@@ -115,11 +115,11 @@ def split_of(folder: Path, split: str, stems: tuple[str, ...], names: LabelNames
         raise DataError(
             f"no positives beside {texts}",
             folder,
-            cure=f"expected {NPZ[0].format(stems[0])} or {PAIRS[0].format(stems[0])}",
+            hint=f"expected {NPZ[0].format(stems[0])} or {PAIRS[0].format(stems[0])}",
         )
     if texts is None and positives != old:
         raise DataError(
-            f"no texts beside {positives}", folder, cure=f"expected {TEXTS[0].format(stems[0])}, one a line"
+            f"no texts beside {positives}", folder, hint=f"expected {TEXTS[0].format(stems[0])}, one a line"
         )
     rows: Any = partial(matrix_rows, positives, names)
     if positives == pairs:
@@ -160,7 +160,7 @@ def feature_names(folder: Path, path: Path, encoding: str | None) -> list[str]:
         raise DataError(
             "it has numbered features and no texts",
             path,
-            cure=f"put the texts beside it ({', '.join(t.format('train') for t in TEXTS[1:4])}, one a line), "
+            hint=f"put the texts beside it ({', '.join(t.format('train') for t in TEXTS[1:4])}, one a line), "
             f"or the names of the features ({FEATURE_NAMES[0]})",
         )
     return [text.strip() for _, text in lines(names, encoding)]

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Broken files: each error names file, line and cure; no reader raises anything but `DataError`."""
+"""Broken files: each error names file, line and hint; no reader raises anything but `DataError`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hf_xmc import load_xmc_dataset
 from hf_xmc.data.dataset import prepare_xmc_dataset
-from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.errors import DataError, Problems
 from tests.data.made import FORMATS
 
 LONG = b"x" * (10 * 2**20)
@@ -49,7 +49,7 @@ def pickled_npz(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[str, Break, str, str, str]] = {
-    # what: format, how, file and line, found, cure
+    # what: format, how, file and line, found, hint
     "truncated gzip": ("xc_json", truncate_gzip, "trn.json.gz, line", "cannot be read", "complete"),
     "not gzip": ("xc_json", content("trn.json.gz", b"{}"), "trn.json.gz, line 1", "gzip", "complete"),
     "wrong header": ("xc_pairs", edit("trn_X_Y.txt", b"4 3", b"four 3"), "trn_X_Y.txt, line 1", "four 3", "header of 2 counts"),
@@ -86,14 +86,14 @@ BROKEN: dict[str, tuple[str, Break, str, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "how", "where", "found", "cure"), BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.parametrize(("name", "how", "where", "found", "hint"), BROKEN.values(), ids=BROKEN.keys())
 def test_each_error_names_file_line_and_cure(
-    name: str, how: Break, where: str, found: str, cure: str, tmp_path: Path
+    name: str, how: Break, where: str, found: str, hint: str, tmp_path: Path
 ) -> None:
     FORMATS[name](tmp_path)
     load_xmc_dataset(tmp_path)  # sound before
     how(tmp_path)
-    with pytest.raises(DataError, match=rf"(?s){where}.*({found}).*{cure}"):
+    with pytest.raises(DataError, match=rf"(?s){where}.*({found}).*{hint}"):
         load_xmc_dataset(tmp_path)
 
 

@@ -15,8 +15,8 @@ import scipy.sparse as sp
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_xmc import XMCDataset, load_xmc_dataset
-from hf_xmc.data.errors import DataError
-from hf_xmc.data.source import Options
+from hf_xmc.data.formats.source import Options
+from hf_xmc.errors import DataError
 from tests.data.made import FORMATS, LABELS, TEST, TRAIN, csv, dexml, jsonl, matrix, text, xc_pairs
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from hf_xmc.data.files import replacing
-from hf_xmc.inference.explain import Explanation, Word
+from hf_xmc.inference.explain.explanations import Explanation, Word
 
 FOR, AGAINST = (20, 130, 90), (190, 60, 50)  # green and red, as red, green, blue
 STRONGEST = 0.65  # opacity of the word with the largest attribution

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from datasets import Features, List, Value
 
 from hf_xmc.data.arrow import batches, cached_folder, file_key, list_column, map_table
-from hf_xmc.data.build import SPLITS, open_built
-from hf_xmc.data.errors import DataError
+from hf_xmc.data.ingest.build import SPLITS, open_built
 from hf_xmc.data.parquet import GROUP, parquet_to_arrow
+from hf_xmc.errors import DataError
 from hf_xmc.types import Positives
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     splits = [name for name in SPLITS if (folder / "data" / f"{name}.parquet").is_file()]
     if "train" not in splits:
-        raise DataError("there is no data/train.parquet", folder, cure="run hf-xmc prepare again")
+        raise DataError("there is no data/train.parquet", folder, hint="run hf-xmc prepare again")
     files = [folder / DESCRIPTION, folder / LABELS, *(folder / "data" / f"{name}.parquet" for name in splits)]
     try:
         keys = [VERSION, *map(file_key, files)]
@@ -134,7 +134,7 @@ def read(folder: Path) -> dict[str, Any]:
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"cannot be read ({error!r:.200})", folder, cure="run hf-xmc prepare again") from error
+        raise DataError(f"cannot be read ({error!r:.200})", folder, hint="run hf-xmc prepare again") from error
 
 
 def fill(folder: Path, splits: list[str], target: Path) -> None:
@@ -167,4 +167,4 @@ def check(pairs: Positives, num_labels: int, path: Path) -> None:
     try:
         pairs.validate(num_labels)
     except ValueError as error:
-        raise DataError(str(error).rstrip("."), path, cure="run hf-xmc prepare again") from error
+        raise DataError(str(error).rstrip("."), path, hint="run hf-xmc prepare again") from error

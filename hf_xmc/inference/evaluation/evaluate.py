@@ -11,10 +11,11 @@ import numpy as np
 from transformers.utils import logging
 
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.inference.hierarchy import parents_of_table
+from hf_xmc.data.hierarchy import parents_of_table
+from hf_xmc.hub.run import versions, write_json
+from hf_xmc.inference.evaluation.predictions import write_predictions
+from hf_xmc.inference.evaluation.report import Texts, render_report, write_report
 from hf_xmc.inference.pipeline import XMCPipeline
-from hf_xmc.inference.predictions import write_predictions
-from hf_xmc.inference.report import Texts, render_report, write_report
 from hf_xmc.metrics import (
     bootstrap_intervals,
     by_label_frequency,
@@ -31,7 +32,6 @@ from hf_xmc.metrics import (
 )
 from hf_xmc.metrics.per_query import PerQuery
 from hf_xmc.retrieval import baselines
-from hf_xmc.training.run import versions, write_json
 from hf_xmc.types import TopK
 
 logger = logging.get_logger(__name__)

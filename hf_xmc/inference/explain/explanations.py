@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset
 
-from hf_xmc.inference.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
+from hf_xmc.inference.explain.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.memory import QueryMemory
 

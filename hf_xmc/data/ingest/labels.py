@@ -12,9 +12,9 @@ from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
 from hf_xmc.data.arrow import ArrowTableWriter, batches, map_table
-from hf_xmc.data.errors import DataError, Problems
-from hf_xmc.data.source import Record, Records, Source
-from hf_xmc.data.staging import MAX_LABELS, hashes, in_batches, non_text, repeated
+from hf_xmc.data.formats.source import Record, Records, Source
+from hf_xmc.data.ingest.queries import MAX_LABELS, hashes, in_batches, non_text, repeated
+from hf_xmc.errors import DataError, Problems
 
 LABEL_FEATURES = {
     "texts": List(Value("string")),
@@ -53,14 +53,14 @@ def stage_labels(source: Source, folder: Path, problems: Problems, progress: boo
         rows.append(hashes([record["uid"] for record in records]))
         count += len(records)
     if writer is None:
-        raise DataError("no labels", path, cure="a label table needs one row at least")
+        raise DataError("no labels", path, hint="a label table needs one row at least")
     writer.__exit__(None, None, None)
     if count > MAX_LABELS:
-        raise DataError(f"{count:,} labels", path, cure=f"ids are 32-bit: at most {MAX_LABELS:,}")
+        raise DataError(f"{count:,} labels", path, hint=f"ids are 32-bit: at most {MAX_LABELS:,}")
     table = map_table(target)
     for first, second in repeated(np.concatenate(rows), table):
         uid = table[int(second)]["uid"]
-        raise DataError(f"uid {uid!r} stands in rows {first} and {second}", path, cure="each must be unique")
+        raise DataError(f"uid {uid!r} stands in rows {first} and {second}", path, hint="each must be unique")
     return table
 
 

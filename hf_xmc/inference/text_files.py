@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import json_lines, lines, plain_suffix
 from hf_xmc.data.formats.rows import rows as table_rows
+from hf_xmc.errors import DataError, Problems
 
 KINDS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 # Of Parquet; the probability is null where the model is not calibrated.
@@ -78,7 +78,7 @@ def parquet_windows(path: Path, size: int) -> Iterator[Window]:
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     suffix = plain_suffix(path)
     if suffix not in KINDS:
-        raise DataError(f"cannot read {suffix or 'a file without an ending'}", path, cure=f"give {', '.join(KINDS)}")
+        raise DataError(f"cannot read {suffix or 'a file without an ending'}", path, hint=f"give {', '.join(KINDS)}")
     if not path.is_file():
         raise DataError("no such file", path)
     if suffix == ".txt":
@@ -110,7 +110,7 @@ def texts_of(window: Window, column: str, path: Path) -> list[str]:
 
 
 def missing(column: str, names: list[str], path: Path) -> DataError:
-    return DataError(f"no column {column!r}", path, cure=f"it has {', '.join(names)}; choose one with --text_column")
+    return DataError(f"no column {column!r}", path, hint=f"it has {', '.join(names)}; choose one with --text_column")
 
 
 def write_window(
@@ -152,7 +152,7 @@ def given(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed_type(error: Exception) -> DataError:
-    return DataError(f"a column changes its type ({error!s:.200})", cure="write .jsonl, which takes every type")
+    return DataError(f"a column changes its type ({error!s:.200})", hint="write .jsonl, which takes every type")
 
 
 def number_of_rows(path: Path) -> int | None:

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import replacing
+from hf_xmc.errors import DataError
 from hf_xmc.types import TopK
 
 FORM = "expected columns ids or labels (lists of label ids or label uids), best first, optionally scores and uid"
@@ -51,31 +51,31 @@ def read_predictions(path: str | Path, uids: Sequence[str], label_uids: Sequence
 
     Raises:
         DataError: a file of another form, a query or label that is not known, is missing or stands twice, scores that
-            do not fit their labels; the message names file, row and cure.
+            do not fit their labels; the message names file, row and hint.
     """
     path = Path(path)
     try:
         return _predictions(_read(path), path, uids, label_uids)
     except (pa.ArrowException, IndexError) as error:
-        raise DataError(f"cannot be understood ({error!s:.200})", path, cure=FORM) from error
+        raise DataError(f"cannot be understood ({error!s:.200})", path, hint=FORM) from error
 
 
 def _predictions(table: pa.Table, path: Path, uids: Sequence[str], label_uids: Sequence[str]) -> TopK:
     name = next((name for name in ("ids", "labels") if name in table.column_names), None)
     if name is None:
-        raise DataError(f"no column ids or labels (found {', '.join(table.column_names) or 'none'})", path, cure=FORM)
+        raise DataError(f"no column ids or labels (found {', '.join(table.column_names) or 'none'})", path, hint=FORM)
     lists = _column(table, name)
     if pa.types.is_null(lists.type):
         lists = lists.cast(pa.list_(pa.int64()))
     if not pa.types.is_list(lists.type) and not pa.types.is_large_list(lists.type):
-        raise DataError(f"column {name} is {lists.type}", path, cure=FORM)
+        raise DataError(f"column {name} is {lists.type}", path, hint=FORM)
     lengths = np.asarray(lists.value_lengths().fill_null(0), dtype=np.int64)
     flat = lists.flatten()
     scores = None
     if pa.types.is_struct(flat.type):
         fields = [field.name for field in flat.type]
         if "uid" not in fields or "score" not in fields:
-            raise DataError(f"{name} are records of {', '.join(fields)}", path, cure="expected uid and score in them")
+            raise DataError(f"{name} are records of {', '.join(fields)}", path, hint="expected uid and score in them")
         flat, scores = flat.field("uid"), flat.field("score")
     row_of_label = np.repeat(np.arange(len(lengths)), lengths)
     start_of_label = np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -84,7 +84,7 @@ def _predictions(table: pa.Table, path: Path, uids: Sequence[str], label_uids: S
         raise DataError(
             "labels are integers, and so are the label uids of the set",
             path,
-            cure="call the column ids if they are rows of the label table, or write uids as strings",
+            hint="call the column ids if they are rows of the label table, or write uids as strings",
         )
     ids = _label_ids(flat, row_of_label, label_uids, path)
     if "scores" in table.column_names:
@@ -112,8 +112,8 @@ def _read(path: Path) -> pa.Table:
         if path.suffix == ".jsonl":
             return pa.json.read_json(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"cannot be read ({error!s:.200})", path, cure=f"is it {path.suffix} as named?") from error
-    raise DataError(f"cannot read {path.suffix or 'a file without an ending'}", path, cure="give .parquet or .jsonl")
+        raise DataError(f"cannot be read ({error!s:.200})", path, hint=f"is it {path.suffix} as named?") from error
+    raise DataError(f"cannot read {path.suffix or 'a file without an ending'}", path, hint="give .parquet or .jsonl")
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
@@ -131,18 +131,18 @@ def _label_ids(flat: pa.Array, row: np.ndarray, label_uids: Sequence[str], path:
             raise DataError(
                 f"row {row[bad.argmax()] + 1} predicts label id {flat[int(bad.argmax())]}",
                 path,
-                cure=f"ids are rows of the label table, 0 to {len(label_uids) - 1:,}; or give label uids",
+                hint=f"ids are rows of the label table, 0 to {len(label_uids) - 1:,}; or give label uids",
             )
         return ids
     if not pa.types.is_string(flat.type) and not pa.types.is_large_string(flat.type):
-        raise DataError(f"labels are {flat.type}", path, cure="expected integer ids or label uids as strings")
+        raise DataError(f"labels are {flat.type}", path, hint="expected integer ids or label uids as strings")
     found = pc.index_in(flat, value_set=pa.array(label_uids, flat.type))
     if found.null_count:
         first = int(np.asarray(found.is_null()).argmax())
         raise DataError(
             f"row {row[first] + 1} predicts label {flat[first].as_py()!r:.80}",
             path,
-            cure=f"the label table has no such uid; its first is {label_uids[0]!r}" if len(label_uids) else "",
+            hint=f"the label table has no such uid; its first is {label_uids[0]!r}" if len(label_uids) else "",
         )
     return np.asarray(found, dtype=np.int64)
 
@@ -151,12 +151,12 @@ def _scores(lists: pa.Array, lengths: np.ndarray, path: Path) -> pa.Array:
     if pa.types.is_null(lists.type):
         lists = lists.cast(pa.list_(pa.float64()))
     if not pa.types.is_list(lists.type) and not pa.types.is_large_list(lists.type):
-        raise DataError(f"column scores is {lists.type}", path, cure="expected one list of numbers a row")
+        raise DataError(f"column scores is {lists.type}", path, hint="expected one list of numbers a row")
     found = np.asarray(lists.value_lengths().fill_null(0), dtype=np.int64)
     if (bad := found != lengths).any():
         i = int(bad.argmax())
         raise DataError(
-            f"row {i + 1} has {lengths[i]} labels and {found[i]} scores", path, cure="give one score a label"
+            f"row {i + 1} has {lengths[i]} labels and {found[i]} scores", path, hint="give one score a label"
         )
     return lists.flatten()
 
@@ -165,10 +165,10 @@ def _numbers(scores: pa.Array, row: np.ndarray, path: Path) -> np.ndarray:
     try:
         values = np.asarray(scores.cast(pa.float64()).fill_null(np.nan))
     except pa.ArrowException as error:
-        raise DataError(f"scores are {scores.type}", path, cure="expected numbers") from error
+        raise DataError(f"scores are {scores.type}", path, hint="expected numbers") from error
     if (bad := np.isnan(values)).any():
         raise DataError(
-            f"row {row[bad.argmax()] + 1} has a score that is no number", path, cure="leave such labels out"
+            f"row {row[bad.argmax()] + 1} has a score that is no number", path, hint="leave such labels out"
         )
     return values
 
@@ -180,7 +180,7 @@ def _rows_of_queries(table: pa.Table, uids: Sequence[str], path: Path) -> np.nda
             raise DataError(
                 f"{table.num_rows:,} rows for {len(uids):,} queries",
                 path,
-                cure="give one row a query, or a column uid",
+                hint="give one row a query, or a column uid",
             )
         return np.arange(len(uids))
     found = _column(table, "uid").cast(pa.string())
@@ -190,21 +190,21 @@ def _rows_of_queries(table: pa.Table, uids: Sequence[str], path: Path) -> np.nda
         raise DataError(
             f"row {first + 1} is query {found[first].as_py()!r:.80}",
             path,
-            cure="the split has none; is it another split?",
+            hint="the split has none; is it another split?",
         )
     rows = np.asarray(known, dtype=np.int64)
     times = np.bincount(rows, minlength=len(uids))
     if (times > 1).any():
         second = int(np.flatnonzero(rows == times.argmax())[1])
         raise DataError(
-            f"row {second + 1} repeats query {uids[int(times.argmax())]!r:.80}", path, cure="give one row a query"
+            f"row {second + 1} repeats query {uids[int(times.argmax())]!r:.80}", path, hint="give one row a query"
         )
     if (times == 0).any():
         absent = uids[int(times.argmin())]
         raise DataError(
             f"{(times == 0).sum():,} of {len(uids):,} queries have no row, the first is {absent!r:.80}",
             path,
-            cure="give every query of the split a row; an empty list where nothing was predicted",
+            hint="give every query of the split a row; an empty list where nothing was predicted",
         )
     order = np.empty(len(uids), dtype=np.int64)
     order[rows] = np.arange(len(rows))

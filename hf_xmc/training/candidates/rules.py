@@ -13,11 +13,11 @@ from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.candidates import by_gradient, hardest_negatives, in_batch
 from hf_xmc.sampling.gradient_norms import label_gradient_norms
 from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.candidates.label_bank import ROWS, LabelBank
+from hf_xmc.training.candidates.mined import MinedLabels
 from hf_xmc.training.distributed import gather, part
 from hf_xmc.training.encoding import TextEncoder
-from hf_xmc.training.label_bank import ROWS, LabelBank
 from hf_xmc.training.label_step import CandidateRule, LabelStep
-from hf_xmc.training.mined_labels import MinedLabels
 
 logger = logging.get_logger(__name__)
 

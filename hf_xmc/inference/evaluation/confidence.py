@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from hf_xmc.inference.report_plots import OTHER, svg
+from hf_xmc.inference.evaluation.report_plots import OTHER, svg
 from hf_xmc.metrics import calibration_metrics, drop_pairs, find_hits, reliability
 from hf_xmc.metrics.calibration import scored_predictions
 from hf_xmc.retrieval.confidence import SET_METHODS, Confidence

@@ -17,8 +17,8 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from hf_xmc.data.arrow import BATCH_CHARACTERS, BATCH_ROWS, ArrowTableWriter, batches, map_table
-from hf_xmc.data.errors import DataError, Problems
-from hf_xmc.data.source import LEFT_OUT, Record, Source
+from hf_xmc.data.formats.source import LEFT_OUT, Record, Source
+from hf_xmc.errors import DataError, Problems
 
 QUERY_FEATURES = Features({"uid": Value("string"), "text": Value("string"), "labels": List(Value("int32"))})
 OPTIONAL_FEATURES = Features({"weights": List(Value("float32")), "time": Value("string")})

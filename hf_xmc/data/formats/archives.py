@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
@@ -22,9 +22,9 @@ def unpacked(path: Path) -> Path:
         try:
             path = Path(datasets.DownloadManager(download_config=settings).extract(str(path)))
         except Exception as error:  # of zipfile, tarfile, lzma, zlib, ...
-            raise DataError(f"cannot be unpacked ({error!s:.120})", path, cure="is the file complete?") from error
+            raise DataError(f"cannot be unpacked ({error!s:.120})", path, hint="is the file complete?") from error
         if path.is_file():
-            raise DataError("not an archive", path, cure="expected .zip or .tar")
+            raise DataError("not an archive", path, hint="expected .zip or .tar")
     while path.is_dir() and len(inside := list(path.iterdir())) == 1 and inside[0].is_dir():
         path = inside[0]
     return path

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_xmc.inference.attribution import Span, integrated_gradients, occlusion, with_offsets, without
-from hf_xmc.inference.explain import Explanation
+from hf_xmc.inference.explain.attribution import Span, integrated_gradients, occlusion, with_offsets, without
+from hf_xmc.inference.explain.explanations import Explanation
 from hf_xmc.metrics.faithfulness import deletion_area, insertion_area, max_sensitivity
 from hf_xmc.modeling import XMCDualEncoderModel
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.data.errors import DataError
-from hf_xmc.inference.fit import TUNING, check_data, halves, without
+from hf_xmc.errors import DataError
+from hf_xmc.hub.run import RUN, write_json
+from hf_xmc.inference.fitting.confidence import TUNING, check_data, halves, without
 from hf_xmc.inference.labels import build_index, encode_catalogue
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.saving import save_parts
@@ -27,7 +28,6 @@ from hf_xmc.modeling import LabelHead, XMCDualEncoderModel
 from hf_xmc.retrieval.head_fusion import fit_fusion
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.search import exact_search
-from hf_xmc.training.run import RUN, write_json
 from hf_xmc.types import Positives, TopK
 
 KS = (1, 3, 5)
@@ -148,7 +148,7 @@ def classifier_of(model: XMCDualEncoderModel) -> LabelHead:
         found = "no label head" if head is None else "a residual head, which is one with the text's embedding already"
         raise DataError(
             f"the model has {found}: there is nothing to fuse",
-            cure="train a classifier with hf-xmc train --label_head classifier",
+            hint="train a classifier with hf-xmc train --label_head classifier",
         )
     return head
 

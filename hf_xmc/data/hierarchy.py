@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from hf_xmc.data.errors import DataError
 from hf_xmc.data.files import lines
+from hf_xmc.errors import DataError
 
 
 def parents_of_table(labels: Dataset) -> np.ndarray | None:
@@ -34,7 +34,7 @@ def read_parents(path: str | Path, label_uids: list[str]) -> np.ndarray:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError("no such file", path, cure="give lines of child uid, tab, parent uid, below a header line")
+        raise DataError("no such file", path, hint="give lines of child uid, tab, parent uid, below a header line")
     pairs = []
     for line, text in lines(path):
         child, tab, parent = text.strip().partition("\t")
@@ -45,7 +45,7 @@ def read_parents(path: str | Path, label_uids: list[str]) -> np.ndarray:
         if line > 1:
             pairs.append((child, parent))
     if not {child for child, _ in pairs} & set(label_uids):
-        raise DataError("none of its children is a label", path, cure="is it the hierarchy of another label table?")
+        raise DataError("none of its children is a label", path, hint="is it the hierarchy of another label table?")
     return _as_ids(pairs, label_uids)
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from hf_xmc.data.files import replacing
-from hf_xmc.inference.confidence_report import confidence_section
-from hf_xmc.inference.report_plots import draw_plots
+from hf_xmc.inference.evaluation.confidence import confidence_section
+from hf_xmc.inference.evaluation.report_plots import draw_plots
 from hf_xmc.metrics.breakdown import FREQUENT, RARE, by_label_frequency, by_num_positives
 from hf_xmc.metrics.hits import Hits, find_hits
 from hf_xmc.metrics.significance import Comparison, Interval

@@ -1,4 +1,4 @@
-"""The one error that bad data raises, and the list of what was found wrong."""
+"""The errors that users see, and the list of problems found while reading data."""
 
 from __future__ import annotations
 
@@ -7,16 +7,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
-class DataError(ValueError):
-    """Data that cannot be used as it is: the message names the file, the line, and what to do.
+class XMCError(Exception):
+    """The base of all errors that a user can act on: the message says what was found, where, and what to do.
+
+    The command line prints one of these as a single line. Any other exception is a bug and keeps its traceback.
+
+    Args:
+        found: what was found, or what is wrong.
+        path, line: the file, and the line in it, if there is one.
+        hint: what to do about it.
+    """
+
+    def __init__(self, found: str, path: str | Path | None = None, line: int | None = None, hint: str = "") -> None:
+        where = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
+        super().__init__(f"{where}{found}" + (f"; {hint}" if hint else ""))
+
+
+class DataError(XMCError, ValueError):
+    """Data that cannot be used as it is.
 
     >>> print(DataError("label id 7 is out of range", "trn.jsonl", 3, "the label table has 5 rows"))
     trn.jsonl, line 3: label id 7 is out of range; the label table has 5 rows
     """
 
-    def __init__(self, found: str, path: str | Path | None = None, line: int | None = None, cure: str = "") -> None:
-        where = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
-        super().__init__(f"{where}{found}" + (f"; {cure}" if cure else ""))
+
+class ModelFolderError(XMCError, ValueError):
+    """A trained folder, or a part of one, that is missing, damaged, or does not belong to the rest."""
+
+
+class SettingsError(XMCError, ValueError):
+    """An argument, option or combination of settings that is not possible.
+
+    >>> print(SettingsError("k is 0", hint="give at least 1"))
+    k is 0; give at least 1
+    """
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import numpy as np
 from sklearn.model_selection import KFold
 
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.data.errors import DataError
-from hf_xmc.inference.confidence_report import measure_confidence
+from hf_xmc.errors import DataError
+from hf_xmc.inference.evaluation.confidence import measure_confidence
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.ranking import MEMORY_DEPTH
 from hf_xmc.metrics import (
@@ -208,12 +208,12 @@ def check_data(pipeline: XMCPipeline, data: XMCDataset) -> None:
         raise DataError(
             f"the index ({len(pipeline.index.labels):,} labels) has other labels than {data.name} "
             f"({data.num_labels:,} labels), or in another order",
-            cure="give the set that the model was trained on, or build the index of this one with hf-xmc index",
+            hint="give the set that the model was trained on, or build the index of this one with hf-xmc index",
         )
     if (found := len(data.queries["validation"])) < FEWEST:
         raise DataError(
             f"the validation split of {data.name} has {found} queries",
-            cure=f"half of it tunes and half calibrates: at least {FEWEST} are needed, a thousand are well",
+            hint=f"half of it tunes and half calibrates: at least {FEWEST} are needed, a thousand are well",
         )
 
 

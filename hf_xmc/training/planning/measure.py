@@ -16,10 +16,17 @@ from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.training.adapters import has_adapters
 from hf_xmc.training.arguments import XMCTrainingArguments
-from hf_xmc.training.encoder_cost import Cost, cast_to_bf16, forward_flops, kept_bytes, optimizer_cost, seconds_a_unit
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.loss import make_loss
-from hf_xmc.training.plan import Measured
+from hf_xmc.training.planning.encoder_cost import (
+    Cost,
+    cast_to_bf16,
+    forward_flops,
+    kept_bytes,
+    optimizer_cost,
+    seconds_a_unit,
+)
+from hf_xmc.training.planning.plan import Measured
 from hf_xmc.training.preparation import frozen_parameters, token_key
 from hf_xmc.types import Positives
 

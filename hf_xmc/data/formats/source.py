@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.errors import DataError, Problems
+from hf_xmc.errors import DataError, Problems
 
 Record = dict[str, Any]  # query: uid, text, labels, perhaps weights and time; label: uid, text and what else there is
 Records = Iterator[tuple[int, Record]]  # with their line or row, from 1
@@ -120,10 +120,10 @@ class LabelNames:
                 id_ = self.id_of[name] = len(self.id_of)
             if id_ is None or id_ < 0:
                 found = f"label {name!r:.80} is not one of the {self.count:,} in the label file"
-                cure = "add it there, or take it away here"
+                hint = "add it there, or take it away here"
                 if id_ is not None:
-                    found, cure = f"label {name!r:.80} is the text of several labels", "name it by its uid"
-                error = DataError(found, path, line, cure)
+                    found, hint = f"label {name!r:.80} is the text of several labels", "name it by its uid"
+                error = DataError(found, path, line, hint)
                 (problems or Problems()).error("bad ids", error, "the label was left out")
             else:
                 ids[id_] = None
@@ -148,11 +148,11 @@ class Template:
         try:
             parsed = list(string.Formatter().parse(template))
         except ValueError as error:
-            raise DataError(f"template {template!r}: {error}", cure="write it as '{title}. {content}'") from error
+            raise DataError(f"template {template!r}: {error}", hint="write it as '{title}. {content}'") from error
         self.parts = [(literal, name) for literal, name, _, _ in parsed]
         self.fields = [name for _, name in self.parts if name is not None]
         if not self.fields or not all(name and not set(name) & set(".[]!:") for name in self.fields):
-            raise DataError(f"template {template!r} has no plain fields", cure="write it as '{title}. {content}'")
+            raise DataError(f"template {template!r} has no plain fields", hint="write it as '{title}. {content}'")
 
     def fill(self, record: Record) -> str:
         text = ""

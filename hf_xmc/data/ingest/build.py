@@ -13,12 +13,10 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 
 from hf_xmc.data.arrow import ArrowTableWriter, batches, list_column, map_table
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.files import lines
-from hf_xmc.data.label_table import stage_labels
-from hf_xmc.data.source import UNREADABLE, Source
-from hf_xmc.data.splits import SplitOptions, held_out_rows, validation_rows
-from hf_xmc.data.staging import (
+from hf_xmc.data.formats.source import UNREADABLE, Source
+from hf_xmc.data.ingest.labels import stage_labels
+from hf_xmc.data.ingest.queries import (
     MAX_LABELS,
     OPTIONAL_FEATURES,
     QUERY_FEATURES,
@@ -29,6 +27,8 @@ from hf_xmc.data.staging import (
     stage_queries,
     with_split_in_uids,
 )
+from hf_xmc.data.ingest.splits import SplitOptions, held_out_rows, validation_rows
+from hf_xmc.errors import DataError, Problems
 from hf_xmc.types import Positives
 
 SPLITS = ("train", "validation", "test")
@@ -54,13 +54,13 @@ def build(
                 raise DataError(
                     f"rows of {split} were left out, so the rows that filter pairs name are no longer known",
                     source.filters[split],
-                    cure="mend the rows, or take the filter file away",
+                    hint="mend the rows, or take the filter file away",
                 )
             filters[split] = read_filter(source.filters[split], len(staged[split].table), num_labels)
     if labels is None:
         labels = stage_labels(source, folder, problems, progress)
     if not sum(len(part.table) for part in staged.values()) or not len(staged["train"].table):
-        raise DataError("no training queries", staged["train"].path, cure="a data set needs one at least")
+        raise DataError("no training queries", staged["train"].path, hint="a data set needs one at least")
     if splitting.strategy != "given" and any(ROW_NUMBER.fullmatch(uid) for uid, _, _ in repeated_in_pool(staged)):
         staged = with_split_in_uids(staged, folder)
     places = assign(staged, labels, splitting, problems)
@@ -117,7 +117,7 @@ def assign(
         times = pooled_times(staged, kept)
         test = held_out_rows(splitting, uid_hashes[kept], label_hashes, positives.take(kept), times)
         if test.all():
-            raise DataError("all queries fell into the test split", cure="give a smaller --test_share")
+            raise DataError("all queries fell into the test split", hint="give a smaller --test_share")
         pooled[kept] = np.where(test, SPLITS.index("test"), SPLITS.index("train"))
     if splitting.strategy != "given" or "validation" not in staged:
         train = np.flatnonzero(pooled == 0)

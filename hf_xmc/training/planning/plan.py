@@ -12,8 +12,8 @@ import torch
 from hf_xmc.losses.streaming import rows_per_tile
 from hf_xmc.modeling.packing_xmc import chunks_of
 from hf_xmc.sampling.draws import draw_pairs
-from hf_xmc.training.encoder_cost import Cost
 from hf_xmc.training.gradient_cache import is_cached
+from hf_xmc.training.planning.encoder_cost import Cost
 from hf_xmc.types import Positives
 
 DRAWS = 32  # batches drawn from the data, for the labels and tokens that one holds

@@ -24,13 +24,13 @@ from typing import Any, Literal
 import datasets
 from datasets import Features, List, Value
 
-from hf_xmc.data.archives import unpacked
-from hf_xmc.data.build import SPLITS, read_filter
-from hf_xmc.data.errors import DataError, Problems
 from hf_xmc.data.formats import open_source
-from hf_xmc.data.label_table import LABEL_FEATURES
-from hf_xmc.data.source import Options, Records, Source
-from hf_xmc.data.staging import QUERY_FEATURES, sorted_labels
+from hf_xmc.data.formats.archives import unpacked
+from hf_xmc.data.formats.source import Options, Records, Source
+from hf_xmc.data.ingest.build import SPLITS, read_filter
+from hf_xmc.data.ingest.labels import LABEL_FEATURES
+from hf_xmc.data.ingest.queries import QUERY_FEATURES, sorted_labels
+from hf_xmc.errors import DataError, Problems
 
 OTHERWISE, AMAZON, WIKIPEDIA = {"a": 0.55, "b": 1.5}, {"a": 0.6, "b": 2.6}, {"a": 0.5, "b": 0.4}
 XC_REPOSITORY = "http://manikvarma.org/downloads/XC/XMLRepository.html"
@@ -147,7 +147,7 @@ class PublicSet(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         if not self.config.data_dir:
-            raise DataError(f"{self.config.name} needs its local copy", cure="pass data_dir, its folder or archive")
+            raise DataError(f"{self.config.name} needs its local copy", hint="pass data_dir, its folder or archive")
         name = self.config.name.removesuffix("-labels")
         source = open_public_set(Path(self.config.data_dir), name, Options())
         splits = ["train"] if self.config.table == "labels" else list(source.splits)
@@ -190,7 +190,7 @@ def open_public_set(path: Path, name: str, options: Options) -> Source:
     """
     config = BY_NAME.get(name.lower())
     if config is None:
-        raise DataError(f"no public set {name!r}", cure=f"expected one of {', '.join(c.name for c in SETS)}")
+        raise DataError(f"no public set {name!r}", hint=f"expected one of {', '.join(c.name for c in SETS)}")
     composed = replace(
         options,
         query_template=options.query_template or config.query_template,
@@ -198,8 +198,8 @@ def open_public_set(path: Path, name: str, options: Options) -> Source:
     )
     source = open_source(unpacked(path), composed)
     if config.filters and "test" in source.splits and "test" not in source.filters:
-        cure = "put filter_labels_test.txt beside it: metrics without it are not those of the papers"
-        raise DataError(f"{config.name} has filter lists, and this copy has none", path, cure=cure)
+        hint = "put filter_labels_test.txt beside it: metrics without it are not those of the papers"
+        raise DataError(f"{config.name} has filter lists, and this copy has none", path, hint=hint)
     source.description |= {
         "name": config.name,
         "propensity": config.propensity,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from hf_xmc.data.errors import DataError
+from hf_xmc.errors import DataError
 from hf_xmc.types import Positives
 
 Strategy = Literal["given", "random", "time", "label", "stratified"]
@@ -35,9 +35,9 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise DataError(f"no split {self.strategy!r}", cure=f"expected one of {', '.join(STRATEGIES)}")
+            raise DataError(f"no split {self.strategy!r}", hint=f"expected one of {', '.join(STRATEGIES)}")
         if not 0 < self.test_share < 1:
-            raise DataError(f"a test share of {self.test_share}", cure="give a number between 0 and 1")
+            raise DataError(f"a test share of {self.test_share}", hint="give a number between 0 and 1")
 
 
 def validation_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
@@ -48,7 +48,7 @@ def validation_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
     tried in the order of their hash, which keeps this rule independent of the order of the rows as well.
 
     Args:
-        uid_hashes: `hf_xmc.data.staging.uid_hash` of each uid, uint64 `[N]`.
+        uid_hashes: `hf_xmc.data.ingest.queries.uid_hash` of each uid, uint64 `[N]`.
         positives: of the training split, N rows.
 
     >>> hashes = np.arange(1000, dtype=np.uint64)
@@ -108,7 +108,7 @@ def newest(times: Sequence[str | None] | None, share: float) -> np.ndarray:
     given = [(time or "").strip() for time in times or []]
     if times is None or any(time.lower() in NO_TIME for time in given):
         found = "no time column" if times is None else "a query without a time"
-        raise DataError(found, cure="name the column with --time_column; each query needs a value")
+        raise DataError(found, hint="name the column with --time_column; each query needs a value")
     try:
         values = np.asarray([float(time) for time in given])
     except ValueError:
@@ -125,7 +125,7 @@ def moment(time: str) -> float:
     except ValueError as error:
         found = f"time {time!r:.60} is no date, and not all times are numbers"
         raise DataError(
-            found, cure="write all times as numbers, or all as in 2024-02-01 or 2024-02-01T09:30"
+            found, hint="write all times as numbers, or all as in 2024-02-01 or 2024-02-01T09:30"
         ) from error
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
@@ -144,7 +144,7 @@ def with_unseen_labels(label_hashes: np.ndarray, positives: Positives, share: fl
     rows = np.zeros(len(positives), dtype=bool)
     rows[np.repeat(np.arange(len(positives)), positives.counts)[unseen[positives.indices]]] = True
     if not rows.any() or rows.all():
-        raise DataError("no labels can be held back", cure="give another --test_share, or split otherwise")
+        raise DataError("no labels can be held back", hint="give another --test_share, or split otherwise")
     return rows
 
 

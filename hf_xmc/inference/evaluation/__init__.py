@@ -1,0 +1,1 @@
+"""Measuring a model, or any predictions, on a split, and the report of it."""

@@ -1,0 +1,1 @@
+"""Why a label was predicted: the words that spoke for it."""

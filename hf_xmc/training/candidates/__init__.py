@@ -1,0 +1,1 @@
+"""Which labels enter the loss of a step."""
