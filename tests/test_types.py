@@ -69,3 +69,58 @@ def test_topk_sorted_breaks_ties_by_id_and_puts_padding_last() -> None:
 def test_topk_refuses_other_shapes() -> None:
     with pytest.raises(ValueError, match="one shape"):
         TopK(np.zeros((2, 3), int), np.zeros((2, 4)))
+
+
+def random_pairs(rng: np.random.Generator, num_rows: int, num_labels: int) -> Positives:
+    rows = [rng.choice(num_labels, rng.integers(0, 6), replace=False).tolist() for _ in range(num_rows)]
+    return Positives.from_lists(rows, [rng.random(len(row)).tolist() for row in rows])
+
+
+def pair_set(pairs: Positives) -> set[tuple[int, int]]:
+    return {(i, int(label)) for i in range(len(pairs)) for label in pairs.row(i)}
+
+
+@pytest.mark.parametrize("on_torch", [False, True])
+def test_set_algebra_agrees_with_python_sets(on_torch: bool) -> None:
+    rng = np.random.default_rng(0)
+    one, other = (random_pairs(rng, 50, 12) for _ in range(2))
+    a, b = (one.torch(), other.torch()) if on_torch else (one, other)
+    assert b.contains_pairs(a).tolist() == [
+        (int(row), int(label)) in pair_set(other) for row, label in zip(one.rows, one.indices, strict=True)
+    ]
+    assert isinstance(a.minus(b).indices, type(a.indices))
+    assert pair_set(a.minus(b)) == pair_set(one) - pair_set(other)
+    assert a.keys(12).tolist() == sorted(a.keys(12).tolist())
+    assert pair_set(a.without([3, 4])) == {pair for pair in pair_set(one) if pair[1] not in (3, 4)}
+    padded = np.full((50, 6), -1)
+    for i in range(50):
+        padded[i, rng.permutation(6)[: len(one.row(i))]] = rng.permutation(one.row(i))
+    made = Positives.from_padded(torch.from_numpy(padded) if on_torch else padded)
+    assert (made.indptr.tolist(), made.indices.tolist()) == (one.indptr.tolist(), one.indices.tolist())
+
+
+def test_weights_follow_the_pairs_that_are_kept() -> None:
+    positives = Positives.from_lists([[5, 2], [], [1]], weights=[[0.5, 0.2], [], [1.0]])
+    assert positives.without({5}).weights.tolist() == pytest.approx([0.2, 1.0])
+    assert positives.minus(Positives.from_lists([[2], [1], []])).weights.tolist() == pytest.approx([0.5, 1.0])
+    assert positives.minus(None) is positives
+
+
+def test_contains_across_chunks_and_with_padding() -> None:
+    rng = np.random.default_rng(0)
+    positives = random_pairs(rng, 2500, 40)
+    ids = rng.integers(-1, 40, (2500, 3))
+    truth = pair_set(positives)
+    expected = [[(i, int(label)) in truth for label in row] for i, row in enumerate(ids)]
+    assert positives.contains(TopK(ids, np.zeros(ids.shape))).tolist() == expected
+    with pytest.raises(ValueError, match="2,500 rows of pairs"):
+        positives.contains(TopK(ids[:9], np.zeros((9, 3))))
+
+
+def test_first_and_padded() -> None:
+    topk = TopK(torch.tensor([[9, 3, 4]]), torch.tensor([[0.5, 0.4, 0.3]]))
+    assert topk.first(2).ids.tolist() == [[9, 3]]
+    assert topk.first(5).k == 3
+    padded = topk.padded(4)
+    assert padded.ids.tolist() == [[9, 3, 4, -1]]
+    assert padded.scores[0, -1] == -np.inf

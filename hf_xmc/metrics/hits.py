@@ -6,10 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_xmc.types import Array, Positives, TopK
-
-SLOTS = 512  # buckets a row in the filter of `_contains`; a power of two
-CHUNK_ROWS = 1024  # the filter and the predictions of so many rows stay within a core's cache
+from hf_xmc.types import CHUNK_ROWS, Positives, TopK, contains_ids, to_numpy
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ def find_hits(topk: TopK, positives: Positives, depth: int, filters: Positives |
         ValueError: other numbers of rows than the truth, a score that is NaN, ids that are no integers or below -1,
             a truth or filter that is not sorted CSR. The message names the row.
     """
-    ids, scores = _to_numpy(topk.ids), _to_numpy(topk.scores)
+    ids, scores = to_numpy(topk.ids), to_numpy(topk.scores)
     if not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"Predicted ids must be integers, found {ids.dtype}.")
     truth = _checked(positives, len(ids), "positives")
@@ -53,7 +50,7 @@ def find_hits(topk: TopK, positives: Positives, depth: int, filters: Positives |
     for start in range(0, len(ids) if width else 0, CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
         ranked = ranked_ids(ids[rows], scores[rows], dropped, start)
-        hit = _contains(ranked, truth, start)
+        hit = contains_ids(ranked, truth, start)
         first = hit.argmax(axis=1)
         found.first[rows] = np.where(hit[np.arange(len(hit)), first], first + 1, 0)
         found.ids[rows, :width], found.hit[rows, :width] = ranked[:, :width], hit[:, :width]
@@ -78,8 +75,8 @@ def drop_pairs(topk: TopK, filters: Positives | None) -> TopK:
     """
     if filters is None:
         return topk
-    ids, scores = _to_numpy(topk.ids), _to_numpy(topk.scores)
-    gone = _contains(ids.astype(np.int64), _checked(filters, len(ids), "filters"), 0)
+    ids, scores = to_numpy(topk.ids), to_numpy(topk.scores)
+    gone = _checked(filters, len(ids), "filters").contains(topk)
     return TopK(np.where(gone, -1, ids), np.where(gone, -np.inf, scores))
 
 
@@ -94,7 +91,7 @@ def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = 
     lowest = ids.min(initial=0)
     if lowest < -1:
         raise ValueError(f"Row {start + int((ids < -1).any(1).argmax())} predicts label id {lowest}; padding is -1.")
-    if dropped is not None and (gone := _contains(ids, dropped, start)).any():
+    if dropped is not None and (gone := contains_ids(ids, dropped, start)).any():
         ids, lowest = np.where(gone, -1, ids), -1
     if lowest < 0:
         scores = np.where(ids < 0, -np.inf, scores)
@@ -132,31 +129,6 @@ def _sorted_ids(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return keys
 
 
-def _contains(ids: np.ndarray, pairs: Positives, start: int) -> np.ndarray:
-    """Whether each id stands in its row of `pairs`; ids `[R, K]` are rows `start` to `start + R` of it.
-
-    A search for every id would cost more than sorting them. So a row's pairs are first thrown into a few buckets, and
-    only ids whose bucket is taken (the true ones, and about one in SLOTS / pairs others) are searched.
-    """
-    pointers = pairs.indptr[start : start + len(ids) + 1]
-    indices = pairs.indices[pointers[0] : pointers[-1]]
-    if not len(indices):
-        return np.zeros(ids.shape, dtype=bool)
-    row_of_pair = np.repeat(np.arange(len(ids)), np.diff(pointers))
-    taken = np.zeros(len(ids) * SLOTS, dtype=bool)
-    taken[row_of_pair * SLOTS + (indices & (SLOTS - 1))] = True
-    slots = ids & (SLOTS - 1)
-    slots += np.arange(len(ids))[:, None] * SLOTS
-    found = taken.take(slots.ravel(), mode="clip")  # no id is out of range; clip only spares the check
-    maybe = np.flatnonzero(found)
-    wanted_ids = ids.ravel()[maybe]
-    stride = max(int(wanted_ids.max(initial=0)), int(indices.max())) + 2  # one number a (row, id), padding included
-    keys = row_of_pair * stride + indices + 1
-    wanted = maybe // ids.shape[1] * stride + wanted_ids + 1
-    found[maybe] = keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
-    return found.reshape(ids.shape)
-
-
 def _drop_repeats(found: Hits) -> None:
     """A label predicted twice counts at its best rank; the worse rank stays, as a miss."""
     ordered = np.sort(found.ids, axis=1)
@@ -167,13 +139,6 @@ def _drop_repeats(found: Hits) -> None:
     row, column = np.nonzero(ordered[:, 1:] == ordered[:, :-1])
     found.ids[rows[row], order[row, column + 1]] = -1
     found.hit[rows[row], order[row, column + 1]] = False
-
-
-def _to_numpy(x: Array) -> np.ndarray:
-    if hasattr(x, "detach"):  # a torch tensor
-        x = x.detach().cpu()
-        x = x.float() if x.is_floating_point() and x.dtype.itemsize < 4 else x  # numpy has no bfloat16
-    return np.asarray(x)
 
 
 def _checked(pairs: Positives, num_rows: int, name: str) -> Positives:
