@@ -51,10 +51,3 @@ def best_of(rows: np.ndarray, labels: np.ndarray, scores: np.ndarray, num_rows: 
     best = np.full((num_rows, width), -np.inf, dtype=np.float32)
     ids[row[kept], rank[kept]], best[row[kept], rank[kept]] = label[kept], total[kept]
     return TopK(ids, best)
-
-
-def padded(topk: TopK, k: int) -> TopK:
-    """The first k columns, with padding where there are fewer."""
-    ids, scores = topk.ids[:, :k], topk.scores[:, :k]
-    missing = ((0, 0), (0, k - ids.shape[1]))
-    return TopK(np.pad(ids, missing, constant_values=-1), np.pad(scores, missing, constant_values=-np.inf))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from datasets import Dataset
-from typing_extensions import Self
 
 from hf_xmc.types import Positives, TopK
 
@@ -24,9 +23,7 @@ class Channel(Protocol):
     name: ClassVar[str]
     files: ClassVar[tuple[str, ...]]  # what it writes into a trained folder; a folder without the first one has none
 
-    def rank(
-        self, texts: Sequence[str] | None, embeddings: Any, k: int, allowed: np.ndarray | None = None
-    ) -> TopK:
+    def rank(self, texts: Sequence[str] | None, embeddings: Any, k: int, allowed: np.ndarray | None = None) -> TopK:
         """The best labels of each query, with scores that can be compared across queries.
 
         Args:

@@ -26,9 +26,7 @@ class LabelVectors:
     def __init__(self, index: LabelIndex) -> None:
         self.index = index
 
-    def rank(
-        self, texts: Sequence[str] | None, embeddings: Any, k: int, allowed: np.ndarray | None = None
-    ) -> TopK:
+    def rank(self, texts: Sequence[str] | None, embeddings: Any, k: int, allowed: np.ndarray | None = None) -> TopK:
         """The k labels of largest dot product; labels that were removed from the index are never among them."""
         return self.index.search(embeddings, k, allowed=allowed)
 
