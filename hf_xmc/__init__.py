@@ -63,7 +63,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
-# The verbosity of transformers is ours too, as in `transformers.logging.set_verbosity_error()`; it can still be set for
-# this package alone, by `logging.getLogger("hf_xmc").setLevel(...)`.
+# The verbosity of transformers is ours too, as in `transformers.logging.set_verbosity_error()`. It can be set for this
+# package alone as well: `logging.getLogger("hf_xmc").setLevel(...)`.
 logging.getLogger("hf_xmc").parent = logging.getLogger("transformers")
 register_with_transformers()  # loads nothing: AutoModel and pipeline("xmc-tagging") will know us once they are loaded

@@ -56,10 +56,13 @@ def demo(
     output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder to write to.")] = Path("outputs/demo"),
     dataset: Annotated[str, typer.Option("--dataset", help="Data set, as for hf-xmc train.")] = "sample",
     model_name_or_path: Annotated[
-        str | None, typer.Option("--model_name_or_path", help="Encoder to start from; by default the packaged all-MiniLM-L6-v2.")
+        str | None,
+        typer.Option("--model_name_or_path", help="Encoder to start from; by default the packaged all-MiniLM-L6-v2."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed for all random choices of the training.")] = 42,
-    max_steps: Annotated[int, typer.Option("--max_steps", help="Training steps per stage, for a quick try (-1: no limit).")] = -1,
+    max_steps: Annotated[
+        int, typer.Option("--max_steps", help="Training steps per stage, for a quick try (-1: no limit).")
+    ] = -1,
 ) -> None:
     """Train on the bundled sample, measure against simple baselines, tag three sentences."""
     encoder = model_name_or_path or packaged_encoder()

@@ -21,9 +21,7 @@ EXAMPLE = "Example: hf-xmc evaluate outputs/demo/model --dataset sample --split 
 
 
 def evaluate(
-    run: Annotated[
-        str | None, typer.Argument(help="Trained folder, Hub repository, or file of predictions.")
-    ] = None,
+    run: Annotated[str | None, typer.Argument(help="Trained folder, Hub repository, or file of predictions.")] = None,
     dataset: Annotated[
         str, typer.Option("--dataset", help="Data set: 'sample', a folder, or the name of a folder in $HF_XMC_DATA.")
     ] = "",

@@ -19,9 +19,7 @@ def fuse(
     dataset: Annotated[str, typer.Option("--dataset", help="Data set that the model was trained on.")],
     depth: Annotated[
         int,
-        typer.Option(
-            "--depth", help="Labels per query to learn from: as many by text as by classifier.", min=1
-        ),
+        typer.Option("--depth", help="Labels per query to learn from: as many by text as by classifier.", min=1),
     ] = 100,
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
     seed: Annotated[

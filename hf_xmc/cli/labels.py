@@ -18,7 +18,7 @@ def labels(
         Path | None,
         typer.Option(
             "--add",
-            help="File of new labels: .txt (one text per line), .jsonl, .csv, .tsv or .parquet (columns uid and text).",
+            help="File of new labels: .txt (one text per line), or .jsonl, .csv, .tsv or .parquet (uid and text).",
         ),
     ] = None,
     update: Annotated[

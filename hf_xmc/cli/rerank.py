@@ -36,9 +36,7 @@ def rerank(
     from hf_xmc.inference.fitting.reranker import train_reranker
 
     data = load_xmc_dataset(dataset)
-    fitted = train_reranker(
-        run, data, encoder, k, max_length, num_train_epochs, learning_rate, batch_size, seed
-    )
+    fitted = train_reranker(run, data, encoder, k, max_length, num_train_epochs, learning_rate, batch_size, seed)
     if fitted.metrics:
         title = f"{data.name}, validation ({len(data.queries['validation']):,} queries), per cent"
         print_metrics(title, fitted.metrics)

@@ -23,9 +23,10 @@ from hf_xmc.hub.papers import cited
 from hf_xmc.hub.run import RUN, read_json
 from hf_xmc.modeling import LabelHead
 from hf_xmc.modeling.label_head_xmc import COEFFICIENTS, LABEL_HEAD
+from hf_xmc.retrieval.channels import load_channels
+from hf_xmc.retrieval.channels.query_memory import MEMORY, QueryMemory
 from hf_xmc.retrieval.confidence import CONFIDENCE
 from hf_xmc.retrieval.index import ABOUT, LABELS
-from hf_xmc.retrieval.memory import MEMORY
 from hf_xmc.retrieval.rerank import RERANKER
 
 logger = logging.get_logger(__name__)
@@ -102,7 +103,7 @@ def model_card(
         normalize=config.get("normalize", True) and (label_head or {}).get("kind") != "classifier",
         max_length=config.get("max_query_length"),
         parts=fitted_parts(memory or {}, confidence or {}, label_head, reranker, channels),
-        fitted=(confidence or {}).get("settings") or {},
+        fitted={"num_queries": 0, "data": "", **settings} if (settings := (confidence or {}).get("settings")) else {},
         measured=measured(metrics, dataset),
         columns=columns(metrics),
         results=results(metrics),
@@ -151,6 +152,7 @@ def write_model_card(
         label_head=read_label_head(folder),
         removed=read_json(folder / ABOUT).get("removed") or (),
         reranker=(folder / RERANKER).is_dir(),
+        channels={c.name: c.describe() for c in load_channels(folder) if not isinstance(c, QueryMemory)},
     )
     if present and not is_generated(present):
         logger.warning(f"{path} was edited by hand; it is kept as {KEPT}, and a new card is written.")

@@ -25,11 +25,12 @@ from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.card import CARD, METRICS, write_model_card
 from hf_xmc.hub.run import RUN, read_json, write_json
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
+from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
-from hf_xmc.retrieval.memory import MEMORY_FILES, QueryMemory
-from hf_xmc.retrieval.rerank import RERANKER, CrossEncoderReranker
+from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
 
 CONFIG, WEIGHTS, WEIGHT_MAP = "config.json", "model.safetensors", "model.safetensors.index.json"
 MODEL = (CONFIG, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
@@ -74,6 +75,10 @@ class Part:
         found = {path for pattern in self.files for path in folder.glob(pattern) if path.is_file()}
         return sorted(path.relative_to(folder).as_posix() for path in found)
 
+    def is_in(self, folder: Path) -> bool:
+        """Whether the folder has it: the first of its files is there."""
+        return any(folder.glob(self.files[0]))
+
     def owns(self, name: str) -> bool:
         """Whether a file, relative to its folder, is one of this part's."""
         return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in self.files)
@@ -88,8 +93,14 @@ class Part:
         return gone
 
     def digest(self, folder: Path) -> str:
-        """A hash of its files."""
-        found = [f"{name} {file_fingerprint(folder / name)}" for name in self.files_in(folder)]
+        """A hash of its files. Of `config.json` only the settings that embeddings depend on: transformers rewrites
+        others, such as its own version."""
+        found = [
+            repr([read_json(folder / CONFIG).get(key) for key in EMBEDDING_SETTINGS])
+            if name == CONFIG
+            else f"{name} {file_fingerprint(folder / name)}"
+            for name in self.files_in(folder)
+        ]
         return sha256("\n".join(found).encode()).hexdigest()
 
 
@@ -101,14 +112,12 @@ def parts() -> tuple[Part, ...]:
     """
     save: Callable[[Any, Path], Any] = lambda value, folder: value.save_pretrained(folder)  # noqa: E731
     channels = [
-        Part(channel, files, CALIBRATE, SEARCH, survives_edits=True, save=save, load=load)
-        for channel, files, load in (("memory", MEMORY_FILES, QueryMemory.from_pretrained),)
+        Part(cls.name, cls.files, CALIBRATE, SEARCH, survives_edits=True, save=save, load=cls.from_pretrained)
+        for cls in CHANNELS
     ]
     ranking = (*SEARCH, *(channel.name for channel in channels))
     return (
-        Part(
-            "model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model
-        ),
+        Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
         Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=LabelHead.save),
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
@@ -134,11 +143,11 @@ def parts() -> tuple[Part, ...]:
         ),
         Part(
             "reranker",
-            tuple(f"{RERANKER}/{name}" for name in (*MODEL, *TOKENIZER, *TOKENIZER_EXTRAS)),
+            tuple(f"{RERANKER}/{name}" for name in ("*.json", "*.safetensors", *TOKENIZER, *TOKENIZER_EXTRAS)),
             "run hf-xmc rerank {folder} --dataset NAME --encoder NAME",
             ("model",),
-            save=save,
-            load=CrossEncoderReranker.from_pretrained,
+            save=save_reranker,
+            load=load_reranker,
         ),
         Part("run", (RUN,), TRAIN, save=lambda record, folder: write_json(record, folder / RUN)),
         Part(
@@ -197,8 +206,9 @@ def save_parts(
 def pipeline_parts(pipeline: Any) -> dict[str, Any]:
     """What an `XMCPipeline` consists of, for `save_parts`: a part that it lacks is None, so that one of an earlier
     model is removed."""
-    names = ("model", "index", "memory", "confidence", "reranker")
-    return {**{name: getattr(pipeline, name) for name in names}, **({"run": pipeline.run} if pipeline.run else {})}
+    found = {name: getattr(pipeline, name) for name in ("model", "index", "confidence", "reranker")}
+    found |= {**{cls.name: None for cls in CHANNELS}, **{channel.name: channel for channel in pipeline.channels}}
+    return {**found, **({"run": pipeline.run} if pipeline.run else {})}
 
 
 def load_parts(
@@ -213,12 +223,16 @@ def load_parts(
     """
     folder = Path(folder)
     model = load_model(folder, **options) if model is None else model
-    found: dict[str, Any] = {"model": model if device is None else model.to(device), "run": read_json(folder / RUN)}
+    model = model if device is None else model.to(device)
+    found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
     for part in parts():
-        if part.load is not None and part.name not in found and (part.needed or part.files_in(folder)):
-            found[part.name] = part.load(folder)
-    if found.get("reranker") is not None:
-        found["reranker"].model.to(found["model"].device)
+        if part.load is None or part.name == "model" or not (part.needed or part.is_in(folder)):
+            continue
+        value = load_reranker(folder, model.device) if part.name == RERANKER else part.load(folder)
+        if part.name in {cls.name for cls in CHANNELS}:
+            found["channels"].append(value)
+        else:
+            found[part.name] = value
     return found
 
 

@@ -22,9 +22,9 @@ def push_to_hub(
 ) -> CommitInfo:
     """Upload a trained folder as one commit, so that `XMCPipeline.from_pretrained(repo_id)` loads it.
 
-    Only the files of a trained folder are uploaded: no checkpoints, optimizer states, logs or pickled files. Files of an
-    earlier push that this folder does not have (such as shards of a larger model) are deleted by the same commit. The
-    example code of the card names the repository.
+    Only the files of a trained folder are uploaded: no checkpoints, optimizer states, logs or pickled files. Files of
+    an earlier push that this folder does not have (such as shards of a larger model) are deleted by the same commit.
+    The example code of the card names the repository.
 
     Args:
         folder: a trained folder.

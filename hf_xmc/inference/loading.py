@@ -23,7 +23,7 @@ def as_tagger(tagger: AnyTagger) -> XMCPipeline:
 
 def as_dataset(dataset: AnyDataset) -> XMCDataset:
     """A data set as it is, or loaded from its folder or by its name."""
-    return dataset if isinstance(dataset, XMCDataset) else load_xmc_dataset(dataset)
+    return dataset if isinstance(dataset, XMCDataset) else load_xmc_dataset(os.fspath(dataset))
 
 
 def folder_to_write(tagger: AnyTagger, output_dir: AnyPath | None = None) -> Path | None:
@@ -37,9 +37,7 @@ def folder_to_write(tagger: AnyTagger, output_dir: AnyPath | None = None) -> Pat
     if isinstance(tagger, XMCPipeline):
         return None
     if not Path(tagger).is_dir():
-        raise ModelFolderError(
-            "no such folder", tagger if isinstance(tagger, str) else Path(tagger), hint="train a model with hf-xmc train"
-        )
+        raise ModelFolderError("no such folder", Path(tagger), hint="train a model with hf-xmc train")
     return Path(tagger)
 
 

@@ -1,4 +1,4 @@
-"""Changing the labels of a trained folder: building its index again, and adding, changing or removing single labels."""
+"""Changing the labels of a trained folder: building its index again, and adding, changing or removing labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def build_folder_index(
         folder: a trained folder.
         dataset: whose labels to index; by default those of the folder, of which removed ones stay removed.
         factory: kind of index; `"auto"` chooses by the size of the catalogue.
-        texts: which texts of labels with alternative names (column `texts`) are indexed: `"alone"`, `"best"`, `"mean"`.
+        texts: which texts of labels with alternative names (column `texts`) are indexed: `"alone"`, `"best"` or
+            `"mean"`.
         recall_target: share of the true ten best labels that an approximate index must find.
         batch_size: texts encoded at a time.
     """

@@ -38,7 +38,7 @@ def explain(
         how: occlusion deletes words (`"delete"`) or replaces them by the mask token (`"mask"`).
         unit: `"word"` or `"sentence"`.
         dataset: the data set that the tagger was trained on, to show the uid and text of similar training queries.
-        measure: measure how faithful each explanation is ([`measure_explanation`]); this takes about ten times as long.
+        measure: measure how faithful each explanation is ([`measure_explanation`]); ten times as slow.
         seed: seed for the measures.
         **options: `num_neighbours`, and options of the tagger for the labels that it predicts.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from datasets import Dataset
@@ -12,17 +12,27 @@ from datasets import Dataset
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.explain.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.retrieval.memory import QueryMemory
-
-if TYPE_CHECKING:
-    from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.channels import QueryMemory
+from hf_xmc.retrieval.index import LabelIndex
 
 CANDIDATES = 1000  # nearest training queries that are searched for those with the label
 
 
+class Tagger(Protocol):
+    """What an explanation needs of an `XMCPipeline`."""
+
+    model: XMCDualEncoderModel
+    index: LabelIndex
+
+    @property
+    def memory(self) -> QueryMemory | None: ...
+
+    def __call__(self, texts: str, k: int | None = None, **options: Any) -> list[Any]: ...
+
+
 @dataclass(frozen=True)
 class Word:
-    """A word, its place (`source[start:end]`), and what it adds to the score; a negative value counts against the label."""
+    """A word, its place (`source[start:end]`), and what it adds to the score; below 0 it is against the label."""
 
     text: str
     start: int
@@ -75,7 +85,7 @@ class Explanation:
 
 
 def explain_text(
-    pipeline: XMCPipeline,
+    pipeline: Tagger,
     text: str,
     k: int = 3,
     label_ids: Sequence[int] | None = None,
@@ -101,7 +111,8 @@ def explain_text(
         **options: `threshold`, `allowed`, ... of the pipeline, for the labels that it predicts.
 
     Raises:
-        SettingsError: an unknown method, a label id outside the table, `train_queries` of another length than the memory.
+        SettingsError: an unknown method, a label id outside the table.
+        DataError: `train_queries` of another length than the memory.
         ImportError: `"gradient"` without captum.
     """
     if method not in METHODS:
@@ -140,7 +151,7 @@ def explain_text(
 
 
 def add_explanations(
-    pipeline: XMCPipeline, texts: Sequence[str], tagged: Sequence[Sequence[dict[str, Any]]], method: str
+    pipeline: Tagger, texts: Sequence[str], tagged: Sequence[Sequence[dict[str, Any]]], method: str
 ) -> None:
     """Give each tag of each text its explanation, as a dict under `"explanation"`."""
     for text, tags in zip(texts, tagged, strict=True):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hf_xmc.errors import SettingsError
-from hf_xmc.hub.folder import pipeline_parts, save_parts
 from hf_xmc.inference.evaluation.evaluate import metrics_document
 from hf_xmc.inference.fitting.confidence import Fit, fit_confidence
 from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, folder_to_write
+from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.calibration import METHODS
 
 
@@ -56,23 +54,19 @@ def calibrate(
     folder = folder_to_write(tagger, output_dir)
     data, given = as_dataset(dataset), as_tagger(tagger)
     fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth)
-    fitted.pipeline.reranker = given.reranker  # it reads texts, whatever they are ranked by
     if folder is None:
         return fitted
-    parts: dict[str, Any] = pipeline_parts(fitted.pipeline)
-    if output_dir is None:  # the model stays as it is, and so does the index if no centroids were used
-        del parts["model"]
-        if fitted.pipeline.index is given.index:
-            del parts["index"]
+    document = None
     if fitted.summary["centroids"] is not None or ranked_by(fitted.pipeline) != ranked_by(given):
         document = metrics_document(fitted.summary["metrics"]["with"], data, "validation", 5, seed=seed)
-        document["train_seconds"] = given.run.get("train_seconds")
         document["num_queries"] = fitted.summary["calibrated_on"]
-        parts["metrics"] = document
-    save_parts(folder, parts)
+        document["train_seconds"] = given.run.get("train_seconds")
+    if output_dir is not None:
+        fitted.pipeline.save_pretrained(folder)
+    fitted.save(folder, document)
     return fitted
 
 
-def ranked_by(pipeline: Any) -> list[tuple[str, str]]:
+def ranked_by(pipeline: XMCPipeline) -> list[tuple[str, str]]:
     """The channels of a pipeline with what they score by."""
     return [(channel.name, channel.fingerprint()) for channel in pipeline.channels]

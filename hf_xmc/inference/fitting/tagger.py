@@ -78,7 +78,8 @@ def train_tagger(
     if not trainer.is_world_process_zero():
         return None
     if peft_config is not None:  # the index belongs to the weights that were saved, adapters merged into them
-        model = load_model(folder, dtype="float32").to(args.device)
+        saved: Any = load_model(folder, dtype="float32")
+        model = saved.to(args.device)
     tagger = XMCPipeline.build(model, data.labels)
     # A model that was trained further keeps the name of its encoder and the settings of its first stage.
     before = read_json(Path(model_name_or_path) / RUN)
