@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from hf_xmc.losses import LOSSES
+
 LABEL_STRATEGIES = ("all", "selective", "in_batch", "hard", "mined", "mixed")
 SAMPLING_STRATEGIES = ("random", "clustered", "sequential", "group_by_length", "batch_rebalance")
 CLUSTER_METHODS = ("bisecting", "kmeans")
 LABEL_BANK_INITS = ("encode", "random")
 LABEL_BANK_DTYPES = LABEL_HEAD_DTYPES = ("float16", "bfloat16", "float32")
-LOSSES = ("decoupled_softmax", "soft_top_k", "softmax", "one_vs_all", "triplet_margin")
 
 CHOICES = {
     "label_strategy": LABEL_STRATEGIES,
@@ -171,8 +172,9 @@ class XMCTrainingArguments(TrainingArguments):
     loss: str = field(
         default="decoupled_softmax",
         metadata={
-            "help": "How queries and labels are compared: 'decoupled_softmax' or 'soft_top_k' (DEXML), 'softmax' "
-            "(InfoNCE), 'one_vs_all' (binary cross entropy), 'triplet_margin' (NGAME).",
+            "help": "How queries and labels are compared: "
+            + ", ".join(f"{name} ({loss.summary})" for name, loss in LOSSES.items())
+            + ".",
             "choices": list(LOSSES),
         },
     )
@@ -239,7 +241,7 @@ class XMCTrainingArguments(TrainingArguments):
         super().__post_init__()
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {known}.")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {tuple(known)}.")
         for name in ("label_random_share", "label_head_loss_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")

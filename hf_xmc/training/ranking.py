@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.losses import Loss
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling import XMCDualEncoderModel
@@ -35,7 +36,7 @@ class RankingTrainer(WholeCheckpointTrainer):
     args: XMCTrainingArguments
     model: XMCDualEncoderModel
     encoder: TextEncoder
-    loss: nn.Module
+    loss: Loss
     ranks: Shard
     label_tokens: TokenTable
 
@@ -102,7 +103,7 @@ class RankingTrainer(WholeCheckpointTrainer):
     def full_loss(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> float:
         """The loss over all labels, whatever the candidates in training were."""
         device = queries.device
-        if getattr(self.loss, "process_group", None) is not None:  # each process holds its part
+        if self.loss.sharded:  # each process holds its part
             device, rows = self.args.device, np.arange(len(queries))[part(len(queries), self.ranks)]
             queries, labels = queries[rows].to(device), labels[part(len(labels), self.ranks)].to(device)
             positives, ignored = positives.take(rows), None if ignored is None else ignored.take(rows)

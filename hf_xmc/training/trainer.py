@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from hf_xmc.data.collator import QueryCollator
 from hf_xmc.data.tokenized import TokenTable
+from hf_xmc.losses import as_loss, make_loss
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import EpochCallback, QueryProgressCallback
@@ -24,7 +25,6 @@ from hf_xmc.training.distributed import all_processes, sum_gradients, without_re
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.head_trainer import LabelHeadTrainer
 from hf_xmc.training.label_step import LabelStep
-from hf_xmc.training.loss import make_loss
 from hf_xmc.training.optimizer import split_by_part
 from hf_xmc.training.preparation import frozen_parameters, prepare, token_key, token_keys
 from hf_xmc.training.query_batches import QueryBatches
@@ -41,7 +41,7 @@ class XMCTrainer(LabelHeadTrainer):
         args: [`XMCTrainingArguments`].
         train_dataset, eval_dataset: splits of queries (`uid`, `text`, `labels`); `eval_dataset` may be a dict of them.
         label_dataset: the label table (`text`); row number = label id.
-        loss: a loss module of `hf_xmc.losses`; by default the one that `args.loss` names, at the model's temperature.
+        loss: a [`Loss`], or any module that is called like one; by default the loss that `args.loss` names.
         train_ignored: pairs of the training split that take no part in the loss (`XMCDataset.filters["train"]`).
         eval_ignored: pairs of the evaluation split that are removed from predictions; a dict for a dict of splits.
         model_init: instead of `model`, makes one, as `Trainer.hyperparameter_search` needs (see below). Tokenizer,
@@ -142,9 +142,9 @@ class XMCTrainer(LabelHeadTrainer):
 
     def connect(self, model: XMCDualEncoderModel) -> None:
         """Loss, encoder and candidate rule for this model, and for the arguments as they are now."""
-        self.loss = self.given_loss or make_loss(self.args, model.config.temperature)
-        if getattr(self.loss, "process_group", self) is None:
-            self.loss.process_group = self.ranks.group  # type: ignore[assignment]
+        given = self.given_loss
+        self.loss = make_loss(self.args, model.config.temperature) if given is None else as_loss(given)
+        self.loss.shard(self.ranks.group)
         self.vectors = self.make_vectors(model)
         self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables, self.vectors)
         self.rule = make_rule(self.args, self.encoder, self.ranks, self.train_dataset)

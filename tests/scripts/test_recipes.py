@@ -1,10 +1,12 @@
-"""Recipes: run with a stub in place of `hf-xmc`, whose arguments the real parsers must take."""
+"""Recipes: every entry of the table is expanded, and the real parsers must take the commands that come of it."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +20,53 @@ from hf_xmc.data.public_sets import SETS
 from hf_xmc.training.arguments import XMCTrainingArguments
 
 RECIPES = Path(__file__).parents[2] / "scripts/recipes"
-NGAME, DEXML = sorted(RECIPES.glob("ngame_*.sh")), sorted(RECIPES.glob("dexml_*.sh"))
-STUB = '#!/usr/bin/env bash\nprintf "%s\\n" "$@" > "$(mktemp "$RECORDS/$(date +%s%N)XXXX")"\n'
+NAMES = [config.name for config in SETS]
+BOTH = [(method, name) for method in ("ngame", "dexml") for name in NAMES]
+STUB = (
+    '#!/usr/bin/env bash\nprintf "%s\\n" "$@" > "$(mktemp "$RECORDS/$(date +%s%N)XXXX")"\n[ "$1" != "${FAILS:-}" ]\n'
+)
 
 Commands = list[list[str]]
 
 
-def run(script: Path, folder: Path, **environment: str) -> Commands:
-    """The arguments of each `hf-xmc` that a script starts in this folder."""
+def load_runner() -> Any:
+    spec = spec_from_file_location("recipes_run", RECIPES / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+RUNNER = load_runner()
+TABLE = RUNNER.load()
+
+
+def expand(method: str, name: str, **options: Any) -> Commands:
+    """The arguments of each `hf-xmc` that a recipe starts where nothing is there yet."""
+    return [command[1:] for command, _ in RUNNER.expand(method, name, encoder="an/encoder", **options)]
+
+
+def run(method: str, name: str, folder: Path, *options: str, fails: str = "") -> tuple[int, Commands, str]:
+    """Run a recipe with a stub in place of `hf-xmc`: exit code, commands started, what was printed."""
     stub, records = folder / "bin/hf-xmc", folder / "records"
     for path in (stub.parent, records):
         path.mkdir(exist_ok=True)
     stub.write_text(STUB)
     stub.chmod(0o755)
-    for old in records.iterdir():
-        old.unlink()
-    path = f"{stub.parent}:{os.environ['PATH']}"
-    clean = {name: value for name, value in os.environ.items() if name not in ("ENCODER", "DATA", "DATASET", "OUT")}
     done = subprocess.run(
-        ["bash", script],
+        [sys.executable, RECIPES / "run.py", method, name, *options],
         cwd=folder,
-        env={**clean, "PATH": path, "RECORDS": str(records), **environment},
+        env={**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}", "RECORDS": str(records), "FAILS": fails},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    return [record.read_text().splitlines() for record in sorted(records.iterdir())]
+    started = [record.read_text().splitlines() for record in sorted(records.iterdir())]
+    return done.returncode, started, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Commands]:
-    """What each script starts where nothing is there yet."""
-    folder = tmp_path_factory.mktemp("recipes")
-    return {script: run(script, folder, ENCODER="an/encoder") for script in (*NGAME, *DEXML)}
-
-
-@pytest.fixture(params=[*NGAME, *DEXML], ids=lambda path: path.stem)
-def script(request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(params=BOTH, ids="-".join)
+def recipe(request: pytest.FixtureRequest) -> tuple[str, str]:
     return request.param
 
 
@@ -85,42 +97,61 @@ def options(argv: list[str]) -> dict[str, Any]:
     return command.make_context(argv[0], argv[1:], parent=parent).params
 
 
+def gpus(method: str, name: str) -> int:
+    return int(TABLE[method][name].get("gpus", 0))
+
+
+def row(name: str) -> list[str]:
+    """The cells of a set in the table of the README: NGAME, batch, clusters, needs, DEXML, batch, needs."""
+    readme = (RECIPES / "README.md").read_text(encoding="utf-8")
+    (line,) = [line for line in readme.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
 def test_every_set_has_both_recipes() -> None:
-    names = {re.sub(r"\W", "_", config.name.lower()) for config in SETS}
-    assert {path.stem for path in NGAME} == {f"ngame_{name}" for name in names}
-    assert {path.stem for path in DEXML} == {f"dexml_{name}" for name in names}
+    assert set(TABLE) == {"kinds", "ngame", "dexml"}
+    assert set(TABLE["ngame"]) == set(TABLE["dexml"]) == set(NAMES)
 
 
-def test_each_can_be_read_alone(script: Path) -> None:
-    """Executable, short, and says at its top where settings come from and whether it was run."""
-    assert subprocess.run(["bash", "-n", script]).returncode == 0
-    assert os.access(script, os.X_OK)
-    text = script.read_text()
-    assert 20 <= len(text.splitlines()) <= 45
-    assert max(map(len, text.splitlines())) <= 119
-    head = text[: text.index("set -euo pipefail")]
-    repository = "Extreme-classification/ngame" if script in NGAME else "nilesh2797/DEXML"
-    assert repository in head or "Settings: ours" in head
-    for name in re.findall(r"(?:ngame|dexml)_\w+\.sh|settings/\w+\.yaml", head):
-        assert (RECIPES / name).is_file(), name
-    assert ("NOT RUN HERE" in head) == ("--accelerate_config" in text)
+def test_each_says_where_settings_come_from(recipe: tuple[str, str]) -> None:
+    """The source or "ours", whether it was run, and the same in the README."""
+    method, name = recipe
+    entry = TABLE[method][name]
+    repository = "Extreme-classification/ngame" if method == "ngame" else "nilesh2797/DEXML"
+    ours = entry["source"].startswith("ours")
+    assert ours or repository in entry["source"]
+    for other in re.findall(r"those of ([\w-]+[\w])", entry["source"]):
+        assert other in TABLE[method], "a set that settings are borrowed from"
+        assert not TABLE[method][other]["source"].startswith("ours")
+    text = RUNNER.describe(method, name)
+    assert entry["source"] in text
+    assert ("has not been run" in text) == (entry.get("run") != "true")
+    assert not (gpus(method, name) and entry.get("run")), "no recipe for a GPU was run"
+    cells = row(name)
+    said = cells[0] if method == "ngame" else cells[4]
+    assert said == ("ours" if ours else "paper") + (", run" if entry.get("run") else "")
+    needs = cells[3] if method == "ngame" else cells[6]
+    assert needs.split(";")[0] == {0: "2 cores", 1: "1 GPU", 4: "4 GPUs"}[gpus(method, name)]
+    card = RECIPES.parents[1] / "model_cards" / f"{method}_{name}.md"
+    assert card.is_file() == (entry.get("run") == "true")
 
 
-def test_prepared_with_the_constants_of_the_set(script: Path, commands: dict[Path, Commands]) -> None:
-    first, *others = commands[script]
+def test_prepared_with_the_constants_of_the_set(recipe: tuple[str, str]) -> None:
+    first, *others = expand(*recipe)
     given = options(first)
     assert first[0] == "prepare"
-    assert given["builder"] in [config.name for config in SETS]
-    assert re.sub(r"\W", "_", given["builder"].lower()) == script.stem.split("_", 1)[1]
+    assert given["builder"] == recipe[1]
     prepared = str(given["output_dir"])
     assert [value(argv, "--dataset") for argv in others] == [prepared] * len(others)
+    other_method = "ngame" if recipe[0] == "dexml" else "dexml"
+    assert first == expand(other_method, recipe[1])[0], "prepared once for both"
 
 
-def test_trainings_parse_and_follow_each_other(
-    script: Path, commands: dict[Path, Commands], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stages = [trained(argv, monkeypatch) for argv in commands[script] if argv[0] == "train"]
-    assert len(stages) == (2 if script in NGAME else 1)
+def test_trainings_parse_and_follow_each_other(recipe: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    method, name = recipe
+    commands = expand(*recipe)
+    stages = [trained(argv, monkeypatch) for argv in commands if argv[0] == "train"]
+    assert len(stages) == (2 if method == "ngame" else 1)
     source = "an/encoder"
     sizes = []
     for model, args, processes in stages:
@@ -129,83 +160,118 @@ def test_trainings_parse_and_follow_each_other(
         sizes.append(args.per_device_train_batch_size * processes)
         assert args.resume_from_checkpoint == "auto"
         assert args.save_strategy != "no"
-    said = re.findall(r"batches of ([\d,]+)\squeries", re.sub(r"\n# ", " ", script.read_text()))
-    assert [int(size.replace(",", "")) for size in said] == sizes
-    assert options(commands[script][-1])["run"] == source
+    said = row(name)[1 if method == "ngame" else 5]
+    assert [int(size.replace(",", "")) for size in said.split(";")] == sizes
+    assert options(commands[-1])["run"] == source
+    if method == "ngame":
+        check_ngame(name, commands, *stages)
+    else:
+        check_dexml(name, commands, *stages)
 
 
-def test_ngame_is_three_stages(commands: dict[Path, Commands], monkeypatch: pytest.MonkeyPatch) -> None:
-    for script in NGAME:
-        _, first, second, fuse, evaluate = commands[script]
-        assert [argv[0] for argv in commands[script]] == ["prepare", "train", "train", "fuse", "evaluate"]
-        (_, one, _), (model, two, _) = (trained(argv, monkeypatch) for argv in (first, second))
-        assert (one.train_sampling_strategy, one.label_strategy) == ("clustered", "in_batch")
-        if one.freeze_encoder:  # those of the small sets, whose settings are ours
-            assert (one.loss, one.num_positives) == ("decoupled_softmax", None)
-            assert f"in clusters of {one.cluster_size}." in script.read_text().replace("\n# ", " ")
-        else:
-            assert (one.loss, one.num_positives) == ("triplet_margin", 1)
-            assert one.cluster_growth_epochs == sorted(set(one.cluster_growth_epochs))
-            assert one.cluster_start_epoch <= one.cluster_growth_epochs[0]
-            assert one.cluster_growth_epochs[-1] < one.num_train_epochs
-            largest = one.cluster_size * 2 ** len(one.cluster_growth_epochs)
-            assert largest <= one.per_device_train_batch_size
-            assert f", of about {largest} in the end." in script.read_text()
-        assert model.label_head == "classifier"  # type: ignore[attr-defined]
-        assert (two.freeze_encoder, two.label_head_loss_weight) == (True, 1), "the classifier alone"
-        assert two.label_strategy in ("mined", "mixed") or two.train_sampling_strategy == "clustered"
-        assert two.num_hard_negatives <= two.mining_depth
-        assert Path(options(fuse)["run"]) == Path(two.output_dir or "")
-        assert options(evaluate)["against"] == one.output_dir
-        assert options(evaluate)["split"] == "test"
+def check_ngame(name: str, commands: Commands, first: Any, second: Any) -> None:
+    """Three stages: encoder on clustered batches, classifier, fusion."""
+    assert [argv[0] for argv in commands] == ["prepare", "train", "train", "fuse", "evaluate"]
+    _, _, _, fuse, evaluate = commands
+    (_, one, _), (model, two, _) = first, second
+    clusters = row(name)[2]
+    assert (one.train_sampling_strategy, one.label_strategy) == ("clustered", "in_batch")
+    assert one.freeze_encoder == (gpus("ngame", name) == 0)
+    if one.freeze_encoder:  # those of the small sets, whose settings are ours
+        assert (one.loss, one.num_positives) == ("decoupled_softmax", None)
+        assert clusters == str(one.cluster_size)
+    else:
+        assert (one.loss, one.num_positives) == ("triplet_margin", 1)
+        assert one.cluster_growth_epochs == sorted(set(one.cluster_growth_epochs))
+        assert one.cluster_start_epoch <= one.cluster_growth_epochs[0]
+        assert one.cluster_growth_epochs[-1] < one.num_train_epochs
+        largest = one.cluster_size * 2 ** len(one.cluster_growth_epochs)
+        assert largest <= one.per_device_train_batch_size
+        assert clusters == f"2 to {largest}"
+    assert model.label_head == "classifier"
+    assert (two.freeze_encoder, two.label_head_loss_weight) == (True, 1), "the classifier alone"
+    assert two.label_strategy in ("mined", "mixed") or two.train_sampling_strategy == "clustered"
+    assert two.num_hard_negatives <= two.mining_depth
+    assert Path(options(fuse)["run"]) == Path(two.output_dir or "")
+    assert options(evaluate)["against"] == one.output_dir
+    assert options(evaluate)["split"] == "test"
 
 
-def test_dexml_is_one_stage_over_all_labels(
-    commands: dict[Path, Commands], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for script in DEXML:
-        _, train, evaluate = commands[script]
-        assert [argv[0] for argv in commands[script]] == ["prepare", "train", "evaluate"]
-        _, args, processes = trained(train, monkeypatch)
-        assert (args.label_strategy, args.loss) == ("all", "decoupled_softmax")
-        assert args.train_sampling_strategy == "random"
-        assert args.metric_for_best_model == "nDCG@5"
-        assert processes == 1 or value(train, "--accelerate_config") == "multi_gpu"
-        assert options(evaluate)["split"] == "test"
-    settings = {"DATA": "raw set", "DATASET": "tables", "OUT": "a run", "LOSS": "soft_top_k"}
-    prepare, train, evaluate = run(RECIPES / "dexml_bible_xref.sh", tmp_path, **settings)
+def check_dexml(name: str, commands: Commands, stage: Any) -> None:
+    """One stage over all labels."""
+    assert [argv[0] for argv in commands] == ["prepare", "train", "evaluate"]
+    _, train, evaluate = commands
+    _, args, processes = stage
+    assert (args.label_strategy, args.loss) == ("all", "decoupled_softmax")
+    assert args.train_sampling_strategy == "random"
+    assert args.metric_for_best_model == "nDCG@5"
+    assert processes == 1 or value(train, "--accelerate_config") == "multi_gpu"
+    assert processes == max(1, gpus("dexml", name))
+    assert options(evaluate)["split"] == "test"
+
+
+def test_options_reach_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare, train, evaluate = expand(
+        "dexml", "bible_xref", data="raw set", dataset="tables", output_dir="a run", loss="soft_top_k"
+    )
     assert prepare[1] == "raw set"
     script_args, args, _ = trained(train, monkeypatch)
     assert (script_args.dataset, args.output_dir, args.loss) == ("tables", "a run", "soft_top_k")
     assert options(evaluate)["output_dir"] == Path("a run/evaluation")
+    _, train, _ = expand("dexml", "EURLEX57K", gpus=2, learning_rate="7e-4")
+    _, args, processes = trained(train, monkeypatch)
+    assert (args.learning_rate, processes) == (7e-4, 2)
 
 
-def test_what_is_done_is_not_done_again(script: Path, commands: dict[Path, Commands], tmp_path: Path) -> None:
-    first = commands[script]
+def test_values_are_passed_on_as_they_are_written() -> None:
+    _, train, _ = expand("dexml", "LF-AmazonTitles-1.3M")
+    assert value(train, "--learning_rate") == "1.2e-3"
+    assert value(train, "--normalize") == "false"
+
+
+@pytest.mark.parametrize("method", ["ngame", "dexml"])
+def test_what_is_done_is_not_done_again(method: str, tmp_path: Path) -> None:
+    code, first, _ = run(method, "bible_xref", tmp_path)
+    assert code == 0
+    assert [argv for argv, _ in RUNNER.expand(method, "bible_xref")] == [["hf-xmc", *argv] for argv in first]
     for argv in first:
         if argv[0] in ("prepare", "train"):
             done = tmp_path / value(argv, "--output_dir")
-            done.mkdir(parents=True)
+            done.mkdir(parents=True, exist_ok=True)
             (done / ("dataset.json" if argv[0] == "prepare" else "run.json")).touch()
-    assert run(script, tmp_path) == [argv for argv in first if argv[0] not in ("prepare", "train")]
+    code, both, printed = run(method, "bible_xref", tmp_path)
+    assert both[len(first) :] == [argv for argv in first if argv[0] not in ("prepare", "train")]
+    assert printed.count("skipping") == len(first) - len(both[len(first) :])
 
 
 def test_a_stage_that_fails_ends_the_recipe(tmp_path: Path) -> None:
-    stub = tmp_path / "bin/hf-xmc"
-    stub.parent.mkdir()
-    stub.write_text('#!/usr/bin/env bash\necho "$1" >> "$RECORDS"\n[ "$1" != train ]\n')
-    stub.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}", "RECORDS": str(tmp_path / "called")}
-    assert subprocess.run(["bash", NGAME[0]], cwd=tmp_path, env=environment).returncode == 1
-    assert (tmp_path / "called").read_text().split() == ["prepare", "train"]
+    code, started, _ = run("ngame", "EURLex-4K", tmp_path, fails="train")
+    assert code == 1
+    assert [argv[0] for argv in started] == ["prepare", "train"]
 
 
-def test_the_table_names_every_recipe() -> None:
-    table = (RECIPES / "README.md").read_text(encoding="utf-8")
-    for config in SETS:
-        (row,) = [line for line in table.splitlines() if line.startswith(f"| {config.name} ")]
-        name = re.sub(r"\W", "_", config.name.lower())
-        assert f"(ngame_{name}.sh)" in row
-        assert f"(dexml_{name}.sh)" in row
-    for link in re.findall(r"\]\(([\w/.]+)\)", table):
+def test_show_prints_what_would_run(tmp_path: Path) -> None:
+    code, started, printed = run("ngame", "EURLex-4K", tmp_path, "--show")
+    assert (code, started) == (0, [])
+    said, *lines = printed.splitlines()
+    assert "has not been run" in said
+    assert [line.split()[:2] for line in lines] == [
+        ["hf-xmc", command] for command in ("prepare", "train", "train", "fuse", "evaluate")
+    ]
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    code, started, printed = run("dexml", "EURLex-5K", tmp_path)
+    assert code == 1
+    assert not started
+    assert "EURLex-4K" in printed
+    assert "Traceback" not in printed
+    code, _, printed = run("ngame", "EURLex-4K", tmp_path, "--loss", "softmax")
+    assert code == 2
+    assert "for dexml" in printed
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    text = (RECIPES / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([\w/.]+)\)", text):
         assert (RECIPES / link).exists(), link

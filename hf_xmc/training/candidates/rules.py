@@ -113,7 +113,7 @@ class BankedLabels(CandidateRule):
                 "place is left for others, as with label_strategy in_batch. Give a larger label_budget."
             )
         norms = self.norms(step, bank, queries)  # [L]
-        share = self.args.label_random_share if getattr(step.criterion, "score_is_log_weight", False) else 0.0
+        share = self.args.label_random_share if step.criterion.score_is_log_weight else 0.0
         seed = self.args.seed + 1_000_003 * step.number  # no state that a restart would have to restore
         chosen, log_weights = by_gradient(norms, positives, self.args.label_budget, share, seed)
         step.log_weights = log_weights if share else None
