@@ -4,6 +4,7 @@
 #   make test     the test suite
 #   make check    lint and types
 #   make format   rewrite the code in the project's style
+#   make docs     build the documentation into docs/_build/html
 #   make space    the web page, on http://127.0.0.1:7860, with the model that `make demo` trained
 #
 # PyTorch without CUDA on Linux:  make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check format space clean
+.PHONY: demo test check format docs space clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hf-xmc demo --output_dir outputs/demo
@@ -34,12 +35,16 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 space: $(VENV)/.installed-space
 	@test -d $(MODEL) || test $(MODEL) != outputs/demo/model || { echo "No model in $(MODEL): run 'make demo' first, or give MODEL=<folder or Hub id>."; exit 1; }
 	XMC_MODEL=$(MODEL) $(BIN)/python spaces/xmc_tagger/app.py
 
 clean:
-	rm -rf $(VENV) outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) outputs docs/_build .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -16,9 +16,10 @@ from hf_xmc.data import parquet_folder
 from hf_xmc.data.arrow import cached_folder, file_key, list_column
 from hf_xmc.data.formats import hub, open_source
 from hf_xmc.data.formats.source import Options, Source
-from hf_xmc.data.ingest.build import PROPENSITY_DEFAULTS, build, open_built
+from hf_xmc.data.ingest.build import build, open_built
 from hf_xmc.data.ingest.splits import SplitOptions
 from hf_xmc.errors import DataError, Problems
+from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
 from hf_xmc.types import Positives
 
 VERSION = 2  # of what the cache holds; raised when a change here changes it
@@ -50,7 +51,7 @@ class XMCDataset:
     train_label_counts: np.ndarray
     num_train_queries: int
     filters: dict[str, Positives] = field(default_factory=dict)
-    propensity: dict[str, float] = field(default_factory=lambda: dict(PROPENSITY_DEFAULTS))
+    propensity: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_PROPENSITY))
     licence: str = ""
     source: str = ""
     max_lengths: dict[str, int] = field(default_factory=dict)

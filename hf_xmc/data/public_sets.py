@@ -31,8 +31,8 @@ from hf_xmc.data.ingest.build import SPLITS, read_filter
 from hf_xmc.data.ingest.labels import LABEL_FEATURES
 from hf_xmc.data.ingest.queries import QUERY_FEATURES, sorted_labels
 from hf_xmc.errors import DataError, Problems
+from hf_xmc.metrics.propensity import AMAZON_PROPENSITY, DEFAULT_PROPENSITY, WIKIPEDIA_PROPENSITY
 
-OTHERWISE, AMAZON, WIKIPEDIA = {"a": 0.55, "b": 1.5}, {"a": 0.6, "b": 2.6}, {"a": 0.5, "b": 0.4}
 XC_REPOSITORY = "http://manikvarma.org/downloads/XC/XMLRepository.html"
 WEIGHTS = {"weights": List(Value("float32"))}  # None where the files have no relevance
 LABEL_COLUMNS = {name: LABEL_FEATURES[name] for name in ("texts", "description", "parents")}
@@ -52,7 +52,7 @@ class PublicSetConfig(datasets.BuilderConfig):
     """
 
     table: Literal["queries", "labels"] = "queries"
-    propensity: dict[str, float] = field(default_factory=lambda: dict(OTHERWISE))
+    propensity: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_PROPENSITY))
     max_lengths: dict[str, int] = field(default_factory=dict)
     filters: bool = False
     query_template: str | None = None
@@ -72,31 +72,41 @@ def declared(
 TITLES: dict[str, Any] = {"query_template": "{title}{text}", "label_template": "{title}{text}"}
 FULL: dict[str, Any] = {"query_template": "{title}{text} {content}", "label_template": "{title}{text}"}
 SETS = (
-    declared("EURLex-4K", OTHERWISE, 128, 128),
-    declared("Wiki10-31K", OTHERWISE, 256, 32),
-    declared("AmazonCat-13K", OTHERWISE, 256, 32),
-    declared("LF-AmazonTitles-131K", AMAZON, 32, 32, filters=True, **TITLES),
-    declared("LF-Amazon-131K", AMAZON, 128, 128, filters=True, **FULL),
-    declared("LF-WikiSeeAlso-320K", OTHERWISE, 128, 128, filters=True, **FULL),
-    declared("LF-Wikipedia-500K", WIKIPEDIA, 128, 128, **FULL),
-    declared("LF-AmazonTitles-1.3M", AMAZON, 32, 32, filters=True, **TITLES),
+    declared("EURLex-4K", DEFAULT_PROPENSITY, 128, 128),
+    declared("Wiki10-31K", DEFAULT_PROPENSITY, 256, 32),
+    declared("AmazonCat-13K", DEFAULT_PROPENSITY, 256, 32),
+    declared("LF-AmazonTitles-131K", AMAZON_PROPENSITY, 32, 32, filters=True, **TITLES),
+    declared("LF-Amazon-131K", AMAZON_PROPENSITY, 128, 128, filters=True, **FULL),
+    declared("LF-WikiSeeAlso-320K", DEFAULT_PROPENSITY, 128, 128, filters=True, **FULL),
+    declared("LF-Wikipedia-500K", WIKIPEDIA_PROPENSITY, 128, 128, **FULL),
+    declared("LF-AmazonTitles-1.3M", AMAZON_PROPENSITY, 32, 32, filters=True, **TITLES),
     declared(
         "EURLEX57K",
-        OTHERWISE,
+        DEFAULT_PROPENSITY,
         512,
         32,
         licence="EU law texts (c) European Union, reuse allowed with attribution",
         origin="Chalkidis et al. 2019, Large-Scale Multi-Label Text Classification on EU Legislation",
     ),
     declared(
-        "biotools_edam", OTHERWISE, 128, 64, licence="bio.tools CC BY 4.0; EDAM CC BY-SA 4.0", origin="bio.tools"
+        "biotools_edam",
+        DEFAULT_PROPENSITY,
+        128,
+        64,
+        licence="bio.tools CC BY 4.0; EDAM CC BY-SA 4.0",
+        origin="bio.tools",
     ),
     declared(
-        "yso_finna_en", OTHERWISE, 64, 32, licence="CC0", origin="Annif corpora of the National Library of Finland"
+        "yso_finna_en",
+        DEFAULT_PROPENSITY,
+        64,
+        32,
+        licence="CC0",
+        origin="Annif corpora of the National Library of Finland",
     ),
     declared(
         "bible_xref",
-        OTHERWISE,
+        DEFAULT_PROPENSITY,
         64,
         64,
         filters=True,
@@ -105,7 +115,7 @@ SETS = (
     ),
     declared(
         "eurlex57k_256w",
-        OTHERWISE,
+        DEFAULT_PROPENSITY,
         384,
         32,
         licence="EU law texts (c) European Union, reuse allowed with attribution",

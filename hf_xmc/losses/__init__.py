@@ -1,9 +1,33 @@
 """Losses that compare query embeddings with label embeddings."""
 
+from typing import Any
+
 from hf_xmc.losses.decoupled import DecoupledSoftmaxLoss
+from hf_xmc.losses.loss import Loss, as_loss
 from hf_xmc.losses.one_vs_all import OneVsAllLoss
 from hf_xmc.losses.soft_top_k import SoftTopKLoss
 from hf_xmc.losses.softmax import SoftmaxLoss
 from hf_xmc.losses.triplet import TripletMarginLoss
 
-__all__ = ["DecoupledSoftmaxLoss", "OneVsAllLoss", "SoftTopKLoss", "SoftmaxLoss", "TripletMarginLoss"]
+# The losses that `--loss` knows, in the order of its help text. A new one is its own file and its lines here.
+LOSSES: dict[str, type[Loss]] = {
+    loss.name: loss for loss in (DecoupledSoftmaxLoss, SoftTopKLoss, SoftmaxLoss, OneVsAllLoss, TripletMarginLoss)
+}
+
+
+def make_loss(arguments: Any, temperature: float) -> Loss:
+    """The loss that `arguments.loss` names, with its options from [`XMCTrainingArguments`]."""
+    return LOSSES[arguments.loss].from_arguments(arguments, temperature)
+
+
+__all__ = [
+    "LOSSES",
+    "DecoupledSoftmaxLoss",
+    "Loss",
+    "OneVsAllLoss",
+    "SoftTopKLoss",
+    "SoftmaxLoss",
+    "TripletMarginLoss",
+    "as_loss",
+    "make_loss",
+]

@@ -23,6 +23,8 @@ class DecoupledSoftmaxLoss(StreamingLoss):
     0.5273
     """
 
+    name = "decoupled_softmax"
+    summary = "DEXML"
     score_is_log_weight = True
 
     def forward(

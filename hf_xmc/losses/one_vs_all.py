@@ -16,8 +16,11 @@ class OneVsAllLoss(StreamingLoss):
     Args: see `StreamingLoss`.
     """
 
+    name = "one_vs_all"
+    summary = "binary cross entropy"
+
     def num_terms(self, positives: Positives, num_labels: int, ignored: Positives | None = None) -> torch.Tensor:
-        """As in `StreamingLoss`: all B * C entries that are not ignored."""
+        """See [`Loss`]: all B * C entries that are not ignored."""
         return read_local(positives, num_labels, ignored).num_candidates.sum()
 
     def forward(

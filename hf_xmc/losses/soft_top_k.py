@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -29,6 +30,9 @@ class SoftTopKLoss(StreamingLoss):
         process_group: see `StreamingLoss`.
     """
 
+    name = "soft_top_k"
+    summary = "DEXML"
+
     def __init__(
         self,
         temperature: float = 0.05,
@@ -44,6 +48,11 @@ class SoftTopKLoss(StreamingLoss):
             raise ValueError(f"Found alpha = {alpha}; it must be above zero.")
         self.k = k
         self.alpha = alpha
+
+    @classmethod
+    def from_arguments(cls, arguments: Any, temperature: float) -> SoftTopKLoss:
+        """See [`Loss`]; `soft_top_k` is k, and 0 stands for the number of positives."""
+        return cls(temperature, k=arguments.soft_top_k or None)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, alpha={self.alpha}, {super().extra_repr()}"

@@ -17,6 +17,8 @@ class SoftmaxLoss(StreamingLoss):
     Args: see `StreamingLoss`.
     """
 
+    name = "softmax"
+    summary = "InfoNCE"
     score_is_log_weight = True
 
     def forward(

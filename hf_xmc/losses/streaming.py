@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import nn
 
-from hf_xmc.losses.pairs import Batch, Pairs, queries_with_positives, read_batch
+from hf_xmc.losses.loss import Loss
+from hf_xmc.losses.pairs import Batch, Pairs, read_batch
 from hf_xmc.losses.products import add_labels_gradient, score_tile, times_labels
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.types import Positives
@@ -25,7 +25,7 @@ MEMORY_BUDGET = 64 * 2**20  # bytes of scores held at once, at the least
 SCORES_PER_PART = 2**20  # passes that need memory of their own work on about so many scores at a time
 
 
-class StreamingLoss(nn.Module):
+class StreamingLoss(Loss):
     """What the losses on the driver share: their settings.
 
     Args:
@@ -38,8 +38,7 @@ class StreamingLoss(nn.Module):
             gradients of shared parameters are averaged over the ranks, as DDP does, multiply by the number of ranks.
     """
 
-    # Whether a label counts w times where log w is added to its scores, as in a sum of exponentials.
-    score_is_log_weight = False
+    can_shard = True
 
     def __init__(
         self,
@@ -55,6 +54,11 @@ class StreamingLoss(nn.Module):
         self.temperature = temperature
         self.chunk_size = chunk_size
         self.process_group = process_group
+
+    @classmethod
+    def from_arguments(cls, arguments: Any, temperature: float) -> StreamingLoss:
+        """See [`Loss`]."""
+        return cls(temperature)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, chunk_size={self.chunk_size}"
@@ -76,13 +80,6 @@ class StreamingLoss(nn.Module):
             )
         shard = Shard.of(self.process_group, len(queries), len(labels), queries.device)
         return read_batch(shard, positives, sampled, ignored, drop_unsampled)
-
-    def num_terms(self, positives: Positives, num_labels: int, ignored: Positives | None = None) -> torch.Tensor:
-        """What the mean over these queries divides by, an integer; 0 where nothing is to be compared.
-
-        The loss of a large batch is the mean of those of its parts, weighted by this.
-        """
-        return queries_with_positives(positives, num_labels, ignored)
 
     def stream(
         self, rows: RowLoss, queries: torch.Tensor, labels: torch.Tensor, batch: Batch, count: torch.Tensor

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import Any
 
+import torch
+
+from hf_xmc.losses.loss import Loss
 from hf_xmc.losses.pairs import read_batch
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.types import Positives
 
 
-class TripletMarginLoss(nn.Module):
+class TripletMarginLoss(Loss):
     """Mean over queries and their hardest negatives of  w_n max(0, r_bn - r_bp + margin),  r the raw dot products.
 
     From NGAME, "Negative Mining-aware Mini-batching for Extreme Classification" (Dahiya et al., WSDM 2023), as its
@@ -24,8 +26,11 @@ class TripletMarginLoss(nn.Module):
         margin: 0.3 in the paper's code.
         num_negatives: hardest negatives a query; 10 in the paper's code.
         weight_temperature: 0.1 in the paper's code; None gives all negatives the weight 1.
-        detach_weights: let no gradient through the weights.
+        detach_weights: stop gradients at the weights.
     """
+
+    name = "triplet_margin"
+    summary = "NGAME"
 
     def __init__(
         self,
@@ -41,6 +46,11 @@ class TripletMarginLoss(nn.Module):
         self.num_negatives = num_negatives
         self.weight_temperature = weight_temperature
         self.detach_weights = detach_weights
+
+    @classmethod
+    def from_arguments(cls, arguments: Any, temperature: float) -> TripletMarginLoss:
+        """See [`Loss`]. This loss runs on raw dot products, without a temperature."""
+        return cls(num_negatives=arguments.num_hard_negatives)
 
     def extra_repr(self) -> str:
         return (

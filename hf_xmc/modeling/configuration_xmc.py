@@ -6,29 +6,51 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .errors_xmc import SettingsError
+
 POOLINGS = ("mean", "cls", "last")
 LABEL_HEADS = ("residual", "classifier")
+
+# What a user can set besides the backbone: fields of the configuration, with their help texts. This is the one list of
+# them: `from_encoder` accepts these names, and the command line and the fingerprints of encoders derive from it.
+SETTINGS = {
+    "share_encoders": "Use one encoder for queries and labels; false trains one for each.",
+    "pooling": "How token vectors become one text embedding: mean, cls (first token) or last (last token).",
+    "projection_dim": "Dimension of a linear projection after pooling. By default there is none.",
+    "share_projection": "Use one projection for queries and labels.",
+    "normalize": "Scale embeddings to unit length, so that scores are cosine similarities.",
+    "temperature": "Temperature of the loss, by which scores are divided (DEXML: 0.05).",
+    "query_prefix": "Text put before each query, such as an instruction.",
+    "label_prefix": "Text put before each label, such as an instruction.",
+    "max_query_length": "Maximum length of queries in tokens, special tokens included; longer ones are truncated.",
+    "max_label_length": "Maximum length of labels in tokens, special tokens included; longer ones are truncated.",
+    "label_head": "Learn per-label vectors in addition to the label texts: residual (added to the embedding of the "
+    "text) or classifier (NGAME's second stage, combined with the text's score by hf-xmc fuse).",
+}
+# The settings that the embedding of a text depends on. Fingerprints are stored in folders, so the order is fixed.
+EMBEDDING_SETTINGS = tuple(name for name in SETTINGS if name not in ("temperature", "label_head"))
 
 
 class XMCDualEncoderConfig(PretrainedConfig):
     """Configuration of an [`XMCDualEncoderModel`].
 
-    Labels are not part of it: a catalogue of a million names has no place in a config file. They stand in the label
-    table beside the model.
+    It does not list the labels, of which there may be millions; they are in the label table next to the model.
 
     Args:
-        encoder_config: configuration of the query tower, or its dict; any model that `AutoModel` knows.
-        label_encoder_config: the same for the label tower; by default the query tower's. Unused if shared.
-        share_encoders: one tower for both sides.
+        encoder_config: configuration of the query encoder, or its dict; any model that `AutoModel` knows.
+        label_encoder_config: the same for the label encoder; by default the query encoder's. Unused if shared.
+        share_encoders: whether queries and labels use one encoder.
         pooling: `"mean"` over the tokens, the first token (`"cls"`) or the last one (`"last"`, for decoders).
-        projection_dim: dimension of a linear map after pooling; `None` for no map.
-        share_projection: one map for both sides.
-        normalize: unit-length embeddings, so that scores are cosines; otherwise raw dot products.
-        temperature: the losses divide scores by it; predictions are ranked by the undivided ones.
-        query_prefix, label_prefix: text put before each query or label, as an instruction.
-        max_query_length, max_label_length: in tokens, special tokens included; longer texts are cut.
-        label_head: a learned vector a label beside its text, in `label_head.safetensors`: `"residual"`, added to the
-            text's embedding, or `"classifier"`, whose score is fused with the text's; `None` for texts alone.
+        projection_dim: dimension of a linear projection after pooling; `None` for no projection.
+        share_projection: whether queries and labels use one projection.
+        normalize: whether embeddings have unit length, so that scores are cosine similarities; otherwise scores are
+            raw dot products.
+        temperature: the losses divide scores by it; predictions are ranked by undivided scores.
+        query_prefix, label_prefix: text put before each query or label, such as an instruction.
+        max_query_length, max_label_length: in tokens, special tokens included; longer texts are truncated.
+        label_head: per-label vectors in addition to the label texts, in `label_head.safetensors`: `"residual"` vectors
+            are added to the text embedding, the scores of a `"classifier"` are combined with those of the text; `None`
+            for texts alone.
     """
 
     model_type = "xmc_dual_encoder"
@@ -58,29 +80,31 @@ class XMCDualEncoderConfig(PretrainedConfig):
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
-        """Refuse values that cannot work.
+        """Reject invalid values.
 
         Raises:
-            ValueError: an unknown pooling, a temperature that is not above 0, lengths without room for text, a
-                projection to nothing, an unknown label head.
+            SettingsError: an unknown pooling or label head, a temperature or projection dimension that is not
+                positive, or maximum lengths that leave no room for text.
         """
         if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}.")
+            raise SettingsError(f"pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}.")
         if self.label_head is not None and self.label_head not in LABEL_HEADS:
-            raise ValueError(f"label_head is {self.label_head!r}; expected one of {', '.join(LABEL_HEADS)}, or None.")
+            raise SettingsError(
+                f"label_head is {self.label_head!r}; expected one of {', '.join(LABEL_HEADS)}, or None."
+            )
         if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it divides the scores and must be above 0.")
+            raise SettingsError(f"temperature is {self.temperature}; it divides the scores and must be above 0.")
         if self.projection_dim is not None and self.projection_dim < 1:
-            raise ValueError(f"projection_dim is {self.projection_dim}; give 1 or more, or None for no projection.")
+            raise SettingsError(f"projection_dim is {self.projection_dim}; give 1 or more, or None for no projection.")
         if min(self.max_query_length, self.max_label_length) < 3:
-            raise ValueError(
+            raise SettingsError(
                 f"max_query_length is {self.max_query_length} and max_label_length {self.max_label_length}; "
                 "both need at least 3 tokens, two of which are special."
             )
 
     @property
     def hidden_size(self) -> int:
-        """Dimension of the query tower's hidden states."""
+        """Dimension of the query encoder's hidden states."""
         return self.encoder_config.hidden_size
 
     @property
@@ -90,7 +114,7 @@ class XMCDualEncoderConfig(PretrainedConfig):
 
 
 def as_config(config: PretrainedConfig | dict[str, Any]) -> PretrainedConfig:
-    """A configuration from its dict; a configuration is copied, so that the two towers never share one."""
+    """A new configuration from a dict or a configuration, so that the two encoders never share one."""
     values = dict(config) if isinstance(config, dict) else config.to_dict()
     attention = None if isinstance(config, dict) else config._attn_implementation
     made = AutoConfig.for_model(values.pop("model_type"), **values)

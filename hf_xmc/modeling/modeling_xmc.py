@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from .configuration_xmc import XMCDualEncoderConfig
+from .configuration_xmc import SETTINGS, XMCDualEncoderConfig
+from .errors_xmc import ModelFolderError, SettingsError
 from .label_head_xmc import FIND_OPTIONS, LABEL_HEAD, LabelHead, find_label_head
 from .packing_xmc import encode, encode_texts, flatten, pack, packs, pad, positions_from
 from .pooling_xmc import pool
@@ -23,10 +24,6 @@ from .towers_xmc import as_tower, check_dimensions, cut_lengths, load_towers
 
 Side = Literal["query", "label"]
 HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
-SETTINGS = (
-    *("share_encoders", "pooling", "projection_dim", "share_projection", "normalize", "temperature"),
-    *("query_prefix", "label_prefix", "max_query_length", "max_label_length", "label_head"),
-)
 
 
 @dataclass
@@ -69,7 +66,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         super().__init__(config)
         config.check()  # again: from_pretrained sets overrides after the config was made
         if not config.share_encoders and config.label_encoder_config is None:
-            raise ValueError(
+            raise ModelFolderError(
                 "share_encoders is False, but the checkpoint has one encoder for both sides; start two towers with "
                 "from_encoder(..., share_encoders=False)."
             )
@@ -97,39 +94,46 @@ class XMCDualEncoderModel(PreTrainedModel):
         label_encoder: str | os.PathLike[str] | None = None,
         attn_implementation: str | None = None,
         dtype: torch.dtype = torch.float32,
+        seed: int | None = None,
         **config: Any,
     ) -> XMCDualEncoderModel:
         """Start from a pretrained encoder.
 
         Args:
             name_or_folder: a Hub id or a folder that `AutoModel` and `AutoTokenizer` can load.
-            label_encoder: another one for the labels (with `share_encoders=False`); by default a copy of the first.
-                Both must have the same tokenizer.
-            attn_implementation: `"sdpa"`, `"flash_attention_2"`, ..., passed through.
-            dtype: of the weights; training wants float32 and lets autocast do the rest.
+            label_encoder: another encoder for the labels (with `share_encoders=False`); by default a copy of the
+                first. Both must have the same tokenizer.
+            attn_implementation: `"sdpa"`, `"flash_attention_2"`, ..., passed to `AutoModel.from_pretrained`.
+            dtype: of the weights; train in float32 and let autocast choose the precision of computations.
+            seed: seed for weights that the checkpoint does not have, such as a projection. The state of torch's random
+                numbers is the same after the call. By default, new weights are drawn from that state, so call
+                `transformers.set_seed` first to make them reproducible.
             **config: fields of [`XMCDualEncoderConfig`]; and `revision`, `token`, `cache_dir`, `trust_remote_code`,
-                as in `AutoModel.from_pretrained`. Lengths are cut to what the encoder has positions for.
+                as in `AutoModel.from_pretrained`. Maximum lengths are reduced to the positions that the encoder has.
 
         Raises:
-            TypeError: a keyword that is none of these.
-            ValueError: settings that do not go together.
+            TypeError: an unknown keyword.
+            SettingsError: settings that cannot be combined.
         """
         hub = {key: config.pop(key) for key in HUB_OPTIONS if key in config}
         if unknown := sorted(set(config) - set(SETTINGS)):
             raise TypeError(f"from_encoder does not know {unknown[0]!r}; it takes {', '.join(SETTINGS)}.")
         if label_encoder is not None and config.get("share_encoders", True):
-            raise ValueError("label_encoder is given, but share_encoders is True; pass share_encoders=False.")
+            raise SettingsError("label_encoder is given, but share_encoders is True; pass share_encoders=False.")
         load = {"dtype": dtype, **({"attn_implementation": attn_implementation} if attn_implementation else {})}
-        query_tower, label_tower, tokenizer = load_towers(
-            name_or_folder, label_encoder, config.get("share_encoders", True), hub, **load
-        )
-        model_config = XMCDualEncoderConfig(
-            encoder_config=query_tower.config,
-            label_encoder_config=None if label_tower is None else label_tower.config,
-            **config,
-        )
-        cut_lengths(model_config)
-        model = cls(model_config, query_tower, label_tower)
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.default_generator.manual_seed(seed)  # of the CPU alone, where models are made
+            query_tower, label_tower, tokenizer = load_towers(
+                name_or_folder, label_encoder, config.get("share_encoders", True), hub, **load
+            )
+            model_config = XMCDualEncoderConfig(
+                encoder_config=query_tower.config,
+                label_encoder_config=None if label_tower is None else label_tower.config,
+                **config,
+            )
+            cut_lengths(model_config)
+            model = cls(model_config, query_tower, label_tower)
         nn.Module.to(model, dtype)  # the projections as well
         model.tokenizer = tokenizer
         return model.eval()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .errors_xmc import SettingsError
+
 
 def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str, cu_seq_lens: Tensor | None = None) -> Tensor:
     """Hidden states `[B, T, H]` to one vector a text, `[B, H]`; padding may stand on either side.
@@ -30,7 +32,7 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str, cu_seq_len
     elif pooling == "last":
         place = position.masked_fill(~mask, 0).amax(1)
     else:
-        raise ValueError(f"pooling is {pooling!r}; expected mean, cls or last.")
+        raise SettingsError(f"pooling is {pooling!r}; expected mean, cls or last.")
     return hidden[torch.arange(len(hidden), device=hidden.device), place]
 
 
@@ -46,7 +48,7 @@ def pool_packed(hidden: Tensor, bounds: Tensor, pooling: str) -> Tensor:
     if pooling == "last":
         return hidden[bounds[1:] - 1]
     if pooling != "mean":
-        raise ValueError(f"pooling is {pooling!r}; expected mean, cls or last.")
+        raise SettingsError(f"pooling is {pooling!r}; expected mean, cls or last.")
     lengths = bounds.diff()  # [B]
     text = torch.arange(len(lengths), device=hidden.device).repeat_interleave(lengths, output_size=len(hidden))  # [T]
     sums = hidden.new_zeros(len(lengths), hidden.shape[1]).index_add(0, text, hidden)

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from .errors_xmc import ModelFolderError
+
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str], config: Any, side: str
@@ -14,10 +16,10 @@ def tokenize(
     """The work of `XMCDualEncoderModel.tokenize`; `config` is its configuration.
 
     Raises:
-        ValueError: there is no tokenizer.
+        ModelFolderError: there is no tokenizer.
     """
     if tokenizer is None:
-        raise ValueError(
+        raise ModelFolderError(
             "The model has no tokenizer: its folder holds no tokenizer files. Add them, or set model.tokenizer."
         )
     prefix = config.query_prefix if side == "query" else config.label_prefix

@@ -10,6 +10,7 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .configuration_xmc import XMCDualEncoderConfig
+from .errors_xmc import SettingsError
 from .tokens_xmc import load_tokenizer, same_vocabulary
 
 logger = logging.get_logger(__name__)
@@ -27,7 +28,7 @@ def load_towers(
         **load: for the towers alone.
 
     Raises:
-        ValueError: the two have different tokenizers.
+        SettingsError: the two have different tokenizers.
     """
     query_tower = AutoModel.from_pretrained(name_or_folder, **load, **hub)
     label_tower = None if label_encoder is None else AutoModel.from_pretrained(label_encoder, **load, **hub)
@@ -38,7 +39,7 @@ def load_towers(
             tower.config._name_or_path = ""  # a path of this machine says nothing elsewhere
     tokenizer = load_tokenizer(name_or_folder, **hub)
     if label_encoder is not None and not same_vocabulary(tokenizer, load_tokenizer(label_encoder, **hub)):
-        raise ValueError(f"{name_or_folder} and {label_encoder} have different tokenizers; the towers share one.")
+        raise SettingsError(f"{name_or_folder} and {label_encoder} have different tokenizers; the towers share one.")
     return query_tower, label_tower, tokenizer
 
 
@@ -56,13 +57,13 @@ def check_dimensions(config: XMCDualEncoderConfig) -> None:
     """Two towers must end in one space.
 
     Raises:
-        ValueError: their sizes differ, and no projection of each side's own brings them together.
+        SettingsError: their sizes differ, and no projection of each side's own brings them together.
     """
     label_config = config.label_encoder_config
     if label_config is None or label_config.hidden_size == config.hidden_size:
         return
     if config.projection_dim is None or config.share_projection:
-        raise ValueError(
+        raise SettingsError(
             f"The query tower has {config.hidden_size} dimensions and the label tower {label_config.hidden_size}; "
             "give projection_dim, and leave share_projection False."
         )

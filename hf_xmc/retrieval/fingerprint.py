@@ -8,12 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
+
 WHOLE = 2**20  # numbers; of a larger tensor about so many are looked at, evenly spaced
-# What a text becomes depends on these settings of a dual encoder, beside the weights.
-SETTINGS = (
-    *("share_encoders", "pooling", "projection_dim", "share_projection", "normalize"),
-    *("query_prefix", "label_prefix", "max_query_length", "max_label_length"),
-)
 
 
 def encoder_fingerprint(model: nn.Module) -> str:
@@ -27,7 +24,7 @@ def encoder_fingerprint(model: nn.Module) -> str:
     False
     """
     config: Any = getattr(model, "config", None)
-    settings = repr([(name, getattr(config, name, None)) for name in SETTINGS]).encode()
+    settings = repr([(name, getattr(config, name, None)) for name in EMBEDDING_SETTINGS]).encode()
     digests = [blake2b(settings, digest_size=12), blake2b(settings, digest_size=12)]
     for name, tensor in sorted(model.state_dict().items()):
         part = tensor.detach().flatten()[:: max(tensor.numel() // WHOLE, 1)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from hf_xmc.losses.loss import Loss
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.types import Positives
 
@@ -12,7 +13,7 @@ LABELS_PER_TILE = 2**14
 
 
 def label_gradient_norms(
-    loss: nn.Module, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None = None
+    loss: Loss, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None = None
 ) -> Tensor:
     """Norm of d loss / d label for each label, `[C]`, float32.
 
@@ -21,7 +22,7 @@ def label_gradient_norms(
     twice; a gradient `[C, D]` never is, only a tile of it.
 
     Args:
-        loss: of `hf_xmc.losses`, or one's own. With a `process_group` each rank passes its own queries and its part of
+        loss: with a `process_group` each rank passes its own queries and its part of
             the labels, and gets the norms of that part.
         queries: `[B, D]`.
         labels: `[C, D]` in any dtype, on any device.
@@ -35,8 +36,7 @@ def label_gradient_norms(
     >>> torch.allclose(found, labels.grad.norm(dim=1))
     True
     """
-    group = getattr(loss, "process_group", None)
-    ranks = Shard.of(group, len(queries), len(labels), queries.device)
+    ranks = Shard.of(loss.process_group, len(queries), len(labels), queries.device)
     with torch.autocast(queries.device.type, enabled=False):
         queries = ranks.gather_queries(queries.detach().float())  # [B of all ranks, D]
         scores = torch.empty(len(labels), len(queries), device=queries.device)

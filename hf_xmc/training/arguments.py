@@ -8,6 +8,7 @@ import torch
 from transformers.utils import logging
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses import LOSSES
 from hf_xmc.training.candidates.arguments import (
     LABEL_BANK_DTYPES,
     LABEL_BANK_INITS,
@@ -20,7 +21,6 @@ logger = logging.get_logger(__name__)
 SAMPLING_STRATEGIES = ("random", "clustered", "sequential", "group_by_length", "batch_rebalance")
 CLUSTER_METHODS = ("bisecting", "kmeans")
 LABEL_HEAD_DTYPES = ("float16", "bfloat16", "float32")
-LOSSES = ("decoupled_softmax", "soft_top_k", "softmax", "one_vs_all", "triplet_margin")
 
 CHOICES = {
     "loss": LOSSES,
@@ -60,8 +60,9 @@ class XMCTrainingArguments(CandidateArguments):
     loss: str = field(
         default="decoupled_softmax",
         metadata={
-            "help": "How queries and labels are compared: 'decoupled_softmax' or 'soft_top_k' (DEXML), 'softmax' "
-            "(InfoNCE), 'one_vs_all' (binary cross entropy), 'triplet_margin' (NGAME).",
+            "help": "How queries and labels are compared: "
+            + ", ".join(f"'{name}' ({loss.summary})" for name, loss in LOSSES.items())
+            + ".",
             "choices": list(LOSSES),
         },
     )

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_xmc.data.tokenized import TokenTable
+from hf_xmc.losses import Loss
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling.modeling_xmc import Side
@@ -30,7 +31,7 @@ class Evaluator:
         ranks: the processes of the run.
     """
 
-    def __init__(self, encoder: TextEncoder, loss: nn.Module, ranks: Shard) -> None:
+    def __init__(self, encoder: TextEncoder, loss: Loss, ranks: Shard) -> None:
         self.encoder = encoder
         self.loss = loss
         self.ranks = ranks
@@ -64,7 +65,7 @@ class Evaluator:
     def full_loss(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> float:
         """The loss over all labels, whatever the candidates in training were."""
         device = queries.device
-        if getattr(self.loss, "process_group", None) is not None:  # each process holds its part
+        if self.loss.sharded:  # each process holds its part
             device, rows = self.encoder.args.device, np.arange(len(queries))[part(len(queries), self.ranks)]
             queries, labels = queries[rows].to(device), labels[part(len(labels), self.ranks)].to(device)
             positives, ignored = positives.take(rows), None if ignored is None else ignored.take(rows)

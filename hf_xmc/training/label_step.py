@@ -6,14 +6,12 @@ Its candidates and its normaliser are those of one large batch, so that 1 x 8 = 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_xmc.data.collator import unpack
 from hf_xmc.data.tokenized import TokenTable
-from hf_xmc.losses.pairs import queries_with_positives
+from hf_xmc.losses import Loss
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.candidates import to_columns
 from hf_xmc.sampling.pairs import all_but
@@ -36,8 +34,8 @@ class LabelStep:
         batches: the micro-batches of this process, as the collator makes them.
         tokens: the table that their rows come from.
         encoder: embeds both sides.
-        loss: a loss of `hf_xmc.losses`, or a custom one. Where it has a `process_group`, it is given this rank's part
-            of the labels; any other is given all of them, and this rank's queries.
+        loss: if it is sharded, it is given this rank's part of the labels, otherwise all of them; and this rank's
+            queries.
         rule: chooses the candidates.
         ranks: the processes of the run.
         num_labels: labels of the catalogue.
@@ -49,7 +47,7 @@ class LabelStep:
         batches: list[Batch],
         tokens: TokenTable,
         encoder: TextEncoder,
-        loss: nn.Module,
+        loss: Loss,
         rule: CandidateRule,
         ranks: Shard,
         num_labels: int,
@@ -58,12 +56,12 @@ class LabelStep:
         self.batches = batches
         self.tokens = tokens
         self.encoder = encoder
-        self.criterion: Any = loss
+        self.criterion = loss
         self.rule = rule
         self.ranks = ranks
         self.num_labels = num_labels
         self.number = number
-        self.sharded = getattr(loss, "process_group", None) is not None
+        self.sharded = loss.sharded
         self.done = 0  # micro-batches
         self.candidates = Candidates(None)
         # [c, D] for each of the encoder's V views; this rank's part, of all where the loss is not sharded
@@ -137,9 +135,8 @@ class LabelStep:
 
     def count_shares(self, count: int) -> Tensor:
         """The share of each micro-batch in the mean over the window, `[micro-batches]`, for so many candidates."""
-        num_terms = getattr(self.criterion, "num_terms", queries_with_positives)
         pairs = (self.pairs(i) for i in range(len(self.batches)))  # one at a time: they may be many
-        terms = torch.stack([num_terms(p, count, i) for p, i in pairs]).to(torch.float64)  # [micro-batches]
+        terms = torch.stack([self.criterion.num_terms(p, count, i) for p, i in pairs]).double()  # [micro-batches]
         everywhere = self.ranks.sum_(terms.clone())
         return ((everywhere if self.sharded else terms) / everywhere.sum().clamp(min=1)).float()
 

@@ -20,6 +20,7 @@ from hf_xmc.data.collator import QueryCollator
 from hf_xmc.data.files import replacing
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses import Loss, as_loss, make_loss
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD
 from hf_xmc.modeling.modeling_xmc import Side
@@ -34,7 +35,6 @@ from hf_xmc.training.evaluation import Evaluator
 from hf_xmc.training.head_training import HeadTraining
 from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.label_vectors import LabelVectors
-from hf_xmc.training.loss import make_loss
 from hf_xmc.training.optimizer import split_by_part
 from hf_xmc.training.preparation import frozen_parameters, prepare, token_key, token_keys
 from hf_xmc.training.query_batches import QueryBatches
@@ -51,7 +51,7 @@ class XMCTrainer(Trainer):
         args: [`XMCTrainingArguments`].
         train_dataset, eval_dataset: splits of queries (`uid`, `text`, `labels`); `eval_dataset` may be a dict of them.
         label_dataset: the label table (`text`); row number = label id.
-        loss: a loss module of `hf_xmc.losses`; by default the one that `args.loss` names, at the model's temperature.
+        loss: a [`Loss`], or any module that is called like one; by default the loss that `args.loss` names.
         train_ignored: pairs of the training split that take no part in the loss (`XMCDataset.filters["train"]`).
         eval_ignored: pairs of the evaluation split that are removed from predictions; a dict for a dict of splits.
         model_init: makes the model, in place of `model`, as `Trainer.hyperparameter_search` needs (see below).
@@ -90,7 +90,7 @@ class XMCTrainer(Trainer):
     train_dataset: Any
     eval_dataset: Any
     # What `connect` makes.
-    loss: nn.Module
+    loss: Loss
     head: HeadTraining
     encoder: TextEncoder
     rule: Any
@@ -178,9 +178,9 @@ class XMCTrainer(Trainer):
     def connect(self) -> None:
         """Make loss, label head, encoder, candidate rule and evaluator for the model and the arguments as they are."""
         model, split = self.model, self.train_dataset
-        self.loss = self.given_loss or make_loss(self.args, model.config.temperature)
-        if getattr(self.loss, "process_group", self) is None:
-            self.loss.process_group = self.ranks.group  # type: ignore[assignment]
+        given = self.given_loss
+        self.loss = make_loss(self.args, model.config.temperature) if given is None else as_loss(given)
+        self.loss.shard(self.ranks.group)
         counts = None
         if split is not None and model.config.label_head is not None:
             counts = torch.from_numpy(split.positives.label_counts(self.num_labels)).to(torch.int32)

@@ -10,7 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from hf_xmc import XMCDualEncoderConfig, XMCDualEncoderModel
+from hf_xmc.modeling.configuration_xmc import SETTINGS as MODEL_SETTINGS
 from hf_xmc.modeling.pooling_xmc import pool
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 
 TEXTS = ["a red car", "the blue house by the river", "x"]
 
@@ -67,6 +69,37 @@ def test_a_projection_that_the_checkpoint_lacks_is_initialised(tiny_encoder: str
     narrow = XMCDualEncoderModel.from_pretrained(tmp_path, projection_dim=8)
     weight = narrow.label_projection.weight
     assert torch.allclose(weight @ weight.T, torch.eye(8), atol=1e-5)
+
+
+def test_a_seed_decides_new_weights_and_nothing_else(tiny_encoder: str) -> None:
+    def projection(seed: int | None, before: int) -> torch.Tensor:
+        torch.manual_seed(before)
+        state = torch.get_rng_state()
+        model = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=8, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state) == (seed is not None)
+        return model.query_projection.weight
+
+    assert torch.equal(projection(3, before=0), projection(3, before=1))
+    assert not torch.equal(projection(3, before=0), projection(4, before=0))
+    assert torch.equal(projection(None, before=3), projection(3, before=0))
+
+
+def test_every_setting_is_a_field_of_the_configuration() -> None:
+    config = XMCDualEncoderConfig()
+    fixed = {"encoder_config", "label_encoder_config"}
+    assert set(MODEL_SETTINGS) == {name for name in XMCDualEncoderConfig.__annotations__ if hasattr(config, name)} - {
+        *fixed,
+        "model_type",
+        "sub_configs",
+    }
+    assert all(text.endswith(".") for text in MODEL_SETTINGS.values())
+
+
+def test_fingerprints_are_those_of_earlier_versions() -> None:
+    encoder = torch.nn.Linear(2, 1)
+    torch.nn.init.ones_(encoder.weight), torch.nn.init.zeros_(encoder.bias)
+    encoder.config = XMCDualEncoderConfig(projection_dim=8, query_prefix="query: ", max_label_length=32)
+    assert encoder_fingerprint(encoder) == "d9f86199d3c13f0532c12dce-d5f6b51ac0e811cd57043ab4"
 
 
 def test_embeddings_do_not_depend_on_batch_or_order(tiny_encoder: str) -> None:

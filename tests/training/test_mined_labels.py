@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from hf_xmc import Positives, XMCDataset, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
+from hf_xmc.losses import make_loss
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.sampling.mining import mine_negatives
 from hf_xmc.training.candidates.mined_negatives import MINED
 from hf_xmc.training.candidates.mixed import MixedLabels
-from hf_xmc.training.loss import make_loss
 from tests.training.made import make_trainer, one_batch
 from tests.training.run_until_killed import trainer_for
 from tests.training.test_label_step import history, train

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
+from hf_xmc import Positives, XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
 from hf_xmc.data.collator import unpack
 from hf_xmc.losses import TripletMarginLoss
 from tests.training.made import gradients, make_trainer, one_batch
@@ -139,6 +139,28 @@ def test_a_loss_of_ones_own(tiny_encoder: str, data: XMCDataset, tmp_path: Path)
     loss = TripletMarginLoss(num_negatives=3)
     trainer = XMCTrainer(model, args, data.queries["train"], label_dataset=data.labels, loss=loss)
     assert trainer.compute_loss(model, one_batch(trainer)).item() > 0
+
+
+class MeanOfPositives(torch.nn.Module):
+    """A loss that is no `Loss`: it pulls positives, and knows neither sampled nor ignored pairs."""
+
+    def forward(self, queries: torch.Tensor, labels: torch.Tensor, positives: Positives) -> torch.Tensor:
+        return -(queries[positives.rows] * labels[positives.indices]).sum(1).mean()
+
+
+def test_a_module_that_is_called_like_a_loss(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder)
+    args = XMCTrainingArguments(str(tmp_path), report_to="none", max_steps=1)
+    trainer = XMCTrainer(model, args, data.queries["train"], label_dataset=data.labels, loss=MeanOfPositives())
+    assert not trainer.loss.sharded
+    found = trainer.compute_loss(model, one_batch(trainer))
+    assert -1 <= found.item() <= 1
+    found.backward()
+
+    half = MeanOfPositives()
+    half.num_terms = None
+    with pytest.raises(ValueError, match=r"defines num_terms, but is not a Loss; make it a subclass of hf_xmc"):
+        XMCTrainer(model, args, data.queries["train"], label_dataset=data.labels, loss=half)
 
 
 @pytest.mark.parametrize("strategy", ["all", "in_batch"])

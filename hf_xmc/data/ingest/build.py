@@ -29,10 +29,10 @@ from hf_xmc.data.ingest.queries import (
 )
 from hf_xmc.data.ingest.splits import SplitOptions, held_out_rows, validation_rows
 from hf_xmc.errors import DataError, Problems
+from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
 from hf_xmc.types import Positives
 
 SPLITS = ("train", "validation", "test")
-PROPENSITY_DEFAULTS = {"a": 0.55, "b": 1.5}
 
 
 def build(
@@ -77,7 +77,7 @@ def build(
         "name": name,
         "licence": str(about.get("licence", "")),
         "source": str(about.get("source", "")),
-        "propensity": {**PROPENSITY_DEFAULTS, **about.get("propensity", {})},
+        "propensity": {**DEFAULT_PROPENSITY, **about.get("propensity", {})},
         "num_train_queries": len(in_train),
         **({"max_lengths": about["max_lengths"]} if "max_lengths" in about else {}),
     }

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_xmc.data.tokenized import TokenizedQueries
+from hf_xmc.losses import Loss
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.draws import draw_pairs
 from hf_xmc.training.candidates.arguments import CandidateArguments
@@ -140,7 +141,7 @@ class Window:
     rows: Tensor
     true: Positives
     ignored: Positives | None
-    loss: nn.Module
+    loss: Loss
     embed: Callable[[], Tensor]
     ranks: Shard
 

@@ -50,7 +50,7 @@ class SelectiveLabels(BankedLabels):
                 "place is left for other labels then, as with label_strategy in_batch. Use a larger label_budget."
             )
         norms = self.norms(window, self.bank, queries)  # [L]
-        share = self.args.label_random_share if getattr(window.loss, "score_is_log_weight", False) else 0.0
+        share = self.args.label_random_share if window.loss.score_is_log_weight else 0.0
         seed = self.args.seed + 1_000_003 * window.number  # no state that a restart would have to restore
         chosen, log_weights = by_gradient(norms, positives, self.args.label_budget, share, seed)
         covered = float(norms[chosen].sum() / norms.sum().clamp(min=1e-30))
@@ -59,7 +59,7 @@ class SelectiveLabels(BankedLabels):
     def norms(self, window: Window, bank: LabelBank, queries: Tensor) -> Tensor:
         """Gradient norm of every label, `[L]`, the same on all ranks."""
         positives, ignored = window.true, window.ignored
-        if getattr(window.loss, "process_group", None) is not None:
+        if window.loss.sharded:
             own = bank.embeddings[part(len(bank), self.ranks)]
             return self.ranks.gather(label_gradient_norms(window.loss, queries, own, positives, ignored))
         positives, ignored = gather(positives, self.ranks), None if ignored is None else gather(ignored, self.ranks)

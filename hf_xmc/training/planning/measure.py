@@ -12,11 +12,11 @@ from transformers import Trainer
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.losses import make_loss
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.training.adapters import has_adapters
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.encoding import TextEncoder
-from hf_xmc.training.loss import make_loss
 from hf_xmc.training.planning.encoder_cost import (
     Cost,
     cast_to_bf16,

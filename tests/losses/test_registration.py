@@ -1,0 +1,69 @@
+"""A loss is found by its name, with what the training arguments say of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hf_xmc import Positives, XMCTrainingArguments
+from hf_xmc.losses import LOSSES, Loss, SoftTopKLoss, TripletMarginLoss, as_loss, make_loss
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_found_by_its_name(name: str, tmp_path: Path) -> None:
+    loss = make_loss(XMCTrainingArguments(str(tmp_path), loss=name), temperature=0.2)
+    assert loss.name == name
+    assert loss.summary in XMCTrainingArguments.__dataclass_fields__["loss"].metadata["help"]
+    assert name == "triplet_margin" or loss.temperature == 0.2
+    assert as_loss(loss) is loss
+
+
+def test_options_of_a_loss(tmp_path: Path) -> None:
+    top_k = make_loss(XMCTrainingArguments(str(tmp_path), loss="soft_top_k", soft_top_k=0), 0.1)
+    assert isinstance(top_k, SoftTopKLoss)
+    assert top_k.k is None
+    triplet = make_loss(XMCTrainingArguments(str(tmp_path), loss="triplet_margin", num_hard_negatives=7), 0.1)
+    assert isinstance(triplet, TripletMarginLoss)
+    assert (triplet.num_negatives, triplet.temperature) == (7, 1.0)
+
+
+class Pull(Loss):
+    """A loss of a user's own, with the defaults of `Loss`."""
+
+    name = "pull"
+    summary = "a test"
+
+    def forward(
+        self,
+        queries: Tensor,
+        labels: Tensor,
+        positives: Positives,
+        sampled: Positives | None = None,
+        ignored: Positives | None = None,
+    ) -> Tensor:
+        return -(queries[positives.rows] * labels[positives.indices]).sum() / self.temperature
+
+
+def test_a_new_loss_is_one_class_and_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, Pull.name, Pull)
+    arguments = XMCTrainingArguments(str(tmp_path), loss="pull")
+    loss = make_loss(arguments, temperature=0.5)
+    positives = Positives.from_lists([[0], [], [1]]).torch()
+    assert loss(torch.ones(3, 2), torch.ones(2, 2), positives).item() == -8
+    assert loss.num_terms(positives, 2).item() == 2
+    loss.shard(None)
+    assert not loss.sharded
+
+
+def test_a_module_is_given_what_it_takes() -> None:
+    class Plain(nn.Module):
+        def forward(self, queries: Tensor, labels: Tensor, positives: Positives) -> Tensor:
+            return queries.sum()
+
+    loss = as_loss(Plain())
+    assert loss(torch.ones(1, 2), torch.ones(1, 2), Positives.from_lists([[0]]).torch()).item() == 2
+    assert not loss.can_shard
+    assert not loss.score_is_log_weight
