@@ -49,9 +49,10 @@ def calibrate(
 
     if not dataset:
         raise typer.BadParameter("name the data set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
-    fitted = fit(run, dataset, level, memory, centroids, method, batch_size, seed, max_depth)
+    data = load_xmc_dataset(dataset)
+    fitted = fit(run, data, level, memory, centroids, method, batch_size, seed, max_depth)
     summary = fitted.summary
-    part = f"{load_xmc_dataset(dataset).name}, validation queries that chose nothing ({summary['calibrated_on']:,})"
+    part = f"{data.name}, validation queries that chose nothing ({summary['calibrated_on']:,})"
     added = [name for name in ("memory", "centroids") if summary[name] is not None]
     rows = {"labels alone": summary["metrics"]["without"]}
     if added:

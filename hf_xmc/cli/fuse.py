@@ -27,13 +27,14 @@ def fuse(
     ] = 0,
 ) -> None:
     """Learn on half of validation how the scores of text and classifier are combined, and index the combination."""
+    from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.inference.fitting.label_head import fuse_label_head
 
-    fitted = fuse_label_head(run, dataset, batch_size, seed, depth)
+    data = load_xmc_dataset(dataset)
+    fitted = fuse_label_head(run, data, batch_size, seed, depth)
     summary = fitted.summary
-    print_metrics(
-        f"{dataset}, validation queries that chose nothing ({summary['measured_on']:,}), per cent", summary["metrics"]
-    )
+    part = f"{data.name}, validation queries that chose nothing ({summary['measured_on']:,})"
+    print_metrics(f"{part}, per cent", summary["metrics"])
     chosen = next(row["name"] for row in summary["tried"] if row["fusion"] == summary["fusion"])
     numbers = ", ".join(f"{name} {value:.3f}" for name, value in summary["fusion"].items())
     console.print(f"Chosen: {chosen} ({numbers}). Written to {run}: label_head.safetensors, index/", highlight=False)

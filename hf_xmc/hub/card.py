@@ -17,8 +17,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
+from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.files import replacing
-from hf_xmc.data.parquet import read_parquet
 from hf_xmc.hub.papers import cited
 from hf_xmc.hub.run import RUN, read_json
 from hf_xmc.modeling import LabelHead

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.parquet import read_parquet
+from hf_xmc.data.arrow import read_parquet
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.hub.folder import load_model, save_parts
 from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
