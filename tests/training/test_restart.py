@@ -147,7 +147,7 @@ def test_other_batches_after_a_restart_are_named(
     args = {"per_device_train_batch_size": 4, "max_steps": 4}
     trainer_for(tiny_encoder, str(toy), str(tmp_path), **args).train(resume_from_checkpoint=str(checkpoint))
     assert len(said) == 1
-    assert "2 processes (here 1), 8 queries a process (here 4)" in said[0]
+    assert "2 processes (here 1), 8 queries per process (here 4)" in said[0]
 
 
 def test_a_step_that_was_saved_before_is_replaced(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
