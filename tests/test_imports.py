@@ -10,7 +10,19 @@ import pytest
 import hf_xmc
 
 PACKAGE = Path(hf_xmc.__file__).parent
-ORDER = ["errors", "types", "metrics", "losses", "data", "sampling", "modeling", "retrieval", "training", "hub"]
+ORDER = [
+    "verbosity",
+    "errors",
+    "types",
+    "metrics",
+    "losses",
+    "data",
+    "sampling",
+    "modeling",
+    "retrieval",
+    "training",
+    "hub",
+]
 SEES_ALL = {"inference", "cli", "__init__"}
 SEES_ONLY = {"metrics": {"errors", "types"}, "modeling": {"errors"}}
 
