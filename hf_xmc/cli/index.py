@@ -39,8 +39,8 @@ def index(
     batch_size: Annotated[int, typer.Option("--batch_size", help="Texts encoded at a time.", min=1)] = 64,
 ) -> None:
     """Encode the label texts with the model and build the index that predictions search."""
+    from hf_xmc.data.arrow import read_parquet
     from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.data.parquet import read_parquet
     from hf_xmc.errors import DataError
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.inference.saving import save_parts

@@ -1,1 +1,11 @@
-"""From files to validated data sets and batches."""
+"""From files to validated data sets and batches.
+
+files, rows         text files and tables, line by line
+formats/            one reader per format
+ingest/             queries, labels and splits: checked and written to Arrow files
+dataset             the data set and how it is loaded
+parquet_folder      the folder that `hf-xmc prepare` writes
+public_sets         what the public data sets declare
+summary/            statistics, report and card
+tokenized, collator from texts to batches of token ids
+"""

@@ -1,4 +1,4 @@
-"""Tables in Arrow files that are memory-mapped: written in batches, and read without loading them."""
+"""Tables in Arrow and Parquet files: written in batches, and memory-mapped rather than loaded."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, Features
+from datasets.table import InMemoryTable
+
+from hf_xmc.data.files import replacing
+from hf_xmc.errors import DataError
 
 BATCH_ROWS = 10_000
 BATCH_CHARACTERS = 2**26  # Arrow's strings have 32-bit offsets within a batch
+PARQUET_ROWS = 50_000  # rows of a Parquet file that are in memory at once
 
 
 class ArrowTableWriter:
-    """Writes batches of columns to a file that `Dataset.from_file` maps.
+    """Writes batches of columns to a file that `map_table` reads.
 
-    The schema carries the features, so that they come back as they were.
+    The schema carries the features, so that they are restored on reading.
     """
 
     def __init__(self, path: Path, features: Features) -> None:
@@ -33,7 +39,7 @@ class ArrowTableWriter:
         self.rows = 0
 
     def write(self, columns: dict[str, Any]) -> None:
-        """One batch; values are Python lists or Arrow arrays."""
+        """Write one batch; values are Python lists or Arrow arrays."""
         arrays = [
             column.cast(field.type) if isinstance(column, pa.Array) else pa.array(column, type=field.type)
             for field in self.schema
@@ -44,6 +50,7 @@ class ArrowTableWriter:
         self.rows += batch.num_rows
 
     def write_table(self, table: pa.Table) -> None:
+        """Write an Arrow table, cast to the schema of the file."""
         for batch in table.select(self.schema.names).cast(self.schema).to_batches(max_chunksize=BATCH_ROWS):
             self.stream.write_batch(batch)
             self.rows += batch.num_rows
@@ -59,7 +66,7 @@ class ArrowTableWriter:
 
 
 def map_table(path: Path) -> Dataset:
-    """A table whose pages stay in the file until they are read."""
+    """A memory-mapped table: pages are read when they are used."""
     return Dataset.from_file(str(path))
 
 
@@ -79,10 +86,47 @@ def list_column(table: Dataset, name: str, dtype: Any) -> tuple[np.ndarray, np.n
     return np.cumsum(np.concatenate(lengths)), np.concatenate(values)
 
 
-def cached_folder(kind: str, key: Iterable[Any], fill: Callable[[Path], None]) -> Path:
-    """A folder in the cache of `datasets` that `fill` writes once for a key; it is there whole or not at all.
+def write_parquet(table: Dataset, path: Path) -> Path:
+    """Write a table under a temporary name, then rename it: a file of that name is always complete."""
+    schema = table.features.arrow_schema
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        for batch in batches(table, rows=PARQUET_ROWS):
+            writer.write_table(batch.cast(schema))
+    return path
 
-    Two processes that need it at once both write it, and the first one's stays.
+
+def read_parquet(path: Path) -> Dataset:
+    """Read a file into memory.
+
+    Raises:
+        DataError: the file is missing, or not Parquet.
+    """
+    try:
+        return Dataset(InMemoryTable(pq.read_table(path)))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot be read as Parquet ({error!s:.200})", path) from error
+
+
+def parquet_to_arrow(path: Path, target: Path) -> None:
+    """Rewrite a Parquet file as an Arrow file that can be mapped, one batch at a time.
+
+    Raises:
+        DataError: the file is missing, or not Parquet.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            features = Features.from_arrow_schema(file.schema_arrow)
+            with ArrowTableWriter(target, features) as writer:
+                for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                    writer.write_table(pa.Table.from_batches([batch]))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot be read as Parquet ({error!s:.200})", path) from error
+
+
+def cached_folder(kind: str, key: Iterable[Any], fill: Callable[[Path], None]) -> Path:
+    """A folder in the cache of `datasets` that `fill` writes once per key; it is either complete or absent.
+
+    If two processes need it at once, both write it, and the one that finishes first wins.
     """
     digest = blake2b("\0".join(map(str, key)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_xmc" / kind / digest
@@ -102,7 +146,7 @@ def cached_folder(kind: str, key: Iterable[Any], fill: Callable[[Path], None]) -
 
 
 def file_key(path: Path) -> str:
-    """What changes when the file does, or a file in the folder."""
+    """A key that changes whenever the file, or a file in the folder, changes."""
     status = path.stat()
     key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
     return "|".join([key, *map(file_key, sorted(path.iterdir()))]) if path.is_dir() else key

@@ -18,9 +18,9 @@ class QueryCollator:
     """Pads token ids on the right and packs positives as CSR.
 
     A batch holds `row` `[B]`, `input_ids` and `attention_mask` `[B, T]`, and `positives_indptr` `[B + 1]`,
-    `positives_indices` `[nnz]`; the same with `ignored_` where the items have ignored pairs. All int64. Where the
-    items have weights, `positives_weights` `[nnz]`, float32. Ids are catalogue ids. (No key is called `labels`: the
-    Trainer would count it.)
+    `positives_indices` `[nnz]`; if the items have ignored pairs, also `ignored_indptr` and `ignored_indices`; all
+    int64. If they have weights, also `positives_weights` `[nnz]`, float32. Ids are catalogue ids. (No key is called
+    `labels`, because the Trainer treats that key as its own.)
 
     >>> item = {"row": 0, "input_ids": [101, 7, 102], "positives": [3, 9]}
     >>> QueryCollator(pad_token_id=0)([item, {**item, "input_ids": [101, 102]}])["input_ids"].tolist()
@@ -57,7 +57,7 @@ def pack(rows: Sequence[Any], name: str) -> dict[str, Tensor]:
 
 
 def unpack(batch: dict[str, Tensor], name: str) -> Positives | None:
-    """What `pack` packed, or `None` where the batch has no such pairs."""
+    """The pairs that `pack` packed, or None if the batch has none of that name."""
     if f"{name}_indptr" not in batch:
         return None
     return Positives(batch[f"{name}_indptr"], batch[f"{name}_indices"], batch.get(f"{name}_weights"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -16,32 +18,38 @@ from hf_xmc.data import parquet_folder
 from hf_xmc.data.arrow import cached_folder, file_key, list_column
 from hf_xmc.data.formats import hub, open_source
 from hf_xmc.data.formats.source import Options, Source
-from hf_xmc.data.ingest.build import PROPENSITY_DEFAULTS, build, open_built
+from hf_xmc.data.ingest.build import build, open_built
 from hf_xmc.data.ingest.splits import SplitOptions
+from hf_xmc.data.public_sets import open_public_set
 from hf_xmc.errors import DataError, Problems
+from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
 from hf_xmc.types import Positives
 
-VERSION = 2  # of what the cache holds; raised when a change here changes it
+VERSION = 2  # of the content of the cache; raised with every change that changes it
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 @dataclass
 class XMCDataset:
-    """Queries, labels, and what belongs to them. Tables are memory-mapped: their size is no matter of memory.
+    """Queries, labels, and everything that belongs to them. Tables are memory-mapped, so their size is not limited by
+    RAM.
 
     Attributes:
-        queries: a `DatasetDict` with `train`, `validation` and, where the source has one, `test`; columns `uid`,
-            `text`, `labels: List(int32)`, and where the source has them `weights: List(float32)` (the relevance of
-            each positive) and `time`.
-        labels: the label table, a `Dataset` with `uid`, `text`, and what else the source has (`texts`: other names,
-            `description`, `parents`: uids, `weight`, ...); row number = label id.
-        name: what the set is called.
-        train_label_counts: queries a label in the given training split, before validation was cut, int64 `[L]`.
-        num_train_queries: queries in the given training split, before validation was cut. Propensities use these two.
-        filters: split -> pairs that a filter list excludes, as `Positives` over the rows of the split.
+        queries: a `DatasetDict` with `train`, `validation` and, if the source has one, `test`; columns `uid`, `text`,
+            `labels: List(int32)`, and if the source has them `weights: List(float32)` (the relevance of each
+            positive) and `time`.
+        labels: the label table, a `Dataset` with `uid`, `text`, and any other column of the source (`texts`: other
+            names, `description`, `parents`: uids, `weight`, ...). The row number is the label id.
+        name: name of the data set.
+        train_label_counts: queries per label in the given training split, before validation was cut from it, int64
+            `[L]`.
+        num_train_queries: queries in the given training split, before validation was cut from it. Propensities use
+            these two.
+        filters: split -> pairs that a filter list excludes from evaluation, as `Positives` over the rows of the split.
         propensity: the constants `a` and `b` of the propensity model.
         licence, source: as the source states them.
-        max_lengths: tokens of a `query` and a `label` that papers on this set use, where it says so.
-        format, reason: what the source was read as, and how that was seen.
+        max_lengths: maximum tokens of a `query` and a `label` in papers on this data set, if known.
+        format, reason: the format of the source, and how it was recognised.
     """
 
     queries: DatasetDict
@@ -50,7 +58,7 @@ class XMCDataset:
     train_label_counts: np.ndarray
     num_train_queries: int
     filters: dict[str, Positives] = field(default_factory=dict)
-    propensity: dict[str, float] = field(default_factory=lambda: dict(PROPENSITY_DEFAULTS))
+    propensity: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_PROPENSITY))
     licence: str = ""
     source: str = ""
     max_lengths: dict[str, int] = field(default_factory=dict)
@@ -66,7 +74,7 @@ class XMCDataset:
         return len(self.labels)
 
     def positives(self, split: str) -> Positives:
-        """The positives of a split, numpy, one row a query."""
+        """The positives of a split as numpy arrays, one row per query."""
         return positives_of(self.queries[split])
 
     def counts(self) -> dict[str, int]:
@@ -78,7 +86,7 @@ class XMCDataset:
         return {**{split: len(rows) for split, rows in self.queries.items()}, "labels": len(self.labels)}
 
     def fingerprint(self) -> str:
-        """A hash of all uids, texts and labels, the same wherever the set is loaded."""
+        """A hash of all uids, texts and labels; it does not depend on the machine or the format."""
         digest = blake2b(digest_size=8)
         for _, table in sorted([*self.queries.items(), ("labels", self.labels)]):
             columns = [name for name in ("uid", "text", "labels") if name in table.column_names]
@@ -87,8 +95,22 @@ class XMCDataset:
         return digest.hexdigest()
 
     def save(self, folder: str | Path) -> Path:
-        """Write a folder that `load_xmc_dataset` reads: Parquet files and `dataset.json`."""
-        return parquet_folder.write(self, Path(folder))
+        """Write a folder that `load_xmc_dataset` reads: Parquet files and `dataset.json`.
+
+        Raises:
+            DataError: the folder holds something else, which is left alone.
+        """
+        about = {
+            "name": self.name,
+            "licence": self.licence,
+            "source": self.source,
+            "propensity": self.propensity,
+            "num_train_queries": self.num_train_queries,
+            "max_lengths": self.max_lengths,
+            "counts": self.counts(),
+        }
+        tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters)
+        return parquet_folder.write(tables, about, Path(folder))
 
 
 def load_xmc_dataset(
@@ -97,36 +119,36 @@ def load_xmc_dataset(
     splitting: SplitOptions | None = None,
     builder: str | None = None,
 ) -> XMCDataset:
-    """Load a data set: `"sample"` (bundled), a folder, file or archive, the name of a folder in `$HF_XMC_DATA`, or of
-    a data set on the Hub.
+    """Load a data set: `"sample"` (bundled with the package), a folder, file or archive, the name of a folder in
+    `$HF_XMC_DATA`, or the id of a data set on the Hub.
 
-    The format is found out (see `hf_xmc.data.formats`). What a source holds is checked and written once to Arrow files
-    in the cache of `datasets`, and mapped from there. Where a source has no validation split, a tenth of train is cut
-    by a hash of the uid; the test split is never touched.
+    The format is detected (see `hf_xmc.data.formats`). The content is checked, written once to Arrow files in the
+    cache of `datasets`, and memory-mapped from there. If the source has no validation split, a tenth of the training
+    queries is moved into one, chosen by a hash of the uid; the test split is never touched.
 
     Args:
         name_or_folder: what to load.
-        options: how to read it, where it does not say so itself.
-        splitting: other splits than the given ones; a prepared folder takes neither.
-        builder: the name of a public set (`hf_xmc.data.public_sets`) whose constants and text composition to use.
+        options: how to read it, where the source does not say so itself.
+        splitting: how to split it, if not as given. A prepared folder accepts neither `options` nor `splitting`.
+        builder: the name of a public data set (`hf_xmc.data.public_sets`) whose propensity constants, lengths and
+            text composition are used.
 
     Raises:
-        DataError: there is no such source, or its content is not valid; the message names file, row and hint.
+        DataError: there is no such data set, or its content is not valid; the message names the file, the row and
+            what to do.
 
     >>> data = load_xmc_dataset("sample")
     >>> data.queries["train"].column_names, data.labels[0]["uid"]
     (['uid', 'text', 'labels'], 'data_0006')
     """
     options, splitting = options or Options(), splitting or SplitOptions()
-    path = find(name_or_folder)
-    path = path or hub.pull_prepared(str(name_or_folder))
-    if path is not None and parquet_folder.detect(path):
-        return open_prepared(path, options, splitting, builder)
-    source, name = source_of(path, str(name_or_folder), options, builder)
-    settings = json.dumps([asdict(options), asdict(splitting), builder, name], sort_keys=True)
-    key = [VERSION, source.format, settings, *map(file_key, description_files(source))]
-    folder = cached_folder("source", key, lambda target: build(source, name, target, splitting, Problems()))
-    return XMCDataset(**open_built(folder), format=source.format, reason=source.reason)
+
+    def built(source: Source, name: str) -> Path:
+        settings = json.dumps([asdict(options), asdict(splitting), builder, name], sort_keys=True)
+        key = [VERSION, source.format, settings, *map(file_key, files_of(source))]
+        return cached_folder("source", key, lambda target: build(source, name, target, splitting, Problems()))
+
+    return open_dataset(str(name_or_folder), options, splitting, builder, built)
 
 
 def prepare_xmc_dataset(
@@ -138,55 +160,89 @@ def prepare_xmc_dataset(
     builder: str | None = None,
     progress: bool = False,
 ) -> XMCDataset:
-    """As `load_xmc_dataset`, with findings collected in `problems`; Arrow files go into `folder`, not the cache."""
+    """Load a data set as `load_xmc_dataset` does, but collect what is wrong with it.
+
+    Args:
+        folder: where the Arrow files are written, instead of the cache.
+        problems: receives the findings; whether the first error is raised is up to it.
+        progress: show progress bars.
+    """
     options, splitting = options or Options(), splitting or SplitOptions()
-    path = find(name_or_folder)
-    path = path or hub.pull_prepared(str(name_or_folder))
+
+    def built(source: Source, name: str) -> Path:
+        target = Path(tempfile.mkdtemp(dir=folder))
+        build(source, name, target, splitting, problems, progress)
+        return target
+
+    return open_dataset(str(name_or_folder), options, splitting, builder, built)
+
+
+def open_dataset(
+    name: str,
+    options: Options,
+    splitting: SplitOptions,
+    builder: str | None,
+    built: Callable[[Source, str], Path],
+) -> XMCDataset:
+    """Find a data set, and map its prepared folder or the folder in which `built` writes its Arrow files."""
+    path = local_path(name)
+    if path is None and HUB_ID.fullmatch(name):
+        path = hub.pull_prepared(name)
     if path is not None and parquet_folder.detect(path):
         return open_prepared(path, options, splitting, builder)
-    source, name = source_of(path, str(name_or_folder), options, builder)
-    target = Path(tempfile.mkdtemp(dir=folder))
-    build(source, name, target, splitting, problems, progress)
-    return XMCDataset(**open_built(target), format=source.format, reason=source.reason)
+    source, called = source_of(path, name, options, builder)
+    return XMCDataset(**open_built(built(source, called)), format=source.format, reason=source.reason)
 
 
 def open_prepared(path: Path, options: Options, splitting: SplitOptions, builder: str | None) -> XMCDataset:
-    """A prepared folder is as it was prepared: its texts and splits are not made anew.
+    """Map a prepared folder, whose texts and splits are already fixed.
 
     Raises:
-        DataError: an option asks for that.
+        DataError: an option asks for other texts or splits.
     """
     given = {"builder": builder, **asdict(options), "split": splitting.strategy, "test_share": splitting.test_share}
     usual = {"builder": None, **asdict(Options()), "split": "given", "test_share": SplitOptions().test_share}
     asked = [f"--{name} {value}" for name, value in given.items() if value != usual[name]]
     if asked:
         found = f"a prepared data set cannot be read with {', '.join(asked)}"
-        raise DataError(found, path, hint="run hf-xmc prepare with it on what the set was made from")
+        raise DataError(found, path, hint="run hf-xmc prepare with it on the original data")
     return XMCDataset(**parquet_folder.read(path))
 
 
-def find(name_or_folder: str | Path) -> Path | None:
-    """The folder or file that a name or path stands for, if it is on this machine."""
-    if str(name_or_folder) == "sample":
-        return Path(__file__).parent / "sample"
-    shelf = Path(os.environ.get("HF_XMC_DATA", "../shared/data"))
-    return next((path for path in (Path(name_or_folder), shelf / str(name_or_folder)) if path.exists()), None)
+def local_path(name: str) -> Path | None:
+    """The folder or file that a name or path refers to, if it is on this machine."""
+    return next((path for path in places(name) if path.exists()), None)
+
+
+def places(name: str) -> list[Path]:
+    """Where a data set is looked up on this machine, in this order."""
+    if name == "sample":
+        return [Path(__file__).parent / "sample"]
+    shelf = os.environ.get("HF_XMC_DATA")
+    return [Path(name), *([Path(shelf) / name] if shelf else [])]
+
+
+def tried(name: str) -> str:
+    """Where a data set was looked up in vain, for the error message."""
+    here = [str(path.absolute()) for path in places(name)]
+    shelf = [] if os.environ.get("HF_XMC_DATA") else ["$HF_XMC_DATA (not set)"]
+    found = [*here, *shelf, *(["the Hub"] if HUB_ID.fullmatch(name) else [])]
+    return f"looked for {', '.join(found)}; expected 'sample', a folder, a file, or a data set on the Hub"
 
 
 def source_of(path: Path | None, name: str, options: Options, builder: str | None) -> tuple[Source, str]:
-    """The streams of a source, and what it is called."""
+    """The streams of a source, and the name of the data set."""
+    if path is None and (builder is not None or not HUB_ID.fullmatch(name)):
+        raise DataError(f"no data set {name!r}", hint=tried(name))
     if builder is not None:
-        from hf_xmc.data.public_sets import open_public_set
-
-        if path is None:
-            raise DataError(f"no folder or archive {name!r}", hint=f"give the local copy of {builder}")
+        assert path is not None
         return open_public_set(path, builder, options), builder
-    source = hub.open_source(name, options) if path is None else open_source(path, options)
+    source = hub.open_source(name, options, tried(name)) if path is None else open_source(path, options)
     called = Path(name).resolve().name if path is not None else name
     return source, str(source.description.get("name", called))
 
 
-def description_files(source: Source) -> list[Path]:
+def files_of(source: Source) -> list[Path]:
     """All files that the result depends on."""
     folder = source.label_path.parent
     about = [path for name in ("dataset.json", "stats.json") if (path := folder / name).is_file()]
@@ -194,7 +250,7 @@ def description_files(source: Source) -> list[Path]:
 
 
 def positives_of(queries: Dataset) -> Positives:
-    """The `labels` column of a query table as CSR, with its `weights` where there are any."""
+    """The `labels` column of a query table as CSR, with its `weights` if it has them."""
     indptr, indices = list_column(queries, "labels", np.int64)
     weights = list_column(queries, "weights", np.float32)[1] if "weights" in queries.column_names else None
     return Positives(indptr, indices, weights)

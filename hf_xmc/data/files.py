@@ -1,4 +1,4 @@
-"""Text files of any compression and encoding, line by line: whatever is wrong with one is a `DataError`."""
+"""Text files of any compression and encoding, line by line. Anything wrong with a file is raised as a `DataError`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from hf_xmc.errors import DataError, Problems
 
-MAX_LINE = 4 * 2**20  # characters; a longer line is no text but a file without line ends
+MAX_LINE = 4 * 2**20  # characters; a longer line means that the file has no line ends
 COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst")
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -34,8 +34,8 @@ BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name beside `path` to write to. It becomes `path` once the block is through; where the block fails,
-    as on a full disk, it is removed and what stood at `path` stays.
+    """A temporary path to write to, renamed to `path` at the end of the block. If the block fails, as on a full disk,
+    the temporary file is removed and the existing file at `path` is kept.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "new" / "a.txt"
@@ -61,7 +61,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def find_file(folder: Path, *names: str) -> Path | None:
-    """The first of these names that is there, plain or compressed."""
+    """The first of these files that exists, plain or compressed."""
     return next((p for name in names for end in COMPRESSED if (p := folder / f"{name}{end}").is_file()), None)
 
 
@@ -78,10 +78,10 @@ def plain_suffix(path: Path) -> str:
 def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
     """Number (from 1) and text of each line, without its end (LF or CRLF).
 
-    A file with a byte order mark is decoded by it; any other as `encoding`, by default UTF-8.
+    A file with a byte order mark is decoded accordingly; any other file with `encoding`, by default UTF-8.
 
     Raises:
-        DataError: the file is missing or cut off, bytes do not decode, a line has NUL bytes or is longer than
+        DataError: the file is missing or incomplete, it cannot be decoded, or a line has NUL bytes or more than
             4 Mi characters.
     """
     number = 0
@@ -91,11 +91,11 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
                 number += 1
                 if len(line) > MAX_LINE:
                     raise DataError(
-                        f"the line is longer than {MAX_LINE:,} characters", path, number, "break it, or cut its text"
+                        f"the line is longer than {MAX_LINE:,} characters", path, number, "break it, or shorten it"
                     )
                 if "\0" in line:
                     raise DataError(
-                        "the line has NUL bytes", path, number, "is this a text file, and is its encoding given?"
+                        "the line has NUL bytes", path, number, "is it a text file, and is its encoding right?"
                     )
                 yield number, line.rstrip("\r\n")
     except UnicodeError as error:
@@ -106,13 +106,13 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
             "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ...)",
         ) from error
     except LookupError as error:
-        raise DataError(f"there is no encoding {encoding!r}", path, hint="use a name that Python knows") from error
+        raise DataError(f"unknown encoding {encoding!r}", path, hint="use a name that Python knows") from error
     except BROKEN as error:
         raise DataError(f"cannot be read ({error})", path, number + 1, "is the file complete?") from error
 
 
 def open_text(path: Path, encoding: str | None) -> IO[str]:
-    """Open for reading; only line feeds end lines, since texts may hold every other separator."""
+    """Open for reading. Only line feeds end a line, because texts may contain other line separators."""
     with open_bytes(path) as file:
         start = file.read(4)
     found = next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), encoding or "utf-8")
@@ -120,7 +120,7 @@ def open_text(path: Path, encoding: str | None) -> IO[str]:
 
 
 def open_bytes(path: Path) -> Any:
-    """Open for reading, unpacking `.gz`, `.bz2`, `.xz` and `.zst`."""
+    """Open for reading; `.gz`, `.bz2`, `.xz` and `.zst` files are decompressed."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
         return gzip.open(path, "rb")
@@ -134,30 +134,30 @@ def open_bytes(path: Path) -> Any:
 
 
 def json_lines(path: Path, problems: Problems, encoding: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line that is not blank; lines that hold something else are refused."""
+    """Line number and object of each line that is not blank; anything but an object is an error."""
     for number, line in lines(path, encoding):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except RecursionError:
-            error = DataError("JSON nested too deeply", path, number, "expected a flat JSON object a line")
-        except ValueError as bad:  # also numbers of more than 4,300 digits, which Python will not parse
+            error = DataError("JSON nested too deeply", path, number, "expected a flat JSON object per line")
+        except ValueError as bad:  # also numbers of more than 4,300 digits, which Python does not parse
             reason = getattr(bad, "msg", bad)
-            error = DataError(f"not JSON ({reason})", path, number, "expected a JSON object a line")
+            error = DataError(f"not JSON ({reason})", path, number, "expected a JSON object per line")
         else:
             if isinstance(record, dict):
                 yield number, record
                 continue
-            error = DataError(f"found {line.strip()!r:.60}", path, number, "expected a JSON object a line")
+            error = DataError(f"found {line.strip()!r:.60}", path, number, "expected a JSON object per line")
         problems.error("unreadable rows", error, "the row was left out")
 
 
 def read_json(path: Path, encoding: str | None = None) -> Any:
-    """A whole JSON file.
+    """The content of a JSON file.
 
     Raises:
-        DataError: it cannot be read, or is not JSON.
+        DataError: the file cannot be read, or is not JSON.
     """
     text = "\n".join(line for _, line in lines(path, encoding))
     try:

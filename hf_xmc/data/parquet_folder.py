@@ -1,7 +1,7 @@
 """The folder that `hf-xmc prepare` writes: Parquet tables that `datasets` and the Hub read as they are.
 
 dataset.json                 name, licence, source, propensity constants, counts
-data/{train,...}.parquet     uid, text, labels, perhaps weights; filter_labels where a filter list excludes pairs
+data/{train,...}.parquet     uid, text, labels, optional weights; filter_labels if a filter list excludes pairs
 labels/labels.parquet        uid, text, ..., train_count (queries in the given training split)
 """
 
@@ -11,28 +11,34 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, List, Value
+from datasets import Dataset, Features, List, Value
 
-from hf_xmc.data.arrow import batches, cached_folder, file_key, list_column, map_table
-from hf_xmc.data.ingest.build import SPLITS, open_built
-from hf_xmc.data.parquet import GROUP, parquet_to_arrow
+from hf_xmc.data.arrow import PARQUET_ROWS, batches, cached_folder, file_key, list_column, map_table, parquet_to_arrow
+from hf_xmc.data.ingest.build import open_built
+from hf_xmc.data.ingest.splits import SPLITS
 from hf_xmc.errors import DataError
 from hf_xmc.types import Positives
-
-if TYPE_CHECKING:
-    from hf_xmc.data.dataset import XMCDataset
 
 DESCRIPTION = "dataset.json"
 LABELS = Path("labels") / "labels.parquet"
 FORMAT = 1
-VERSION = 2  # of what the cache holds
+VERSION = 2  # of the content of the cache
+
+
+class Tables(NamedTuple):
+    """What is written as Parquet; see `XMCDataset` for each."""
+
+    queries: Mapping[str, Dataset]
+    labels: Dataset
+    train_label_counts: np.ndarray
+    filters: Mapping[str, Positives]
 
 
 def detect(folder: Path) -> bool:
@@ -40,18 +46,23 @@ def detect(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file() and (folder / LABELS).is_file()
 
 
-def write(dataset: XMCDataset, folder: Path) -> Path:
-    """Write all tables beside `folder` under a temporary name, then rename.
+def write(tables: Tables, about: dict[str, Any], folder: Path) -> Path:
+    """Write all tables beside `folder` under a temporary name, then rename it.
+
+    Args:
+        about: what `dataset.json` says.
 
     Raises:
-        FileExistsError: `folder` holds something that is not a prepared data set, which is left alone.
+        DataError: `folder` holds something that is not a prepared data set, which is left alone.
     """
     if folder.is_dir() and any(folder.iterdir()) and not detect(folder):
-        raise FileExistsError(f"{folder} is not empty and holds no prepared data set; give another folder.")
+        raise DataError("the folder is not empty and not a prepared data set", folder, hint="give another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        write_tables(dataset, temporary)
+        write_tables(tables, temporary)
+        text = json.dumps({"format": FORMAT, **about}, indent=2)
+        (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -61,36 +72,28 @@ def write(dataset: XMCDataset, folder: Path) -> Path:
     return folder
 
 
-def write_tables(dataset: XMCDataset, folder: Path) -> None:
+def write_tables(tables: Tables, folder: Path) -> None:
+    """Write the Parquet files into an empty folder."""
     (folder / "data").mkdir()
     (folder / "labels").mkdir()
-    for split, queries in dataset.queries.items():
-        features, tables = queries.features, batches(queries, rows=GROUP)
-        if split in dataset.filters:
+    for split, queries in tables.queries.items():
+        features, parts = queries.features, batches(queries, rows=PARQUET_ROWS)
+        if split in tables.filters:
             features = Features({**features, "filter_labels": List(Value("int32"))})
-            tables = with_filters(tables, dataset.filters[split])
-        write_batches(tables, features, folder / "data" / f"{split}.parquet")
-    features = Features({**dataset.labels.features, "train_count": Value("int64")})
-    counts = dataset.train_label_counts
-    tables = (
+            parts = with_filters(parts, tables.filters[split])
+        write_batches(parts, features, folder / "data" / f"{split}.parquet")
+    features = Features({**tables.labels.features, "train_count": Value("int64")})
+    counts = tables.train_label_counts
+    starts = range(0, len(counts), PARQUET_ROWS)
+    parts = (
         batch.append_column("train_count", pa.array(np.array(counts[start : start + len(batch)])))
-        for start, batch in zip(range(0, len(counts), GROUP), batches(dataset.labels, rows=GROUP), strict=True)
+        for start, batch in zip(starts, batches(tables.labels, rows=PARQUET_ROWS), strict=True)
     )
-    write_batches(tables, features, folder / LABELS)
-    about = {
-        "format": FORMAT,
-        "name": dataset.name,
-        "licence": dataset.licence,
-        "source": dataset.source,
-        "propensity": dataset.propensity,
-        "num_train_queries": dataset.num_train_queries,
-        "max_lengths": dataset.max_lengths,
-        "counts": dataset.counts(),
-    }
-    (folder / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_batches(parts, features, folder / LABELS)
 
 
 def write_batches(tables: Iterable[pa.Table], features: Features, path: Path) -> None:
+    """Write a Parquet file batch by batch."""
     schema = features.arrow_schema
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for table in tables:
@@ -98,7 +101,7 @@ def write_batches(tables: Iterable[pa.Table], features: Features, path: Path) ->
 
 
 def with_filters(tables: Iterable[pa.Table], pairs: Positives) -> Iterable[pa.Table]:
-    """The pairs of each query beside it."""
+    """Add the filter pairs of each query as a column."""
     row = 0
     for table in tables:
         part = pairs.take(np.arange(row, row + len(table)))
@@ -108,10 +111,10 @@ def with_filters(tables: Iterable[pa.Table], pairs: Positives) -> Iterable[pa.Ta
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The fields of an `XMCDataset`, memory-mapped: on first use the tables are rewritten to Arrow in the cache.
+    """The fields of an `XMCDataset`, memory-mapped; on first use the tables are rewritten as Arrow in the cache.
 
     Raises:
-        DataError: a file is missing or not readable, or its label ids are not those of the label table.
+        DataError: a file is missing or cannot be read, or its label ids are not in the label table.
     """
     splits = [name for name in SPLITS if (folder / "data" / f"{name}.parquet").is_file()]
     if "train" not in splits:
@@ -138,7 +141,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def fill(folder: Path, splits: list[str], target: Path) -> None:
-    """Parquet tables to what `open_built` maps, checked."""
+    """Check the Parquet tables and rewrite them as the Arrow files that `open_built` maps."""
     parquet_to_arrow(folder / LABELS, target / "labels.arrow")
     labels = map_table(target / "labels.arrow")
     for split in splits:
@@ -159,10 +162,10 @@ def fill(folder: Path, splits: list[str], target: Path) -> None:
 
 
 def check(pairs: Positives, num_labels: int, path: Path) -> None:
-    """Refuse pairs that are not in form, once for each state of the files.
+    """Check label ids: in range, sorted and without repetitions.
 
     Raises:
-        DataError: with what `Positives.validate` found.
+        DataError: what `Positives.validate` found.
     """
     try:
         pairs.validate(num_labels)

@@ -1,17 +1,18 @@
-"""Builders of the public data sets, from a local copy: what each needs to be read and measured as in the papers.
+"""Builders of the public data sets from a local copy, with the settings that each needs to be measured as in the
+papers.
 
     builder = PublicSet(config_name="LF-AmazonTitles-131K", data_dir="LF-AmazonTitles-131K.zip")
     builder.download_and_prepare()
     queries = builder.as_dataset()  # train, test; the configuration LF-AmazonTitles-131K-labels has the labels
 
-`hf-xmc prepare FOLDER --builder LF-AmazonTitles-131K` does the same and cuts a validation split.
-Which set a folder holds is always said, never guessed from its name.
+`hf-xmc prepare FOLDER --builder LF-AmazonTitles-131K` does the same and cuts a validation split. The user names the
+data set; it is never guessed from the name of a folder.
 
-Propensity constants (a, b): EURLex-4K, Wiki10-31K, AmazonCat-13K as in pyxclib's example and napkinXC (sources
+Propensity constants (a, b): EURLex-4K, Wiki10-31K and AmazonCat-13K as in pyxclib's example and napkinXC (sources
 disagree: DEXML's code gives Wiki10-31K the constants of Wikipedia and AmazonCat-13K those of Amazon; CascadeXML's
-gives EURLex-4K those of Amazon); the LF sets as in NGAME's configurations. Lengths in tokens: DEXML's `tf_max_len`
-for EURLex-4K, LF-AmazonTitles and LF-Wikipedia-500K, NGAME's `max_length` for LF-Amazon-131K and
-LF-WikiSeeAlso-320K; those of the other sets are ours.
+code gives EURLex-4K those of Amazon); the LF sets as in NGAME's configurations. Lengths in tokens: DEXML's
+`tf_max_len` for EURLex-4K, LF-AmazonTitles and LF-Wikipedia-500K, NGAME's `max_length` for LF-Amazon-131K and
+LF-WikiSeeAlso-320K; those of the other data sets are our own choice.
 """
 
 from __future__ import annotations
@@ -25,34 +26,34 @@ import datasets
 from datasets import Features, List, Value
 
 from hf_xmc.data.formats import open_source
-from hf_xmc.data.formats.archives import unpacked
 from hf_xmc.data.formats.source import Options, Records, Source
-from hf_xmc.data.ingest.build import SPLITS, read_filter
+from hf_xmc.data.ingest.filters import read_filter
 from hf_xmc.data.ingest.labels import LABEL_FEATURES
 from hf_xmc.data.ingest.queries import QUERY_FEATURES, sorted_labels
+from hf_xmc.data.ingest.splits import SPLITS
 from hf_xmc.errors import DataError, Problems
+from hf_xmc.metrics.propensity import AMAZON_PROPENSITY, DEFAULT_PROPENSITY, WIKIPEDIA_PROPENSITY
 
-OTHERWISE, AMAZON, WIKIPEDIA = {"a": 0.55, "b": 1.5}, {"a": 0.6, "b": 2.6}, {"a": 0.5, "b": 0.4}
 XC_REPOSITORY = "http://manikvarma.org/downloads/XC/XMLRepository.html"
-WEIGHTS = {"weights": List(Value("float32"))}  # None where the files have no relevance
+WEIGHTS = {"weights": List(Value("float32"))}  # None if the files have no relevance
 LABEL_COLUMNS = {name: LABEL_FEATURES[name] for name in ("texts", "description", "parents")}
 
 
 @dataclass
 class PublicSetConfig(datasets.BuilderConfig):
-    """What one public set declares.
+    """The settings of one public data set.
 
     Args:
         table: its queries, or its labels (the configuration whose name ends in `-labels`).
-        propensity: `a` and `b`.
-        max_lengths: tokens of a `query` and of a `label`.
-        filters: it comes with filter lists, without which its metrics are not those of the papers.
-        query_template, label_template: how texts are composed, where the files have fields.
+        propensity: the constants `a` and `b`.
+        max_lengths: maximum tokens of a `query` and of a `label`.
+        filters: whether it has filter lists, without which its metrics are not those of the papers.
+        query_template, label_template: how texts are composed of the fields of the files.
         licence, origin: as the source states them.
     """
 
     table: Literal["queries", "labels"] = "queries"
-    propensity: dict[str, float] = field(default_factory=lambda: dict(OTHERWISE))
+    propensity: dict[str, float] = field(default_factory=lambda: dict(DEFAULT_PROPENSITY))
     max_lengths: dict[str, int] = field(default_factory=dict)
     filters: bool = False
     query_template: str | None = None
@@ -64,6 +65,7 @@ class PublicSetConfig(datasets.BuilderConfig):
 def declared(
     name: str, propensity: dict[str, float], query: int, label: int, *, filters: bool = False, **more: Any
 ) -> PublicSetConfig:
+    """A configuration with the maximum lengths of queries and labels."""
     return PublicSetConfig(
         name=name, propensity=propensity, max_lengths={"query": query, "label": label}, filters=filters, **more
     )
@@ -72,31 +74,41 @@ def declared(
 TITLES: dict[str, Any] = {"query_template": "{title}{text}", "label_template": "{title}{text}"}
 FULL: dict[str, Any] = {"query_template": "{title}{text} {content}", "label_template": "{title}{text}"}
 SETS = (
-    declared("EURLex-4K", OTHERWISE, 128, 128),
-    declared("Wiki10-31K", OTHERWISE, 256, 32),
-    declared("AmazonCat-13K", OTHERWISE, 256, 32),
-    declared("LF-AmazonTitles-131K", AMAZON, 32, 32, filters=True, **TITLES),
-    declared("LF-Amazon-131K", AMAZON, 128, 128, filters=True, **FULL),
-    declared("LF-WikiSeeAlso-320K", OTHERWISE, 128, 128, filters=True, **FULL),
-    declared("LF-Wikipedia-500K", WIKIPEDIA, 128, 128, **FULL),
-    declared("LF-AmazonTitles-1.3M", AMAZON, 32, 32, filters=True, **TITLES),
+    declared("EURLex-4K", DEFAULT_PROPENSITY, 128, 128),
+    declared("Wiki10-31K", DEFAULT_PROPENSITY, 256, 32),
+    declared("AmazonCat-13K", DEFAULT_PROPENSITY, 256, 32),
+    declared("LF-AmazonTitles-131K", AMAZON_PROPENSITY, 32, 32, filters=True, **TITLES),
+    declared("LF-Amazon-131K", AMAZON_PROPENSITY, 128, 128, filters=True, **FULL),
+    declared("LF-WikiSeeAlso-320K", DEFAULT_PROPENSITY, 128, 128, filters=True, **FULL),
+    declared("LF-Wikipedia-500K", WIKIPEDIA_PROPENSITY, 128, 128, **FULL),
+    declared("LF-AmazonTitles-1.3M", AMAZON_PROPENSITY, 32, 32, filters=True, **TITLES),
     declared(
         "EURLEX57K",
-        OTHERWISE,
+        DEFAULT_PROPENSITY,
         512,
         32,
         licence="EU law texts (c) European Union, reuse allowed with attribution",
         origin="Chalkidis et al. 2019, Large-Scale Multi-Label Text Classification on EU Legislation",
     ),
     declared(
-        "biotools_edam", OTHERWISE, 128, 64, licence="bio.tools CC BY 4.0; EDAM CC BY-SA 4.0", origin="bio.tools"
+        "biotools_edam",
+        DEFAULT_PROPENSITY,
+        128,
+        64,
+        licence="bio.tools CC BY 4.0; EDAM CC BY-SA 4.0",
+        origin="bio.tools",
     ),
     declared(
-        "yso_finna_en", OTHERWISE, 64, 32, licence="CC0", origin="Annif corpora of the National Library of Finland"
+        "yso_finna_en",
+        DEFAULT_PROPENSITY,
+        64,
+        32,
+        licence="CC0",
+        origin="Annif corpora of the National Library of Finland",
     ),
     declared(
         "bible_xref",
-        OTHERWISE,
+        DEFAULT_PROPENSITY,
         64,
         64,
         filters=True,
@@ -105,7 +117,7 @@ SETS = (
     ),
     declared(
         "eurlex57k_256w",
-        OTHERWISE,
+        DEFAULT_PROPENSITY,
         384,
         32,
         licence="EU law texts (c) European Union, reuse allowed with attribution",
@@ -116,14 +128,14 @@ BY_NAME = {config.name.lower(): config for config in SETS}
 
 
 def labels_of(config: PublicSetConfig) -> PublicSetConfig:
-    """The configuration of a set's label table."""
+    """The configuration of the label table of a data set."""
     other = replace(config, table="labels")
     other.name = f"{config.name}-labels"
     return other
 
 
 class PublicSet(datasets.GeneratorBasedBuilder):
-    """The public sets as a builder of `datasets`; `data_dir` is the folder or archive of the local copy."""
+    """The public data sets as a builder of `datasets`; `data_dir` is the folder or archive of the local copy."""
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = PublicSetConfig
@@ -173,8 +185,8 @@ class PublicSet(datasets.GeneratorBasedBuilder):
 
 
 def known_labels(source: Source) -> Records:
-    """The labels. Where only the queries name them, all of these are read first, in the order that `build` reads them:
-    the id of a label is then the same whichever split or table is asked for."""
+    """The labels. If only the queries name them, all queries are read first, in the order in which `build` reads them:
+    the id of a label is then the same whichever split or table is generated."""
     if source.labels_last:
         for split in (split for split in SPLITS if split in source.splits):
             for _ in source.splits[split].rows(Problems()):
@@ -183,10 +195,10 @@ def known_labels(source: Source) -> Records:
 
 
 def open_public_set(path: Path, name: str, options: Options) -> Source:
-    """The streams of a local copy, with what the set declares; options that are given come first.
+    """The streams of a local copy, with the settings of the data set; given options take precedence.
 
     Raises:
-        DataError: no set of that name; the files are not there, or the filter lists that belong to it are not.
+        DataError: there is no public data set of that name, or its files or filter lists are missing.
     """
     config = BY_NAME.get(name.lower())
     if config is None:
@@ -196,9 +208,9 @@ def open_public_set(path: Path, name: str, options: Options) -> Source:
         query_template=options.query_template or config.query_template,
         label_template=options.label_template or config.label_template,
     )
-    source = open_source(unpacked(path), composed)
+    source = open_source(path, composed)
     if config.filters and "test" in source.splits and "test" not in source.filters:
-        hint = "put filter_labels_test.txt beside it: metrics without it are not those of the papers"
+        hint = "add filter_labels_test.txt; without it the metrics are not those of the papers"
         raise DataError(f"{config.name} has filter lists, and this copy has none", path, hint=hint)
     source.description |= {
         "name": config.name,

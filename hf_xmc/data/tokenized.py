@@ -1,4 +1,4 @@
-"""Tokenised texts: made once, kept in memory-mapped Arrow files; the queries of a split as a data set over them."""
+"""Tokenised texts, which are tokenised once and kept in memory-mapped Arrow files, and the queries of a split."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from hf_xmc.data.arrow import ArrowTableWriter, batches, cached_folder
 from hf_xmc.data.dataset import positives_of
+from hf_xmc.errors import DataError
 from hf_xmc.types import Positives
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
@@ -26,10 +27,10 @@ FEATURES = Features({"input_ids": List(Value("int32"))})
 
 
 class TokenTable:
-    """Token ids of many texts. A text that repeats is stored once; `lengths` has the tokens of each row.
+    """Token ids of many texts. A repeated text is stored once; `lengths` holds the number of tokens of each row.
 
     Args:
-        ids: token ids of each text, kept in memory. `TokenTable.build` makes tables that are mapped from a file.
+        ids: token ids of each text, kept in memory. `TokenTable.build` creates tables that are mapped from a file.
 
     >>> table = TokenTable([[5, 6, 7], [8]])
     >>> len(table), table[0].tolist(), table.lengths.tolist()
@@ -41,19 +42,21 @@ class TokenTable:
         self.lengths: np.ndarray = np.array([len(row) for row in lists], dtype=np.int32)  # [N]
         self.text_of_row: np.ndarray = np.arange(len(lists), dtype=np.int32)  # [N] -> one of the distinct texts
         self.folder: tempfile.TemporaryDirectory[str] | None = None  # deleted with the table
-        self.name: str | None = None  # of a table that is kept: the same for the same token ids
+        self.name: str | None = None  # of a table in the cache: equal for equal token ids
         starts = range(0, len(lists), CHUNK)
         self.chunks = [pack(lists[start : start + CHUNK]) for start in starts]  # indptr and tokens of CHUNK texts each
 
     @classmethod
     def build(cls, texts: Dataset, tokenize: Tokenize, key: str | None = None, progress: bool = False) -> TokenTable:
-        """Tokenise the `text` column of a table, or map what was tokenised before.
+        """Tokenise the `text` column of a table, or map its tokens from the cache.
 
         Args:
             texts: a table with `text`.
-            tokenize: texts to token ids; called with batches of distinct texts. Fast tokenizers use all cores for one.
-            key: what the ids depend on besides the texts (see `tokenizer_key`); without it the file goes with the
-                table.
+            tokenize: texts to token ids; called with batches of distinct texts, which fast tokenizers process on all
+                cores.
+            key: everything else that the token ids depend on (see `tokenizer_key`); without it the file is deleted
+                together with the table.
+            progress: show a progress bar.
         """
         if not len(texts):
             return cls([])
@@ -79,7 +82,7 @@ class TokenTable:
 
     @classmethod
     def open(cls, folder: Path) -> TokenTable:
-        """Map a table that `build` wrote; nothing is read before it is used."""
+        """Map a table that `build` wrote; pages are read when they are used."""
         table = cls([])
         table.lengths = np.load(folder / "lengths.npy", mmap_mode="r", allow_pickle=False)
         table.text_of_row = np.load(folder / "text_of_row.npy", mmap_mode="r", allow_pickle=False)
@@ -103,7 +106,7 @@ class TokenTable:
         return tokens[indptr[place] : indptr[place + 1]]
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens of rows one after the other, int64 `[T]`, and how many each has, int64 `[n]`.
+        """The concatenated tokens of rows, int64 `[T]`, and the number of tokens of each, int64 `[n]`.
 
         >>> tokens, lengths = TokenTable([[5, 6, 7], [8]]).take(np.array([1, 0]))
         >>> tokens.tolist(), lengths.tolist()
@@ -124,8 +127,8 @@ class TokenTable:
         return tokens, lengths
 
     def distinct(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """One row of each distinct text among `rows` (of all for `None`), `[n]`, and for each of `rows` its place
-        there; `None` for the places where no text repeats.
+        """One row of each distinct text among `rows` (by default all rows), `[n]`, and for each of `rows` its position
+        in them, or None for the positions if no text is repeated.
 
         >>> table = TokenTable([[5], [6], [7]])
         >>> table.distinct(np.array([2, 0, 2]))
@@ -149,7 +152,7 @@ def pack(lists: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def text_hashes(texts: Dataset) -> np.ndarray:
-    """128 bits of each text, uint64 `[N, 2]`."""
+    """A 128-bit hash of each text, uint64 `[N, 2]`."""
     parts = [
         b"".join([blake2b(text.encode("utf-8"), digest_size=16).digest() for text in batch["text"].to_pylist()])
         for batch in batches(texts, ["text"])
@@ -158,7 +161,7 @@ def text_hashes(texts: Dataset) -> np.ndarray:
 
 
 def distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each distinct text, in the order of rows, and for each row the number of its text, int32 `[N]`.
+    """The first row of each distinct text, in the order of rows, and the number of the text of each row, int32 `[N]`.
 
     >>> first, text_of_row = distinct(np.array([[7, 1], [5, 5], [7, 1]], dtype=np.uint64))
     >>> first.tolist(), text_of_row.tolist()
@@ -191,7 +194,7 @@ def write_tokens(texts: Dataset, rows: np.ndarray, tokenize: Tokenize, path: Pat
 
 
 def chunked(texts: Dataset, rows: np.ndarray) -> Iterable[list[str]]:
-    """The texts of rising rows, `CHUNK` at a time, the table read once from front to back."""
+    """The texts of ascending rows, `CHUNK` at a time; the table is read once from front to back."""
     held: list[str] = []
     start = 0
     for batch in batches(texts, ["text"]):
@@ -206,15 +209,15 @@ def chunked(texts: Dataset, rows: np.ndarray) -> Iterable[list[str]]:
 
 
 def tokenizer_key(tokenizer: Any, prefix: str, max_length: int, end: int | None = None) -> str | None:
-    """What token ids depend on besides the text: the tokenizer's whole state, prefix, length and end token.
+    """A hash of everything but the text that token ids depend on: state of the tokenizer, prefix, length, end token.
 
-    `None` for a tokenizer whose state cannot be read (those not on `tokenizers`): nothing is then kept for later.
+    None for a tokenizer whose state cannot be read (one that is not based on `tokenizers`); its tokens are not cached.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
     state = json.loads(backend.to_str())
-    state.pop("truncation", None)  # set by the last call, and again by the next
+    state.pop("truncation", None)  # depends on the last call
     state.pop("padding", None)
     sides = [tokenizer.truncation_side, type(tokenizer).__name__, prefix, max_length, end]
     return blake2b(json.dumps([state, sides], sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -224,12 +227,16 @@ class TokenizedQueries(TorchDataset):
     """The queries of a split, tokenised once.
 
     Args:
-        queries: a table with `uid`, `text`, `labels`, and perhaps `weights`.
-        tokenize: texts to token ids, as `lambda texts: model.tokenize(texts, "query")`.
-        ignored: pairs that take no part in the loss and in predictions, over the rows of `queries`.
+        queries: a table with `uid`, `text`, `labels`, and optionally `weights`.
+        tokenize: texts to token ids, as in `lambda texts: model.tokenize(texts, "query")`.
+        ignored: pairs that are excluded from the loss and from predictions, over the rows of `queries`.
         key: see `TokenTable.build`.
 
-    An item is a dict: `row`, `input_ids` and `positives` (int arrays), `weights` and `ignored` if given.
+    An item is a dict of `row`, `input_ids` and `positives` (int arrays), and of `weights` and `ignored` if given.
+
+    Raises:
+        TypeError: `queries` is a stream.
+        DataError: a column is missing, or `ignored` has another number of rows.
     """
 
     def __init__(
@@ -237,17 +244,17 @@ class TokenizedQueries(TorchDataset):
     ) -> None:
         if not hasattr(queries, "__len__"):
             raise TypeError(
-                f"Found a {type(queries).__name__}, whose rows are read once; epochs need a table: make one with "
-                "datasets.Dataset.from_generator, or load it without streaming."
+                f"Found a {type(queries).__name__}, which can be read only once, but training needs a table; create "
+                "one with datasets.Dataset.from_generator, or load it without streaming."
             )
         missing = {"text", "labels"} - set(queries.column_names)
         if missing:
-            raise ValueError(
-                f"The queries have columns {queries.column_names}, but need {sorted(missing)} as well; "
-                "pass a split of load_xmc_dataset(...).queries."
+            raise DataError(
+                f"the queries have columns {queries.column_names}, but need {sorted(missing)} as well",
+                hint="pass a split of load_xmc_dataset(...).queries",
             )
         if ignored is not None and len(ignored) != len(queries):
-            raise ValueError(f"Found ignored pairs for {len(ignored)} rows, but the split has {len(queries)} queries.")
+            raise DataError(f"found ignored pairs for {len(ignored)} rows, but the split has {len(queries)} queries")
         self.tokens = TokenTable.build(queries, tokenize, key)
         self.positives = positives_of(queries)
         self.ignored = ignored

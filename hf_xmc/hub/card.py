@@ -15,8 +15,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.files import replacing
-from hf_xmc.data.parquet import read_parquet
 from hf_xmc.hub.fitted import fitted_parts, read_label_head
 from hf_xmc.hub.papers import cited
 from hf_xmc.hub.run import RUN, read_json

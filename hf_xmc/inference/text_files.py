@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_xmc.data.files import json_lines, lines, plain_suffix
-from hf_xmc.data.formats.rows import rows as table_rows
+from hf_xmc.data.rows import rows as table_rows
 from hf_xmc.errors import DataError, Problems
 
 KINDS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")

@@ -157,7 +157,7 @@ def positions_from(encoder: Any) -> int:
 
 
 def packs(encoder: Any) -> bool:
-    """What `can_pack` finds, tried once for a device, a dtype and an attention."""
+    """Whether an encoder packs: what `can_pack` finds, tried once per device, dtype and attention."""
     state = (encoder.device, encoder.dtype, (encoder.config._attn_implementation or "").replace(PACKED_SDPA, "sdpa"))
     known = vars(encoder).setdefault("packs_on", {})
     if state not in known:
@@ -167,11 +167,12 @@ def packs(encoder: Any) -> bool:
 
 @torch.no_grad()
 def can_pack(encoder: Any) -> bool:
-    """Whether an encoder gives texts of a packed row the hidden states that they have by themselves.
+    """Whether an encoder gives texts in a packed row the same hidden states as texts on their own. The encoder is the
+    same afterwards.
 
-    Packing needs attention that keeps texts apart: flash attention, or `sdpa` on a CPU, which is replaced by
-    `packed_sdpa`. It needs positions that are given and no others (no relative ones within the row), and attention
-    over the whole text (no window). What can be read off is read off; then two texts are tried.
+    Packing needs attention that keeps texts apart: flash attention, or `sdpa` on a CPU, for which `packed_sdpa` stands
+    in. It needs positions that are passed in, no positions relative within the row, and attention over the whole text
+    (no window). What the configuration tells is checked first; then two texts are tried.
     """
     config, kind = encoder.config, getattr(encoder.config, "_attn_implementation", None) or ""
     flash = kind.startswith("flash_attention")
@@ -181,29 +182,34 @@ def can_pack(encoder: Any) -> bool:
     takes = inspect.signature(type(encoder).forward).parameters
     if not (flash or on_cpu) or windows or not {"position_ids", "kwargs"} <= set(takes):
         return False
+    lengths = torch.tensor([3, 2], device=encoder.device)
+    tokens = torch.arange(5, device=encoder.device) + (config.pad_token_id or 0) + 1  # none of them is padding
+    tokens %= config.vocab_size
     was_training = encoder.training
     encoder.eval()
-    if on_cpu:
-        config._attn_implementation = PACKED_SDPA
-    lengths = torch.tensor([3, 2], device=encoder.device)
-    tokens = torch.arange(5, device=encoder.device) + (config.pad_token_id or 0) + 1  # none of them the padding
-    tokens %= config.vocab_size
-    # Flash attention knows no float32.
-    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flash and encoder.dtype == torch.float32):
-        together = encode(encoder, pack(tokens, lengths, positions_from(encoder)))[0].float()
-        apart = torch.cat([encode(encoder, {"input_ids": part[None]})[0] for part in tokens.split([3, 2])]).float()
-    encoder.train(was_training)
+    try:
+        # Flash attention has no float32.
+        with torch.autocast(encoder.device.type, torch.bfloat16, enabled=flash and encoder.dtype == torch.float32):
+            together = encode(encoder, pack(tokens, lengths, positions_from(encoder)))[0].float()
+            apart = torch.cat([encode(encoder, {"input_ids": part[None]})[0] for part in tokens.split([3, 2])]).float()
+    finally:
+        encoder.train(was_training)
+        if on_cpu:
+            config._attn_implementation = kind
     close = 1e-4 if on_cpu and encoder.dtype == torch.float32 else 5e-2
-    works = bool((together - apart).abs().max() <= close * apart.abs().max())
-    if on_cpu and not works:
-        config._attn_implementation = kind
-    return works
+    return bool((together - apart).abs().max() <= close * apart.abs().max())
 
 
 def encode(encoder: Any, batch: dict[str, Any]) -> Tensor:
-    """Hidden states of a batch that `pad` or `pack` made: `[n, width, H]` or `[1, T, H]`."""
+    """Hidden states of a batch that `pad` or `pack` made: `[n, width, H]` or `[1, T, H]`.
+
+    An encoder with `sdpa` attention changes to `packed_sdpa` at its first packed batch and keeps it, because with
+    activation checkpointing its layers run again in the backward pass. For padded batches the two are the same.
+    """
     if "cu_seq_lens" not in batch:
         return encoder(**batch).last_hidden_state
+    if encoder.config._attn_implementation == "sdpa":
+        encoder.config._attn_implementation = PACKED_SDPA
     bounds, longest = batch["cu_seq_lens"], batch["max_length"]
     return encoder(
         input_ids=batch["input_ids"],

@@ -15,8 +15,8 @@ import numpy as np
 from datasets import Dataset
 from huggingface_hub import HfApi
 
+from hf_xmc.data.arrow import read_parquet, write_parquet
 from hf_xmc.data.files import replacing
-from hf_xmc.data.parquet import read_parquet, write_parquet
 from hf_xmc.errors import DataError
 from hf_xmc.retrieval.auto import build_measured
 from hf_xmc.retrieval.catalogue import Catalogue, rows_of

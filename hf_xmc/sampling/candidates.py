@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from hf_xmc.sampling.pairs import keep, rows_of
 from hf_xmc.types import Positives
 
 LABELS_PER_TILE = 2**14
@@ -37,7 +36,7 @@ def to_columns(pairs: Positives, candidates: Tensor) -> Positives:
     """
     columns = torch.searchsorted(candidates, pairs.indices)
     kept = candidates[columns.clamp(max=len(candidates) - 1)] == pairs.indices  # [nnz]
-    return keep(Positives(pairs.indptr, columns, pairs.weights), kept)
+    return Positives(pairs.indptr, columns, pairs.weights).keep(kept)
 
 
 def by_gradient(
@@ -92,7 +91,7 @@ def hardest_negatives(queries: Tensor, labels: Tensor, excluded: list[Positives]
     """
     count = min(count, len(labels))
     queries = queries.detach().float()
-    row, col = torch.cat([rows_of(p) for p in excluded]), torch.cat([p.indices for p in excluded])
+    row, col = torch.cat([p.rows for p in excluded]), torch.cat([p.indices for p in excluded])
     best = queries.new_full((len(queries), count), -torch.inf)  # [B, count]
     ids = torch.zeros_like(best, dtype=torch.int64)
     for start in range(0, len(labels), LABELS_PER_TILE):

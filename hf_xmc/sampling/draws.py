@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hf_xmc.sampling.pairs import among, keep, rows_of
 from hf_xmc.types import Positives
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 over the golden ratio; torch has no unsigned arithmetic
@@ -33,10 +32,10 @@ def draw_pairs(
     >>> [x.indices.tolist() for x in drawn]
     [[5, 4], [2, 4], [9, 4], [2, 4]]
     """
-    row_of_pair = rows_of(pairs)  # [nnz]
+    row_of_pair = pairs.rows  # [nnz]
     keys = random_keys(rows[row_of_pair], pairs.indices, seed, step)
     if excluded is not None:
-        keys[among(pairs, excluded)] = LAST
+        keys[excluded.contains_pairs(pairs)] = LAST
     if pairs.weights is not None:
         keys[pairs.weights == 0] = LAST
     order = keys.argsort(stable=True)
@@ -44,7 +43,7 @@ def draw_pairs(
     place = torch.arange(len(order), device=order.device) - pairs.indptr[row_of_pair]  # in its row
     kept = torch.zeros_like(keys, dtype=torch.bool)
     kept[order] = place < count
-    return keep(pairs, kept & (keys < LAST))
+    return pairs.keep(kept & (keys < LAST))
 
 
 def random_keys(rows: Tensor, labels: Tensor, seed: int, step: int) -> Tensor:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import hf_xmc
 from hf_xmc import load_xmc_dataset
 from hf_xmc.cli.main import app
-from hf_xmc.errors import DataError
+from hf_xmc.errors import DataError, SettingsError, XMCError
 from tests.conftest import write_lines
 from tests.data.made import dexml, jsonl
 from tests.hub.local_hub import TOKEN, Hub
@@ -39,7 +39,7 @@ print(json.dumps({"labels": there.labels["text"][:], "card": open(sys.argv[2] + 
 
 def invoke(*args: str | Path, code: int = 0) -> str:
     result = CliRunner().invoke(app, ["prepare", *map(str, args)])
-    if isinstance(result.exception, DataError):
+    if isinstance(result.exception, XMCError):
         raise result.exception
     assert result.exit_code == code, result.output
     return result.output
@@ -70,15 +70,15 @@ def test_check_prints_rows_and_how_they_were_handled(rough: Path) -> None:
     output = invoke(rough, "--check", code=1)
     for expected in (
         r"bad ids: 1\n.*trn\.jsonl, line 4: .*refer to id 7.*\n.*the id was left out",
-        r"ids twice in a row: 1\n.*line 5",
-        r"uids twice: 1\n.*line 6: uid 'a' stands in rows 0 and 5.*\n.*later row was left out",
+        r"repeated ids: 1\n.*line 5",
+        r"repeated uids: 1\n.*line 6: uid 'a' is in rows 0 and 5.*\n.*later row was left out",
         r'unreadable rows: 1\n.*line 7: "text" is 3.*\n.*row was left out',
-        r"non-text: 1\n.*line 8: NUL",
+        r"invalid characters: 1\n.*line 8: NUL",
         r"empty texts: 1\n.*line 3: 'c'",
         r"repeated texts: 1\n.*line 1: 'a'",
-        r"test texts that training has: 1\n.*tst\.jsonl, line 1",
-        r"labels that training never has: 1\n.*label 2 \('l2', 'never'\)",
-        r"5 errors: prepare stops",
+        r"test texts that are also in training: 1\n.*tst\.jsonl, line 1",
+        r"labels without training queries: 1\n.*label 2 \('l2', 'never'\)",
+        r"5 errors: nothing was written",
     ):
         assert re.search(expected, output), (expected, output)
 
@@ -98,7 +98,7 @@ def test_check_alone_writes_nothing(five_rows: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert "3 labels" in invoke(five_rows, "--check")
     assert sorted(tmp_path.rglob("*")) == before
-    with pytest.raises(DataError, match="--output_dir"):
+    with pytest.raises(SettingsError, match="--output_dir"):
         invoke(five_rows)
 
 
@@ -107,8 +107,8 @@ def test_the_format_and_its_reason_are_printed(tmp_path: Path) -> None:
     output = invoke(
         tmp_path / "mine.csv", "--output-dir", tmp_path / "out", "--split", "random", "--test_share", "0.5"
     )
-    assert "Read as csv: mine.csv: text in 'text', labels in 'tags' (names between '|')" in output
-    assert "rows a second" in output
+    assert "Read as csv: mine.csv: text in 'text', labels in 'tags' (names separated by '|')" in output
+    assert "rows per second" in output
 
 
 class Reader(HTMLParser):
@@ -205,12 +205,13 @@ def test_the_shelf_has_the_counts_of_its_stats(name: str, shelf: Path, tmp_path:
     assert data.num_train_queries == stats["n_train"]
     assert len(data.queries["test"]) == stats["n_test"]
     assert data.num_labels == stats["n_labels"]
+    assert ("test" in data.filters) == (name == "bible_xref")
     cut = len(data.queries["validation"])
     assert len(data.queries["train"]) == stats["n_train"] - (0 if stats["n_val"] else cut)
     assert cut == stats["n_val"] or not stats["n_val"]
     means = [len(data.positives(s).indices) for s in ("train", "validation")]
     given = sum(means) if not stats["n_val"] else means[0]
-    assert counted(output, "test texts that training has") == stats["test_docs_whose_text_is_in_train"]
+    assert counted(output, "test texts that are also in training") == stats["test_docs_whose_text_is_in_train"]
     texts = data.labels["text"][:]
     assert counted(output, "labels with the text of another") == len(texts) - len(set(texts))
     assert len({text.lower() for text in texts}) == stats["distinct_label_texts"]

@@ -24,6 +24,11 @@ def text(path: Path, lines: list[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")
 
 
+def records(path: Path, rows: list[dict[str, object]]) -> None:
+    """Rows as JSON lines."""
+    text(path, [json.dumps(row) for row in rows])
+
+
 def jsonl(folder: Path) -> None:
     for stem, rows in SPLITS.items():
         text(

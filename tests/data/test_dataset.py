@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 from pathlib import Path
 
@@ -100,35 +99,6 @@ def test_filter_pairs_follow_their_query(toy: Path, tmp_path: Path) -> None:
     assert "test" not in data.filters
 
 
-@pytest.mark.parametrize("with_filter", [False, True])
-def test_prepared_folder_round_trip(toy: Path, tmp_path: Path, with_filter: bool) -> None:
-    source = tmp_path / "source"
-    shutil.copytree(toy, source)
-    if with_filter:
-        source.joinpath("filter_labels_tst.txt").write_text("0 3\n0 4\n7 11\n")
-    data = load_xmc_dataset(source)
-    again = load_xmc_dataset(data.save(tmp_path / "prepared"))
-    assert again.fingerprint() == data.fingerprint()
-    assert again.counts() == data.counts()
-    assert np.array_equal(again.train_label_counts, data.train_label_counts)
-    assert again.queries["train"].features == data.queries["train"].features
-    assert (again.name, again.propensity, again.num_train_queries) == ("source", data.propensity, 120)
-    assert again.filters.keys() == data.filters.keys()
-    if with_filter:
-        assert again.filters["test"].row(0).tolist() == [3, 4]
-        assert again.filters["test"].counts.sum() == 3
-
-
-def test_prepare_leaves_a_strange_folder_alone(toy: Path, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("ten years of work")
-    with pytest.raises(FileExistsError, match="not empty"):
-        load_xmc_dataset(toy).save(mine)
-    assert (mine / "thesis.txt").read_text() == "ten years of work"
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
-
-
 BAD = {
     "not json": ("trn.jsonl", '{"uid": "a"', "line 1: not JSON"),
     "an array": ("trn.jsonl", "[1, 2]", "line 1: found"),
@@ -138,13 +108,13 @@ BAD = {
     "names for ids": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": ["red"]}', "expected a list of label ids"),
     "id out of range": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [3]}', "row 0 refer to id 3; the label"),
     "negative id": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [-1]}', "refer to id -1"),
-    "id twice": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [1, 1]}', "name an id twice"),
+    "id twice": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [1, 1]}', "repeat an id"),
     "uid twice": (
         "trn.jsonl",
         '{"uid": "a", "text": "b", "labels": [1]}\n{"uid": "a", "text": "c", "labels": [1]}',
-        "uid 'a' stands in rows 0 and 1",
+        "uid 'a' is in rows 0 and 1",
     ),
-    "label uid twice": ("lbl.jsonl", '{"uid": "a", "text": "b"}\n{"uid": "a", "text": "c"}', "uid 'a' stands"),
+    "label uid twice": ("lbl.jsonl", '{"uid": "a", "text": "b"}\n{"uid": "a", "text": "c"}', "uid 'a' is in"),
     "empty label": ("lbl.jsonl", '{"uid": "a", "text": " "}', "empty text"),
     "no label": ("lbl.jsonl", "", "no labels"),
     "no query": ("trn.jsonl", "", "no training queries"),
@@ -178,15 +148,6 @@ def test_what_is_no_data_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"found notes\.txt"):
         load_xmc_dataset(tmp_path)
-    with pytest.raises(DataError, match="no data set 'nowhere'"):
-        load_xmc_dataset("nowhere")
-
-
-def test_a_broken_prepared_folder_is_named(toy: Path, tmp_path: Path) -> None:
-    folder = load_xmc_dataset(toy).save(tmp_path / "prepared")
-    (folder / "data" / "test.parquet").write_bytes(b"PAR1 and then nothing")
-    with pytest.raises(DataError, match=r"test\.parquet"):
-        load_xmc_dataset(folder)
 
 
 def test_labels_keep_their_other_columns(five_rows: Path) -> None:
@@ -194,11 +155,33 @@ def test_labels_keep_their_other_columns(five_rows: Path) -> None:
     assert load_xmc_dataset(five_rows).labels.column_names == ["uid", "text", "scheme"]
 
 
-@pytest.mark.parametrize("name", ["biotools_edam", "bible_xref", "yso_finna_en", "eurlex57k_256w"])
-def test_shelf(name: str, shelf: Path) -> None:
-    stats = json.loads((shelf / name / "stats.json").read_text())
-    data = load_xmc_dataset(shelf / name)
-    assert data.num_train_queries == stats["n_train"]
-    assert len(data.queries["test"]) == stats["n_test"]
-    assert data.num_labels == stats["n_labels"]
-    assert ("test" in data.filters) == (name == "bible_xref")
+@pytest.mark.parametrize("shelf", [None, "empty"])
+def test_an_unknown_name_lists_where_it_was_looked_up(
+    shelf: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_XMC_DATA", raising=False)
+    if shelf:
+        monkeypatch.setenv("HF_XMC_DATA", str(tmp_path / shelf))
+    place = str(tmp_path / shelf / "nowhere") if shelf else "$HF_XMC_DATA (not set)"
+    with pytest.raises(DataError, match="no data set 'nowhere'") as error:
+        load_xmc_dataset("nowhere")
+    assert f"looked for {tmp_path / 'nowhere'}, {place}, the Hub; expected 'sample'" in str(error.value)
+    with pytest.raises(DataError, match=r"no data set '\./my data\.csv'") as error:
+        load_xmc_dataset("./my data.csv")
+    assert "the Hub;" not in str(error.value), "it cannot be the id of a data set there"
+
+
+def test_a_name_is_looked_up_in_the_folder_of_the_variable_alone(
+    five_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = tmp_path / "checkout"
+    (tmp_path / "shared" / "data").mkdir(parents=True)
+    checkout.mkdir()
+    shutil.copytree(five_rows, tmp_path / "shared" / "data" / "five_rows")
+    monkeypatch.chdir(checkout)
+    monkeypatch.delenv("HF_XMC_DATA", raising=False)
+    with pytest.raises(DataError, match="no data set 'five_rows'"):
+        load_xmc_dataset("five_rows")
+    monkeypatch.setenv("HF_XMC_DATA", str(tmp_path / "shared" / "data"))
+    assert load_xmc_dataset("five_rows").num_labels == 3

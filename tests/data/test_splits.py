@@ -8,10 +8,10 @@ import pytest
 
 from hf_xmc import load_xmc_dataset
 from hf_xmc.data.formats.source import Options
-from hf_xmc.data.ingest.splits import SplitOptions, stratified
-from hf_xmc.errors import DataError
+from hf_xmc.data.ingest.splits import SplitOptions, newest, stratified, validation_rows
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.types import Positives
-from tests.data.made import text
+from tests.data.made import records, text
 
 
 @pytest.fixture(scope="module")
@@ -90,5 +90,54 @@ def test_stratified_takes_many_blocks_and_queries_without_labels() -> None:
 
 @pytest.mark.parametrize("options", [{"strategy": "nonsense"}, {"test_share": 0.0}, {"test_share": 1.0}])
 def test_bad_options(options: dict) -> None:
-    with pytest.raises(DataError, match=r"expected one of|between 0 and 1"):
+    with pytest.raises(SettingsError, match=r"expected one of|between 0 and 1"):
         SplitOptions(**options)
+
+
+@pytest.mark.parametrize("strategy", ["random", "label", "stratified"])
+def test_rows_without_a_uid_are_told_apart_when_splits_are_pooled(strategy: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        text(tmp_path / f"{split}.csv", ["text,label", *(f"{split} {i},label {i}" for i in range(50))])
+    data = load_xmc_dataset(tmp_path, splitting=SplitOptions(strategy, 0.2))  # type: ignore[arg-type]
+    text_of = {row["uid"]: row["text"] for split in data.queries.values() for row in split}
+    assert text_of == {f"{split}-row-{i}": f"{split} {i}" for split in ("train", "test") for i in range(50)}
+    given = load_xmc_dataset(tmp_path)
+    assert given.queries["test"][0]["uid"] == "row-0"
+
+
+def test_a_uid_in_two_splits_is_an_error_when_they_are_pooled(tmp_path: Path) -> None:
+    records(tmp_path / "lbl.jsonl", [{"uid": "l", "text": "label"}])
+    rows: list[dict[str, object]] = [{"uid": f"q{i}", "text": "t", "labels": [0]} for i in range(9)]
+    records(tmp_path / "trn.jsonl", rows[:5])
+    records(tmp_path / "tst.jsonl", rows[4:])
+    assert load_xmc_dataset(tmp_path).counts()["test"] == 5
+    with pytest.raises(DataError, match=r"tst\.jsonl, line 1: uid 'q4' is in row 4 of train and row 0 of test"):
+        load_xmc_dataset(tmp_path, splitting=SplitOptions("random", 0.3))
+
+
+@pytest.mark.parametrize("blank", ["", " ", "nan", "NaN", None])
+def test_a_blank_time_is_no_time(blank: str | None) -> None:
+    with pytest.raises(DataError, match="a query without a time"):
+        newest(["5", "9", "10", "11", blank], 0.2)
+
+
+def test_times_are_numbers_or_dates() -> None:
+    assert newest(["5", "9", "10", "11", "8"], 0.2).tolist() == [False, False, False, True, False]
+    zones = ["2024-01-01T23:30-02:00", "2024-01-02", "2024-01-02T01:00Z", "2023-12-31"]
+    assert newest(zones, 0.25).tolist() == [True, False, False, False]
+    with pytest.raises(DataError, match="time '12/01/2018' is not a date"):
+        newest(["11/01/2019", "12/01/2018"][::-1], 0.5)
+
+
+def test_validation_never_takes_the_last_training_query() -> None:
+    alone = Positives.from_lists([[]])
+    assert len(validation_rows(np.zeros(1, np.uint64), alone)) == 0
+    assert len(validation_rows(np.zeros(3, np.uint64), Positives.from_lists([[], [], []]))) == 2
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_stratified_takes_the_share_that_was_asked_for(share: float) -> None:
+    draw = np.random.default_rng(1)
+    lists = [sorted(set(draw.integers(0, 2000, draw.integers(0, 5)).tolist())) for _ in range(4000)]
+    rows = stratified(draw.integers(0, 2**63, 4000).astype(np.uint64), Positives.from_lists(lists), share)
+    assert abs(rows.mean() - share) < 0.01

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hf_xmc import load_xmc_dataset
 from hf_xmc.data.formats.source import Record, Source, Split
 from hf_xmc.data.ingest import queries as staging
 from hf_xmc.data.ingest.labels import stage_labels
 from hf_xmc.data.ingest.queries import hashes, repeated, stage_queries, uid_hash
 from hf_xmc.errors import DataError, Problems
+from tests.data.made import records
 
 
 def source(rows: list[Record], labels: list[Record] | None = None) -> Source:
@@ -77,3 +79,27 @@ def test_labels_without_text_get_their_uid_on_request(tmp_path: Path) -> None:
     problems = Problems(stop=False)
     assert stage_labels(source([], labels), tmp_path, problems, progress=False)["text"][:] == ["a"]
     assert problems.counts["labels without text"] == 1
+
+
+def test_columns_that_come_up_in_a_later_batch_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "BATCH_ROWS", 2)
+    late = {"description": "house", "parents": ["l0"], "texts": ["home"], "n": 3}
+    labels: list[dict[str, object]] = [{"uid": f"l{i}", "text": f"label {i}"} for i in range(5)]
+    records(tmp_path / "lbl.jsonl", [*labels, {"uid": "l5", "text": "label 5", **late}, {**labels[0], "uid": "l6"}])
+    queries = [{"uid": f"q{i}", "text": f"text {i}", "labels": [0, 1]} for i in range(5)]
+    records(tmp_path / "trn.jsonl", [*queries, {**queries[0], "uid": "late", "weights": [0.5, 1.0]}])
+    data = load_xmc_dataset(tmp_path)
+    assert {name: data.labels[5][name] for name in late} == late
+    assert {name: data.labels[6][name] for name in late} == dict.fromkeys(late)
+    rows = {row["uid"]: row["weights"] for split in ("train", "validation") for row in data.queries[split]}
+    assert rows == {**{f"q{i}": [1.0, 1.0] for i in range(5)}, "late": [0.5, 1.0]}
+    data.positives("train").validate(7)
+
+
+def test_times_that_come_up_in_a_later_batch_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "BATCH_ROWS", 1)
+    rows = [{"uid": "a", "text": "t", "labels": []}, {"uid": "b", "text": "t", "labels": [], "time": 3}]
+    made = source(rows)
+    table = staging.stage_queries(made, "train", 1, tmp_path, Problems(), progress=False).table
+    assert table.column_names == ["uid", "text", "labels", "time"]
+    assert table["time"][:] == [None, "3"]

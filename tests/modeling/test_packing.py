@@ -113,6 +113,25 @@ def test_which_encoders_pack() -> None:
     assert not can_pack(BertModel(BertConfig(**SMALL, attn_implementation="eager")))
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_asking_whether_an_encoder_packs_changes_nothing(tiny_encoder: str, training: bool) -> None:
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder).train(training)
+    config = model.query_encoder.config.to_dict()
+    state = torch.get_rng_state()
+    for _ in range(2):
+        assert model.packs("query")
+        assert model.query_encoder.config._attn_implementation == "sdpa"
+    assert model.query_encoder.config.to_dict() == config
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.query_encoder.training is training
+
+    model.batch(*flatten(TEXTS, np.arange(3)), "query")  # to make a batch is no use of it
+    assert model.query_encoder.config._attn_implementation == "sdpa"
+    model.encode_tokens(TEXTS, "query")
+    assert model.query_encoder.config._attn_implementation == PACKED_SDPA
+    assert model.packs("query")
+
+
 def test_an_encoder_that_mixes_texts_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = BertModel(BertConfig(**SMALL))
     from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -1,21 +1,15 @@
-"""Readers of file formats, one file each. `open_source` finds out which one a folder or file needs."""
+"""Readers of file formats, one module per format. `open_source` finds the one that a folder or file needs."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
-from hf_xmc.data.formats import annif, eurlex57k, hub, jsonl, table, xc_text
-from hf_xmc.data.formats.archives import unpacked
-from hf_xmc.data.formats.source import Options, Source
+from hf_xmc.data.formats.source import Options, Reader, Source
 from hf_xmc.errors import DataError
 
-# The first that recognises a source reads it: the ones with the most particular names come first.
-READERS = (eurlex57k, annif, jsonl, xc_text, hub, table)
-EXPECTED = (
-    "expected a JSON-lines trio (trn, lbl and optionally val and tst), the XC repository's raw files, a folder "
-    "with raw/{trn_X,tst_X,Y}.txt, a table (.csv, .tsv, .parquet) with a text and a label column, a SKOS vocabulary "
-    "with an Annif corpus, a copy of a data set of the Hub (data/train-*.parquet), or a prepared folder"
-)
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 
 
 def open_source(path: Path, options: Options) -> Source:
@@ -25,11 +19,42 @@ def open_source(path: Path, options: Options) -> Source:
         DataError: no format fits, or a file that the format needs is missing.
     """
     path = unpacked(path)
-    for reader in READERS:
+    known = readers()
+    for reader in known:
         reason = reader.detect(path)
         if reason is not None:
             source = reader.open_source(path, options)
             source.reason = source.reason or reason
             return source
     inside = sorted(p.name for p in path.iterdir()) if path.is_dir() else [path.name]
-    raise DataError(f"no data set (found {', '.join(inside[:8]) or 'nothing'})", path, hint=EXPECTED)
+    expected = "; ".join(reader.expected for reader in known)
+    raise DataError(f"no data set (found {', '.join(inside[:8]) or 'nothing'})", path, hint=f"expected {expected}")
+
+
+def readers() -> list[Reader]:
+    """What the modules of this folder declare as `READER`, in the order in which `open_source` asks them."""
+    names = sorted(module.name for module in iter_modules(__path__))
+    declared = [vars(import_module(f"{__name__}.{name}")).get("READER") for name in names]
+    return sorted((reader for reader in declared if reader is not None), key=lambda reader: reader.order)
+
+
+def unpacked(path: Path) -> Path:
+    """The folder that an archive holds, unpacked once into the cache of `datasets`; other paths unchanged. Folders
+    that contain nothing but one folder are skipped.
+
+    Raises:
+        DataError: the archive is broken.
+    """
+    if path.is_file() and path.name.lower().endswith(ARCHIVES):
+        import datasets  # slow, and the command line reads the options of this folder before it runs any command
+
+        settings = datasets.DownloadConfig(extract_compressed_file=True, disable_tqdm=True)
+        try:
+            path = Path(datasets.DownloadManager(download_config=settings).extract(str(path)))
+        except Exception as error:  # of zipfile, tarfile, lzma, zlib, ...
+            raise DataError(f"cannot be unpacked ({error!s:.120})", path, hint="is the file complete?") from error
+        if path.is_file():
+            raise DataError("not an archive", path, hint="expected .zip or .tar")
+    while path.is_dir() and len(inside := list(path.iterdir())) == 1 and inside[0].is_dir():
+        path = inside[0]
+    return path

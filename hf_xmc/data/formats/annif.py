@@ -1,9 +1,10 @@
-"""A SKOS vocabulary with document corpora as Annif has them.
+"""A SKOS vocabulary with document corpora in the formats of Annif.
 
-The vocabulary is `.ttl`, `.rdf`, `.nt` or `.xml`: preferred labels are texts, alternative ones `texts`, broader
-concepts `parents`, definitions and scope notes the `description`. Corpora are `.tsv` (a text, a tab, `<uri>`s with
-white space between them) or folders of `.txt` files, each with a `.key` (labels) or `.tsv` (uris) of its name. Whether
-a corpus is training, validation or test is read off a word in its name; the only one is training.
+The vocabulary is a `.ttl`, `.rdf`, `.nt` or `.xml` file: preferred labels become `text`, alternative labels `texts`,
+broader concepts `parents`, and the definition or scope note `description`. A corpus is a `.tsv` file (text, tab,
+`<uri>`s separated by white space) or a folder of `.txt` files, each with a `.key` (labels) or `.tsv` (uris) file of
+the same name. A word in the name of a corpus says whether it is for training, validation or test; a single corpus is
+for training.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.files import lines, open_bytes, plain_suffix
+from hf_xmc.data.formats.fields import template
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
     LabelNames,
     Options,
+    Reader,
     Record,
     Records,
     Source,
     Split,
-    template,
 )
 from hf_xmc.errors import DataError, Problems
 
 VOCABULARIES = {".ttl": "turtle", ".nt": "nt", ".rdf": "xml", ".xml": "xml", ".skos": "xml"}
-SPLIT_WORDS = {  # whole words between what is no letter
+SPLIT_WORDS = {  # whole words: no letter before or after them
     "test": r"test|tst|eval|evaluation",
     "validation": r"validation|validate|valid|val|dev",
     "train": r"train|training|trn",
@@ -39,18 +41,19 @@ URI = re.compile(r"<([^<>\s]+)>")
 
 
 def vocabulary(folder: Path) -> Path | None:
+    """The vocabulary in a folder: the first one by name."""
     found = [p for p in sorted(folder.iterdir()) if p.is_file() and plain_suffix(p) in VOCABULARIES]
     return found[0] if found else None
 
 
 def detect(path: Path) -> str | None:
-    """The reason why the folder is one of these."""
+    """The reason why the folder has this format."""
     found = vocabulary(path) if path.is_dir() else None
     return None if found is None else f"has the SKOS vocabulary {found.name}"
 
 
 def open_source(folder: Path, options: Options) -> Source:
-    """Streams over corpora; the vocabulary itself is read at once.
+    """Streams over the corpora; the vocabulary itself is read into memory.
 
     Raises:
         DataError: there is no corpus.
@@ -76,8 +79,16 @@ def open_source(folder: Path, options: Options) -> Source:
     )
 
 
+READER = Reader(
+    expected="a SKOS vocabulary with an Annif corpus (.ttl with train.tsv)",
+    detect=detect,
+    open_source=open_source,
+    order=20,
+)
+
+
 def split_corpora(folder: Path) -> dict[str, Path]:
-    """Corpora by split."""
+    """The corpora by split."""
     found = [p for p in sorted(folder.iterdir()) if plain_suffix(p) == ".tsv" or (p.is_dir() and any(documents(p)))]
     if not found and any(documents(folder)):
         return {"train": folder}
@@ -95,18 +106,18 @@ def split_corpora(folder: Path) -> dict[str, Path]:
 
 
 def documents(folder: Path) -> Iterator[Path]:
-    """The texts of a full-text corpus that have their subjects beside them."""
+    """The texts of a full-text corpus that have a file with their subjects."""
     return (
         p for p in sorted(folder.glob("*.txt")) if p.with_suffix(".key").is_file() or p.with_suffix(".tsv").is_file()
     )
 
 
 def line_queries(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
-    """A `.tsv` corpus. Deprecated uris that the vocabulary lacks are problems, as any bad id."""
+    """The queries of a `.tsv` corpus. A uri that the vocabulary does not have is reported as a bad id."""
     for line, text in lines(path, options.encoding):
         if not text.strip():
             continue
-        body, tab, subjects = text.partition("\t")  # the first: uris too may have tabs between them
+        body, tab, subjects = text.partition("\t")  # the first tab: uris may be separated by tabs too
         if not tab or (subjects.strip() and not URI.search(subjects)):
             bad = DataError(f"found {text!r:.60}", path, line, "expected a text, a tab and uris in angle brackets")
             problems.error(UNREADABLE, bad, LEFT_OUT)
@@ -116,7 +127,7 @@ def line_queries(path: Path, names: LabelNames, options: Options, problems: Prob
 
 
 def document_queries(folder: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
-    """A full-text corpus; a file stands for a line in messages."""
+    """The queries of a full-text corpus. The number of the file is used as the line in messages."""
     for number, path in enumerate(documents(folder), start=1):
         try:
             yield number, document(path, names, options, problems)
@@ -125,6 +136,7 @@ def document_queries(folder: Path, names: LabelNames, options: Options, problems
 
 
 def document(path: Path, names: LabelNames, options: Options, problems: Problems) -> Record:
+    """A text with its subjects as a query."""
     text = "\n".join(line for _, line in lines(path, options.encoding))
     by_uri = path.with_suffix(".tsv").is_file()
     subjects = path.with_suffix(".tsv" if by_uri else ".key")
@@ -136,17 +148,17 @@ def document(path: Path, names: LabelNames, options: Options, problems: Problems
 
 
 def labels(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
-    """The concepts, by uri."""
+    """The concepts, sorted by uri; deprecated ones are skipped."""
     from rdflib import RDF, Graph, Namespace, URIRef
 
     skos = Namespace("http://www.w3.org/2004/02/skos/core#")
     deprecated = URIRef("http://www.w3.org/2002/07/owl#deprecated")
     graph = Graph()
-    logging.getLogger("rdflib").setLevel(logging.ERROR)  # it warns of every date that is none
+    logging.getLogger("rdflib").setLevel(logging.ERROR)  # it warns about every invalid date
     try:
         with open_bytes(path) as file:
             graph.parse(data=file.read(), format=VOCABULARIES[plain_suffix(path)])
-    except Exception as error:  # rdflib's parsers raise what they like
+    except Exception as error:  # rdflib's parsers raise exceptions of many kinds
         raise DataError(f"not a SKOS vocabulary ({error!s:.120})", path, hint="is the file complete?") from error
     by_template = template(options.label_template)
     concepts = sorted({uri for uri in graph.subjects(RDF.type, skos.Concept) if isinstance(uri, URIRef)})
@@ -173,8 +185,10 @@ def labels(path: Path, names: LabelNames, options: Options, problems: Problems) 
 
 
 def in_language(values: Any, language: str | None) -> list[str]:
-    """Literals as texts, sorted by language and text so that the order does not depend on the graph; of one language
-    if it is given and there are any."""
+    """Literals as strings, only those in the given language if there are any.
+
+    They are sorted by language and text, so that the order does not depend on the graph.
+    """
     found = sorted({(str(getattr(value, "language", None) or ""), str(value)) for value in values})
     chosen = [text for tag, text in found if language and tag.split("-")[0] == language]
     return chosen or [text for _, text in found]

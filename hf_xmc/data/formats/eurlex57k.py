@@ -1,6 +1,7 @@
-"""EURLEX57K as its authors publish it (Chalkidis et al. 2019): `{train,dev,test}/*.json`, one law a file with
-`celex_id`, `title`, `header`, `recitals`, `main_body` and `concepts`, and beside them `EURLEX57K.json`, the concepts
-with `label`, `alt_labels` and `parents`.
+"""EURLEX57K as its authors publish it (Chalkidis et al. 2019).
+
+`{train,dev,test}/*.json` hold one law per file with `celex_id`, `title`, `header`, `recitals`, `main_body` and
+`concepts`; beside them `EURLEX57K.json` holds the concepts with `label`, `alt_labels` and `parents`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.files import find_file, read_json
+from hf_xmc.data.formats.fields import Template
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
     LabelNames,
     Options,
+    Reader,
     Record,
     Records,
     Source,
     Split,
-    Template,
 )
 from hf_xmc.errors import DataError, Problems
 
@@ -37,6 +39,7 @@ def dataset_folder(folder: Path) -> Path | None:
 
 
 def find_descriptors(*folders: Path) -> Path | None:
+    """The file with the concepts."""
     return next((path for folder in folders if (path := find_file(folder, *DESCRIPTORS))), None)
 
 
@@ -52,7 +55,7 @@ def open_source(folder: Path, options: Options) -> Source:
     label_path = None if inside is None else find_descriptors(inside, folder)
     if inside is None or label_path is None:
         raise DataError(
-            f"no {DESCRIPTORS[0]} or no train", folder, hint="expected the folder that EURLEX57K unpacks to"
+            f"no {DESCRIPTORS[0]} or no train", folder, hint="expected the folder that EURLEX57K is unpacked to"
         )
     names = LabelNames(closed=True)
     by_template = Template(options.query_template or TEMPLATE)
@@ -67,8 +70,13 @@ def open_source(folder: Path, options: Options) -> Source:
     )
 
 
+READER = Reader(
+    expected="EURLEX57K (train/*.json and EURLEX57K.json)", detect=detect, open_source=open_source, order=10
+)
+
+
 def queries(folder: Path, by_template: Template, names: LabelNames, problems: Problems) -> Records:
-    """One law a file, by name. A file stands for a line in messages."""
+    """The laws, one per file, sorted by name. The number of the file is used as the line in messages."""
     for number, path in enumerate(sorted(folder.glob("*.json*")), start=1):
         try:
             yield number, query(read_json(path), path, by_template, names, problems)
@@ -77,7 +85,7 @@ def queries(folder: Path, by_template: Template, names: LabelNames, problems: Pr
 
 
 def query(law: Any, path: Path, by_template: Template, names: LabelNames, problems: Problems) -> Record:
-    """A law; its parts may be lists of paragraphs."""
+    """A law as a query; its parts may be lists of paragraphs."""
     concepts = law.get("concepts") if isinstance(law, dict) else None
     if not isinstance(concepts, list) or not all(isinstance(concept, str) for concept in concepts):
         raise DataError(f"found {law!r:.60}", path, 1, 'expected an object with a list of "concepts"')

@@ -1,11 +1,13 @@
-"""A data set of the Hub, or a folder that `datasets.load_dataset` reads: queries in the default configuration, labels
-in one called `labels` where there is one, as `hf-xmc prepare --push_to_hub` writes them.
+"""A data set on the Hub, or a folder that `datasets.load_dataset` reads.
 
-A set without label table may have `ClassLabel`s, or names of labels as strings.
+Queries are in the default configuration, labels in a configuration called `labels` if there is one, as in data sets
+that `hf-xmc prepare --push_to_hub` wrote. A data set without a label table has `ClassLabel`s, or label names as
+strings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,22 +18,29 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from hf_xmc.data.arrow import batches
-from hf_xmc.data.formats.jsonl import checked_weights
-from hf_xmc.data.formats.source import (
+from hf_xmc.data.formats.fields import (
+    LABEL_COLUMNS,
     LABEL_TEXT_FIELDS,
-    LEFT_OUT,
+    SPLIT_NAMES,
     TEXT_FIELDS,
+    UID_COLUMNS,
+    checked_weights,
+    find_column,
+    names_in,
+    template,
+    text_of,
+)
+from hf_xmc.data.formats.source import (
+    LEFT_OUT,
     UNREADABLE,
     LabelNames,
     Options,
+    Reader,
     Record,
     Records,
     Source,
     Split,
-    template,
-    text_of,
 )
-from hf_xmc.data.formats.table import LABEL_COLUMNS, SPLIT_NAMES, UID_COLUMNS, names_in, one_of
 from hf_xmc.errors import DataError, Problems
 
 LABELS = "labels"
@@ -39,40 +48,53 @@ IGNORED = ("uid", "text", "train_count")
 
 
 def detect(path: Path) -> str | None:
-    """The reason why the folder is a local copy of a data set of the Hub: Parquet files named as there."""
+    """The reason why the folder is a local copy of a data set on the Hub: Parquet files with the names used there."""
     found = [p for pattern in ("data/train*.parquet", "train-*-of-*.parquet") for p in sorted(path.glob(pattern))]
     return f"has {found[0].relative_to(path).as_posix()}" if found else None
 
 
-def open_source(name: str | Path, options: Options) -> Source:
+def open_source(name: str | Path, options: Options, tried: str = "") -> Source:
     """Load a data set by name, or from its folder, and stream from its Arrow files.
 
+    Args:
+        tried: where else the name was looked up, for the error message.
+
     Raises:
-        DataError: there is none of that name, it has no training split, or columns cannot be found.
+        DataError: there is no data set of that name, it has no training split, or a column is missing.
     """
     called, name = Path(name).name if isinstance(name, Path) else name, str(name)
-    configs = quietly(datasets.get_dataset_config_names, name, name=name)
+
+    def load(function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of `datasets`, which never runs code of a repository; whatever it raises is a DataError."""
+        try:
+            return function(*args)
+        except Exception as error:  # from the network, the Hub, the files, or the builder
+            reason = f"{str(error).splitlines()[0] if str(error) else error!r:.120}"
+            raise DataError(f"no data set {name!r} ({reason})", hint=tried or "is the folder complete?") from error
+
+    configs = load(datasets.get_dataset_config_names, name)
     config = options.config or next((c for c in configs if c != LABELS), None)
-    loaded = quietly(datasets.load_dataset, name, config, name=name)
+    loaded = load(datasets.load_dataset, name, config)
     tables = {s: loaded[n] for s, names in SPLIT_NAMES.items() for n in names if n in loaded}
     if "train" not in tables:
         raise DataError(f"splits {', '.join(loaded)}", name, hint="expected one called train")
     train = tables["train"]
-    label_column = one_of(train.column_names, Path(name), options.label_column, LABEL_COLUMNS, "--label_column")
+    label_column = find_column(train.column_names, Path(name), options.label_column, LABEL_COLUMNS, "--label_column")
     kind = inner(train.features[label_column])
     label_table = None
     if LABELS in configs:
-        found = quietly(datasets.load_dataset, name, LABELS, name=name)
+        found = load(datasets.load_dataset, name, LABELS)
         label_table = found[next(iter(found))]
     names = LabelNames(closed=label_table is not None)
-    stream: Any = lambda problems: names.records()  # noqa: E731
+    stream: Any = names.records
     if label_table is not None:
         stream = partial(labels, label_table, names, name, options)
     elif isinstance(kind, ClassLabel):
         stream = partial(class_labels, kind.names)
     numbers = isinstance(kind, ClassLabel) or (isinstance(kind, Value) and kind.dtype.startswith(("int", "uint")))
     if numbers and label_table is None and not isinstance(kind, ClassLabel):
-        raise DataError(f"{label_column!r} holds ids, but there is no configuration {LABELS!r}", name, hint="add one")
+        found = f"{label_column!r} holds ids, but there is no configuration {LABELS!r}"
+        raise DataError(found, name, hint="add one with the columns uid and text")
     splits = {
         split: Split(Path(name), partial(queries, table, label_column, None if numbers else names, name, options))
         for split, table in tables.items()
@@ -90,10 +112,18 @@ def open_source(name: str | Path, options: Options) -> Source:
     )
 
 
-def pull_prepared(name: str) -> Path | None:
-    """The files of a data set on the Hub that `hf-xmc prepare --push_to_hub` wrote; of other names nothing.
+READER = Reader(
+    expected="a local copy of a data set on the Hub (data/train-*.parquet)",
+    detect=detect,
+    open_source=open_source,
+    order=50,
+)
 
-    They are read as the folder that was pushed: with filter pairs, propensity constants and the given counts.
+
+def pull_prepared(name: str) -> Path | None:
+    """Download a data set that `hf-xmc prepare --push_to_hub` wrote, or return None if the name is not one.
+
+    It is then read like the folder that was pushed, with filter pairs, propensity constants and label counts.
     """
     try:
         hf_hub_download(name, "dataset.json", repo_type="dataset")
@@ -103,28 +133,17 @@ def pull_prepared(name: str) -> Path | None:
         return None
 
 
-def quietly(function: Any, *args: Any, name: str) -> Any:
-    """Call `datasets`; whatever stops it is an error about the name. Code of a repository is never run."""
-    try:
-        return function(*args)
-    except Exception as error:  # of the network, the Hub, the files, or the builder
-        hint = "give 'sample', a folder, a file, the name of a folder in $HF_XMC_DATA, or of a data set on the Hub"
-        raise DataError(
-            f"no data set {name!r} ({str(error).splitlines()[0] if str(error) else error!r:.120})", hint=hint
-        ) from error
-
-
 def inner(feature: Any) -> Any:
-    """The kind of what a list holds."""
+    """The feature of the items of a list, however deeply nested."""
     return inner(feature.feature) if hasattr(feature, "feature") else feature
 
 
 def queries(
     table: Dataset, label_column: str, names: LabelNames | None, name: str, options: Options, problems: Problems
 ) -> Records:
-    """The rows of a split; labels are ids (`names` is None) or names."""
+    """The rows of a split; labels are names, or ids if `names` is None."""
     path, by_template = Path(name), template(options.query_template)
-    uid = one_of(table.column_names, path, options.uid_column, UID_COLUMNS, None)
+    uid = find_column(table.column_names, path, options.uid_column, UID_COLUMNS, None)
     fields = (options.text_column,) if options.text_column else TEXT_FIELDS
     for i, record in enumerate(record for batch in batches(table) for record in batch.to_pylist()):
         try:
@@ -153,7 +172,7 @@ def queries(
 def labels(table: Dataset, names: LabelNames, name: str, options: Options, problems: Problems) -> Records:
     """The rows of the label table."""
     path, by_template = Path(name), template(options.label_template)
-    uid = one_of(table.column_names, path, None, UID_COLUMNS, None)
+    uid = find_column(table.column_names, path, None, UID_COLUMNS, None)
     for i, record in enumerate(record for batch in batches(table) for record in batch.to_pylist()):
         text = text_of(record, by_template, LABEL_TEXT_FIELDS, path, i + 1)
         rest = {key: value for key, value in record.items() if key not in (*IGNORED, uid)}

@@ -1,12 +1,14 @@
-"""The JSON-lines trio: `trn`, `tst` and, if given, `val` hold `{"uid", "text", "labels": [ids]}`, `lbl` holds
-`{"uid", "text"}`; row number in `lbl` = label id. Each `.jsonl` or `.json`, plain or compressed. Beside them,
-if given, `filter_labels_{trn,val,tst}.txt` (a row of the split and a label id a line: pairs that do not count),
-`hierarchy.tsv` (uid of a label, uid of a parent; with a header), and a description of the set, `dataset.json` or
-`stats.json` (`licence`, `source`, `propensity: {"a", "b"}`).
+"""JSON lines: `trn`, `tst` and optionally `val` with queries, `lbl` with labels.
 
-The XC repository's raw files are the same trio with other names in it: `title`, `content`, `target_ind`, `target_rel`.
-Texts may stand in several fields (`Options.query_template`); a query may have `weights` (relevance, one a label); a
-label may have `texts` (its other names), `description`, `parents` (uids), `weight`, and any other column.
+A query is `{"uid", "text", "labels": [ids]}`, optionally with `weights` (the relevance of each label). A label is
+`{"uid", "text"}`, optionally with `texts` (other names), `description`, `parents` (uids), `weight` and any other
+column; its row number is its id. Files end in `.jsonl` or `.json`, plain or compressed. Optional files beside them:
+`filter_labels_{trn,val,tst}.txt` (one `row label` per line: pairs that are excluded from evaluation), `hierarchy.tsv`
+(uid of a label, uid of its parent, below a header), and `dataset.json` or `stats.json` (`licence`, `source`,
+`propensity: {"a", "b"}`).
+
+The raw files of the XC repository have the same structure with other names: `title`, `content`, `target_ind`,
+`target_rel`.
 """
 
 from __future__ import annotations
@@ -15,36 +17,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.files import find_file, json_lines, lines, read_json
-from hf_xmc.data.formats.source import (
+from hf_xmc.data.files import find_file, json_lines, read_json
+from hf_xmc.data.formats.fields import (
     LABEL_TEXT_FIELDS,
-    LEFT_OUT,
     TEXT_FIELDS,
-    UNREADABLE,
-    Options,
-    Record,
-    Records,
-    Source,
-    Split,
+    Template,
+    checked_weights,
     template,
     text_of,
     uid_of,
 )
+from hf_xmc.data.formats.source import LEFT_OUT, UNREADABLE, Options, Reader, Record, Records, Source, Split
+from hf_xmc.data.hierarchy import parent_uids
 from hf_xmc.errors import DataError, Problems
 
 SPLITS = {"trn": "train", "val": "validation", "tst": "test"}
 FILTERS = {"trn": ("trn", "train"), "val": ("val", "validation"), "tst": ("tst", "test")}
 ID_FIELDS = ("labels", "target_ind")
 WEIGHT_FIELDS = ("weights", "target_rel")
-XC_TEMPLATE = "{title} {content}"
+XC = Template("{title} {content}")
 
 
 def find(folder: Path, stem: str) -> Path | None:
+    """The file of a split or of the labels."""
     return find_file(folder, f"{stem}.jsonl", f"{stem}.json")
 
 
 def detect(folder: Path) -> str | None:
-    """The reason why the folder is a trio: training queries or labels, or the remains of one."""
+    """The reason why the folder has this format: training queries, labels or both."""
     if folder.is_dir():
         found = [path.name for stem in ("trn", "lbl") if (path := find(folder, stem))]
         if len(found) == 2:
@@ -71,9 +71,8 @@ def open_source(folder: Path, options: Options) -> Source:
         for stem, split in SPLITS.items()
         if (path := find_file(folder, *(f"filter_labels_{end}.txt" for end in FILTERS[stem])))
     }
-    xc = ".json" in label_path.suffixes
     return Source(
-        format="xc_json" if xc else "jsonl",
+        format="xc_json" if ".json" in label_path.suffixes else "jsonl",
         reason="",
         splits={SPLITS[stem]: Split(path, partial(queries, path, options)) for stem, path in paths.items()},
         labels=partial(labels, label_path, parents_path, options),
@@ -82,6 +81,14 @@ def open_source(folder: Path, options: Options) -> Source:
         filters=filters,
         files=[*paths.values(), label_path, *filters.values(), *([parents_path] if parents_path else [])],
     )
+
+
+READER = Reader(
+    expected="JSON lines (trn.jsonl, lbl.jsonl and optionally val.jsonl and tst.jsonl)",
+    detect=detect,
+    open_source=open_source,
+    order=30,
+)
 
 
 def queries(path: Path, options: Options, problems: Problems) -> Records:
@@ -94,7 +101,9 @@ def queries(path: Path, options: Options, problems: Problems) -> Records:
             problems.error(UNREADABLE, error, LEFT_OUT)
 
 
-def query(record: Record, by_template: Any, path: Path, line: int, time_column: str | None = None) -> Record:
+def query(
+    record: Record, by_template: Template | None, path: Path, line: int, time_column: str | None = None
+) -> Record:
     """A JSON object as a query."""
     by_template = by_template or xc_template(record)
     ids_field = next((name for name in ID_FIELDS if name in record), "labels")
@@ -113,33 +122,22 @@ def query(record: Record, by_template: Any, path: Path, line: int, time_column: 
     return query
 
 
-def checked_weights(weights: Any, count: int, name: str, path: Path, line: int) -> list[float]:
-    """One number, not negative, a positive."""
-    good = isinstance(weights, list) and all(type(w) in (int, float) and 0 <= w < 1e30 for w in weights)
-    if not good or len(weights) != count:
-        raise DataError(f'"{name}" is {weights!r:.60}', path, line, f"expected {count} numbers, one a label id")
-    return [float(w) for w in weights]
-
-
-def xc_template(record: Record) -> Any:
-    """Title and content together, as papers on the XC repository's raw files do, where there is no `text`."""
+def xc_template(record: Record) -> Template | None:
+    """Title and content together, as in papers on the raw files of the XC repository, if there is no `text`."""
     return XC if "text" not in record and "title" in record and "content" in record else None
 
 
-XC = template(XC_TEMPLATE)
-
-
 def labels(path: Path, parents_path: Path | None, options: Options, problems: Problems) -> Records:
-    """The records of the label file, with their parents where there is a hierarchy.
+    """The records of the label file, with their parents if there is a hierarchy.
 
-    A bad row is always an error, and so is a blank one but at the end: were it left out, every later label would get
-    another id.
+    A bad row is always an error, and so is a blank line before the last label: if either were left out, all later
+    labels would get another id.
     """
     by_template = template(options.label_template)
-    parents = {} if parents_path is None else read_parents(parents_path, options.encoding)
+    parents = {} if parents_path is None else parent_uids(parents_path, options.encoding)
     for i, (line, record) in enumerate(json_lines(path, Problems(), options.encoding)):
         if line != i + 1:
-            raise DataError("the line is blank", path, i + 1, "remove it, or put there the label that is missing")
+            raise DataError("the line is blank", path, i + 1, "remove it, or add the label that is missing there")
         text = text_of(record, by_template or xc_template(record), LABEL_TEXT_FIELDS, path, line)
         rest = {key: value for key, value in record.items() if key not in ("uid", "text")}
         label = {"uid": uid_of(record, path, line), "text": text, **rest}
@@ -148,22 +146,8 @@ def labels(path: Path, parents_path: Path | None, options: Options, problems: Pr
         yield line, label
 
 
-def read_parents(path: Path, encoding: str | None) -> dict[str, list[str]]:
-    """Uid of a label -> uids of its parents."""
-    parents: dict[str, list[str]] = {}
-    for line, text in lines(path, encoding):
-        cells = text.split("\t")
-        if len(cells) != 2:
-            raise DataError(
-                f"found {text!r:.60}", path, line, "expected the uids of a label and of a parent, by a tab"
-            )
-        if line > 1:
-            parents.setdefault(cells[0], []).append(cells[1])
-    return parents
-
-
 def describe(folder: Path) -> dict[str, Any]:
-    """What the folder says of itself: `dataset.json`, else `stats.json`, else nothing."""
+    """The description in the folder: `dataset.json`, else `stats.json`, else nothing."""
     for name in ("dataset.json", "stats.json"):
         path = folder / name
         if path.is_file():
@@ -176,7 +160,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def check_propensity(description: dict[str, Any], path: Path) -> None:
-    """Its constants are numbers."""
+    """The propensity constants of a description are numbers."""
     constants = description.get("propensity", {})
     if not isinstance(constants, dict) or not all(type(v) in (int, float) for v in constants.values()):
         raise DataError(f'"propensity" is {constants!r:.60}', path, hint='expected {"a": 0.55, "b": 1.5}')

@@ -1,8 +1,11 @@
-"""What a reader of a format hands over: streams of records, so that memory does not grow with the files."""
+"""What a reader of a format is, and what it returns: streams of records, so that memory does not grow with the files.
+
+A reader is one module of this folder. It declares itself with `READER = Reader(...)`, and `hf_xmc.data.formats`
+finds it: nothing else has to be changed to add a format.
+"""
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,50 +13,58 @@ from typing import Any
 
 from hf_xmc.errors import DataError, Problems
 
-Record = dict[str, Any]  # query: uid, text, labels, perhaps weights and time; label: uid, text and what else there is
+Record = dict[str, Any]  # query: uid, text, labels, optional weights and time; label: uid, text and any other columns
 Records = Iterator[tuple[int, Record]]  # with their line or row, from 1
 Stream = Callable[[Problems], Records]
 
-TEXT_FIELDS = ("text", "sentence", "content", "document", "abstract", "description", "body", "query", "title")
-LABEL_TEXT_FIELDS = ("text", "title", "name", "label", "prefLabel")
 UNREADABLE = "unreadable rows"
 LEFT_OUT = "the row was left out"
 
 
+def option(help: str) -> Any:
+    """A setting that is None unless the user gives it; `hf-xmc prepare` makes its flag, with this help text."""
+    return field(default=None, metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class Options:
-    """How to read a source, where it does not say so itself.
+    """How to read a source, where the source does not say so itself. Each one is a flag of `hf-xmc prepare`."""
 
-    Args:
-        encoding: of text files without a byte order mark; by default UTF-8.
-        query_template, label_template: how a text is made of fields, as in `"{title}. {content}"`.
-        text_column, label_column, uid_column, time_column: names in a table; by default the usual ones.
-        label_delimiter: between label names in one cell; by default found from the first rows.
-        label_file: a table of the labels, where it does not stand beside the queries.
-        language: of SKOS labels, as in `"en"`; by default the first of a concept.
-        config: the configuration of a Hub data set.
-    """
-
-    encoding: str | None = None
-    query_template: str | None = None
-    label_template: str | None = None
-    text_column: str | None = None
-    label_column: str | None = None
-    uid_column: str | None = None
-    time_column: str | None = None
-    label_delimiter: str | None = None
-    label_file: str | None = None
-    language: str | None = None
-    config: str | None = None
+    encoding: str | None = option("Encoding of text files without a byte order mark. Default: UTF-8.")
+    query_template: str | None = option(
+        "How the text of a query is composed of fields or columns, as in '{title}. {content}'."
+    )
+    label_template: str | None = option(
+        "How the text of a label is composed of fields or columns, as in '{text}: {description}'."
+    )
+    text_column: str | None = option(
+        "Column that holds the text (CSV, TSV, Parquet, Hub). Default: text, sentence, content, ..."
+    )
+    label_column: str | None = option(
+        "Column that holds the labels (CSV, TSV, Parquet, Hub). Default: labels, tags, subjects, ..."
+    )
+    uid_column: str | None = option(
+        "Column that identifies the query (CSV, TSV, Parquet, Hub). Default: uid, id, ..., or the row number."
+    )
+    time_column: str | None = option("Column or field with the date of a query; needed for --split time.")
+    label_delimiter: str | None = option(
+        "Separator between the label names in one cell (CSV, TSV, Parquet, Hub). "
+        "Default: detected from the first rows (JSON list, |, ;, tab or comma)."
+    )
+    label_file: str | None = option("File with the labels, if it is not in the same folder under a usual name.")
+    language: str | None = option(
+        "Language of the label texts in a SKOS vocabulary, as in 'en'. Default: the first language of each concept."
+    )
+    config: str | None = option("Configuration of a data set on the Hub. Default: its first one.")
 
 
 @dataclass(frozen=True)
 class Split:
-    """The queries of one split: where they stand, and a function that streams them."""
+    """The queries of one split: their file, and a function that streams them."""
 
     path: Path
     rows: Stream
-    label_path: Path | None = None  # where the positives stand, if in another file
+    label_path: Path | None = None  # the file with the positives, if it is another one
 
 
 @dataclass
@@ -61,9 +72,14 @@ class Source:
     """Splits by name (`train`, `validation`, `test`), labels in the order of their ids, and a description.
 
     Args:
-        format, reason: what it is, and how that was seen.
-        labels_last: labels are known only when the queries were read (their names stand there alone).
-        filters: split -> file of pairs that do not count, `row label` a line.
+        format: name of the format.
+        reason: how the format was recognised.
+        splits: queries by split.
+        labels: a function that streams the labels.
+        label_path: the file with the labels, for error messages.
+        labels_last: labels are known only after all queries were read, because only the queries name them.
+        description: name, licence, source, propensity constants and maximum lengths, as far as the source states them.
+        filters: split -> file of pairs that are excluded from evaluation, one `row label` per line.
         files: all files that the result depends on.
     """
 
@@ -78,10 +94,30 @@ class Source:
     files: list[Path] = field(default_factory=list)
 
 
-class LabelNames:
-    """Names of labels to ids. Closed once a label file was read; else a new name gets the next id.
+@dataclass(frozen=True)
+class Reader:
+    """A format, as the module that reads it declares it.
 
-    A uid always means its label, even where it is the text of another; a text means one only if no other has it.
+    Args:
+        expected: what the format looks like, for the error message when no reader recognises a source.
+        detect: returns the reason why a folder or file has this format, or None if it does not.
+        open_source: returns the streams over a folder or file that `detect` recognised.
+        order: readers are asked in this order. Formats with distinctive file names come first (10 to 40), those that
+            accept almost any name last (60).
+    """
+
+    expected: str
+    detect: Callable[[Path], str | None]
+    open_source: Callable[[Path, Options], Source]
+    order: int = 50
+
+
+class LabelNames:
+    """Maps names of labels to ids. Once a label file was read the names are closed; otherwise a new name gets the
+    next id.
+
+    A uid always means its own label, even if another label has that uid as its text; a text means a label only if it
+    is the text of exactly one.
 
     >>> names = LabelNames(closed=False)
     >>> names.ids(["red", "blue", "red "], "a.csv", 1)
@@ -92,10 +128,10 @@ class LabelNames:
         self.closed = closed
         self.id_of: dict[str, int] = {}  # by uid
         self.by_text: dict[str, int] = {}  # -1: several labels have it
-        self.count = 0  # labels in the label file, of those read so far
+        self.count = 0  # labels read from the label file so far
 
     def add(self, uid: str | None, id_: int, *texts: str) -> None:
-        """A label of the label file: its uid, if it has one, and its texts."""
+        """Add a label of the label file: its uid, if it has one, and its texts."""
         self.count = max(self.count, id_ + 1)
         if uid is not None:
             self.id_of.setdefault(uid, id_)
@@ -104,11 +140,11 @@ class LabelNames:
                 self.by_text[text] = -1
 
     def ids(self, names: list[str], path: Path | str, line: int, problems: Problems | None = None) -> list[int]:
-        """The ids of the names in one row, each once.
+        """The ids of the names in one row, without repetitions.
 
         Raises:
-            DataError: a name that the label file lacks, or a text that several of its labels have (noted and left
-                out if problems are collected).
+            DataError: the label file does not have the name, or several of its labels have it as their text. If
+                problems are collected, this is noted and the name left out.
         """
         ids: dict[int, None] = {}
         for name in names:
@@ -120,84 +156,16 @@ class LabelNames:
                 id_ = self.id_of[name] = len(self.id_of)
             if id_ is None or id_ < 0:
                 found = f"label {name!r:.80} is not one of the {self.count:,} in the label file"
-                hint = "add it there, or take it away here"
+                hint = "add it there, or remove it here"
                 if id_ is not None:
-                    found, hint = f"label {name!r:.80} is the text of several labels", "name it by its uid"
+                    found, hint = f"label {name!r:.80} is the text of several labels", "use the uid of the label"
                 error = DataError(found, path, line, hint)
                 (problems or Problems()).error("bad ids", error, "the label was left out")
             else:
                 ids[id_] = None
         return list(ids)
 
-    def records(self) -> Records:
-        """Labels that are nothing but their names."""
+    def records(self, problems: Problems | None = None) -> Records:
+        """Labels of which only the names are known, in the order of their ids."""
         for name, id_ in self.id_of.items():
             yield id_ + 1, {"uid": name, "text": name}
-
-
-class Template:
-    """A text made of fields: `"{title}. {content}"`. Only plain names: nothing of a value can be reached into.
-
-    A field that is missing or empty leaves nothing behind, and neither does what stands between it and its neighbour.
-
-    >>> Template("{title}. {content}").fill({"title": "Dune", "content": None})
-    'Dune'
-    """
-
-    def __init__(self, template: str) -> None:
-        try:
-            parsed = list(string.Formatter().parse(template))
-        except ValueError as error:
-            raise DataError(f"template {template!r}: {error}", hint="write it as '{title}. {content}'") from error
-        self.parts = [(literal, name) for literal, name, _, _ in parsed]
-        self.fields = [name for _, name in self.parts if name is not None]
-        if not self.fields or not all(name and not set(name) & set(".[]!:") for name in self.fields):
-            raise DataError(f"template {template!r} has no plain fields", hint="write it as '{title}. {content}'")
-
-    def fill(self, record: Record) -> str:
-        text = ""
-        for i, (literal, name) in enumerate(self.parts):
-            value = "" if name is None else record.get(name)
-            value = "" if value is None else value if isinstance(value, str) else str(value)
-            if i == 0 or name is None:
-                text += (literal if value or name is None else "") + value
-            elif value.strip():
-                text += (literal if text.strip() else "") + value
-        return text.strip()
-
-
-def text_of(record: Record, template: Template | None, fields: tuple[str, ...], path: Path, line: int) -> str:
-    """The text of a record: by the template, else the first of the usual fields that is there.
-
-    Raises:
-        DataError: no such field, or it is no text.
-    """
-    if template is not None:
-        if not any(name in record for name in template.fields):
-            raise DataError(f"none of the fields {template.fields}", path, line, f"found {list(record)[:8]}")
-        return template.fill(record)
-    name = next((name for name in fields if name in record), fields[0])
-    value = record.get(name)
-    if not isinstance(value, str):
-        found = "is missing" if name not in record else f"is {value!r:.60}"
-        raise DataError(f'"{name}" {found}', path, line, "it must be a string")
-    return value
-
-
-def uid_of(record: Record, path: Path, line: int) -> str:
-    """The uid of a record; a whole number is taken as its digits.
-
-    Raises:
-        DataError: it is missing, or something else.
-    """
-    uid = record.get("uid")
-    if type(uid) is int:
-        return str(uid)
-    if not isinstance(uid, str):
-        found = "is missing" if uid is None else f"is {uid!r:.60}"
-        raise DataError(f'"uid" {found}', path, line, "it must be a string")
-    return uid
-
-
-def template(text: str | None) -> Template | None:
-    return None if text is None else Template(text)

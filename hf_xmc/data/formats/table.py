@@ -1,9 +1,9 @@
-"""Tables: one `.csv`, `.tsv` or `.parquet` with a text and a label column, or one a split (`train`, `validation`,
-`test`), with an optional table of the labels beside them (`labels.csv`, ...).
+"""Tables: one `.csv`, `.tsv` or `.parquet` file with a text and a label column, or one file per split (`train`,
+`validation`, `test`), with an optional table of the labels beside them (`labels.csv`, ...).
 
-Labels stand in one column (a JSON list, or names with a delimiter) or in several (`label_1`, `label_2`, or one name
-repeated). With a label file they are its uids or texts; without one, every name that occurs is a label, and its id is
-the order of its first appearance.
+Labels are in one column (a list, a JSON list, or names with a separator) or in several (`label_1`, `label_2`, or one
+name repeated). With a label file they are uids or texts of its labels; without one, every name that occurs is a
+label, and ids follow the order of first appearance.
 """
 
 from __future__ import annotations
@@ -17,47 +17,48 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.files import find_file, plain_suffix
-from hf_xmc.data.formats.rows import header_of, rows
-from hf_xmc.data.formats.source import (
+from hf_xmc.data.formats.fields import (
+    LABEL_COLUMNS,
     LABEL_TEXT_FIELDS,
-    LEFT_OUT,
+    SPLIT_NAMES,
     TEXT_FIELDS,
+    UID_COLUMNS,
+    find_column,
+    names_in,
+    template,
+    text_of,
+)
+from hf_xmc.data.formats.source import (
+    LEFT_OUT,
     UNREADABLE,
     LabelNames,
     Options,
+    Reader,
     Record,
     Records,
     Source,
     Split,
-    template,
-    text_of,
 )
+from hf_xmc.data.rows import header_of, rows
 from hf_xmc.errors import DataError, Problems
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
-SPLIT_NAMES = {
-    "train": ("train", "trn", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "tst"),
-}
 LABEL_FILES = ("labels", "lbl", "label", "vocabulary")
-LABEL_COLUMNS = ("labels", "label", "tags", "tag", "subjects", "subject_uris", "categories", "category", "keywords")
-LIST_COLUMNS = ("texts", "parents")  # of a table of labels: several texts in a cell
-UID_COLUMNS = ("uid", "id", "doc_id", "document_id")
+LIST_COLUMNS = ("texts", "parents")  # of a label table: several values in one cell
 DELIMITERS = ("|", ";", "\t", ",")
-SAMPLE = 100  # rows that are looked at to find columns and delimiter
+SAMPLE = 100  # rows that are inspected to find columns and separator
 
 
 def detect(path: Path) -> str | None:
     """The reason why the path is a table, or a folder with a training table."""
     if path.is_file():
         return f"is a {plain_suffix(path)} file" if plain_suffix(path) in SUFFIXES else None
-    found = find_table(path, SPLIT_NAMES["train"]) if path.is_dir() else None
-    only = only_table(path) if path.is_dir() and not found else None
-    return f"has the table {(found or only).name}" if found or only else None  # type: ignore[union-attr]
+    table = (find_table(path, SPLIT_NAMES["train"]) or only_table(path)) if path.is_dir() else None
+    return f"has the table {table.name}" if table else None
 
 
 def find_table(folder: Path, stems: tuple[str, ...]) -> Path | None:
+    """The table with one of these names."""
     return find_file(folder, *(f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES))
 
 
@@ -72,7 +73,7 @@ def open_source(path: Path, options: Options) -> Source:
     """Streams over a table, or over the tables of a folder.
 
     Raises:
-        DataError: a column cannot be found, a table cannot be read.
+        DataError: a column is missing, or a table cannot be read.
     """
     folder = path if path.is_dir() else path.parent
     if path.is_file():
@@ -94,15 +95,23 @@ def open_source(path: Path, options: Options) -> Source:
         format=plain_suffix(paths["train"])[1:],
         reason=reason,
         splits=splits,
-        labels=partial(labels, label_path, names, options) if label_path else lambda problems: names.records(),
+        labels=partial(labels, label_path, names, options) if label_path else names.records,
         label_path=label_path or paths["train"],
         labels_last=label_path is None,
         files=[*paths.values(), *([label_path] if label_path else [])],
     )
 
 
+READER = Reader(
+    expected="a table (.csv, .tsv or .parquet) with a text and a label column, or a folder with train.csv",
+    detect=detect,
+    open_source=open_source,
+    order=60,
+)
+
+
 def find_labels(folder: Path, options: Options, beside: bool) -> Path | None:
-    """The table of labels: the one that was named, or in a folder the one with a usual name."""
+    """The table of labels: the one that the user named, or, in a folder, the one with a usual name."""
     if options.label_file is not None:
         path = Path(options.label_file)
         path = path if path.is_file() else folder / path
@@ -113,14 +122,17 @@ def find_labels(folder: Path, options: Options, beside: bool) -> Path | None:
 
 
 class Columns:
-    """Which columns of a table hold what, seen from its header and first rows; what stands between label names is as
-    in `train`, if given: a split where a mark happens to occur, or not to, must not read the same name otherwise."""
+    """Which columns of a table hold what, detected from its header and first rows.
+
+    Other splits use the separator of `train`: the same name must be read in the same way in all of them, whichever
+    characters happen to occur in the first rows of one.
+    """
 
     def __init__(self, path: Path, options: Options, train: Columns | None = None) -> None:
         stream = rows(path, options.encoding, Problems(stop=False))
         sample = [record for _, record in islice(stream, SAMPLE)]
         header = header_of(path, options.encoding)
-        pick = partial(one_of, header, path)
+        pick = partial(find_column, header, path)
         self.template = template(options.query_template)
         self.text = "" if self.template else pick(options.text_column, TEXT_FIELDS, "--text_column")
         self.labels = label_columns(header, options.label_column) or [
@@ -129,37 +141,30 @@ class Columns:
         self.uid = pick(options.uid_column, UID_COLUMNS, None)
         self.weights = "weights" if "weights" in header else ""
         self.time = pick(options.time_column, (), "--time_column") if options.time_column else ""
-        cells = [str(record.get(self.labels[0]) or "") for record in sample if isinstance(record, dict)]
+        cells = [str(record.get(self.labels[0]) or "") for record in sample]
+        self.lists = any(isinstance(record.get(self.labels[0]), list) for record in sample)
         guess = None if len(self.labels) > 1 else delimiter_of(cells)
         self.delimiter: str | None = options.label_delimiter or (train.delimiter if train else guess)
 
     def __str__(self) -> str:
-        how = "JSON lists" if self.delimiter == "json" else f"names between {self.delimiter!r}"
-        if self.delimiter is None:
-            how = "one name a cell" if len(self.labels) == 1 else f"{len(self.labels)} columns"
-        return f"text in {self.text or 'a template'!r}, labels in {self.labels[0]!r} ({how})"
-
-
-def one_of(header: list[str], path: Path, given: str | None, usual: tuple[str, ...], flag: str | None) -> str:
-    """The column that was named, else the first of the usual ones; empty where there is none and none is needed."""
-    if given is not None and given not in header:
-        raise DataError(f"no column {given!r}", path, 1, f"it has {', '.join(header)[:200]}")
-    lower = {name.lower(): name for name in reversed(header)}
-    found = given or next((lower[name] for name in usual if name in lower), "")
-    if not found and flag:
-        raise DataError(f"no column with one of the names {', '.join(usual)}", path, 1, f"name it with {flag}")
-    return found
+        how = f"names separated by {self.delimiter!r}"
+        if self.lists or self.delimiter == "json":
+            how = "lists" if self.lists else "JSON lists"
+        elif self.delimiter is None:
+            how = "one name per cell" if len(self.labels) == 1 else f"{len(self.labels)} columns"
+        text = f"text in {self.text!r}" if self.text else "text from a template"
+        return f"{text}, labels in {self.labels[0]!r} ({how})"
 
 
 def label_columns(header: list[str], given: str | None) -> list[str]:
-    """Several columns that hold a label each: `label_1`, `label_2`, or a repeated name (`label`, `label.1`)."""
+    """Several columns with one label each: `label_1`, `label_2`, or a repeated name (`label`, `label.1`)."""
     stems = (given.lower(),) if given else LABEL_COLUMNS
     found = [name for name in header if re.fullmatch(rf"(?:{'|'.join(map(re.escape, stems))})[._ ]?\d*", name.lower())]
     return found if len(found) > 1 and len({name.rstrip("0123456789._ ").lower() for name in found}) == 1 else []
 
 
 def delimiter_of(cells: Iterable[str]) -> str | None:
-    """`"json"`, the first delimiter that occurs, or none: one name a cell.
+    """`"json"`, the first separator that occurs, or None for one name per cell.
 
     >>> delimiter_of(["red;dark blue", "green"]), delimiter_of(['["a"]']), delimiter_of(["red"])
     (';', 'json', None)
@@ -197,9 +202,9 @@ def queries(path: Path, columns: Columns, names: LabelNames, options: Options, p
 
 
 def note_delimiter(cell: Any, path: Path, line: int, problems: Problems) -> None:
-    """A cell that is read as one name, since no row that was looked at had several, and may be several."""
+    """Note a cell that is read as one name, because the first rows had no separator, but looks like several."""
     if isinstance(cell, str) and ("|" in cell or ";" in cell):
-        handled = "kept as one name: if it is several, give the mark between them with --label_delimiter"
+        handled = "kept as one name; if it is several names, give their separator with --label_delimiter"
         problems.note("label cells with | or ;", f"{path}, line {line}: {cell!r:.60}", handled)
 
 
@@ -209,40 +214,19 @@ def relevance(cell: Any, ids: list[int], names: list[str], path: Path, line: int
         values = json.loads(cell) if isinstance(cell, str) else list(cell)
         weights = [float(value) for value in values]
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f'"weights" is {cell!r:.60}', path, line, "expected a list of numbers, one a label") from error
+        raise DataError(
+            f'"weights" is {cell!r:.60}', path, line, "expected a list of numbers, one per label"
+        ) from error
     if len(weights) != len(names) or len(ids) != len(names) or not all(0 <= w < 1e30 for w in weights):
-        raise DataError(f'"weights" is {cell!r:.60}', path, line, f"expected {len(names)} numbers, one a label")
+        raise DataError(f'"weights" is {cell!r:.60}', path, line, f"expected {len(names)} numbers, one per label")
     return {"weights": weights}
 
 
-def names_in(cell: Any, delimiter: str | None, path: Path, line: int) -> list[str]:
-    """The label names in a cell, without the white space around them; empty ones are none."""
-    if cell is None:
-        return []
-    if delimiter == "json" and isinstance(cell, str):
-        if not cell.strip():
-            return []
-        try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"found the labels {cell!r:.60}", path, line, "expected a JSON list, as in other rows"
-            ) from error
-    if isinstance(cell, list | tuple):
-        if not all(isinstance(name, str | int) for name in cell):
-            raise DataError(f"found the labels {cell!r:.60}", path, line, "expected a list of names")
-        return [str(name) for name in cell]
-    if not isinstance(cell, str | int):
-        raise DataError(f"found the labels {cell!r:.60}", path, line, "expected names")
-    names = str(cell).split(delimiter) if delimiter and delimiter != "json" else [str(cell)]
-    return [name.strip() for name in names if name.strip()]
-
-
 def labels(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
-    """The label table; queries may name a label by its uid or by its text. A bad row is always an error."""
+    """The label table; queries refer to a label by its uid or its text. A bad row is always an error."""
     by_template = template(options.label_template)
     header = header_of(path, options.encoding)
-    uid = one_of(header, path, None, UID_COLUMNS, None)
+    uid = find_column(header, path, None, UID_COLUMNS, None)
     delimiters = {name: column_delimiter(path, name, options) for name in LIST_COLUMNS if name in header}
     for i, (line, record) in enumerate(rows(path, options.encoding, Problems())):
         fields = tuple(name for name in LABEL_TEXT_FIELDS if name in record) or tuple(header[:1])
@@ -259,12 +243,13 @@ def labels(path: Path, names: LabelNames, options: Options, problems: Problems) 
 
 
 def column_delimiter(path: Path, name: str, options: Options) -> str | None:
-    """What stands between the texts in all cells of a column."""
+    """The separator between the values in all cells of a column."""
     cells = (record[name] for _, record in rows(path, options.encoding, Problems()))
     return delimiter_of(cell for cell in cells if isinstance(cell, str))
 
 
 def number(cell: str, path: Path, line: int) -> float | None:
+    """The number in a cell; None if it is empty."""
     try:
         return float(cell) if cell.strip() else None
     except ValueError as error:

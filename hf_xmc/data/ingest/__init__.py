@@ -1,1 +1,1 @@
-"""From the files of a source to a prepared data set: queries, labels, splits, the build."""
+"""From the streams of a source to a data set on disk: queries, labels, filter pairs and splits, each checked."""

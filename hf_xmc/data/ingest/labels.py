@@ -1,4 +1,4 @@
-"""The label table from a reader's stream to an Arrow file, checked on the way."""
+"""The label table: from the stream of a reader to an Arrow file, with every label checked."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LABEL_FEATURES = {
 
 
 def stage_labels(source: Source, folder: Path, problems: Problems, progress: bool) -> Dataset:
-    """Read the label table; a label without text gets its uid for one. A column of the source's own without any
+    """Read the label table. A label without text gets its uid as text; an additional column of the source that has no
     value is left out.
 
     Raises:
-        DataError: a uid that stands twice, a text that is empty, a column that changes its kind.
+        DataError: a uid is repeated, a text is empty, or the values of a column are of different types.
     """
     stream: Records = tqdm(
         source.labels(problems), desc="Reading labels", unit=" labels", delay=1, disable=not progress
@@ -53,29 +53,31 @@ def stage_labels(source: Source, folder: Path, problems: Problems, progress: boo
         rows.append(hashes([record["uid"] for record in records]))
         count += len(records)
     if writer is None:
-        raise DataError("no labels", path, hint="a label table needs one row at least")
+        raise DataError("no labels", path, hint="a label table needs at least one row")
     writer.__exit__(None, None, None)
     if count > MAX_LABELS:
         raise DataError(f"{count:,} labels", path, hint=f"ids are 32-bit: at most {MAX_LABELS:,}")
     table = map_table(target)
     for first, second in repeated(np.concatenate(rows), table):
         uid = table[int(second)]["uid"]
-        raise DataError(f"uid {uid!r} stands in rows {first} and {second}", path, hint="each must be unique")
+        raise DataError(f"uid {uid!r} is in rows {first} and {second}", path, hint="uids must be unique")
     return table
 
 
 def check_label(record: Record, path: Path, line: int, problems: Problems) -> None:
+    """Check uid and text of a label; an empty text is replaced by the uid if problems are collected."""
     found = non_text(record["uid"], record["text"])
     if found is not None:
         raise DataError(found, path, line, "remove the characters")
     if not record["text"].strip():
         error = DataError(f"label {record['uid']!r} has an empty text", path, line, "give it a name")
-        problems.error("labels without text", error, "the uid stands for it")
+        problems.error("labels without text", error, "the uid is used as the text")
         record["text"] = record["uid"] or f"label {line}"
 
 
 def new_features(records: list[Record], features: Features) -> dict[str, Any]:
-    """Columns that this batch has for the first time, and their kinds; unknown ones wait for a value to tell it."""
+    """Columns that occur for the first time in this batch, with their features. A column that is not one of the usual
+    ones is added with its first value, which determines its type."""
     new = {}
     for name in dict.fromkeys(name for record in records for name in record):
         values = [record[name] for record in records if record.get(name) is not None]
@@ -85,7 +87,7 @@ def new_features(records: list[Record], features: Features) -> dict[str, Any]:
 
 
 def widened(path: Path, features: Features) -> ArrowTableWriter:
-    """Rewrite a table with columns that came up later, null so far; its writer takes further rows."""
+    """Rewrite a table with new columns, which are null so far, and return its writer for further rows."""
     narrow = path.rename(path.with_suffix(".narrow"))
     writer = ArrowTableWriter(path, features)
     for batch in batches(map_table(narrow)):
@@ -98,7 +100,7 @@ def widened(path: Path, features: Features) -> ArrowTableWriter:
 
 
 def kind_of(values: list[Any]) -> Any:
-    """The narrowest feature that holds the values: bool, int64, float64, lists of strings, else strings."""
+    """The narrowest feature that holds the values: bool, int64, float64, lists of strings, or else strings."""
     kinds = {type(value) for value in values}
     if kinds == {bool}:
         return Value("bool")
@@ -112,21 +114,21 @@ def kind_of(values: list[Any]) -> Any:
 
 
 def column(records: list[Record], numbers: list[int], name: str, feature: Any, path: Path) -> list[Any]:
-    """The values of one column; what is no text goes into a text column as JSON."""
+    """The values of one column; other values in a column of strings are written as JSON."""
     values = []
     for number, record in zip(numbers, records, strict=True):
         value = record.get(name)
         if value is not None and feature == Value("string") and not isinstance(value, str):
             value = json.dumps(value, ensure_ascii=False)
         if value is not None and not fits(value, feature):
-            expected = "texts" if isinstance(feature, List) else getattr(feature, "dtype", feature)
+            expected = "a list of strings" if isinstance(feature, List) else getattr(feature, "dtype", feature)
             raise DataError(f'"{name}" is {value!r:.60}', path, number, f"expected {expected}, as in other rows")
         values.append(value)
     return values
 
 
 def fits(value: Any, feature: Any) -> bool:
-    """Whether a value can stand in a column."""
+    """Whether a value fits the feature of a column."""
     if isinstance(feature, List):
         return isinstance(value, list) and all(isinstance(item, str) and non_text(item) is None for item in value)
     if feature == Value("string"):

@@ -1,4 +1,5 @@
-"""Queries from a reader's stream to an Arrow file, checked on the way; memory holds a batch, and 24 bytes a row."""
+"""Queries: from the stream of a reader to an Arrow file, with every row checked. Memory holds one batch, and 24 bytes
+per row."""
 
 from __future__ import annotations
 
@@ -23,19 +24,21 @@ from hf_xmc.errors import DataError, Problems
 QUERY_FEATURES = Features({"uid": Value("string"), "text": Value("string"), "labels": List(Value("int32"))})
 OPTIONAL_FEATURES = Features({"weights": List(Value("float32")), "time": Value("string")})
 MAX_LABELS = 2**31 - 1
-ROW_NUMBER = re.compile(r"row-\d+")  # uids of tables that have no column for them
+NOT_TEXT = "invalid characters"
+ROW_NUMBER = re.compile(r"row-\d+")  # uids in tables that have no column for them
 
 
 @dataclass
 class Staged:
-    """The queries of one split in an Arrow file, and what later steps need of every row at once.
+    """The queries of one split in an Arrow file, and what later steps need of all rows at once.
 
     Args:
-        table: `uid`, `text`, `labels`, and where any row has them `weights` (null in batches without) and `time`,
+        path: the file in the source, for error messages.
+        table: `uid`, `text`, `labels`, and if any row has them `weights` (null in batches without) and `time`,
             memory-mapped.
         lines: line of each row in the source, `[N]`.
         uid_hash, text_hash: 64 bits each, `[N]`.
-        weighted: a relevance other than 1 was seen.
+        weighted: whether a row has a relevance other than 1.
     """
 
     path: Path
@@ -63,7 +66,7 @@ def stage_queries(
     """Read one split.
 
     Raises:
-        DataError: a row is not what it should be, and problems are not collected.
+        DataError: a row is not valid, and problems are not collected.
     """
     path = source.splits[split].path
     label_path = source.splits[split].label_path or path
@@ -71,7 +74,7 @@ def stage_queries(
         source.splits[split].rows(problems), desc=f"Reading {split}", unit=" queries", delay=1, disable=not progress
     )
     lines, digests, weighted = array("q"), ([np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]), False
-    found: set[str] = set()  # of the optional columns; any row may be the first to have one
+    found: set[str] = set()  # optional columns that occur in any row
     target = folder / f"staged-{split}.arrow"
     with ArrowTableWriter(target, Features({**QUERY_FEATURES, **OPTIONAL_FEATURES})) as writer:
         for numbers, records in in_batches(stream):
@@ -120,7 +123,7 @@ def in_batches(stream: Iterable[tuple[int, Record]]) -> Iterable[tuple[list[int]
 def drop_non_text(
     numbers: list[int], records: list[Record], path: Path, problems: Problems
 ) -> tuple[list[int], list[Record]]:
-    """Leave out rows whose strings no UTF-8 can hold (halves of surrogate pairs, from JSON escapes) or have NUL."""
+    """Leave out rows with strings that cannot be encoded (halves of surrogate pairs) or have NUL."""
     kept = []
     for i, record in enumerate(records):
         found = non_text(record["uid"], record["text"])
@@ -128,7 +131,7 @@ def drop_non_text(
             kept.append(i)
         else:
             error = DataError(found, path, numbers[i], "remove the characters")
-            problems.error("non-text", error, LEFT_OUT)
+            problems.error(NOT_TEXT, error, LEFT_OUT)
     if len(kept) == len(records):
         return numbers, records
     return [numbers[i] for i in kept], [records[i] for i in kept]
@@ -149,7 +152,7 @@ def non_text(*texts: str) -> str | None:
 def sorted_labels(
     numbers: list[int], records: list[Record], num_labels: int, path: Path, first_row: int, problems: Problems
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Label ids of each row, sorted and checked, and their weights in the same order (1 where there are none)."""
+    """Label ids of each row, sorted and checked, and their weights in the same order (1 if there are none)."""
     ids, weights = [], []
     for i, record in enumerate(records):
         row = record["labels"]
@@ -176,7 +179,7 @@ def mend_labels(
     number: int,
     problems: Problems,
 ) -> tuple[list[int], list[float] | None]:
-    """The good ids of a row with bad ones; each bad one is a problem."""
+    """The valid ids of a row that has invalid ones; each invalid one is reported."""
     kept: dict[int, float] = {}
     for i, id_ in enumerate(row):
         if not 0 <= id_ < num_labels:
@@ -188,15 +191,15 @@ def mend_labels(
             )
             problems.error("bad ids", error, "the id was left out")
         elif id_ in kept:
-            error = DataError(f"the labels of row {number} name an id twice: {row!r:.60}", path, line, "remove one")
-            problems.error("ids twice in a row", error, "it was kept once")
+            error = DataError(f"the labels of row {number} repeat an id: {row!r:.60}", path, line, "remove one")
+            problems.error("repeated ids", error, "the id was kept once")
         else:
             kept[id_] = 1.0 if weights is None else weights[i]
     return list(kept), None if weights is None else list(kept.values())
 
 
 def repeated(digests: np.ndarray, table: Dataset, column: str = "uid") -> list[tuple[int, int]]:
-    """Pairs (first row, later row) of equal values in a column, by falling on equal hashes, then compared."""
+    """Pairs (first row, later row) with the same value in a column: rows with equal hashes, then compared."""
     order = np.argsort(digests, kind="stable")
     same = digests[order][1:] == digests[order][:-1]
     if not same.any():
@@ -212,11 +215,12 @@ def repeated(digests: np.ndarray, table: Dataset, column: str = "uid") -> list[t
 
 
 def repeated_in_pool(staged: dict[str, Staged]) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
-    """Uids that stand twice in the splits together, each with split and row of the first and of a later one."""
+    """Uids that occur more than once in the splits together, with split and row of the first and of a later one."""
     uids = concatenate_datasets([part.table.select_columns(["uid"]) for part in staged.values()])
     starts = np.cumsum([0, *(len(part.table) for part in staged.values())])
 
     def origin(row: int) -> tuple[str, int]:
+        """Split and row within the split of a row in the pool."""
         split = int(np.searchsorted(starts, row, side="right")) - 1
         return list(staged)[split], row - int(starts[split])
 
@@ -225,7 +229,7 @@ def repeated_in_pool(staged: dict[str, Staged]) -> list[tuple[str, tuple[str, in
 
 
 def with_split_in_uids(staged: dict[str, Staged], folder: Path) -> dict[str, Staged]:
-    """`row-0` of each split becomes `train-row-0` and `test-row-0`; other uids stay."""
+    """Make uids like `row-0` unique: `train-row-0`, `test-row-0`. Other uids are kept."""
     named = {}
     for split, part in staged.items():
         digests, target = [np.zeros(0, np.uint64)], folder / f"named-{split}.arrow"

@@ -1,4 +1,4 @@
-"""Which query goes where: as given, by chance, by time, by label, or stratified; and the cut of a validation split."""
+"""Splits: as given, random, by time, by label or stratified; and the validation split that is cut from training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from hf_xmc.errors import DataError
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.types import Positives
 
+SPLITS = ("train", "validation", "test")
 Strategy = Literal["given", "random", "time", "label", "stratified"]
 STRATEGIES = ("given", "random", "time", "label", "stratified")
 SHARE = 10  # one query in ten
@@ -21,13 +22,14 @@ BLOCK = 1000  # queries that are stratified together
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How to split. All but `given` pool what the source has, and cut a new test split of about `test_share` from it.
+    """How to split. Every strategy but `given` pools all splits of the source and takes a new test split from them.
 
     Args:
-        strategy: `given`: as the source has it; `random`: by a hash of the uid; `time`: the newest queries are the
-            test; `label`: test queries have labels that no training query has (zero-shot); `stratified`: labels are
-            shared out evenly (iterative stratification, Sechidis et al. 2011).
-        test_share: queries in the test split.
+        strategy: `given`: the splits of the source; `random`: by a hash of the uid; `time`: the newest queries become
+            the test split; `label`: test queries have labels that no training query has (zero-shot); `stratified`:
+            each label has the same share of its queries in the test split (iterative stratification, Sechidis et al.
+            2011).
+        test_share: approximate share of the queries in the test split.
     """
 
     strategy: Strategy = "given"
@@ -35,17 +37,17 @@ class SplitOptions:
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            raise DataError(f"no split {self.strategy!r}", hint=f"expected one of {', '.join(STRATEGIES)}")
+            raise SettingsError(f"invalid --split {self.strategy!r}", hint=f"expected one of {', '.join(STRATEGIES)}")
         if not 0 < self.test_share < 1:
-            raise DataError(f"a test share of {self.test_share}", hint="give a number between 0 and 1")
+            raise SettingsError(f"invalid --test_share {self.test_share}", hint="give a number between 0 and 1")
 
 
 def validation_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
-    """Rows to move from training to validation: a tenth, chosen by the hash of the uid, so that a query falls on the
-    same side wherever and in whatever order the set is cut.
+    """Rows to move from training to validation: a tenth, chosen by the hash of the uid, so that the same queries are
+    chosen on every machine and in every order of the rows.
 
-    A query stays in training if a label, or training as a whole, would be left without an example. Candidates are
-    tried in the order of their hash, which keeps this rule independent of the order of the rows as well.
+    A query stays in training if it is the last example of a label, or the last one in training. Candidates are tried
+    in the order of their hash, so that this rule does not depend on the order of the rows either.
 
     Args:
         uid_hashes: `hf_xmc.data.ingest.queries.uid_hash` of each uid, uint64 `[N]`.
@@ -54,7 +56,7 @@ def validation_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
     >>> hashes = np.arange(1000, dtype=np.uint64)
     >>> len(validation_rows(hashes, Positives.from_lists([[0]] * 1000)))
     100
-    >>> len(validation_rows(hashes, Positives.from_lists([i] for i in range(1000))))  # each the only one of its label
+    >>> len(validation_rows(hashes, Positives.from_lists([i] for i in range(1000))))  # the only example each
     0
     """
     left = np.bincount(positives.indices, minlength=1).tolist()
@@ -80,7 +82,7 @@ def held_out_rows(
     """Rows of the pooled queries that become the test split, bool `[N]`.
 
     Raises:
-        DataError: a split by time without times; a split by label that leaves no training or no test queries.
+        DataError: a split by time if a query has no time; a split by label that leaves no training or no test queries.
     """
     if options.strategy == "random":
         return mixed(uid_hashes) < options.test_share
@@ -92,7 +94,7 @@ def held_out_rows(
 
 
 def mixed(hashes: np.ndarray) -> np.ndarray:
-    """Hashes to numbers in [0, 1) that say nothing about their remainder by ten (the finaliser of splitmix64)."""
+    """Hashes mapped to numbers in [0, 1) that are independent of the hash modulo ten (the finaliser of splitmix64)."""
     x = hashes.astype(np.uint64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -100,7 +102,7 @@ def mixed(hashes: np.ndarray) -> np.ndarray:
 
 
 def newest(times: Sequence[str | None] | None, share: float) -> np.ndarray:
-    """The newest rows; queries of one moment stay together. Times are all numbers, else all dates as in ISO 8601.
+    """The newest rows; queries with the same time stay together. Times are all numbers, or all ISO 8601 dates.
 
     >>> newest(["5", "9", "10", "11"], 0.25).tolist()
     [False, False, False, True]
@@ -119,11 +121,11 @@ def newest(times: Sequence[str | None] | None, share: float) -> np.ndarray:
 
 
 def moment(time: str) -> float:
-    """Seconds since 1970 of a date or date and time; without a time zone it is UTC."""
+    """Seconds since 1970 of a date, or date and time, in UTC if it has no time zone."""
     try:
         date = datetime.fromisoformat(time)
     except ValueError as error:
-        found = f"time {time!r:.60} is no date, and not all times are numbers"
+        found = f"time {time!r:.60} is not a date, and not all times are numbers"
         raise DataError(
             found, hint="write all times as numbers, or all as in 2024-02-01 or 2024-02-01T09:30"
         ) from error
@@ -131,9 +133,9 @@ def moment(time: str) -> float:
 
 
 def with_unseen_labels(label_hashes: np.ndarray, positives: Positives, share: float) -> np.ndarray:
-    """All queries of some labels, which are chosen by the hash of their uid until `share` of the queries is taken.
+    """All queries of some labels, which are chosen by the hash of their uid until `share` of the queries is reached.
 
-    Labels with more than a tenth of that budget are never chosen: one alone would be the test split.
+    Labels with more than a tenth of that number are never chosen, since a few of them would be the whole test split.
     """
     counts = np.bincount(positives.indices, minlength=len(label_hashes))
     budget = share * len(positives)
@@ -144,16 +146,16 @@ def with_unseen_labels(label_hashes: np.ndarray, positives: Positives, share: fl
     rows = np.zeros(len(positives), dtype=bool)
     rows[np.repeat(np.arange(len(positives)), positives.counts)[unseen[positives.indices]]] = True
     if not rows.any() or rows.all():
-        raise DataError("no labels can be held back", hint="give another --test_share, or split otherwise")
+        raise DataError("no labels can be held out", hint="give another --test_share or another --split")
     return rows
 
 
 def stratified(uid_hashes: np.ndarray, positives: Positives, share: float) -> np.ndarray:
-    """Iterative stratification by the library `iterative-stratification`.
+    """Iterative stratification with the library `iterative-stratification`.
 
-    It takes a dense matrix, so it is run on blocks of queries and the labels in them. Queries are sorted by their
-    rarest label first: the examples of a rare label meet in one block, and frequent labels are balanced in each. The
-    library takes more queries than it is asked for where labels are rare; the next block makes up for it.
+    The library needs a dense matrix, so it is run on blocks of queries and the labels in them. Queries are sorted by
+    their rarest label first: the examples of a rare label are in one block, and frequent labels are balanced in each
+    block. If labels are rare the library takes more queries than requested; the next block compensates for it.
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 

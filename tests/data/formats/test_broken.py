@@ -87,7 +87,7 @@ BROKEN: dict[str, tuple[str, Break, str, str, str]] = {
 
 
 @pytest.mark.parametrize(("name", "how", "where", "found", "hint"), BROKEN.values(), ids=BROKEN.keys())
-def test_each_error_names_file_line_and_cure(
+def test_each_error_names_file_line_and_hint(
     name: str, how: Break, where: str, found: str, hint: str, tmp_path: Path
 ) -> None:
     FORMATS[name](tmp_path)

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -252,7 +253,8 @@ def test_a_hub_data_set(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     from hf_xmc.data import dataset
 
-    monkeypatch.setattr(dataset, "find", lambda name: None)  # as a name that is no folder here
+    monkeypatch.setattr(dataset, "local_path", lambda name: None)  # as if it were an id on the Hub
+    monkeypatch.setattr(dataset, "HUB_ID", re.compile(".*"))
     data = load_xmc_dataset(str(tmp_path))
     assert content(data)["test"] == expected(TEST)
     assert sorted(data.labels["text"][:]) == sorted(LABELS)

@@ -1,4 +1,4 @@
-"""Charts as SVG text, for a report that needs no script and no network."""
+"""Charts as SVG text, for a report that needs neither scripts nor the network."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ BINS = 30
 
 
 def frequency_chart(frequencies: np.ndarray) -> str:
-    """Training queries of each label by its rank, both logarithmic: a long tail is a falling line."""
+    """Training queries per label by the rank of the label, both on a logarithmic scale."""
     counts = frequencies[frequencies > 0]
     if not len(counts):
-        return frame("no label has a training query", "", "", "")
+        return frame("No label has a training query", "", "", "")
     ranks = np.unique(np.geomspace(1, len(counts), 200).astype(int))
     right, top = math.log10(max(len(counts), 10)), math.log10(max(counts[0], 10))
     points = " ".join(
@@ -28,7 +28,7 @@ def frequency_chart(frequencies: np.ndarray) -> str:
 
 
 def histogram(values: np.ndarray, title: str, unit: str) -> str:
-    """Shares of values; the last bar holds all beyond the 99th percentile."""
+    """The distribution of values; the last bar contains all values above the 99th percentile."""
     if not len(values):
         return frame(title, unit, "share", "")
     most = max(int(np.percentile(values, 99)), 1)
@@ -48,18 +48,22 @@ def histogram(values: np.ndarray, title: str, unit: str) -> str:
 
 
 def label(start: int, step: int, last: bool) -> str:
+    """The values in one bar, as `4-7`, or `8+` for the last one."""
     return f"{start:,}{'+' if last else f'-{start + step - 1:,}' if step > 1 else ''}"
 
 
 def x_of(part: float) -> float:
+    """The coordinate of a part (0 to 1) of the horizontal axis."""
     return LEFT + part * (WIDTH - LEFT - 12)
 
 
 def y_of(part: float) -> float:
+    """The coordinate of a part (0 to 1) of the vertical axis."""
     return HEIGHT - BOTTOM - part * (HEIGHT - BOTTOM - TOP)
 
 
 def x_mark(part: float, text: str) -> str:
+    """A tick with its text on the horizontal axis."""
     x, y = x_of(part), HEIGHT - BOTTOM
     return (
         f'<line class="axis" x1="{x:.1f}" y1="{y}" x2="{x:.1f}" y2="{y + 4}"/>'
@@ -68,6 +72,7 @@ def x_mark(part: float, text: str) -> str:
 
 
 def y_mark(part: float, text: str) -> str:
+    """A grid line with its text on the vertical axis."""
     y = y_of(part)
     return (
         f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - 12}" y2="{y:.1f}"/>'
@@ -76,7 +81,7 @@ def y_mark(part: float, text: str) -> str:
 
 
 def frame(title: str, x_name: str, y_name: str, content: str) -> str:
-    """Axes with their names around the content."""
+    """The content of a chart with labelled axes."""
     base = HEIGHT - BOTTOM
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{content}'

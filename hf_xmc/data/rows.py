@@ -1,21 +1,23 @@
-"""The rows of `.csv`, `.tsv` and `.parquet` files as dicts, with their line."""
+"""The rows of `.csv`, `.tsv` and `.parquet` files as dicts, with their line number."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_xmc.data.files import MAX_LINE, lines, plain_suffix
-from hf_xmc.data.formats.source import LEFT_OUT, UNREADABLE, Records
 from hf_xmc.errors import DataError, Problems
 
+Rows = Iterator[tuple[int, dict[str, Any]]]
 
-def rows(path: Path, encoding: str | None, problems: Problems) -> Records:
-    """The rows of a table as dicts, with their line (of Parquet: row from 1)."""
+
+def rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
+    """The rows of a table as dicts, with their line (in a Parquet file: their row, from 1)."""
     if plain_suffix(path) == ".parquet":
         yield from parquet_rows(path)
         return
@@ -25,7 +27,8 @@ def rows(path: Path, encoding: str | None, problems: Problems) -> Records:
             header = unique(cells)
         elif len(cells) != len(header):
             found = f"the row has {len(cells)} cells, and the header {len(header)}"
-            problems.error(UNREADABLE, DataError(found, path, line, "put texts with separators in quotes"), LEFT_OUT)
+            bad = DataError(found, path, line, "put texts with separators in quotes")
+            problems.error("unreadable rows", bad, "the row was left out")
         else:
             yield line, dict(zip(header, cells, strict=True))
 
@@ -43,7 +46,7 @@ def header_of(path: Path, encoding: str | None) -> list[str]:
 
 
 def unique(header: list[str]) -> list[str]:
-    """Repeated names numbered: `label`, `label.1`, `label.2`."""
+    """The header with repeated names numbered: `label`, `label.1`, `label.2`."""
     seen: dict[str, int] = {}
     result = []
     for name in header:
@@ -66,15 +69,16 @@ def csv_cells(path: Path, encoding: str | None, problems: Problems) -> Iterator[
         except StopIteration:
             return
         except csv.Error as error:
-            bad = DataError(f"not a table ({error})", path, start, "is a quote open, or is it another format?")
-            problems.error(UNREADABLE, bad, LEFT_OUT)
+            hint = "is a closing quote missing, or is it another format?"
+            bad = DataError(f"not a table ({error})", path, start, hint)
+            problems.error("unreadable rows", bad, "the row was left out")
             continue
         if any(cell.strip() for cell in cells):
             yield start, unique([cell.strip() for cell in cells]) if first else cells
             first = False
 
 
-def parquet_rows(path: Path) -> Records:
+def parquet_rows(path: Path) -> Rows:
     """The rows of a Parquet file, read in batches."""
     row = 0
     try:

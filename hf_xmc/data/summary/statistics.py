@@ -1,4 +1,4 @@
-"""What a data set looks like in numbers: for the summary table, the report and the card."""
+"""Statistics of a data set, for the summary on the screen, the report and the card."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ PERCENTILES = (50, 95, 99)
 
 @dataclass(frozen=True)
 class Statistics:
-    """Args:
-    splits: per split its queries, positives, labels a query (mean), labels in use, and filter pairs.
-    labels_a_query: positives of each training query, `[N]`.
-    query_words, label_words: words of each text of training queries and of labels.
-    frequencies: training queries of each label, falling, `[L]`.
+    """Counts of a data set.
+
+    Args:
+        splits: for each split its queries, positives, mean labels per query, labels in use, and filter pairs.
+        labels_per_query: positives of each training query, `[N]`.
+        query_words, label_words: words of each training query, `[N]`, and of each label text, `[L]`.
+        frequencies: training queries per label, the most frequent label first, `[L]`.
     """
 
     splits: dict[str, dict[str, float]]
-    labels_a_query: np.ndarray
+    labels_per_query: np.ndarray
     query_words: np.ndarray
     label_words: np.ndarray
     frequencies: np.ndarray
 
     def facts(self) -> dict[str, str]:
-        """The numbers that people ask for, in words."""
+        """The most important numbers, in words."""
         used = self.frequencies[self.frequencies > 0]
         tail = (self.frequencies < 5).mean()
         top = self.frequencies[: max(1, len(self.frequencies) // 10)].sum() / max(self.frequencies.sum(), 1)
         return {
             "Labels": f"{len(self.frequencies):,}",
-            "Labels with a training query": f"{len(used):,}",
-            "Labels with fewer than 5": f"{tail:.1%}",
-            "Training queries a used label": f"mean {used.mean() if len(used) else 0:.1f}, "
-            f"median {np.median(used) if len(used) else 0:.0f}, most {self.frequencies[:1].sum():,}",
-            "Share of pairs in the top tenth of labels": f"{top:.1%}",
-            "Words a query": spread(self.query_words),
-            "Words a label": spread(self.label_words),
-            "Labels a query": spread(self.labels_a_query),
+            "Labels with training queries": f"{len(used):,}",
+            "Labels with fewer than 5 training queries": f"{tail:.1%}",
+            "Training queries per label in use": f"mean {used.mean() if len(used) else 0:.1f}, "
+            f"median {np.median(used) if len(used) else 0:.0f}, max {self.frequencies[:1].sum():,}",
+            "Share of the most frequent 10% of labels in all training pairs": f"{top:.1%}",
+            "Words per query": spread(self.query_words),
+            "Words per label": spread(self.label_words),
+            "Labels per query": spread(self.labels_per_query),
         }
 
 
@@ -52,16 +54,17 @@ def spread(values: np.ndarray) -> str:
     """Mean and percentiles in words.
 
     >>> spread(np.array([1, 2, 3]))
-    'mean 2.0, median 2, 95 % up to 3, 99 % up to 3, most 3'
+    'mean 2.0, median 2, 95th percentile 3, 99th percentile 3, max 3'
     """
     if not len(values):
         return "none"
-    half, most, nearly = (f"{np.percentile(values, p):.0f}" for p in PERCENTILES)
-    return f"mean {values.mean():.1f}, median {half}, 95 % up to {most}, 99 % up to {nearly}, most {values.max()}"
+    median, p95, p99 = (f"{np.percentile(values, p):.0f}" for p in PERCENTILES)
+    mean = f"mean {values.mean():.1f}, median {median}"
+    return f"{mean}, 95th percentile {p95}, 99th percentile {p99}, max {values.max()}"
 
 
 def statistics(dataset: XMCDataset) -> Statistics:
-    """Count; texts are read once, in batches."""
+    """The statistics of a data set; texts are read once, in batches."""
     splits, per_query = {}, np.zeros(0, dtype=np.int64)
     for split in dataset.queries:
         positives = dataset.positives(split)
@@ -71,7 +74,7 @@ def statistics(dataset: XMCDataset) -> Statistics:
         splits[split] = {
             "queries": len(positives),
             "positives": len(positives.indices),
-            "labels a query": len(positives.indices) / max(len(positives), 1),
+            "labels per query": len(positives.indices) / max(len(positives), 1),
             "labels in use": int((positives.label_counts(dataset.num_labels) > 0).sum()),
             "filter pairs": 0 if filters is None else len(filters.indices),
         }
@@ -80,7 +83,7 @@ def statistics(dataset: XMCDataset) -> Statistics:
 
 
 def words(table: Dataset) -> np.ndarray:
-    """Words of each text, by its white space, int32 `[N]`."""
+    """Words of each text, separated by white space, int32 `[N]`."""
     counts = [np.zeros(0, dtype=np.int32)]
     for batch in batches(table, ["text"]):
         trimmed = pc.utf8_trim_whitespace(batch["text"])

@@ -8,7 +8,7 @@ import pytest
 from hf_xmc import load_xmc_dataset
 from hf_xmc.data.public_sets import SETS, PublicSet
 from hf_xmc.errors import DataError
-from tests.data.made import FORMATS, LABELS, TEST, TRAIN
+from tests.data.made import FORMATS, LABELS, TEST, TRAIN, text, xc_pairs
 
 MADE = {"EURLex-4K": "dexml", "Wiki10-31K": "dexml", "AmazonCat-13K": "old", "EURLEX57K": "eurlex57k"}
 SHELF = {"biotools_edam", "yso_finna_en", "bible_xref", "eurlex57k_256w"}
@@ -72,6 +72,35 @@ def test_the_name_of_a_folder_says_nothing(tmp_path: Path) -> None:
 def test_the_sets_of_the_shelf(name: str, shelf: Path, tmp_path: Path) -> None:
     stats = json.loads((shelf / name / "stats.json").read_text())
     builder = PublicSet(config_name=name, data_dir=str(shelf / name), cache_dir=str(tmp_path))
+    if name == "biotools_edam":
+        builder.download_and_prepare()
+        counts = {split: len(rows) for split, rows in builder.as_dataset().items()}
+    else:  # what is written to disk, without the time that writing takes
+        splits = builder._split_generators(None)
+        counts = {s.name: sum(1 for _ in builder._generate_examples(**s.gen_kwargs)) for s in splits}
+    assert (counts["train"], counts["test"]) == (stats["n_train"], stats["n_test"])
+
+
+def test_a_public_set_whose_labels_stand_with_the_queries_alone(source: Path, tmp_path: Path) -> None:
+    text(source / "train_raw_texts.txt", ["t0", "t1", "t2"])
+    text(source / "train_labels.txt", ["b a", "c", "a c"])
+    text(source / "test_raw_texts.txt", ["s0", "s1"])
+    text(source / "test_labels.txt", ["c d", "a"])
+    build = {"data_dir": str(source), "cache_dir": str(tmp_path / "cache")}
+    queries, labels = PublicSet(config_name="EURLex-4K", **build), PublicSet(config_name="EURLex-4K-labels", **build)
+    for builder in (queries, labels):
+        builder.download_and_prepare()
+    assert labels.as_dataset()["train"]["text"][:] == ["b", "a", "c", "d"]
+    assert queries.as_dataset()["train"]["labels"][:] == [[0, 1], [2], [1, 2]]
+    assert queries.as_dataset()["test"]["labels"][:] == [[2, 3], [1]]
+    alone = PublicSet(config_name="EURLex-4K", **build).as_streaming_dataset()["test"]
+    assert [row["labels"] for row in alone] == [[2, 3], [1]]
+
+
+def test_a_public_set_keeps_weights(source: Path, tmp_path: Path) -> None:
+    xc_pairs(source)
+    text(source / "trn_X_Y.txt", ["4 3", "2:0.5 0:2.0", "", "", "1:1"])
+    builder = PublicSet(config_name="EURLex-4K", data_dir=str(source), cache_dir=str(tmp_path / "cache"))
     builder.download_and_prepare()
-    queries = builder.as_dataset()
-    assert (len(queries["train"]), len(queries["test"])) == (stats["n_train"], stats["n_test"])
+    first = builder.as_dataset()["train"][0]
+    assert (first["labels"], first["weights"]) == ([0, 2], [2.0, 0.5])

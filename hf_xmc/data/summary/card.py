@@ -12,16 +12,16 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from hf_xmc.data import parquet_folder
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.files import replacing
-from hf_xmc.data.statistics import Statistics, examples
+from hf_xmc.data.summary.statistics import Statistics, examples
 from hf_xmc.errors import DataError
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-FILES = ("README.md", "dataset.json", "data/", "labels/")  # the report names paths of this machine: it stays
+FILES = ("README.md", "dataset.json", "data/", "labels/")  # not the report, which names paths on this machine
 
 
 def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str | None = None) -> Path:
-    """Write `README.md`: metadata with the two configurations, and statistics for people."""
+    """Write `README.md`: metadata with the two configurations, statistics and examples."""
     data_files = [{"split": split, "path": f"data/{split}.parquet"} for split in dataset.queries]
     total = sum(len(rows) for rows in dataset.queries.values())
     metadata = DatasetCardData(
@@ -52,7 +52,7 @@ def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str |
 
 
 def cell(value: Any, width: int = 160) -> str:
-    """Text for a Markdown table: one line, cut, nothing that opens a column or a tag."""
+    """Text for a cell of a Markdown table: one line, truncated, with special characters escaped."""
     text = " ".join(str(value).split())
     text = text if len(text) <= width else text[: width - 1].rstrip() + "…"
     return re.sub(r"([|\\`*_\[\]])", r"\\\1", text).replace("<", "&lt;")
@@ -62,15 +62,15 @@ def push_to_hub(folder: Path, repo_id: str, private: bool | None = None, token: 
     """Upload a prepared folder as one commit, so that `load_xmc_dataset(repo_id)` and `load_dataset(repo_id)` load it.
 
     Args:
-        folder: what `hf-xmc prepare` wrote.
-        repo_id: `"user/name"`, or `"name"` under the token's own account; made if it is not there.
-        private: for a new repository; by default what the account prefers.
+        folder: a folder that `hf-xmc prepare` wrote.
+        repo_id: `"user/name"`, or `"name"` in the account of the token; created if it does not exist.
+        private: whether a new repository is private; by default as set in the account.
 
     Raises:
-        DataError: the folder is no prepared data set, or has no card.
+        DataError: the folder is not a prepared data set, or has no card.
     """
     if not parquet_folder.detect(folder) or not (folder / "README.md").is_file():
-        raise DataError("not a prepared data set with its card", folder, hint="run hf-xmc prepare")
+        raise DataError("not a prepared data set with a card", folder, hint="run hf-xmc prepare first")
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -88,5 +88,5 @@ def push_to_hub(folder: Path, repo_id: str, private: bool | None = None, token: 
     return api.create_commit(repo_id, operations, repo_type="dataset", commit_message="Upload data set and card")
 
 
-PLAIN = re.compile(r"[\w./-]+")  # what can stand in the example code
+PLAIN = re.compile(r"[\w./-]+")  # names that can be used in the example code
 NAMED = re.compile(r'(load_(?:xmc_)?dataset\()"[^"\n]*"')

@@ -1,0 +1,78 @@
+"""What is found wrong or noteworthy in a data set once all of its rows are known."""
+
+from __future__ import annotations
+
+import numpy as np
+from datasets import Dataset
+
+from hf_xmc.data.arrow import batches
+from hf_xmc.data.hierarchy import table_pairs
+from hf_xmc.data.ingest.queries import Staged, hashes, repeated_in_pool
+from hf_xmc.errors import DataError, Problems
+
+
+def note_findings(
+    staged: dict[str, Staged], places: dict[str, np.ndarray], labels: Dataset, counts: np.ndarray, problems: Problems
+) -> None:
+    """Note what is allowed but worth knowing: empty and repeated texts, leakage, labels without a training query."""
+    empty = np.uint64(hashes([""])[0])
+    train = np.concatenate([part.text_hash[places[split] < 2] for split, part in staged.items()])
+    for split, part in staged.items():
+        rows = np.flatnonzero(part.text_hash == empty)
+        note_rows(problems, "empty texts", part, rows, "kept, although nothing can be learned from an empty text")
+        _, first, times = np.unique(part.text_hash, return_index=True, return_counts=True)
+        again = np.sort(first[(times > 1) & (part.text_hash[first] != empty)])
+        note_rows(problems, "repeated texts", part, again, "kept; each text is tokenised only once")
+        tests = np.flatnonzero((places[split] == 2) & (part.text_hash != empty))
+        leaked = tests[np.isin(part.text_hash[tests], train)]
+        note_rows(problems, "test texts that are also in training", part, leaked, "kept; they inflate the scores")
+    for row in np.flatnonzero(counts == 0)[: problems.shown]:
+        label = labels[int(row)]
+        message = f"label {row} ({label['uid']!r}, {label['text']!r:.60})"
+        problems.note("labels without training queries", message, "kept; predicted from its text alone", 0)
+    problems.counts["labels without training queries"] += int((counts == 0).sum())
+    note_shared_label_texts(labels, problems)
+    note_unknown_parents(labels, problems)
+    problems.counts += type(problems.counts)()  # removes kinds that were not found
+
+
+def leave_out_repeated(pool: dict[str, Staged], places: dict[str, np.ndarray], problems: Problems) -> None:
+    """Report a uid that occurs twice in splits that may be mixed; the later row is left out."""
+    for uid, (one, i), (other, j) in repeated_in_pool(pool):
+        rows = f"rows {i} and {j}" if one == other else f"row {i} of {one} and row {j} of {other}"
+        error = DataError(
+            f"uid {uid!r} is in {rows}", pool[other].path, int(pool[other].lines[j]), "uids must be unique"
+        )
+        problems.error("repeated uids", error, "the later row was left out")
+        places[other][j] = -1
+
+
+def note_rows(problems: Problems, kind: str, part: Staged, rows: np.ndarray, handled: str) -> None:
+    """Note the first of some rows, and count all of them."""
+    for row in rows[: problems.shown].tolist():
+        record = part.table[row]
+        problems.note(
+            kind, f"{part.path}, line {part.lines[row]}: {record['uid']!r}, {record['text']!r:.60}", handled, 0
+        )
+    problems.counts[kind] += len(rows)
+
+
+def note_shared_label_texts(labels: Dataset, problems: Problems) -> None:
+    """Note labels that have the same text, which an encoder cannot distinguish."""
+    digests = np.concatenate([hashes(batch["text"].to_pylist()) for batch in batches(labels, ["text"])])
+    _, first = np.unique(digests, return_index=True)
+    later = np.setdiff1d(np.arange(len(digests)), first)
+    for row in later[: problems.shown].tolist():
+        message = f"label {row} ({labels[row]['uid']!r}, {labels[row]['text']!r:.60})"
+        problems.note("labels with the text of another", message, "kept; an encoder gives both the same score", 0)
+    problems.counts["labels with the text of another"] += len(later)
+
+
+def note_unknown_parents(labels: Dataset, problems: Problems) -> None:
+    """Note parents that are not in the label table, such as the top of a hierarchy."""
+    if "parents" not in labels.column_names:
+        return
+    uids = {uid for batch in batches(labels, ["uid"]) for uid in batch["uid"].to_pylist()}
+    for uid, parent in table_pairs(labels):
+        if parent not in uids:
+            problems.note("parents that are not labels", f"{uid!r} has the parent {parent!r}", "kept")

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hf_xmc import load_xmc_dataset
+from tests.data.made import csv, text
+from tests.data.reading import prepared
+
+
+@pytest.mark.parametrize("mark", ["|", ";"])
+def test_label_columns_have_one_delimiter(mark: str, source: Path) -> None:
+    csv(source)
+    text(
+        source / "labels.csv",
+        [
+            "uid,text,texts,parents",
+            'l0,red,"New York, NY",',
+            f'l1,dark blue,"navy {mark} {mark}New York, NY",l0',
+            f'l2,house,,"l0{mark} l1"',
+        ],
+    )
+    labels = load_xmc_dataset(source).labels
+    assert labels["texts"][:] == [["New York, NY"], ["navy", "New York, NY"], []]
+    assert labels["parents"][:] == [[], ["l0"], ["l0", "l1"]]
+
+
+def test_all_splits_have_the_delimiter_of_train(source: Path) -> None:
+    text(source / "train.csv", ["text,labels", *(f't{i},"cats, dogs|x{i % 3}"' for i in range(12))])
+    text(source / "test.csv", ["text,labels", *(f's{i},"cats, dogs"' for i in range(3))])
+    data = load_xmc_dataset(source)
+    assert data.labels["text"][:] == ["cats, dogs", "x0", "x1", "x2"]
+    assert data.queries["test"]["labels"][:] == [[0]] * 3
+
+
+def test_a_delimiter_after_the_sample_is_noted(source: Path, tmp_path: Path) -> None:
+    text(source / "train.csv", ["text,labels", *(f"t{i},a{i % 3}" for i in range(150)), "late,a0|a1"])
+    data, problems = prepared(source, tmp_path)
+    assert data.labels["text"][:] == ["a0", "a1", "a2", "a0|a1"]
+    (note,) = [found for found in problems.found if found.kind == "label cells with | or ;"]
+    assert "line 152: 'a0|a1'" in note.message
+    assert "--label_delimiter" in note.handled
