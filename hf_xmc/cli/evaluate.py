@@ -117,7 +117,7 @@ def predictions_of(
     from hf_xmc.inference.evaluation.confidence import measure_confidence
     from hf_xmc.inference.evaluation.evaluate import predict_split
     from hf_xmc.inference.evaluation.predictions import read_predictions
-    from hf_xmc.inference.fitting.confidence import some, without
+    from hf_xmc.inference.fitting.confidence import some
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.metrics import search_depth
 
@@ -142,11 +142,11 @@ def predictions_of(
     if confidence is None:
         return predict_split(pipeline, data, split, k, batch_size, **search), None
     # What was removed from the index can be in no set, and the calibration did not count it either.
-    truth, filters = without(data.positives(split), pipeline.index.removed), data.filters.get(split)
-    embeddings = pipeline.model.encode_queries(data.queries[split]["text"][:], batch_size, progress=True)
+    truth, filters = data.positives(split).without(pipeline.index.removed), data.filters.get(split)
+    texts = data.queries[split]["text"][:]
+    embeddings = pipeline.model.encode_queries(texts, batch_size, progress=True)
     rows = some(np.arange(len(truth)), confidence.depth, seed=0)  # sets need deep predictions
     kept = None if filters is None else filters.take(rows)
-    measured = measure_confidence(
-        pipeline.rank(embeddings[rows], confidence.depth, **search), truth.take(rows), confidence, kept
-    )
-    return pipeline.rank(embeddings, search_depth(k, filters), **search), measured
+    deep = pipeline.rank(embeddings[rows], confidence.depth, [texts[row] for row in rows.tolist()], **search)
+    measured = measure_confidence(deep, truth.take(rows), confidence, kept)
+    return pipeline.rank(embeddings, search_depth(k, filters), texts, **search), measured

@@ -38,7 +38,7 @@ def rerank(
     from hf_xmc.inference.evaluation.evaluate import predict_split, score
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.metrics import drop_pairs
-    from hf_xmc.retrieval.rerank import CrossEncoderReranker
+    from hf_xmc.retrieval.rerank import CrossEncoderReranker, save_reranker
     from hf_xmc.training.reranker import train_reranker
 
     if not run.is_dir():
@@ -49,9 +49,9 @@ def rerank(
         raise DataError(f"the index of {run} has other labels than {data.name}", hint="give the set it was trained on")
     set_seed(seed)
     pipeline.reranker = CrossEncoderReranker.from_encoder(encoder, max_length)
-    # Without the memory, in which a training query would find itself.
+    # By the label vectors alone: in the query memory a training query would find itself.
     known: dict[str, Any] = {"allowed": np.arange(data.num_labels)}  # labels that were added later have no queries
-    found = drop_pairs(predict_split(pipeline, data, "train", k, memory=False, **known), data.filters.get("train"))
+    found = drop_pairs(predict_split(pipeline, data, "train", k, channels=(), **known), data.filters.get("train"))
     with TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
@@ -68,7 +68,7 @@ def rerank(
         train_reranker(
             pipeline.reranker, texts, found, data.positives("train"), data.labels, args, temperature=temperature
         )
-    pipeline.reranker.save_pretrained(run)
+    save_reranker(pipeline.reranker, run)
     if queries := len(data.queries["validation"]):
         before, after = (
             score(predict_split(pipeline, data, "validation", 5, rerank=depth, **known), data, "validation")

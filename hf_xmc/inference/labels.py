@@ -1,26 +1,23 @@
-"""Labels that are indexed, and that come, go and change while a pipeline is in use: found at once.
+"""Indexing labels, and adding, changing and removing them while a pipeline is in use.
 
-A model may have a vector of its own for each label that it was trained on (`model.label_head`). Their embeddings are
-then made of text and vector, by the label's id; a label that came later has its text alone.
+A model may have a label head: a learned vector for each label that it was trained on. The embeddings of these labels
+are then made of text and vector; those of labels that were added later, of the text alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from datasets import Dataset, Features
 from torch import Tensor, from_numpy
 
+from hf_xmc.errors import DataError
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.catalogue import all_texts
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 from hf_xmc.retrieval.index import LabelIndex
-
-if TYPE_CHECKING:
-    from hf_xmc.inference.pipeline import XMCPipeline
 
 NewLabels: TypeAlias = Dataset | Sequence[str] | Sequence[Mapping[str, Any]]
 
@@ -28,13 +25,13 @@ NewLabels: TypeAlias = Dataset | Sequence[str] | Sequence[Mapping[str, Any]]
 def encode_catalogue(
     model: XMCDualEncoderModel, labels: Dataset, texts: str = "alone", batch_size: int = 64
 ) -> tuple[np.ndarray, Tensor]:
-    """Embeddings of the texts of a label table, without any head, float32 `[M, D]`, and the row of each, int64 `[M]`.
+    """The row of each text of a label table, int64 `[M]`, and its embedding without any label head, float32 `[M, D]`.
 
     Args:
-        texts: `"alone"`, the column `text` only; else every text that a label has (column `texts`).
+        texts: `"alone"`: the column `text` only; else every text that a label has (column `texts`).
 
     Raises:
-        ValueError: the model has vectors of other labels.
+        ModelFolderError: the label head of the model belongs to other labels.
     """
     if model.label_head is not None:  # before anything is encoded
         model.label_head.check_catalogue(labels["uid"][:])
@@ -50,10 +47,10 @@ def build_index(
     texts: str = "alone",
     **index: Any,
 ) -> LabelIndex:
-    """The index of what `encode_catalogue` encoded, with the model's label head if it has one.
+    """The index of what `encode_catalogue` returned, with the model's label head if it has one.
 
     Args:
-        **index: `recall_target` and what else `LabelIndex.build` takes.
+        **index: `recall_target` and other arguments of `LabelIndex.build`.
     """
     ids, embeddings = encoded
     if model.label_head is not None:
@@ -63,23 +60,23 @@ def build_index(
     return LabelIndex.build(embeddings, labels, factory, **{"label_ids": ids, **made_by, **several, **index})
 
 
-def add_labels(pipeline: XMCPipeline, labels: NewLabels) -> np.ndarray:
-    """Add texts, dicts (`text`, and what else the label table has; `uid` or a free number) or a `Dataset`."""
+def add_labels(
+    model: XMCDualEncoderModel, index: LabelIndex, labels: NewLabels, encoder_fingerprint: str
+) -> np.ndarray:
+    """Encode and index new labels, given as texts, as dicts or as a `Dataset`; returns their ids."""
     table: Any = labels
     if not isinstance(labels, Dataset) and any(isinstance(label, Mapping) for label in labels):
-        table = as_table(pipeline.index, labels)
+        table = as_table(index, labels)
     ids, texts = all_texts(table) if isinstance(table, Dataset) else (None, list(table))
-    embeddings = pipeline.model.encode_labels(texts)
-    return pipeline.index.add(embeddings, table, label_ids=ids, encoder_fingerprint=pipeline.encoder_fingerprint)
+    return index.add(model.encode_labels(texts), table, label_ids=ids, encoder_fingerprint=encoder_fingerprint)
 
 
 def as_table(index: LabelIndex, labels: Sequence[Any]) -> Dataset:
-    """New labels in the columns of the label table that they have."""
+    """New labels in those columns of the label table that they have; labels without a uid get a free one."""
     rows = [dict(label) if isinstance(label, Mapping) else {"text": label} for label in labels]
     if wrong := [row for row in rows if not isinstance(row.get("text"), str)]:
-        raise ValueError(f"The new label {wrong[0]!r:.80} has no text; every label needs one.")
-    taken = index.catalogue.live_uids() | {str(row["uid"]) for row in rows if "uid" in row}
-    free = (uid for uid in map(str, count(index.catalogue.num_rows)) if uid not in taken)
+        raise DataError(f"The new label {wrong[0]!r:.80} has no text; every label needs one")
+    free = index.catalogue.free_uids(str(row["uid"]) for row in rows if "uid" in row)
     rows = [{**row, "uid": str(row["uid"]) if "uid" in row else next(free)} for row in rows]
     features = index.labels.features
     names = [name for name in features if any(name in row for row in rows)]
@@ -87,26 +84,31 @@ def as_table(index: LabelIndex, labels: Sequence[Any]) -> Dataset:
     return Dataset.from_dict(columns, features=Features({name: features[name] for name in names}))
 
 
-def update_labels(pipeline: XMCPipeline, texts: Mapping[str | int, str | Sequence[str]]) -> None:
-    """Give labels (uid or id) a new text, or several, the first of which is the one shown. They keep their vector."""
-    ids = label_ids(pipeline, list(texts))
+def update_labels(
+    model: XMCDualEncoderModel,
+    index: LabelIndex,
+    texts: Mapping[str | int, str | Sequence[str]],
+    encoder_fingerprint: str,
+) -> None:
+    """Give labels (uid or id) a new text, or several, the first of which is displayed. Their vectors in the label head
+    stay."""
+    ids = label_ids(index, list(texts))
     pairs = [
         (id_, text)
         for id_, given in zip(ids.tolist(), texts.values(), strict=True)
         for text in ([given] if isinstance(given, str) else given)
     ]
     rows, words = [id_ for id_, _ in pairs], [text for _, text in pairs]
-    embeddings = pipeline.model.encode_labels(words, label_ids=rows)
-    pipeline.index.update(rows, embeddings, words, encoder_fingerprint=pipeline.encoder_fingerprint)
+    embeddings = model.encode_labels(words, label_ids=rows)
+    index.update(rows, embeddings, words, encoder_fingerprint=encoder_fingerprint)
 
 
-def label_ids(pipeline: XMCPipeline, labels: Sequence[str | int]) -> np.ndarray:
-    """Ids of labels that are named by uid (strings) or id (numbers), int64 `[n]`.
+def label_ids(index: LabelIndex, labels: Sequence[str | int]) -> np.ndarray:
+    """Ids of labels that are given by uid (strings) or id (numbers), int64 `[n]`.
 
     Raises:
         KeyError: a label that is not in the index.
     """
-    index = pipeline.index
     wanted = {label for label in labels if isinstance(label, str)}
     rows = {}
     if wanted:

@@ -13,24 +13,24 @@ from datasets import Dataset
 from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.run import RUN, read_json, write_json
 from hf_xmc.inference import labels as changes
-from hf_xmc.inference import saving
-from hf_xmc.inference.consistency import check_parts, same_ranking
+from hf_xmc.inference import ranking, saving
 from hf_xmc.inference.explain.explanations import add_explanations
 from hf_xmc.inference.labels import NewLabels
-from hf_xmc.inference.ranking import RERANK_DEPTH, rank_labels, reorder
+from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.selection import describe, select
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.retrieval.channels import FusedChannel, QueryMemory, load_channels
 from hf_xmc.retrieval.confidence import CONFIDENCE, Confidence
-from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import LabelIndex
-from hf_xmc.retrieval.memory import MEMORY, QueryMemory
-from hf_xmc.retrieval.rerank import RERANKER, CrossEncoderReranker
+from hf_xmc.retrieval.rerank import PairScorer, load_reranker
 from hf_xmc.types import TopK
 
-CELLS = 2**22  # predictions that are held at a time
+CELLS = 2**22  # predictions held at a time
 
 
 class XMCPipeline:
@@ -40,9 +40,10 @@ class XMCPipeline:
         model: the dual encoder.
         index: the label index that this model built.
         run: the record of the training run (`run.json`), which the model card quotes.
-        memory: training queries, whose labels vote too.
-        confidence: what turns scores into probabilities, thresholds and label sets.
-        reranker: a cross-encoder that may reorder the best labels.
+        memory: training queries, which vote for their labels; one of the `channels`.
+        confidence: turns scores into probabilities, thresholds and conformal prediction sets.
+        reranker: reorders the best labels on request; any object with `predict(pairs) -> scores`.
+        channels: further sources of scores, which are combined with those of the label vectors.
 
     Example:
 
@@ -58,17 +59,29 @@ class XMCPipeline:
         run: Mapping[str, Any] | None = None,
         memory: QueryMemory | None = None,
         confidence: Confidence | None = None,
-        reranker: CrossEncoderReranker | None = None,
+        reranker: PairScorer | None = None,
+        channels: Sequence[FusedChannel] = (),
     ) -> None:
         self.encoder_fingerprint = encoder_fingerprint(model)
         self.head_fingerprint = head_fingerprint(model)
-        check_parts(model, index, memory, self.encoder_fingerprint, self.head_fingerprint)
+        self.channels = [*([] if memory is None else [memory]), *channels]
+        check_parts(model, index, self.memory, self.encoder_fingerprint, self.head_fingerprint)
         self.model = model.eval()
         self.index = index
         self.run = dict(run or {})
-        self.memory = memory
         self.confidence = confidence
         self.reranker = reranker
+        self.catalogues: dict[tuple[int, int], str] = {}  # fingerprints of the label table, which take a millisecond
+
+    @property
+    def memory(self) -> QueryMemory | None:
+        """The query memory, if there is one among the channels."""
+        return next((channel for channel in self.channels if isinstance(channel, QueryMemory)), None)
+
+    @memory.setter
+    def memory(self, memory: QueryMemory | None) -> None:
+        others = [channel for channel in self.channels if not isinstance(channel, QueryMemory)]
+        self.channels = [*([] if memory is None else [memory]), *others]
 
     @classmethod
     def build(
@@ -83,14 +96,15 @@ class XMCPipeline:
         """A pipeline over a label table (`uid`, `text`), encoded with the model and its label head, if it has one.
 
         Args:
-            labels: with a label head, the table that it was trained on; rows beyond it are new labels.
+            labels: the label table. If the model has a label head, the table that it was trained on, followed by any
+                new labels.
             factory: the kind of index, or `"auto"`.
-            texts: of labels with other names (column `texts`): `"alone"` the text only, or all of them, of which the
-                `"best"` or their `"mean"` scores.
-            **index: `recall_target` and what else `LabelIndex.build` takes.
+            texts: which texts of labels with alternative names (column `texts`) are indexed: `"alone"`, the text only;
+                or all of them, scored by their `"best"` or by their `"mean"`.
+            **index: `recall_target` and other arguments of `LabelIndex.build`.
 
         Raises:
-            ValueError: the model has vectors of other labels.
+            ModelFolderError: the label head of the model belongs to other labels.
         """
         encoded = changes.encode_catalogue(model, labels, texts, batch_size)
         return cls(model, changes.build_index(model, labels, encoded, factory, texts, **index))
@@ -112,7 +126,7 @@ class XMCPipeline:
         Args:
             device, dtype, attn_implementation: of the model, as in transformers.
             revision, token, cache_dir: of the repository.
-            model: the folder's model, where it is loaded already.
+            model: the folder's model, if it is loaded already.
         """
         folder = fetch_folder(name_or_folder, revision=revision, token=token, cache_dir=cache_dir)
         if model is None:
@@ -121,30 +135,28 @@ class XMCPipeline:
             model = XMCDualEncoderModel.from_pretrained(folder, **given)
         if device is not None:
             model = model.to(device)
-        reranker = CrossEncoderReranker.from_pretrained(folder) if (folder / RERANKER).is_dir() else None
-        if reranker is not None:
-            reranker.model = reranker.model.to(model.device)
         return cls(
             model,
             LabelIndex.from_pretrained(folder),
             run=read_json(folder / RUN),
-            memory=QueryMemory.from_pretrained(folder) if (folder / MEMORY).is_file() else None,
             confidence=Confidence.from_pretrained(folder) if (folder / CONFIDENCE).is_file() else None,
-            reranker=reranker,
+            reranker=load_reranker(folder, model.device),
+            channels=load_channels(folder),
         )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write all parts and the record of the run into one folder; what was fitted to another model goes from it."""
+        """Write all parts and the record of the run into one folder, and remove what was fitted to another model."""
         self.model.save_pretrained(folder)
         saving.save_parts(self, Path(folder))
         if self.run:
             write_json(self.run, Path(folder) / RUN)
 
     def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
-        """Upload all that `save_pretrained` writes and a new model card as one commit.
+        """Upload everything that `save_pretrained` writes and a new model card as one commit.
 
-        `metrics`, in the form of `metrics.json`, are what the card reports; `private`, `token`, `revision` and
-        `commit_message` are as in [`hf_xmc.hub.push_to_hub`].
+        Args:
+            metrics: results that the card reports, in the form of `metrics.json`.
+            **options: `private`, `token`, `revision` and `commit_message` of [`hf_xmc.hub.push_to_hub`].
         """
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -154,72 +166,73 @@ class XMCPipeline:
     def __call__(
         self,
         texts: str | Sequence[str],
-        k: int = 5,
-        threshold: float | str | None = None,
+        k: int | None = None,
+        *,
         batch_size: int = 64,
-        conformal: bool | float = False,
-        set_method: str = "fnr",
         explain: bool | str = False,
-        **search: Any,
+        search: SearchOptions | None = None,
+        selection: SelectionOptions | None = None,
+        **options: Any,
     ) -> list[Any]:
         """The best labels of each text, best first.
 
         Args:
             texts: one text, or several.
-            k: labels a text, at most.
-            threshold: leave out labels below it: a number is compared with the probability where there is one, else
-                with the score; `"f1"`, `"precision=0.9"`, `"f1@label"`, ... are what was fitted (`selection.select`).
+            k: labels per text, at most; 5 by default. `top_k` is another name of it.
             batch_size: texts encoded at a time.
-            conformal: in place of the best k a set of labels with a guarantee, at the level that was fitted (True) or
-                another (0.9).
-            set_method: what the set promises: `"fnr"`, `"all"`, `"frequency"` or `"powerset"`.
-            explain: give each label an `"explanation"`, by `"occlusion"` (True) or `"gradient"` (`explain.py`).
-            **search: `memory`, `allowed`, `forbidden`, `where`, `geometry`, `rerank`, as in `rank`.
+            explain: add an `"explanation"` to each label, by `"occlusion"` (True) or `"gradient"`.
+            search, selection: ready-made groups of options.
+            **options: single options by name: `threshold`, `conformal` and `set_method` of [`SelectionOptions`];
+                `memory`, `channels`, `allowed`, `forbidden`, `where`, `geometry` and `rerank` of [`SearchOptions`].
 
         Returns:
             For one text a list of `{"label": text, "uid", "id", "score"}`, for several a list of such lists. The score
-            is the dot product of the embeddings, fused with the votes of the memory where there is one. With a
-            confidence there is a `"probability"` as well.
+            is the dot product of the embeddings, fused with the scores of other channels if there are any. If the
+            pipeline is calibrated, there is a `"probability"` as well.
 
         Raises:
-            ValueError: what needs a confidence, and there is none, or it was fitted on another ranking.
+            SettingsError: an unknown option, or one that needs a confidence, and there is none for this ranking.
         """
         rows = [texts] if isinstance(texts, str) else list(texts)
-        embeddings = self.model.encode_queries(rows, batch_size)
-        tagged = self.tag(rows, embeddings, k, threshold, conformal, set_method, **search)
+        found = split_options(options if k is None else {**options, "k": k}, search, selection)
+        tagged = self.tag(rows, self.model.encode_queries(rows, batch_size), *found)
         if explain:
             add_explanations(self, rows, tagged, "occlusion" if explain is True else explain)
         return tagged[0] if isinstance(texts, str) else tagged
 
     def predict(
-        self, texts: Sequence[str], k: int = 5, batch_size: int = 64, progress: bool = False, **search: Any
+        self,
+        texts: Sequence[str],
+        k: int = 5,
+        batch_size: int = 64,
+        progress: bool = False,
+        search: SearchOptions | None = None,
+        **options: Any,
     ) -> TopK:
-        """The same as arrays: label ids and scores, `[N, k]`."""
-        return self.rank(self.model.encode_queries(texts, batch_size, progress), k, texts=texts, **search)
+        """The same as arrays: label ids and scores, `[N, k]`. Options are those of [`SearchOptions`], and `top_k`."""
+        embeddings = self.model.encode_queries(texts, batch_size, progress)
+        return self.rank(embeddings, options.pop("top_k", None) or k, texts, search, **options)
 
     def tag(
         self,
         texts: Sequence[str],
         embeddings: Any,
-        k: int = 5,
-        threshold: float | str | None = None,
-        conformal: bool | float = False,
-        set_method: str = "fnr",
-        **search: Any,
+        search: SearchOptions | None = None,
+        selection: SelectionOptions | None = None,
+        **options: Any,
     ) -> list[list[dict[str, Any]]]:
-        """What `__call__` does, for texts whose embeddings `[N, D]` are there already."""
-        confidence = self.confidence_for(**search)
-        depth = max(1, min(k, len(self.index)))  # what is beyond would be padding
-        if (
-            confidence is not None
-        ):  # as deep as the calibration was; and for a set, which promises something, no deeper
-            depth = confidence.depth if conformal is not False else max(depth, confidence.depth)
+        """`__call__` for several texts whose embeddings `[N, D]` exist already."""
+        search, selection = split_options(options, search, selection)
+        confidence = self.confidence_for(search)
+        depth = max(1, min(selection.k, len(self.index)))  # more would be padding
+        if confidence is not None:  # as deep as the calibration; for a set, which promises something, no deeper
+            depth = confidence.depth if selection.conformal is not False else max(depth, confidence.depth)
         tagged: list[list[dict[str, Any]]] = []
         step = max(1, CELLS // depth)
         for start in range(0, max(len(texts), 1), step):
             some = slice(start, start + step)
-            topk = self.rank(embeddings[some], depth, texts=texts[some], **search)
-            keep = select(topk, confidence, k, threshold, conformal, set_method)
+            topk = self.rank(embeddings[some], depth, texts=texts[some], search=search)
+            keep = select(topk, confidence, **vars(selection))
             probabilities = None if confidence is None else confidence.probabilities(topk)
             tagged += describe(self.index.labels, topk, keep, probabilities)
         return tagged
@@ -228,58 +241,131 @@ class XMCPipeline:
         self,
         embeddings: Any,
         k: int,
-        memory: bool = True,
-        allowed: Any = None,
-        forbidden: Any = None,
-        where: Mapping[str, Any] | None = None,
-        geometry: str | None = None,
-        rerank: bool | int = False,
         texts: Sequence[str] | None = None,
+        search: SearchOptions | None = None,
+        **options: Any,
     ) -> TopK:
         """The k best labels for embeddings `[N, D]` of queries.
 
         Args:
-            rerank: reorder the best 50 (or so many) by the cross-encoder, which reads the `texts` of the queries
-                `[N]`; scores are then its own.
-            memory: let similar training queries vote, where the pipeline has a memory.
-            allowed, forbidden, where: which labels to choose from, as in `LabelIndex.search`.
-            geometry: `"embeddings"` or `"hierarchy"`: the labels in the middle of the likely ones (Loki), which finds
-                labels that training never saw; their scores are of another kind, and have no probabilities.
+            texts: of the queries, `[N]`; needed by a reranker and by channels that read them.
+            search, **options: see [`SearchOptions`].
         """
-        filters = {"allowed": allowed, "forbidden": forbidden, "where": where}
+        search = SearchOptions.of(search, options)
+        depth = k if not search.rerank else max(k, ranking.RERANK_DEPTH if search.rerank is True else search.rerank)
         temperature = self.model.config.temperature
-        depth = k if not rerank else max(k, RERANK_DEPTH if rerank is True else rerank)
-        voting = self.memory if memory else None
-        topk = rank_labels(self.index, voting, embeddings, depth, filters, geometry, temperature)
-        return reorder(self.reranker, texts, topk, self.index.labels, k) if rerank else topk
+        topk = ranking.rank_labels(self.index, self.channels, texts, embeddings, depth, search, temperature)
+        return ranking.reorder(self.reranker, texts, topk, self.index.labels, k) if search.rerank else topk
 
-    def confidence_for(
-        self, memory: bool = True, geometry: str | None = None, rerank: bool | int = False, **search: Any
-    ) -> Confidence | None:
-        """The confidence, if it was fitted on the ranking that these arguments of `rank` give."""
-        if self.confidence is None or geometry is not None or rerank:
+    def confidence_for(self, search: SearchOptions | None = None, **options: Any) -> Confidence | None:
+        """The confidence, if it was fitted on the ranking that these options give, else None."""
+        search = SearchOptions.of(search, options)
+        if self.confidence is None:
             return None
-        return self.confidence if same_ranking(self, self.confidence.settings, memory) else None
+        settings = self.confidence.settings
+        if "ranking" in settings:
+            same = same_encoder(settings["ranking"], self.ranking_fingerprint(search, settings["num_labels"]))
+        else:  # fitted by version 0.1.0
+            names = [channel.name for channel in ranking.channels_used(self.channels, search)]
+            same = not (search.rerank or search.geometry) and ranking.same_settings(
+                settings, self.index, names, self.encoder_fingerprint, self.head_fingerprint
+            )
+        return self.confidence if same else None
 
-    def add_labels(self, labels: NewLabels) -> np.ndarray:
-        """Add labels, which are found at once, without training; returns their ids.
+    def ranking_fingerprint(self, search: SearchOptions | None = None, num_labels: int | None = None) -> str:
+        """A fingerprint of everything that scores depend on, which a confidence is keyed by. It does not change when
+        labels are added, changed or removed.
 
         Args:
-            labels: texts, dicts (`text`; `uid` or a free number; what else the label table has) or a `Dataset`.
+            num_labels: rows of the label table that it refers to; by default all. Labels added later are not among
+                the rows that a confidence was fitted for.
+        """
+        num_labels = self.index.catalogue.num_rows if num_labels is None else num_labels
+        key = (id(self.index), num_labels)
+        if key not in self.catalogues:
+            self.catalogues[key] = ranking.catalogue_fingerprint(self.index, num_labels)
+        return ranking.ranking_fingerprint(
+            self.index,
+            self.channels,
+            self.encoder_fingerprint,
+            self.head_fingerprint,
+            self.reranker,
+            search,
+            self.catalogues[key],
+        )
+
+    def add_labels(self, labels: NewLabels) -> np.ndarray:
+        """Add labels, which can be predicted at once, without training; returns their ids.
+
+        Args:
+            labels: texts, dicts (`text`; optionally `uid` and other columns of the label table) or a `Dataset`. Labels
+                without a uid get a free number.
 
         Raises:
-            ValueError: a uid that is in the index already, a label without text. Nothing is added then.
+            DataError: a uid that is in the index already, or a label without text. Nothing is added then.
         """
-        return changes.add_labels(self, labels)
+        return changes.add_labels(self.model, self.index, labels, self.encoder_fingerprint)
 
     def remove_labels(self, labels: Sequence[str | int]) -> None:
-        """Remove labels by uid (strings) or id (numbers); a KeyError, and nothing removed, where one is not there."""
-        self.index.remove(changes.label_ids(self, labels).tolist())
+        """Remove labels, given by uid (strings) or id (numbers).
+
+        Raises:
+            KeyError: a label that is not in the index; nothing is removed then.
+        """
+        self.index.remove(changes.label_ids(self.index, labels).tolist())
 
     def update_labels(self, texts: Mapping[Any, str | Sequence[str]]) -> None:
-        """Give labels new texts, uid or id -> a text or several; a KeyError where one is not there."""
-        changes.update_labels(self, texts)
+        """Give labels new texts.
+
+        Args:
+            texts: uid or id -> a text, or several, the first of which is displayed.
+
+        Raises:
+            KeyError: a label that is not in the index.
+        """
+        changes.update_labels(self.model, self.index, texts, self.encoder_fingerprint)
 
     def fingerprint(self) -> str:
-        """A hash of all that predictions depend on: encoder, label table, index and what else is saved with them."""
+        """A hash of everything that predictions depend on: encoder, label table, index and all parts saved with
+        them."""
         return saving.fingerprint(self)
+
+
+def check_parts(
+    model: XMCDualEncoderModel, index: LabelIndex, memory: QueryMemory | None, encoder: str, head: str | None
+) -> None:
+    """Refuse parts that were made with another model, or for other labels.
+
+    Args:
+        encoder, head: fingerprints of the model's encoder and of its label head, if it has one.
+
+    Raises:
+        ModelFolderError: a part that does not belong to the model; the message says how to rebuild it.
+    """
+    rebuild = "build it again with this model (hf-xmc index)"
+    if model.config.embedding_dim != index.index.d:
+        raise ModelFolderError(
+            f"The model makes embeddings of {model.config.embedding_dim} dimensions, the index holds {index.index.d}",
+            hint=rebuild,
+        )
+    if not same_encoder(encoder, index.about["encoder_fingerprint"]):
+        raise ModelFolderError(
+            "The index was built by another encoder, or by this one before it was trained further", hint=rebuild
+        )
+    built_with = index.about["head_fingerprint"]
+    unknown = built_with is None and index.about["encoder_fingerprint"] is None  # made by hand
+    if built_with != head and not unknown:
+        if head is None:
+            what = "with a label head, but the model has none"
+        elif built_with is None:
+            what = "without the model's label head"
+        else:
+            what = "with another label head than that of the model, or with this one before it was trained or fused"
+        raise ModelFolderError(f"The index was built {what}", hint=rebuild)
+    if model.label_head is not None:
+        model.label_head.check_catalogue(index.labels["uid"][:])
+    if memory is not None and memory.num_labels > index.catalogue.num_rows:
+        raise ModelFolderError(
+            f"The memory votes for {memory.num_labels:,} labels, the index has {index.catalogue.num_rows:,}",
+            hint="build it again (hf-xmc calibrate)",
+        )

@@ -1,101 +1,174 @@
-"""The ranking of labels: by the index, with the votes of the memory, kept to labels that may be predicted."""
+"""The whole ranking: label vectors and other channels, filters, geometry, reranking; and its fingerprint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from hf_xmc.data.hierarchy import parents_of_table
+from hf_xmc.errors import SettingsError
+from hf_xmc.inference.options import SearchOptions
+from hf_xmc.retrieval.channels import FusedChannel, LabelVectors
+from hf_xmc.retrieval.fingerprint import same_encoder
+from hf_xmc.retrieval.fusion import fuse_channels
 from hf_xmc.retrieval.geometry import frechet_search, frechet_tree
 from hf_xmc.retrieval.index import LabelIndex
-from hf_xmc.retrieval.memory import QueryMemory
-from hf_xmc.retrieval.rerank import CrossEncoderReranker, rerank
+from hf_xmc.retrieval.rerank import PairScorer, Reranker, rerank
 from hf_xmc.types import TopK
 
-MEMORY_DEPTH = 100  # labels by score that the votes of the memory are put together with
-RERANK_DEPTH = 50  # labels that a cross-encoder reads
+FUSION_DEPTH = 100  # labels by their vectors that other channels are combined with
+RERANK_DEPTH = 50  # labels that a reranker reads
 GEOMETRY_DEPTH = 50  # likely labels whose middle is looked for
+SAMPLE = 1000  # uids that the fingerprint of a label table reads
 
 
 def rank_labels(
     index: LabelIndex,
-    memory: QueryMemory | None,
-    queries: Any,
+    channels: Sequence[FusedChannel],
+    texts: Sequence[str] | None,
+    embeddings: Any,
     k: int,
-    filters: Mapping[str, Any],
-    geometry: str | None = None,
+    search: SearchOptions,
     temperature: float = 0.05,
 ) -> TopK:
-    """The k best labels for embeddings `[N, D]`.
+    """The k best labels of each query, `[N, k]`, before any reranking.
 
     Args:
-        filters: `allowed`, `forbidden`, `where`, as in `LabelIndex.search`.
-        geometry: `"embeddings"` or `"hierarchy"`: not the likeliest labels but those in the middle of the likely ones,
-            by the distance of their embeddings or by hops from parent to child (Loki, `retrieval/geometry.py`).
-        temperature: of the softmax that makes likelihoods of scores, for `geometry`.
+        channels: what the label vectors are combined with.
+        texts: of the queries, `[N]`; None if only label vectors and channels that need no texts are used.
+        embeddings: of the queries, `[N, D]`.
+        temperature: of the softmax that turns scores into likelihoods, for `search.geometry`.
 
     Raises:
-        ValueError: an unknown geometry, or a hierarchy that the label table does not have.
+        SettingsError: an unknown geometry, or a hierarchy that the label table does not have.
     """
-    if geometry is not None:
-        likely = rank_labels(index, memory, queries, GEOMETRY_DEPTH, filters)
-        if geometry == "embeddings":
-            return frechet_search(index, likely, k, temperature, queries, **filters)
-        if geometry != "hierarchy":
-            raise ValueError(f"geometry is {geometry!r}; expected 'embeddings' or 'hierarchy'.")
-        parents = parents_of_table(index.labels)
-        if parents is None:
-            raise ValueError("geometry='hierarchy' needs a column parents in the label table, and there is none.")
-        return frechet_tree(parents, len(index.labels), likely, k, temperature, findable(index, filters))
-    if memory is None:
-        return index.search(queries, k, **filters)
-    found = index.search(queries, max(k, MEMORY_DEPTH), **filters)
-    return vote(memory, queries, found, findable(index, filters), k)
+    if search.geometry is not None:
+        return rank_by_geometry(index, channels, texts, embeddings, k, search, temperature)
+    labels, used = LabelVectors(index), channels_used(channels, search)
+    allowed = index.catalogue.allowed_rows(**search.filters)
+    if not used:
+        return labels.rank(texts, embeddings, k, allowed)
+    found = labels.rank(texts, embeddings, max(k, FUSION_DEPTH), allowed)
+    # The index knows which labels were removed; the other channels do not.
+    return fuse_channels(found, used, texts, embeddings, k, without_removed(index, allowed))
 
 
-def reorder(
-    reranker: CrossEncoderReranker | None, texts: Sequence[str] | None, topk: TopK, labels: Dataset, k: int
+def rank_by_geometry(
+    index: LabelIndex,
+    channels: Sequence[FusedChannel],
+    texts: Sequence[str] | None,
+    embeddings: Any,
+    k: int,
+    search: SearchOptions,
+    temperature: float,
 ) -> TopK:
-    """The first k of these predictions `[N, K]` in the order of a cross-encoder, with its scores.
+    """The labels in the middle of the likely ones, by the distance of their embeddings or by hops from parent to child
+    (Loki, `retrieval/geometry.py`)."""
+    by_scores = SearchOptions(search.memory, search.channels, **search.filters)
+    likely = rank_labels(index, channels, texts, embeddings, GEOMETRY_DEPTH, by_scores)
+    if search.geometry == "embeddings":
+        return frechet_search(index, likely, k, temperature, embeddings, **search.filters)
+    if search.geometry != "hierarchy":
+        raise SettingsError(f"geometry is {search.geometry!r}; expected 'embeddings' or 'hierarchy'")
+    parents = parents_of_table(index.labels)
+    if parents is None:
+        raise SettingsError("geometry='hierarchy' needs a column parents in the label table, and there is none")
+    allowed = without_removed(index, index.catalogue.allowed_rows(**search.filters))
+    return frechet_tree(parents, len(index.labels), likely, k, temperature, allowed)
+
+
+def without_removed(index: LabelIndex, allowed: np.ndarray | None) -> np.ndarray | None:
+    """Which rows of the label table may be predicted, bool `[L]`; None for all."""
+    if allowed is None and index.removed:
+        allowed = np.ones(index.catalogue.num_rows, bool)
+        allowed[list(index.removed)] = False
+    return allowed
+
+
+def channels_used(channels: Sequence[FusedChannel], search: SearchOptions) -> list[FusedChannel]:
+    """The channels that take part in a search.
 
     Raises:
-        ValueError: no reranker, or no texts for it to read.
+        SettingsError: a channel that the pipeline does not have.
+    """
+    names = [channel.name for channel in channels]
+    wanted = names if search.channels is None else list(search.channels)
+    if missing := [name for name in wanted if name not in names]:
+        known = ", ".join(names) or "none beside the label vectors"
+        raise SettingsError(f"there is no channel {missing[0]!r}; the pipeline has {known}")
+    return [c for c in channels if c.name in wanted and (search.memory or c.name != "memory")]
+
+
+def reorder(reranker: PairScorer | None, texts: Sequence[str] | None, topk: TopK, labels: Dataset, k: int) -> TopK:
+    """The first k of these predictions `[N, K]` in the order of a reranker, with its scores.
+
+    Raises:
+        SettingsError: there is no reranker, or there are no texts that it could read.
     """
     if reranker is None:
-        raise ValueError("rerank is asked for, but the pipeline has no reranker; train one with hf-xmc rerank.")
+        raise SettingsError("rerank is set, but the pipeline has no reranker", hint="train one with hf-xmc rerank")
     if texts is None:
-        raise ValueError("A reranker reads the texts of the queries; give them beside the embeddings.")
-    ranked = rerank(reranker, texts, topk, labels)
-    return TopK(ranked.ids[:, :k], ranked.scores[:, :k])
+        raise SettingsError("A reranker reads the texts of the queries", hint="pass them with the embeddings")
+    return rerank(reranker, texts, topk, labels).first(k)
 
 
-def findable(index: LabelIndex, filters: Mapping[str, Any]) -> np.ndarray | None:
-    """Which rows of the label table may be predicted, bool `[L]`; None for all."""
-    mask = index.catalogue.allowed_rows(**filters)
-    if mask is None and index.removed:
-        mask = np.ones(index.catalogue.num_rows, bool)
-        mask[list(index.removed)] = False
-    return mask
+def ranking_fingerprint(
+    index: LabelIndex,
+    channels: Sequence[FusedChannel],
+    encoder: str,
+    head: str | None,
+    reranker: PairScorer | None = None,
+    search: SearchOptions | None = None,
+    catalogue: str = "",
+) -> str:
+    """A fingerprint of everything that scores depend on: encoder, label head, index, channels and their weights, and
+    for a search that uses them geometry and reranker. Filters are not part of it: they do not change any score.
 
-
-def vote(memory: QueryMemory, queries: Any, labels: TopK, allowed: np.ndarray | None, k: int) -> TopK:
-    """The k best labels by label scores and memory together, `[N, k]`, of the allowed ones.
-
-    The memory knows the labels of training, among them some that were removed since or that a filter excludes: they
-    are ranked with the others, then taken out, so that k are left.
+    As `encoder_fingerprint` it has two parts, one of which survives loading the model in another precision; compare
+    two of them with `same_encoder`.
 
     Args:
-        queries: embeddings `[N, D]`.
-        labels: the best allowed labels by their own score, `[N, K]`.
-        allowed: mask over the rows of the label table, `[L]`; None for all.
+        encoder, head: fingerprints of the encoder and of its label head.
+        catalogue: fingerprint of the label table (`catalogue_fingerprint`).
     """
-    if allowed is None:
-        return memory.combine(queries, labels, k)
-    most = memory.settings.num_neighbours * int(memory.positives.counts.max(initial=0))  # labels that can have a vote
-    ranked = memory.combine(queries, labels, labels.k + min(most, memory.num_labels))
-    ids = np.where((ranked.ids >= 0) & allowed[ranked.ids], ranked.ids, -1)
-    kept = TopK(ids, np.where(ids < 0, -np.inf, ranked.scores)).sorted()
-    return TopK(kept.ids[:, :k], kept.scores[:, :k])
+    search = search or SearchOptions()
+    parts: list[Any] = [head, catalogue, LabelVectors(index).fingerprint()]
+    parts += [(c.name, c.fingerprint()) for c in channels_used(channels, search) if c.weight > 0]
+    if search.geometry is not None:
+        parts.append(("geometry", search.geometry))
+    if search.rerank:
+        known = reranker.fingerprint() if isinstance(reranker, Reranker) else type(reranker).__qualname__
+        parts.append(("rerank", int(search.rerank), known))
+    return "-".join(
+        blake2b(f"{precision} {parts}".encode(), digest_size=12).hexdigest() for precision in encoder.split("-")
+    )
+
+
+def catalogue_fingerprint(index: LabelIndex, num_labels: int) -> str:
+    """A hash of the first `num_labels` uids of the label table (of a sample, if they are many). Labels that are added,
+    changed or removed later do not change it, since rows of the table stay where they are."""
+    rows = np.unique(np.linspace(0, num_labels - 1, min(num_labels, SAMPLE)).astype(np.int64))
+    if num_labels > index.catalogue.num_rows:
+        return f"fewer than {num_labels} labels"
+    return blake2b("\n".join(index.labels.select(rows)["uid"]).encode(), digest_size=12).hexdigest()
+
+
+def same_settings(
+    fitted: Mapping[str, Any], index: LabelIndex, channels: Sequence[str], encoder: str, head: str | None
+) -> bool:
+    """Whether a confidence of version 0.1.0, which has no fingerprint of its ranking, was fitted on such a ranking.
+
+    Args:
+        fitted: the settings of the confidence.
+        channels: names of those that take part, beside the label vectors.
+    """
+    return (
+        list(channels) == (["memory"] if fitted.get("memory", False) else [])
+        and fitted.get("factory", index.factory) == index.factory
+        and same_encoder(fitted.get("encoder_fingerprint"), encoder)
+        and fitted.get("head_fingerprint", head) == head
+    )

@@ -55,7 +55,7 @@ class Catalogue:
             check_columns(labels)
             given = {name: labels[name][:] for name in labels.column_names}
         else:
-            given = columns_of(labels, (uid for uid in map(str, count(self.num_rows)) if uid not in taken))
+            given = columns_of(labels, self.free_uids())
         uids = given["uid"]
         if len(set(uids)) < len(uids) or not taken.isdisjoint(uids):
             repeated = next(uid for i, uid in enumerate(uids) if uid in taken or uid in uids[:i])
@@ -63,6 +63,11 @@ class Catalogue:
         schema = self._table.features.arrow_schema
         columns = [pa.array(given.get(field.name, [None] * len(uids)), field.type) for field in schema]
         return pa.Table.from_arrays(columns, schema=schema)
+
+    def free_uids(self, taken: Iterable[str] = ()) -> Iterator[str]:
+        """Uids for new labels: numbers from the next row on that no label has, and that are not `taken` either."""
+        used = self.live_uids() | set(taken)
+        return (uid for uid in map(str, count(self.num_rows)) if uid not in used)
 
     def append(self, rows: pa.Table) -> np.ndarray:
         """Add what `rows_for` made; returns the new ids, int64 `[n]`."""

@@ -1,196 +1,188 @@
-"""Label scores and the votes of similar training queries in one ranking, and how its settings are chosen."""
+"""One ranking from any number of channels, and how their weights are learned.
+
+A label's score is the weighted sum of its scores in all channels; the weights sum to 1, and what the other channels
+leave belongs to the label vectors. Weights are learned channel by channel on held-out queries.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from typing import Any
 
 import numpy as np
 
+from hf_xmc.errors import SettingsError
+from hf_xmc.metrics.hits import search_depth
+from hf_xmc.metrics.ranking import ranking_metrics
+from hf_xmc.retrieval.channels.channel import FusedChannel
+from hf_xmc.retrieval.channels.query_memory import QueryMemory
+from hf_xmc.retrieval.scores import add_scores
 from hf_xmc.types import Positives, TopK
 
-COMBINATIONS = ("sum", "joint")
-CELLS = 2**22  # entries that are sorted at a time
-ROWS = 1024  # queries whose neighbours' labels are unfolded at a time
+WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # that are tried on validation
 
 
 @dataclass(frozen=True)
-class FusionSettings:
-    """How label scores and memory are put together.
+class Ranked:
+    """What a channel found, and how it counts.
 
     Args:
-        combine: `"sum"`, (1 - weight) label score + weight votes; or `"joint"`, RAE-XMC's one softmax over labels and
-            neighbours.
-        weight: of the memory, 0 to 1: 0 is labels only, 1 neighbours only (lambda in RAE-XMC).
-        num_neighbours: training queries that vote.
-        temperature: of the softmax over similarities; RAE-XMC uses 0.04.
+        topk: its labels, `[N, K]`.
+        weight: its share of the fused score.
+        complete: whether a label that it leaves out scores 0. Otherwise the list was cut, and such a label counts as
+            if it had the lowest score of the list, which is the most that it can have.
     """
 
-    combine: str = "sum"
-    weight: float = 0.5
-    num_neighbours: int = 50
-    temperature: float | None = 0.04
-
-    def __post_init__(self) -> None:
-        if self.combine not in COMBINATIONS:
-            raise ValueError(f"combine is {self.combine!r}; expected one of {', '.join(COMBINATIONS)}.")
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight is {self.weight}; expected 0 (labels only) to 1 (memory only).")
-        if self.num_neighbours < 1:
-            raise ValueError(f"num_neighbours is {self.num_neighbours}; it must be at least 1.")
-        if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0.")
-        if self.combine == "joint" and self.temperature is None:
-            raise ValueError("combine='joint' is a softmax and needs a temperature.")
+    topk: TopK
+    weight: float
+    complete: bool
 
 
-def fuse(labels: TopK, memory: TopK, weight: float, k: int) -> TopK:
-    """The k labels of largest (1 - weight) label score + weight votes.
+def fuse_channels(
+    labels: TopK,
+    channels: Sequence[FusedChannel],
+    texts: Sequence[str] | None,
+    embeddings: Any,
+    k: int,
+    allowed: np.ndarray | None = None,
+) -> TopK:
+    """The k best allowed labels by the label vectors and all channels together, `[N, k]`.
 
-    A label without votes has 0 of them. A label that has votes and is not among the label scores counts as if it had
-    the lowest of them, which is the most that it can have.
+    Channels may know labels that were removed since, or that a filter excludes. These are ranked with the others and
+    then taken out, so that k are left.
 
     Args:
-        labels: the best labels by their own score, `[N, K]`; the deeper the better.
-        memory: labels with votes, `[N, M]`.
+        labels: the best allowed labels by their vectors, `[N, K]`, K >= k.
+        channels: with their weights; those of weight 0 are not asked.
+        texts, embeddings: of the queries.
+        allowed: rows of the label table that may be predicted, bool `[L]`; None for all.
+    """
+    ranked = ranked_by(labels, channels, texts, embeddings, k, allowed)
+    if allowed is None:
+        return weighted_sum(ranked, k)
+    found = weighted_sum(ranked, sum(one.topk.k for one in ranked))
+    ids = np.where((found.ids >= 0) & allowed[found.ids], found.ids, -1)
+    return TopK(ids, np.where(ids < 0, -np.inf, found.scores)).sorted().padded(k)
 
-    >>> labels = TopK(np.array([[0, 1]]), np.array([[0.8, 0.6]]))
-    >>> memory = TopK(np.array([[1, 7]]), np.array([[0.75, 0.25]]))
-    >>> fused = fuse(labels, memory, weight=0.5, k=3)
+
+def ranked_by(
+    labels: TopK,
+    channels: Sequence[FusedChannel],
+    texts: Sequence[str] | None,
+    embeddings: Any,
+    k: int,
+    allowed: np.ndarray | None = None,
+) -> list[Ranked]:
+    """What each channel found, the label vectors first."""
+    used = [channel for channel in channels if channel.weight > 0]
+    total = sum(channel.weight for channel in used)
+    if total > 1 + 1e-6:
+        shares = ", ".join(f"{channel.name} {channel.weight:g}" for channel in used)
+        raise SettingsError(f"the weights of the channels sum to {total:g} ({shares})", hint="they may sum to 1")
+    joint = [c for c in used if isinstance(c, QueryMemory) and c.settings.combine == "joint"]
+    if not joint:
+        first = Ranked(labels, 1 - total, complete=False)
+    else:  # RAE-XMC's softmax over labels and memory stands for both of them
+        keep = k if allowed is None and len(used) == 1 else None
+        share = 1 - (total - joint[0].weight)
+        first = Ranked(joint[0].joint(labels, embeddings, keep), share, complete=True)
+    rest = [channel for channel in used if channel not in joint]
+    depth = max(k, labels.k)
+    return [first, *(Ranked(c.rank(texts, embeddings, depth, allowed), c.weight, c.complete) for c in rest)]
+
+
+def weighted_sum(rankings: Sequence[Ranked], k: int) -> TopK:
+    """The k labels of largest weighted sum of scores, `[N, k]`.
+
+    >>> labels = Ranked(TopK(np.array([[0, 1]]), np.array([[0.8, 0.6]])), 0.5, complete=False)
+    >>> memory = Ranked(TopK(np.array([[1, 7]]), np.array([[0.75, 0.25]])), 0.5, complete=True)
+    >>> fused = weighted_sum([labels, memory], k=3)
     >>> fused.ids.tolist(), fused.scores.round(3)
     ([[1, 7, 0]], array([[0.675, 0.425, 0.4  ]], dtype=float32))
     """
-    if len(labels) != len(memory):
-        raise ValueError(f"Found label scores of {len(labels):,} queries, but votes for {len(memory):,}.")
-    if weight == 0:
-        ordered = labels.sorted()
-        return padded(TopK(ordered.ids[:, :k], ordered.scores[:, :k]), k)
-    label_scores = np.asarray(labels.scores, dtype=np.float32)
-    real = np.asarray(labels.ids) >= 0
-    floor = np.where(real, label_scores, np.inf).min(axis=1, keepdims=True, initial=np.inf)
-    floor = np.where(np.isfinite(floor), floor, 0.0).astype(np.float32)  # [N, 1]
-    # What a label has above the floor; then what is in neither list and what is in one are summed alike.
-    own = np.where(real, (1 - weight) * (np.where(real, label_scores, 0) - floor), -np.inf)
-    votes = np.where(np.asarray(memory.ids) >= 0, weight * np.asarray(memory.scores, dtype=np.float32), -np.inf)
-    total = add_scores(TopK(labels.ids, own), TopK(memory.ids, votes), k)
-    return TopK(total.ids, (total.scores + (1 - weight) * floor).astype(np.float32))
+    counts = [len(one.topk) for one in rankings]
+    if len(set(counts)) > 1:
+        raise SettingsError(f"Found label scores of {counts[0]:,} queries, but votes for {min(counts):,}")
+    if len(rankings) == 1:
+        return rankings[0].topk.sorted().padded(k)
+    lifted = [above_floor(one) for one in rankings]
+    total = lifted[0][0]
+    for i, (scores, _) in enumerate(lifted[1:], 2):
+        total = add_scores(total, scores, k if i == len(lifted) else total.k + scores.k)
+    scores = total.scores
+    for one, (_, floor) in zip(rankings, lifted, strict=True):
+        if not one.complete:
+            scores = scores + one.weight * floor
+    return TopK(total.ids, scores.astype(np.float32))
 
 
-def joint_softmax(
-    labels: TopK, neighbours: TopK, positives: Positives, weight: float, temperature: float, k: int
-) -> TopK:
-    """RAE-XMC's ranking: one softmax over the similarities of labels and training queries, whose weights go to the
-    label itself (times 1 - lambda) or to all labels of the training query (times lambda).
+def above_floor(ranked: Ranked) -> tuple[TopK, np.ndarray]:
+    """Weighted scores less what a label that is not listed has, and that floor `[N, 1]`: then labels that are in some
+    of the lists and labels that are in all of them can be summed alike."""
+    ids, scores = np.asarray(ranked.topk.ids), np.asarray(ranked.topk.scores, dtype=np.float32)
+    real = ids >= 0
+    floor = np.zeros((len(ids), 1), np.float32)
+    if not ranked.complete:
+        lowest = np.where(real, scores, np.inf).min(axis=1, keepdims=True, initial=np.inf)
+        floor = np.where(np.isfinite(lowest), lowest, 0.0).astype(np.float32)
+        scores = np.where(real, scores, 0) - floor
+    return TopK(ids, np.where(real, ranked.weight * scores, -np.inf)), floor
 
-    After Wang, Chang, Jiang, Zhang, Yu, Vishwanathan 2025. There the softmax runs over the best 200 of both together;
-    here it runs over all that is given.
+
+def fuse(labels: TopK, votes: TopK, weight: float, k: int) -> TopK:
+    """The k labels of largest (1 - weight) label score + weight votes; a label without votes has 0 of them."""
+    if len(labels) != len(votes):
+        raise SettingsError(f"Found label scores of {len(labels):,} queries, but votes for {len(votes):,}")
+    other = [Ranked(votes, weight, complete=True)] if weight else []
+    return weighted_sum([Ranked(labels, 1 - weight, complete=False), *other], k)
+
+
+def tune_channel(
+    channel: FusedChannel,
+    labels: TopK,
+    texts: Sequence[str] | None,
+    embeddings: Any,
+    positives: Positives,
+    others: Sequence[FusedChannel] = (),
+    filters: Positives | None = None,
+    k: int = 5,
+    weights: Sequence[float] = WEIGHTS,
+) -> tuple[FusedChannel, list[dict[str, Any]]]:
+    """Choose the settings and the weight of a channel on held-out queries; returns it, and what was tried.
+
+    The best has the largest mean of P@1 and nDCG@k: P@1 is what the first label is worth, but of few queries it says
+    little; nDCG is steadier. Of equal ones the first wins. Weight 0 is tried first, so that a channel that does not
+    help gets weight 0.
 
     Args:
-        labels: label ids and cosines, `[N, K]`.
-        neighbours: rows of the memory and their cosines, `[N, M]`.
-        positives: the labels of each row of the memory.
-        weight: lambda.
-
-    >>> labels = TopK(np.array([[1, 2]]), np.array([[0.82, 0.70]]))
-    >>> neighbours = TopK(np.array([[0, 1]]), np.array([[0.80, 0.78]]))
-    >>> found = joint_softmax(labels, neighbours, Positives.from_lists([[0], [0, 1]]), 0.5, 0.04, k=3)
-    >>> found.ids.tolist(), found.scores.round(4)
-    ([[1, 0, 2]], array([[0.3379, 0.2407, 0.0123]], dtype=float32))
+        channel: fitted on training queries only.
+        labels: the best labels of the held-out queries by their vectors, `[B, K]`; K of 50 to 100 is enough.
+        texts, embeddings: of the held-out queries.
+        positives, filters: the truth, and pairs that are removed from predictions.
+        others: channels that are in the fusion already. A weight w of the new one leaves them 1 - w of theirs.
+        weights: that are tried, beside 0.
     """
-    both = np.concatenate([labels.scores, neighbours.scores], axis=1).astype(np.float64) / temperature
-    both = np.exp(both - np.where(np.isfinite(both), both, -np.inf).max(axis=1, keepdims=True, initial=-1e30))
-    both = both / np.maximum(both.sum(axis=1, keepdims=True), 1e-30)  # [N, K + M]
-    own = np.where(np.asarray(labels.ids) >= 0, (1 - weight) * both[:, : labels.k], -np.inf)
-    votes = sum_votes(neighbours.ids, weight * both[:, labels.k :], positives)
-    return add_scores(TopK(labels.ids, own.astype(np.float32)), votes, k)
+    depth = search_depth(k, filters)
+    before = ranked_by(labels, others, texts, embeddings, depth)
+    tried: list[FusedChannel] = []
+    table: list[dict[str, Any]] = []
 
+    def attempt(version: FusedChannel, weight: float, combined: TopK) -> None:
+        found = ranking_metrics(combined, positives, ks=(1, k), filters=filters)
+        tried.append(version)
+        measured = {"P@1": found["P@1"], f"nDCG@{k}": found[f"nDCG@{k}"]}
+        table.append({**version.describe(), "weight": weight, **measured})
 
-def sum_votes(rows: np.ndarray, weights: np.ndarray, positives: Positives, k: int | None = None) -> TopK:
-    """The labels of the neighbours, each with the summed weights of those that have it.
-
-    Args:
-        rows: neighbours of each query, rows of `positives`, `[N, M]`; -1 for none.
-        weights: of each neighbour, `[N, M]`.
-        k: labels to keep; by default all that have a vote.
-    """
-    truth = positives.numpy()
-    parts = []
-    for start in range(0, len(rows), ROWS):
-        near, weight = rows[start : start + ROWS], weights[start : start + ROWS]
-        query, column = np.nonzero(near >= 0)
-        found = truth.take(near[query, column])
-        parts.append(
-            best_of(
-                np.repeat(query, found.counts),
-                found.indices,
-                np.repeat(weight[query, column], found.counts),
-                len(near),
-                k,
-            )
-        )
-    width = max((part.k for part in parts), default=0) if k is None else k
-    ids = np.full((len(rows), width), -1, dtype=np.int64)
-    scores = np.full((len(rows), width), -np.inf, dtype=np.float32)
-    for start, part in zip(range(0, len(rows), ROWS), parts, strict=True):
-        ids[start : start + ROWS, : part.k], scores[start : start + ROWS, : part.k] = part.ids, part.scores
-    return TopK(ids, scores)
-
-
-def best_of(rows: np.ndarray, labels: np.ndarray, scores: np.ndarray, num_rows: int, k: int | None) -> TopK:
-    """Sum the scores of each (row, label), given in any order, and keep the k best labels of each row."""
-    stride = int(labels.max(initial=0)) + 1
-    keys, which = np.unique(rows * stride + labels, return_inverse=True)
-    total = np.bincount(which, weights=scores, minlength=len(keys)).astype(np.float32)
-    row, label = np.divmod(keys, stride)
-    order = np.lexsort((label, -total, row))
-    row, label, total = row[order], label[order], total[order]
-    rank = np.arange(len(row)) - np.searchsorted(row, row)
-    width = int(rank.max(initial=-1)) + 1 if k is None else k
-    kept = rank < width
-    ids = np.full((num_rows, width), -1, dtype=np.int64)
-    best = np.full((num_rows, width), -np.inf, dtype=np.float32)
-    ids[row[kept], rank[kept]], best[row[kept], rank[kept]] = label[kept], total[kept]
-    return TopK(ids, best)
-
-
-def add_scores(one: TopK, other: TopK, k: int) -> TopK:
-    """Add up the scores of labels that are in both, and keep the k best, `[N, k]`. No list names a label twice."""
-    ids = np.full((len(one), k), -1, dtype=np.int64)
-    scores = np.full((len(one), k), -np.inf, dtype=np.float32)
-    width = one.k + other.k
-    step = max(1, CELLS // max(width, 1))
-    for start in range(0, len(one) if width else 0, step):
-        rows = slice(start, start + step)
-        label = np.concatenate([one.ids[rows], other.ids[rows]], axis=1).astype(np.int64)
-        score = np.concatenate([one.scores[rows], other.scores[rows]], axis=1)
-        order = np.argsort(label, axis=1)
-        label, score = np.take_along_axis(label, order, 1), np.take_along_axis(score, order, 1)
-        twice = (label[:, 1:] == label[:, :-1]) & (label[:, 1:] >= 0)
-        score[:, :-1] += np.where(twice, score[:, 1:], 0)
-        label[:, 1:][twice] = -1
-        score[label < 0] = -np.inf
-        if k < width:
-            best = np.argpartition(-score, k - 1, axis=1)[:, :k]
-            label, score = np.take_along_axis(label, best, 1), np.take_along_axis(score, best, 1)
-        ordered = TopK(label, score).sorted()
-        ids[rows, : ordered.k], scores[rows, : ordered.k] = ordered.ids, ordered.scores
-    return TopK(ids, scores)
-
-
-def padded(topk: TopK, k: int) -> TopK:
-    """The same with k columns."""
-    missing = ((0, 0), (0, k - topk.k))
-    return TopK(np.pad(topk.ids, missing, constant_values=-1), np.pad(topk.scores, missing, constant_values=-np.inf))
-
-
-def grid(
-    neighbours: Sequence[int] = (10, 30, 100),
-    temperatures: Sequence[float] = (0.04, 0.08, 0.15),
-    weights: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-) -> list[FusionSettings]:
-    """The settings that `tune_fusion` tries by default. The first is labels only; the joint softmax is tried at the
-    number of neighbours that is largest."""
-    sums = [FusionSettings("sum", w, n, t) for n, t, w in product(neighbours, temperatures, weights)]
-    joint = [FusionSettings("joint", w, max(neighbours), t) for t, w in product(temperatures, weights[::2])]
-    return [FusionSettings(weight=0.0), *sums, *joint]
+    attempt(channel, 0.0, weighted_sum(before, depth))
+    for version, ranked in channel.versions(texts, embeddings):
+        for weight in weights:
+            left = [Ranked(one.topk, (1 - weight) * one.weight, one.complete) for one in before]
+            attempt(version, weight, weighted_sum([*left, Ranked(ranked, weight, channel.complete)], depth))
+    if isinstance(channel, QueryMemory) and not others:
+        for joint, combined in channel.joint_versions(labels, embeddings, weights[::2], depth):
+            attempt(joint, joint.weight, combined)
+    best = int(np.argmax([row["P@1"] + row[f"nDCG@{k}"] for row in table]))
+    chosen = tried[best]
+    chosen.weight = table[best]["weight"]
+    return chosen, table

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
 from hf_xmc.metrics import find_hits, per_query_metrics
-from hf_xmc.retrieval.fusion import best_of
+from hf_xmc.retrieval.scores import best_of
 from hf_xmc.retrieval.search import as_matrix, exact_search
 from hf_xmc.types import Positives
 

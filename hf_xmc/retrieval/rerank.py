@@ -1,11 +1,13 @@
-"""Reranking: a cross-encoder reads text and label together, for the few labels that the dual encoder found."""
+"""Reranking: a second model reads text and label together, for the few labels that the channels found."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,19 +15,94 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_xmc.data.files import read_json, replacing
+from hf_xmc.errors import ModelFolderError, SettingsError
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.types import TopK
 
 RERANKER = "reranker"  # its place in a trained folder
-PAIRS = 8192  # pairs that are tokenised at a time
+KIND = "reranker/reranker.json"  # says which class wrote it; a folder without this file has a cross-encoder
+PAIRS = 8192  # pairs tokenised at a time
 
 
 class PairScorer(Protocol):
-    """Scores pairs of texts: [`CrossEncoderReranker`], or sentence-transformers' `CrossEncoder`."""
+    """Scores pairs of texts. This is all that reranking needs: sentence-transformers' `CrossEncoder` has it too."""
 
-    def predict(self, pairs: list[tuple[str, str]], /) -> Any: ...
+    def predict(self, pairs: list[tuple[str, str]], /) -> Any:
+        """One score for each pair (text, label text), `[n]`."""
+        ...
 
 
+@runtime_checkable
+class Reranker(PairScorer, Protocol):
+    """A scorer of pairs that can be part of a trained folder. [`register_reranker`] makes a class known by its kind,
+    so that `XMCPipeline.from_pretrained` can load it."""
+
+    kind: ClassVar[str]
+
+    def fingerprint(self) -> str:
+        """A hash of everything that its scores depend on."""
+        ...
+
+    def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
+        """Write into `reranker/` of a trained folder."""
+        ...
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], /, *, device: Any = None) -> Reranker:
+        """Load from `reranker/` of a trained folder."""
+        ...
+
+
+RERANKERS: dict[str, type[Reranker]] = {}
+R = TypeVar("R", bound=type[Reranker])
+
+
+def register_reranker(cls: R) -> R:
+    """Make a class of rerankers known, so that folders that hold one can be loaded; a class decorator."""
+    RERANKERS[cls.kind] = cls
+    return cls
+
+
+def save_reranker(reranker: PairScorer, folder: str | os.PathLike[str]) -> None:
+    """Write a reranker, and its kind, into `reranker/` of a trained folder.
+
+    Raises:
+        SettingsError: it has no `kind` that is registered, and could not be loaded again.
+    """
+    found = next((cls for cls in RERANKERS.values() if isinstance(reranker, cls)), None)
+    if found is None:
+        raise SettingsError(
+            f"the reranker, a {type(reranker).__name__}, cannot be saved",
+            hint="make it a Reranker and decorate its class with hf_xmc.retrieval.rerank.register_reranker, or save "
+            "the pipeline without it",
+        )
+    reranker.save_pretrained(folder)  # type: ignore[attr-defined]
+    with replacing(Path(folder) / KIND) as temporary:
+        temporary.write_text(json.dumps({"kind": found.kind}) + "\n", encoding="utf-8")
+
+
+def load_reranker(folder: str | os.PathLike[str], device: Any = None) -> Reranker | None:
+    """The reranker of a trained folder, None if it has none.
+
+    Raises:
+        ModelFolderError: it is of a kind that is not registered.
+    """
+    folder = Path(folder)
+    if not (folder / RERANKER).is_dir():
+        return None
+    kind = read_json(folder / KIND).get("kind") if (folder / KIND).is_file() else CrossEncoderReranker.kind
+    if kind not in RERANKERS:
+        raise ModelFolderError(
+            f"the reranker is of kind {kind!r}, which is not known; known are {', '.join(RERANKERS)}",
+            folder,
+            hint="import the module that registers it first",
+        )
+    return RERANKERS[kind].from_pretrained(folder, device=device)
+
+
+@register_reranker
 class CrossEncoderReranker:
     """A sequence classifier with one output, the score of a text and a label.
 
@@ -37,23 +114,25 @@ class CrossEncoderReranker:
     [`hf_xmc.training.reranker.train_reranker`] trains one.
     """
 
+    kind: ClassVar[str] = "cross-encoder"
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int = 256) -> None:
         if model.config.num_labels != 1:
-            raise ValueError(f"The classifier has {model.config.num_labels} outputs; a reranker needs one.")
+            raise SettingsError(f"The classifier has {model.config.num_labels} outputs; a reranker needs one")
         self.model = model.eval()
         self.tokenizer = tokenizer
-        places = getattr(model.config, "max_position_embeddings", None) or max_length
-        self.max_length = min(max_length, places)
+        positions = getattr(model.config, "max_position_embeddings", None) or max_length
+        self.max_length = min(max_length, positions)
 
     @classmethod
     def from_encoder(
         cls, name_or_folder: str | os.PathLike[str], max_length: int = 256, **options: Any
     ) -> CrossEncoderReranker:
-        """Start from an encoder, whose output layer is then new, or from a cross-encoder that has one output.
+        """Start from an encoder, which gets a new output layer, or from a cross-encoder with one output.
 
         Args:
-            name_or_folder: what `AutoModelForSequenceClassification` can load.
-            max_length: tokens of text and label together; the longer of the two is cut.
+            name_or_folder: anything that `AutoModelForSequenceClassification` can load.
+            max_length: tokens of text and label together; the longer of the two is truncated.
             **options: passed to `from_pretrained` of model and tokenizer (`revision`, `token`, ...).
         """
         model = AutoModelForSequenceClassification.from_pretrained(
@@ -62,21 +141,27 @@ class CrossEncoderReranker:
         return cls(model, AutoTokenizer.from_pretrained(name_or_folder, **options), max_length)
 
     @classmethod
-    def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **hub: Any) -> CrossEncoderReranker:
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], /, *, device: Any = None, **hub: Any
+    ) -> CrossEncoderReranker:
         """Load from `reranker/` in a trained folder or a Hub repository."""
         folder = fetch_folder(name_or_folder, [f"{RERANKER}/*"], **hub) / RERANKER
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)  # nothing pickled
-        return cls(model, tokenizer, tokenizer.model_max_length)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)  # never a pickle
+        return cls(model if device is None else model.to(device), tokenizer, tokenizer.model_max_length)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write model and tokenizer into `reranker/` of a trained folder."""
         self.tokenizer.model_max_length = self.max_length
         self.model.save_pretrained(Path(folder) / RERANKER)
         self.tokenizer.save_pretrained(Path(folder) / RERANKER)
 
+    def fingerprint(self) -> str:
+        """A hash of the weights and of `max_length`."""
+        return blake2b(f"{encoder_fingerprint(self.model)} {self.max_length}".encode(), digest_size=12).hexdigest()
+
     def tokenize(self, pairs: Sequence[tuple[str, str]]) -> dict[str, list[list[int]]]:
-        """Token ids (and what else the model takes) of each pair, cut to `max_length`."""
+        """Token ids (and the model's other inputs) of each pair, truncated to `max_length`."""
         texts, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return dict(self.tokenizer(texts, labels, truncation="longest_first", max_length=self.max_length))
 
@@ -88,7 +173,7 @@ class CrossEncoderReranker:
         for start in range(0, len(pairs), PAIRS):
             tokens = self.tokenize(pairs[start : start + PAIRS])
             lengths = [len(ids) for ids in tokens["input_ids"]]
-            order = np.argsort(lengths, kind="stable")  # a batch then holds little padding
+            order = np.argsort(lengths, kind="stable")  # so that a batch holds little padding
             for first in range(0, len(order), batch_size):
                 rows = order[first : first + batch_size]
                 batch = self.tokenizer.pad(
@@ -101,16 +186,16 @@ class CrossEncoderReranker:
 def rerank(
     scorer: PairScorer, texts: Sequence[str], topk: TopK, labels: Dataset | Sequence[str], progress: bool = False
 ) -> TopK:
-    """The same labels for each query in the order of a cross-encoder, with its scores.
+    """The same labels for each query in the order of a reranker, with its scores.
 
     Args:
-        scorer: anything with `predict(pairs) -> [n]`.
-        texts: of the queries, `[N]`.
+        scorer: any object with `predict(pairs) -> [n]`.
+        texts: texts of the queries, `[N]`.
         topk: the labels to reorder, `[N, K]`.
         labels: the label table, or the label texts by id.
 
     Raises:
-        ValueError: not one text a row of `topk`.
+        SettingsError: the number of texts is not that of the rows of `topk`.
 
     >>> class SharedWords:
     ...     def predict(self, pairs):
@@ -121,7 +206,9 @@ def rerank(
     """
     ids = np.asarray(topk.ids)
     if len(texts) != len(ids):
-        raise ValueError(f"Found {len(texts):,} texts for {len(ids):,} rows of predictions; give one a row.")
+        raise SettingsError(
+            f"Found {len(texts):,} texts for {len(ids):,} rows of predictions", hint="give one per row"
+        )
     names = label_texts(labels, ids)
     scores = np.full(ids.shape, -np.inf, np.float32)
     step = max(PAIRS // max(ids.shape[1], 1), 1)

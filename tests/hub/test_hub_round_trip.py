@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hf_xmc import Positives, XMCDualEncoderModel, XMCPipeline
+from hf_xmc.retrieval.channels.query_memory import MEMORY_FILES, QueryMemory
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
-from hf_xmc.retrieval.memory import MEMORY_FILES, QueryMemory
 from hf_xmc.retrieval.rerank import CrossEncoderReranker
 from tests.hub.local_hub import Hub
 from tests.hub.trained import JUNK, LABELS, METRICS, MORE_JUNK, PUSHED, RUN

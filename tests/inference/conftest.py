@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from hf_xmc import XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
+from hf_xmc.retrieval.channels.query_memory import MemorySettings, QueryMemory
 from hf_xmc.retrieval.confidence import Confidence
-from hf_xmc.retrieval.fusion import FusionSettings
-from hf_xmc.retrieval.memory import QueryMemory
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def fitted(plain: XMCPipeline, toy: Path) -> XMCPipeline:
     """With the training queries as memory and a confidence fitted on the test queries."""
     data = load_xmc_dataset(toy)
     train = plain.model.encode_queries(data.queries["train"]["text"][:])
-    settings = FusionSettings(weight=0.7, num_neighbours=10)
+    settings = MemorySettings(weight=0.7, num_neighbours=10)
     memory = QueryMemory.build(train, data.positives("train"), data.num_labels, settings)
     made = XMCPipeline(plain.model, plain.index, memory=memory)
     topk = made.predict(data.queries["test"]["text"][:], data.num_labels)

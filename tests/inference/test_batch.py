@@ -16,8 +16,7 @@ import pytest
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.errors import DataError
-from hf_xmc.inference.batch import predict_file
-from hf_xmc.inference.parts import Parts
+from hf_xmc.inference.batch import Parts, predict_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -187,7 +186,7 @@ def test_another_input_setting_or_model_starts_over(
     pipeline: XMCPipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = many_rows(tmp_path / "in.parquet", 60), tmp_path / "out.jsonl"
-    monkeypatch.setattr("hf_xmc.inference.parts.logger", logging.getLogger("parts"))
+    monkeypatch.setattr("hf_xmc.inference.batch.logger", logging.getLogger("parts"))
 
     def broken(self: Parts, count: int) -> None:
         raise KeyboardInterrupt

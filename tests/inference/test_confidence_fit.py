@@ -17,9 +17,9 @@ from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import DataError
 from hf_xmc.inference.evaluation.confidence import confidence_section, coverage, measure_confidence
 from hf_xmc.inference.fitting.confidence import Held, choose_depth, fit_confidence, halves, some
+from hf_xmc.retrieval.channels.query_memory import MEMORY, MEMORY_FILES, QueryMemory
 from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.index import INDEX
-from hf_xmc.retrieval.memory import MEMORY, MEMORY_FILES, QueryMemory
 from tests.conftest import COLOURS, THINGS, write_lines
 
 FITTED = (*CONFIDENCE_FILES, *MEMORY_FILES)
@@ -173,7 +173,7 @@ def test_halves_share_nothing_and_depth_is_as_large_as_needed(pipeline: XMCPipel
         index = range(3000)
 
         @staticmethod
-        def rank(queries: np.ndarray, k: int) -> TopK:
+        def rank(queries: np.ndarray, k: int, texts: object = None) -> TopK:
             ids = np.arange(k)[None] - 3 * np.arange(len(queries))[:, None] + 5000
             return TopK(ids, np.broadcast_to(-np.arange(k, dtype=np.float32), ids.shape))
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from datasets import Dataset
 
 from hf_xmc.inference.explain.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.retrieval.memory import QueryMemory
-
-if TYPE_CHECKING:
-    from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.channels import QueryMemory
+from hf_xmc.retrieval.index import LabelIndex
 
 CANDIDATES = 1000  # nearest training queries among which those with the label are looked for
+
+
+class Tagger(Protocol):
+    """What an explanation needs of an `XMCPipeline`."""
+
+    model: XMCDualEncoderModel
+    index: LabelIndex
+
+    @property
+    def memory(self) -> QueryMemory | None: ...
+
+    def __call__(self, texts: str, k: int | None = None, **options: Any) -> list[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Explanation:
 
 
 def explain(
-    pipeline: XMCPipeline,
+    pipeline: Tagger,
     text: str,
     k: int = 3,
     label_ids: Sequence[int] | None = None,
@@ -138,7 +148,7 @@ def explain(
 
 
 def add_explanations(
-    pipeline: XMCPipeline, texts: Sequence[str], tagged: Sequence[Sequence[dict[str, Any]]], method: str
+    pipeline: Tagger, texts: Sequence[str], tagged: Sequence[Sequence[dict[str, Any]]], method: str
 ) -> None:
     """Give each tag of each text its explanation, as a dict under `"explanation"`."""
     for text, tags in zip(texts, tagged, strict=True):

@@ -19,7 +19,7 @@ from torch import Tensor
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import DataError
 from hf_xmc.hub.run import RUN, write_json
-from hf_xmc.inference.fitting.confidence import TUNING, check_data, halves, without
+from hf_xmc.inference.fitting.confidence import TUNING, check_data, halves
 from hf_xmc.inference.labels import build_index, encode_catalogue
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.saving import save_parts
@@ -84,8 +84,8 @@ def fuse_head(
 
     truth, filters = data.positives("validation"), data.filters.get("validation")
     later = set(range(len(head), data.num_labels))  # labels without a vector
-    truth = without(truth, old.removed | later)
-    filters = None if filters is None else without(filters, later)
+    truth = truth.without(old.removed | later)
+    filters = None if filters is None else filters.without(later)
     tuning, rest = halves(len(truth), seed)
     rest = np.sort(np.random.default_rng(seed).permutation(rest)[:TUNING])
     texts = data.queries["validation"].select(np.concatenate([tuning, rest]))["text"][:]

@@ -10,14 +10,22 @@ import pytest
 from scipy.special import expit
 
 from hf_xmc import Positives, TopK
-from hf_xmc.errors import DataError
-from hf_xmc.retrieval import memory as memory_module
+from hf_xmc.errors import ModelFolderError
+from hf_xmc.retrieval.channels import query_memory as memory_module
+from hf_xmc.retrieval.channels.query_memory import (
+    EMBEDDINGS,
+    MEMORY,
+    POSITIVES,
+    MemorySettings,
+    QueryMemory,
+    joint_softmax,
+    sum_votes,
+)
 from hf_xmc.retrieval.enrichment import enrich_labels, leave_one_out_labels, tune_enrichment
-from hf_xmc.retrieval.fusion import FusionSettings, fuse, grid, joint_softmax, sum_votes
-from hf_xmc.retrieval.memory import EMBEDDINGS, MEMORY, POSITIVES, QueryMemory, tune_fusion
+from hf_xmc.retrieval.fusion import fuse, fuse_channels, tune_channel
 from hf_xmc.retrieval.search import exact_search
 
-FEW = grid(neighbours=(20,), temperatures=(0.05,), weights=(0.1, 0.3, 0.6, 0.9))
+FEW = (0.1, 0.3, 0.6, 0.9)
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -127,13 +135,13 @@ def test_fuse_with_nothing_on_one_side() -> None:
     assert nothing.ids.shape == (2, 0)
     memory = QueryMemory.build(np.zeros((0, 4)), Positives.from_lists([]), 5)
     assert memory.search(np.ones((2, 4)), 3).ids.tolist() == [[-1] * 3] * 2
-    assert memory.combine(np.ones((1, 4)), some, 2).ids.tolist() == [[4, 2]]
+    assert fuse_channels(some, [memory], None, np.ones((1, 4)), 2).ids.tolist() == [[4, 2]]
 
 
 @pytest.mark.parametrize("combine", ["sum", "joint"])
 def test_save_and_load(tmp_path: Path, combine: str) -> None:
     queries, truth = world()
-    settings = FusionSettings(combine, 0.4, 20, 0.05)
+    settings = MemorySettings(combine, 0.4, 20, 0.05)
     memory = QueryMemory.build(queries, truth, 25, settings)
     memory.save_pretrained(tmp_path)
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")) == sorted(
@@ -144,7 +152,7 @@ def test_save_and_load(tmp_path: Path, combine: str) -> None:
     assert (again.settings, again.weight, len(again)) == (settings, 0.4, 300)
     new, _ = world(40, seed=1)
     labels = exact_search(new, unit(np.random.default_rng(99).normal(size=(25, 16))), 25)
-    one, other = memory.combine(new, labels, 7), again.combine(new, labels, 7)
+    one, other = (fuse_channels(labels, [its], None, new, 7) for its in (memory, again))
     assert np.array_equal(one.ids, other.ids)
     assert np.array_equal(one.scores, other.scores)
     memory.save_pretrained(tmp_path)  # over what is mapped
@@ -152,19 +160,19 @@ def test_save_and_load(tmp_path: Path, combine: str) -> None:
 
 
 def test_broken_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="hf-xmc calibrate"):
+    with pytest.raises(ModelFolderError, match="hf-xmc calibrate"):
         QueryMemory.from_pretrained(tmp_path)
     queries, truth = world()
     QueryMemory.build(queries, truth, 25).save_pretrained(tmp_path)
     about = json.loads((tmp_path / MEMORY).read_text())
     for wrong in ({"num_labels": 3}, {"format": 99}, {"settings": {"weight": 2}}, {"settings": {"tune": 1}}):
         (tmp_path / MEMORY).write_text(json.dumps(about | wrong))
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(ModelFolderError, match="cannot be read"):
             QueryMemory.from_pretrained(tmp_path)
     (tmp_path / MEMORY).write_text(json.dumps(about))
     with (tmp_path / EMBEDDINGS).open("wb") as file:
         np.save(file, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(ModelFolderError, match="cannot be read"):
         QueryMemory.from_pretrained(tmp_path)
 
 
@@ -185,24 +193,26 @@ def test_what_does_not_fit_is_refused() -> None:
         {"combine": "joint", "temperature": None},
     ):
         with pytest.raises(ValueError, match=r"combine|weight|num_neighbours|temperature"):
-            FusionSettings(**wrong)
+            MemorySettings(**wrong)
 
 
-def test_tuning_takes_what_helps_and_nothing_that_does_not() -> None:
+def test_tuning_takes_what_helps_and_nothing_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QueryMemory.versions, "__defaults__", ((20,), (0.05,)))
     queries, truth = world(600)
     held, held_truth = world(200, seed=1)
     noise = unit(np.random.default_rng(5).normal(size=(25, 16)))
     centres = unit(np.random.default_rng(99).normal(size=(25, 16)))
     memory = QueryMemory.build(queries, truth, 25)
-    settings, table = tune_fusion(memory, held, exact_search(held, noise, 25), held_truth, FEW)
-    assert settings.weight > 0.5  # label vectors that say nothing
+    tuned, table = tune_channel(memory, exact_search(held, noise, 25), None, held, held_truth, weights=FEW)
+    assert tuned.weight > 0.5  # label vectors that say nothing
     assert table[0]["weight"] == 0
     assert table[0]["P@1"] < max(row["P@1"] for row in table) - 0.3
     shuffled = QueryMemory.build(queries, truth.take(np.random.default_rng(0).permutation(600)), 25)
-    settings, table = tune_fusion(shuffled, held, exact_search(held, centres, 25), held_truth, FEW)
-    assert settings.weight <= 0.3  # a memory that says nothing
+    tuned, table = tune_channel(shuffled, exact_search(held, centres, 25), None, held, held_truth, weights=FEW)
+    assert tuned.weight <= 0.3  # a memory that says nothing
     filters = Positives.from_lists([held_truth.row(i)[:1].tolist() for i in range(200)])
-    _, filtered = tune_fusion(memory, held, exact_search(held, centres, 25), held_truth, FEW, filters)
+    labels = exact_search(held, centres, 25)
+    _, filtered = tune_channel(memory, labels, None, held, held_truth, filters=filters, weights=FEW)
     assert filtered[0]["P@1"] < table[0]["P@1"]
 
 

@@ -1,0 +1,364 @@
+"""The second channel: training queries similar to a query vote for their labels."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy.special import expit, softmax
+
+from hf_xmc.data.files import read_json, replacing
+from hf_xmc.errors import DataError, ModelFolderError, SettingsError
+from hf_xmc.retrieval.channels.channel import TrainQueries
+from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.scores import add_scores, best_of
+from hf_xmc.retrieval.search import as_matrix, exact_search
+from hf_xmc.types import Positives, TopK
+
+MEMORY, EMBEDDINGS, POSITIVES = "memory/memory.json", "memory/embeddings.npy", "memory/positives.safetensors"
+MEMORY_FILES = (MEMORY, EMBEDDINGS, POSITIVES)
+FORMAT = 1
+COMBINATIONS = ("sum", "joint")
+NEIGHBOURS = (10, 30, 100)  # numbers of neighbours that are tried on validation
+TEMPERATURES = (0.04, 0.08, 0.15)  # temperatures that are tried on validation
+BLOCK = 2**16  # rows of the memory searched at a time
+ROWS = 1024  # queries whose neighbours' labels are unfolded at a time
+SAMPLE = 2**20  # numbers of a large array that its fingerprint reads, evenly spaced
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """How the memory votes, and how its votes are combined with the scores of label vectors.
+
+    Args:
+        combine: `"sum"`: (1 - weight) label score + weight votes; or `"joint"`: one softmax over labels and
+            neighbours, as in RAE-XMC.
+        weight: share of the memory in the fused score, 0 (labels only) to 1 (neighbours only); lambda in RAE-XMC.
+        num_neighbours: training queries that vote.
+        temperature: of the softmax over similarities; RAE-XMC uses 0.04. None: equal votes.
+    """
+
+    combine: str = "sum"
+    weight: float = 0.5
+    num_neighbours: int = 50
+    temperature: float | None = 0.04
+
+    def __post_init__(self) -> None:
+        if self.combine not in COMBINATIONS:
+            raise SettingsError(f"combine is {self.combine!r}; expected one of {', '.join(COMBINATIONS)}")
+        if not 0 <= self.weight <= 1:
+            raise SettingsError(f"weight is {self.weight}; expected 0 (labels only) to 1 (memory only)")
+        if self.num_neighbours < 1:
+            raise SettingsError(f"num_neighbours is {self.num_neighbours}; it must be at least 1")
+        if self.temperature is not None and not self.temperature > 0:
+            raise SettingsError(f"temperature is {self.temperature}; it must be above 0")
+        if self.combine == "joint" and self.temperature is None:
+            raise SettingsError("combine='joint' is a softmax and needs a temperature")
+
+
+class QueryMemory:
+    """Embeddings of the training queries (half precision, memory-mapped once saved) and their labels.
+
+    It must hold training queries only: validation or calibration queries would be their own neighbours.
+
+    Args:
+        embeddings: `[N, D]`.
+        positives: their labels, N rows.
+        num_labels: L.
+        settings: how it votes by default; learned by [`hf_xmc.retrieval.fusion.tune_channel`].
+
+    >>> memory = QueryMemory.build(np.eye(3), Positives.from_lists([[4], [4, 5], [6]]), num_labels=7)
+    >>> found = memory.search(np.array([[0.6, 0.7, 0.0]]), k=2, num_neighbours=2, temperature=None)
+    >>> found.ids.tolist(), found.scores.round(4)
+    ([[4, 5]], array([[0.8808, 0.7311]], dtype=float32))
+    """
+
+    name: ClassVar[str] = "memory"
+    files: ClassVar[tuple[str, ...]] = MEMORY_FILES
+    complete: ClassVar[bool] = True  # a label without votes scores 0
+
+    def __init__(
+        self, embeddings: np.ndarray, positives: Positives, num_labels: int, settings: MemorySettings | None = None
+    ) -> None:
+        if len(embeddings) != len(positives):
+            raise DataError(f"Found {len(embeddings):,} embeddings, but positives of {len(positives):,} queries")
+        self.embeddings = embeddings
+        self.positives = positives
+        self.num_labels = num_labels
+        self.settings = settings or MemorySettings()
+
+    @classmethod
+    def build(
+        cls, embeddings: Any, positives: Positives, num_labels: int, settings: MemorySettings | None = None
+    ) -> QueryMemory:
+        """From the embeddings `[N, D]` (array or tensor) of the training queries and their positives.
+
+        Raises:
+            DataError: the number of embeddings is not that of the queries, embeddings are not finite, or a label id is
+                not below `num_labels`.
+        """
+        positives = positives.numpy()
+        positives.validate(num_labels)
+        return cls(as_matrix(embeddings).astype(np.float16), positives, num_labels, settings)
+
+    @classmethod
+    def fit(cls, train: TrainQueries) -> QueryMemory:
+        """The memory of a training split, with the default settings."""
+        return cls.build(train.embeddings, train.positives, len(train.labels))
+
+    def __len__(self) -> int:
+        """Number of training queries."""
+        return len(self.embeddings)
+
+    @property
+    def weight(self) -> float:
+        """Share of the memory in the fused score."""
+        return self.settings.weight
+
+    @weight.setter
+    def weight(self, value: float) -> None:
+        self.settings = replace(self.settings, weight=value)
+
+    def rank(self, texts: Sequence[str] | None, embeddings: Any, k: int, allowed: np.ndarray | None = None) -> TopK:
+        """All labels with a vote, whatever `k` is: a label needs its votes even where few others have more."""
+        return self.votes(self.neighbours(embeddings, self.settings.num_neighbours), None, self.settings.temperature)
+
+    def search(
+        self,
+        queries: Any,
+        k: int,
+        num_neighbours: int | None = None,
+        temperature: float | Literal["tuned"] | None = "tuned",
+        exclude: np.ndarray | None = None,
+    ) -> TopK:
+        """The k labels with most votes of the nearest training queries, `[B, k]`.
+
+        Args:
+            queries: embeddings `[B, D]`.
+            num_neighbours: training queries that vote; by default as tuned.
+            temperature: a neighbour's vote is its share of the softmax of cosine / temperature, so that the votes for
+                a label lie between 0 and 1. `None`: all votes are equal and the score is sigmoid(votes), as in
+                PatentSBERTa (Bekamiri, Hain, Jurowetzki), which predicts labels above 0.9, or three votes. By
+                default as tuned.
+            exclude: for each query the row of the memory that is the query itself, -1 for none, `[B]`.
+        """
+        near = self.neighbours(queries, num_neighbours or self.settings.num_neighbours, exclude)
+        return self.votes(near, k, self.settings.temperature if temperature == "tuned" else temperature)
+
+    def joint(self, labels: TopK, embeddings: Any, k: int | None = None) -> TopK:
+        """RAE-XMC's ranking by one softmax over label vectors and neighbours; see `joint_softmax`.
+
+        Args:
+            labels: the best labels by their vectors, `[B, K]`.
+            embeddings: of the queries, `[B, D]`.
+            k: labels to keep; by default all of `labels` and all with a vote.
+        """
+        near = self.neighbours(embeddings, self.settings.num_neighbours)
+        return self.joint_with(near, labels, k)
+
+    def joint_with(self, near: TopK, labels: TopK, k: int | None = None) -> TopK:
+        """`joint` with neighbours found before, `[B, M]`, M >= `num_neighbours`."""
+        assert self.settings.temperature is not None
+        near = near.first(self.settings.num_neighbours)
+        return joint_softmax(labels, near, self.positives, self.settings.weight, self.settings.temperature, k)
+
+    def versions(
+        self,
+        texts: Sequence[str] | None,
+        embeddings: Any,
+        neighbours: Sequence[int] = NEIGHBOURS,
+        temperatures: Sequence[float] = TEMPERATURES,
+    ) -> Iterable[tuple[QueryMemory, TopK]]:
+        """The memory with each number of neighbours and temperature, and its votes."""
+        near = self.neighbours(embeddings, max(neighbours))
+        for number, temperature in product(neighbours, temperatures):
+            settings = MemorySettings("sum", self.weight, number, temperature)
+            yield self.with_settings(settings), self.votes(near.first(number), None, temperature)
+
+    def joint_versions(
+        self,
+        labels: TopK,
+        embeddings: Any,
+        weights: Sequence[float],
+        k: int,
+        num_neighbours: int = max(NEIGHBOURS),
+        temperatures: Sequence[float] = TEMPERATURES,
+    ) -> Iterable[tuple[QueryMemory, TopK]]:
+        """The memory with each setting of the joint softmax, and what it ranks."""
+        near = self.neighbours(embeddings, num_neighbours)
+        for temperature, weight in product(temperatures, weights):
+            version = self.with_settings(MemorySettings("joint", weight, num_neighbours, temperature))
+            yield version, version.joint_with(near, labels, k)
+
+    def with_settings(self, settings: MemorySettings) -> QueryMemory:
+        """The same training queries with other settings."""
+        return QueryMemory(self.embeddings, self.positives, self.num_labels, settings)
+
+    def neighbours(self, queries: Any, num_neighbours: int, exclude: np.ndarray | None = None) -> TopK:
+        """The nearest training queries: rows of the memory and dot products, `[B, num_neighbours]`. Exact."""
+        matrix = as_matrix(queries)
+        if matrix.shape[1] != self.embeddings.shape[1]:
+            raise ModelFolderError(
+                f"The queries have {matrix.shape[1]} dimensions, the memory {self.embeddings.shape[1]}",
+                hint="it was built with another model; build it again with hf-xmc calibrate",
+            )
+        wanted = num_neighbours + (exclude is not None)
+        found = TopK(np.zeros((len(matrix), 0), np.int64), np.zeros((len(matrix), 0), np.float32))
+        for start in range(0, len(self), BLOCK):
+            block = np.asarray(self.embeddings[start : start + BLOCK], dtype=np.float32)
+            part = exact_search(matrix, block, min(wanted, len(block)))
+            both = TopK(
+                np.concatenate([found.ids, part.ids + start], axis=1),
+                np.concatenate([found.scores, part.scores], axis=1),
+            )
+            found = both.sorted().first(wanted)
+        if exclude is None:
+            return found
+        own = found.ids == np.asarray(exclude)[:, None]
+        left = TopK(np.where(own, -1, found.ids), np.where(own, -np.inf, found.scores))
+        return left.sorted().first(num_neighbours)
+
+    def votes(self, near: TopK, k: int | None, temperature: float | None) -> TopK:
+        """The labels of neighbours with their votes; see `search`."""
+        present = near.ids >= 0
+        if temperature is None:
+            counted = sum_votes(near.ids, present.astype(np.float32), self.positives, k)
+            return TopK(counted.ids, np.where(counted.ids < 0, -np.inf, expit(counted.scores)).astype(np.float32))
+        if not near.k:
+            return sum_votes(near.ids, near.scores, self.positives, k)
+        scores = np.where(present.any(axis=1, keepdims=True), near.scores, 0.0)  # no softmax of nothing
+        return sum_votes(near.ids, softmax(scores / temperature, axis=1), self.positives, k)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings, JSON values."""
+        return asdict(self.settings)
+
+    def fingerprint(self) -> str:
+        """A hash of the training queries, their labels and the settings."""
+        return blake2b(f"{self.content} {self.settings}".encode(), digest_size=12).hexdigest()
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of embeddings and labels; of large arrays it reads a sample, so that a mapped file stays on disk."""
+        digest = blake2b(repr([self.embeddings.shape, self.num_labels]).encode(), digest_size=12)
+        rows = max(1, self.embeddings.size // SAMPLE)
+        digest.update(np.ascontiguousarray(self.embeddings[::rows]).tobytes())
+        for array in (self.positives.indptr, self.positives.indices):
+            digest.update(np.asarray(array[:: max(1, len(array) // SAMPLE)], dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `memory/` into a trained folder: embeddings, positives, and `memory.json` with the settings."""
+        folder = Path(folder)
+        about = {
+            "format": FORMAT,
+            "num_queries": len(self),
+            "num_labels": self.num_labels,
+            "dimension": int(self.embeddings.shape[1]),
+            "settings": asdict(self.settings),
+        }
+        arrays = {"indptr": self.positives.indptr, "indices": self.positives.indices.astype(np.int32)}
+        with (
+            replacing(folder / MEMORY) as description,
+            replacing(folder / POSITIVES) as pairs,
+            replacing(folder / EMBEDDINGS) as vectors,
+        ):
+            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            save_file(arrays, str(pairs))
+            with vectors.open("wb") as file:  # numpy would add a suffix to a name
+                np.save(file, self.embeddings, allow_pickle=False)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **hub: Any) -> QueryMemory:
+        """Load from a folder or a Hub repository (`revision`, `token`, ... are passed on); embeddings are mapped.
+
+        Raises:
+            ModelFolderError: there is no memory, or its files do not fit together.
+        """
+        folder = fetch_folder(name_or_folder, ["memory/*"], **hub)
+        for name in MEMORY_FILES:
+            if not (folder / name).is_file():
+                raise ModelFolderError(f"no {name}", folder, hint="build the memory with hf-xmc calibrate")
+        try:
+            about = read_json(folder / MEMORY)
+            if about["format"] > FORMAT:
+                raise ModelFolderError(f"format {about['format']}, this version reads {FORMAT}")
+            arrays = load_file(str(folder / POSITIVES))
+            embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
+            positives = Positives(arrays["indptr"], arrays["indices"]).numpy()
+            positives.validate(about["num_labels"])
+            return cls(embeddings, positives, about["num_labels"], MemorySettings(**about["settings"]))
+        except (KeyError, TypeError, ValueError, EOFError, SafetensorError) as error:
+            hint = "build it again with hf-xmc calibrate"
+            raise ModelFolderError(f"the memory cannot be read ({error!s:.200})", folder, hint=hint) from error
+
+
+def joint_softmax(
+    labels: TopK, neighbours: TopK, positives: Positives, weight: float, temperature: float, k: int | None
+) -> TopK:
+    """RAE-XMC's ranking: one softmax over the similarities of labels and training queries, whose weights go to the
+    label itself (times 1 - lambda) or to all labels of the training query (times lambda).
+
+    After Wang, Chang, Jiang, Zhang, Yu, Vishwanathan 2025. There the softmax runs over the best 200 of both together;
+    here it runs over everything that is given.
+
+    Args:
+        labels: label ids and cosines, `[N, K]`.
+        neighbours: rows of the memory and their cosines, `[N, M]`.
+        positives: the labels of each row of the memory.
+        weight: lambda.
+        k: labels to keep; None for all.
+
+    >>> labels = TopK(np.array([[1, 2]]), np.array([[0.82, 0.70]]))
+    >>> neighbours = TopK(np.array([[0, 1]]), np.array([[0.80, 0.78]]))
+    >>> found = joint_softmax(labels, neighbours, Positives.from_lists([[0], [0, 1]]), 0.5, 0.04, k=3)
+    >>> found.ids.tolist(), found.scores.round(4)
+    ([[1, 0, 2]], array([[0.3379, 0.2407, 0.0123]], dtype=float32))
+    """
+    both = np.concatenate([labels.scores, neighbours.scores], axis=1).astype(np.float64) / temperature
+    both = np.exp(both - np.where(np.isfinite(both), both, -np.inf).max(axis=1, keepdims=True, initial=-1e30))
+    both = both / np.maximum(both.sum(axis=1, keepdims=True), 1e-30)  # [N, K + M]
+    own = np.where(np.asarray(labels.ids) >= 0, (1 - weight) * both[:, : labels.k], -np.inf)
+    votes = sum_votes(neighbours.ids, weight * both[:, labels.k :], positives)
+    return add_scores(TopK(labels.ids, own.astype(np.float32)), votes, labels.k + votes.k if k is None else k)
+
+
+def sum_votes(rows: np.ndarray, weights: np.ndarray, positives: Positives, k: int | None = None) -> TopK:
+    """The labels of the neighbours, each with the summed weights of those that have it.
+
+    Args:
+        rows: neighbours of each query, rows of `positives`, `[N, M]`; -1 for none.
+        weights: of each neighbour, `[N, M]`.
+        k: labels to keep; by default all that have a vote.
+    """
+    truth = positives.numpy()
+    parts = []
+    for start in range(0, len(rows), ROWS):
+        near, weight = rows[start : start + ROWS], weights[start : start + ROWS]
+        query, column = np.nonzero(near >= 0)
+        found = truth.take(near[query, column])
+        parts.append(
+            best_of(
+                np.repeat(query, found.counts),
+                found.indices,
+                np.repeat(weight[query, column], found.counts),
+                len(near),
+                k,
+            )
+        )
+    width = max((part.k for part in parts), default=0) if k is None else k
+    ids = np.full((len(rows), width), -1, dtype=np.int64)
+    scores = np.full((len(rows), width), -np.inf, dtype=np.float32)
+    for start, part in zip(range(0, len(rows), ROWS), parts, strict=True):
+        ids[start : start + ROWS, : part.k], scores[start : start + ROWS, : part.k] = part.ids, part.scores
+    return TopK(ids, scores)
