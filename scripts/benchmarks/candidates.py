@@ -150,12 +150,12 @@ def count_candidates(trainer: XMCTrainer) -> list[int]:
     counts: list[int] = []
     choose = trainer.rule.choose
 
-    def counted(step: Any, queries: torch.Tensor) -> torch.Tensor | None:
-        found = choose(step, queries)
-        counts.append(trainer.num_labels if found is None else len(found))
+    def counted(window: Any) -> Any:
+        found = choose(window)
+        counts.append(trainer.num_labels if found.ids is None else len(found.ids))
         return found
 
-    trainer.rule.choose = counted  # type: ignore[method-assign]
+    trainer.rule.choose = counted
     return counts
 
 

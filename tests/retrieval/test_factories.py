@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_xmc import LabelIndex
+from hf_xmc import LabelIndex, TopK
 from hf_xmc.retrieval.auto import choose_factory
 from hf_xmc.retrieval.factories import FACTORIES, family
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.retrieval.vectors import DEAD_SHARE
+from tests.agree import assert_same_ranking
 
 D = 32
 APPROXIMATE = [name for name in FACTORIES if name != "flat"]
@@ -72,9 +73,7 @@ def test_labels_come_and_go(
     index.save_pretrained(tmp_path)
     before = index.search(queries, 20)
     index = LabelIndex.from_pretrained(tmp_path, memory_map=memory_map)
-    again = index.search(queries, 20)
-    assert np.array_equal(before.ids, again.ids)
-    assert np.array_equal(before.scores, again.scores)
+    assert_same_ranking(index.search(queries, 20), before)
     new = index.add(labels[400:], [f"new {i}" for i in range(200)])
     assert new.tolist() == list(range(400, 600))
     assert recall(index.search(labels[400:], 1).ids, new[:, None]) >= 0.95  # a code or a graph may miss the odd one
@@ -139,7 +138,8 @@ def test_many_removals_rebuild_a_graph(labels: np.ndarray) -> None:
         after = index.search(labels[200:], 1)
         assert (after.ids == before.ids).mean() > 0.99
         same = after.ids == before.ids
-        assert np.array_equal(after.scores[same], before.scores[same])  # codes stay as they were
+        # The vectors stay as they were; FAISS sums their products in an order that depends on the graph.
+        np.testing.assert_allclose(after.scores[same], before.scores[same], rtol=1e-6, atol=1e-6)
         index.remove(range(200, 600))
         assert (index.search(labels[:2], 3).ids == -1).all()
         index.add(labels[:1], ["again"])
@@ -189,8 +189,7 @@ def test_torch_search_agrees_with_faiss(labels: np.ndarray, queries: np.ndarray)
     mask = np.arange(600) % 2 == 0
     scores, ids = torch_search(torch.from_numpy(queries), torch.from_numpy(labels), 10, torch.from_numpy(mask), 128)
     expected = LabelIndex.build(labels, table(600)).search(queries, 10, allowed=mask)
-    assert np.array_equal(ids.numpy(), expected.ids)
-    np.testing.assert_allclose(scores.numpy(), expected.scores, rtol=1e-5)
+    assert_same_ranking(TopK(ids, scores), expected, 1e-5)
     few = torch_search(torch.from_numpy(queries), torch.from_numpy(labels[:3]), 5)
     assert (few[1][:, 3:] == -1).all()
     assert torch.isneginf(few[0][:, 3:]).all()
@@ -208,7 +207,7 @@ def test_a_flat_index_on_a_torch_device(labels: np.ndarray, queries: np.ndarray)
         one.add(labels[400:], [f"n{i}" for i in range(200)])
     assert index.index.on_device is None  # stale vectors are not searched
     a, b = (one.search(queries, 10, forbidden=[7]) for one in (index, plain))
-    assert np.array_equal(a.ids, b.ids)
+    assert_same_ranking(a, b, 1e-5)
     assert index.index.on_device is not None
     with pytest.raises(ValueError, match="hnsw index is searched on the CPU"):
         LabelIndex.build(labels, table(600), "hnsw").to("cuda")
