@@ -21,7 +21,7 @@ def index(
         str,
         typer.Option(
             "--factory",
-            help="Kind of index: flat (exact), flat-sq8, hnsw, hnsw-sq8, ivf-flat, ivf-sq8, rabitq, pq, or auto: "
+            help="Kind of index: flat (exact), hnsw, ivf-flat, ivf-sq8, rabitq, or auto: "
             "chosen by the size of the catalogue.",
         ),
     ] = "flat",
