@@ -115,8 +115,14 @@ def test_blocks_of_other_pages_can_be_run(page: str, tiny_encoder: str) -> None:
 
 
 def run_page(page: str, folder: Path, encoder: str) -> None:
-    """Run the blocks of a page in order; Python blocks share their names."""
+    """Write the files of a page (blocks with a path after their language), then run its blocks in order; Python blocks
+    share their names."""
     names: dict[str, Any] = {}
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for file in re.finditer(r"^```text (\S+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+        path = folder / file[1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file[2], encoding="utf-8")
     for block in blocks(DOCS / page):
         where = f"docs/{page}:{block.line}"
         check(block, where)
