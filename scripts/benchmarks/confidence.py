@@ -28,7 +28,6 @@ from hf_xmc.cli.tables import print_confidence, print_metrics
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.hub.run import versions
 from hf_xmc.inference.evaluation.confidence import measure_confidence
-from hf_xmc.inference.evaluation.evaluate import first_columns
 from hf_xmc.inference.fitting.confidence import Fit, fit_from_embeddings, some
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
 from hf_xmc.types import TopK
@@ -135,7 +134,7 @@ def metrics(system: XMCPipeline, data: XMCDataset, queries: np.ndarray) -> dict[
     weights = inverse_propensity(data.train_label_counts, data.num_train_queries, **data.propensity)
     rows, filters = np.arange(len(queries)), data.filters.get("test")
     filters = None if filters is None else filters.take(rows)
-    topk: TopK = first_columns(system.rank(queries, search_depth(5, filters)), search_depth(5, filters))
+    topk: TopK = system.rank(queries, search_depth(5, filters)).sorted().first(search_depth(5, filters))
     return ranking_metrics(topk, data.positives("test").take(rows), (1, 5), weights, filters)
 
 
