@@ -8,6 +8,7 @@ import random
 import string
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of the tests are too small for more
 if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 os.environ.setdefault("HF_DATASETS_CACHE", tempfile.mkdtemp(prefix="hf-xmc-tests-"))
@@ -34,10 +36,28 @@ COLOURS = ("red", "green", "blue", "black", "white", "brown")
 THINGS = ("car", "house", "tree", "river", "stone", "bird")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All cores for the whole suite, no workers for the files and tests that somebody names."""
+    if config.args_source != pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if cores > 1 else 0
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    from tests.warm_python import warm_python
+
+    if not hasattr(config, "workerinput") and getattr(config.option, "tx", None):
+        # With pytest-xdist all workers are forks of one server, and so are the processes that they start.
+        opened = ExitStack()
+        config.add_cleanup(opened.close)
+        os.environ["XMC_TEST_PYTHON"] = opened.enter_context(warm_python())
+        config.option.tx = [f"popen//python={os.environ['XMC_TEST_PYTHON']}" for _ in config.option.tx]
+        return
+
     import torch
 
-    torch.set_num_threads(1)  # the models of the tests are too small for more
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +65,11 @@ def python() -> Iterator[str]:
     """An interpreter for processes that tests start: see tests/warm_python."""
     from tests.warm_python import warm_python
 
-    with warm_python() as command:
-        yield command
+    if "XMC_TEST_PYTHON" in os.environ:
+        yield os.environ["XMC_TEST_PYTHON"]
+    else:
+        with warm_python() as command:
+            yield command
 
 
 @pytest.fixture(scope="session")

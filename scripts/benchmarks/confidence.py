@@ -1,12 +1,11 @@
-"""What a query memory, centroids and a calibration are worth on real sets, measured on their test splits.
+"""Measure query memory, centroids and calibration on the test splits of real data sets.
 
     python scripts/benchmarks/confidence.py biotools_edam bible_xref --features outputs/features
 
-The system is the packaged all-MiniLM-L6-v2, frozen, under projections trained over all labels; the encoder itself is
-printed beside. Texts are encoded once: their pooled states are kept as `<set>_<split>.npy` in `--features`. Settings
-are chosen on one part of validation and calibrated on the other (`hf_xmc.inference.fitting.confidence`).
-Prints one table a set and
-adds to `confidence.json`.
+The system is the packaged all-MiniLM-L6-v2, frozen, with projections trained over all labels; the encoder alone is
+printed beside it. Texts are encoded once: their pooled states are kept as `<set>_<split>.npy` in `--features`.
+Settings are chosen on one half of validation and calibrated on the other (`hf_xmc.inference.fitting.confidence`).
+Prints one table per data set and adds to `confidence.json`.
 """
 
 from __future__ import annotations
@@ -47,7 +46,9 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--level", type=float, default=0.9)
     parser.add_argument("--max_depth", type=int, default=20_000)
-    parser.add_argument("--test_queries", type=int, default=6000, help="The first so many of the test split.")
+    parser.add_argument(
+        "--test_queries", type=int, default=6000, help="Number of test queries, from the start of the split."
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/confidence.json"))
     args = parser.parse_args()
     results = json.loads(args.output.read_text()) if args.output.is_file() else {}

@@ -34,7 +34,7 @@ def warm_python() -> Iterator[str]:
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{HERE / "client.py"}" "{address}" "$@"\n')
         python.chmod(0o755)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        environment |= {"OMP_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # CUDA does not survive a fork
+        environment |= {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # CUDA does not survive a fork
         command = [sys.executable, str(HERE / "server.py"), str(address), str(python)]
         with subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=folder
