@@ -9,7 +9,7 @@ class FollowingLogger(logging.Logger):
     """A logger whose level, until one is set, is that of transformers' logger."""
 
     @property
-    def level(self) -> int:  # type: ignore[override]
+    def level(self) -> int:
         """The level that was set, or that of transformers."""
         return int(self.__dict__.get("level") or logging.getLogger("transformers").level)
 

@@ -80,7 +80,7 @@ def test_measures() -> None:
     assert insertion_area([0.16, 0.56, 0.72, 0.8]) == pytest.approx(0.7333, abs=1e-4)
     assert max_sensitivity([3, 4], [[3, 3]]) == pytest.approx(0.2)
     assert max_sensitivity([0, 0], [[0, 0]]) == 0
-    for wrong, message in (([0.0, 0.1], "above 0"), ([0.5], "two at least")):
+    for wrong, message in (([0.0, 0.1], "above 0"), ([0.5], "at least two")):
         with pytest.raises(ValueError, match=message):
             deletion_area(wrong)
     assert deletions("a b c", [(4, 5), (0, 1)]) == ["a b c", "a b ", " b "]
