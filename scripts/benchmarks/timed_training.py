@@ -1,4 +1,4 @@
-"""A trainer that times its steps, and the bare encoder on the same texts, for training.py."""
+"""A trainer that times its steps, and the bare encoder on the same texts; used by training.py."""
 
 from __future__ import annotations
 
