@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from hf_xmc import LabelIndex, TopK
-from hf_xmc.errors import DataError
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.retrieval.baselines import popularity, tfidf
 from hf_xmc.retrieval.search import exact_search
 from tests.agree import assert_same_ranking
@@ -92,19 +92,19 @@ def test_what_does_not_fit_is_refused(embeddings: np.ndarray) -> None:
 
 
 def test_a_broken_folder_is_named(embeddings: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no labels\.parquet"):
+    with pytest.raises(ModelFolderError, match=r"no labels\.parquet"):
         LabelIndex.from_pretrained(tmp_path)
     LabelIndex.build(embeddings, table(50)).save_pretrained(tmp_path)
     (tmp_path / "index" / "index.faiss").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(ModelFolderError, match="cannot be read"):
         LabelIndex.from_pretrained(tmp_path)
     LabelIndex.build(embeddings[:9], table(9)).save_pretrained(tmp_path / "other")
     LabelIndex.build(embeddings, table(50)).save_pretrained(tmp_path)
     (tmp_path / "index" / "index.faiss").write_bytes((tmp_path / "other/index/index.faiss").read_bytes())
-    with pytest.raises(DataError, match="9 vectors"):
+    with pytest.raises(ModelFolderError, match="9 vectors"):
         LabelIndex.from_pretrained(tmp_path)
     (tmp_path / "index" / "index.json").write_text(json.dumps({"format": 1}))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(ModelFolderError, match="cannot be read"):
         LabelIndex.from_pretrained(tmp_path)
 
 
