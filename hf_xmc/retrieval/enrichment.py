@@ -38,17 +38,6 @@ def enrich_labels(labels: Any, queries: Any, positives: Positives, kappa: float)
     return blend(text, sums, counts, kappa)
 
 
-def leave_one_out_labels(labels: Any, queries: Any, positives: Positives, kappa: float) -> np.ndarray:
-    """For each pair (training query, its label) the label's vector without this query, float32 `[nnz, D]`.
-
-    What scores a training query against its own labels must use these: a centroid that holds the query is drawn to it.
-    """
-    text, matrix, truth = as_matrix(labels), as_matrix(queries), positives.numpy()
-    sums, counts = label_sums(text, matrix, truth)
-    row_of_pair = np.repeat(np.arange(len(truth)), truth.counts)
-    return blend(text[truth.indices], sums[truth.indices] - matrix[row_of_pair], counts[truth.indices] - 1, kappa)
-
-
 def tune_enrichment(
     labels: Any,
     train_queries: Any,
