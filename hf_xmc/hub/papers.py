@@ -44,7 +44,7 @@ PAPERS: dict[str, dict[str, str]] = {
 
 
 def cited(papers: Sequence[str | dict[str, Any]] | None = None) -> list[dict[str, str]]:
-    """Records (`name`, `title`, `url`, `bibtex`) of papers, given by arXiv id or as records; by default of both papers.
+    """Records (`name`, `title`, `url`, `bibtex`) of papers, given by arXiv id or as records; by default both.
 
     >>> [paper["name"] for paper in cited(["2207.04452", {"title": "A later paper"}])]
     ['NGAME', 'A later paper']
