@@ -17,7 +17,7 @@ from hf_xmc.errors import SettingsError
 from hf_xmc.inference.fitting.confidence import fit_confidence
 from hf_xmc.retrieval.channels import CHANNELS, FusedChannel, QueryMemory, TrainQueries
 from hf_xmc.retrieval.confidence import Confidence
-from hf_xmc.retrieval.fusion import Ranked, fuse_channels, weighted_sum
+from hf_xmc.retrieval.fusion import fuse_channels
 
 TEXT = "a red car is here"
 
@@ -165,22 +165,6 @@ def test_the_fingerprint_survives_live_labels_but_not_another_catalogue(
     changed.update_labels({"red": "number 100"})
     changed.remove_labels(["blue"])
     assert changed.confidence_for() is not None
-
-
-def test_three_rankings_summed_by_hand() -> None:
-    labels = Ranked(TopK(np.array([[0, 1]]), np.array([[0.8, 0.6]])), 0.5, complete=False)
-    votes = Ranked(TopK(np.array([[1, 7]]), np.array([[0.75, 0.25]])), 0.3, complete=True)
-    words = Ranked(TopK(np.array([[7, 3]]), np.array([[0.9, 0.5]])), 0.2, complete=False)
-    found = weighted_sum([labels, votes, words], k=5)
-    by_id = dict(zip(found.ids[0].tolist(), found.scores[0].tolist(), strict=True))
-    assert by_id == {
-        0: pytest.approx(0.5 * 0.8 + 0.2 * 0.5),
-        1: pytest.approx(0.5 * 0.6 + 0.3 * 0.75 + 0.2 * 0.5),
-        3: pytest.approx(0.5 * 0.6 + 0.2 * 0.5),
-        7: pytest.approx(0.5 * 0.6 + 0.3 * 0.25 + 0.2 * 0.9),
-        -1: -np.inf,
-    }
-    assert found.scores[0].tolist() == sorted(found.scores[0].tolist(), reverse=True)
 
 
 def test_weights_beyond_one_are_refused() -> None:

@@ -148,7 +148,7 @@ def test_what_cannot_be_fused(
     assert head is not None
     model.label_head = LabelHead("residual", head.vectors)
     XMCPipeline.build(model, data.labels).save_pretrained(tmp_path)
-    assert "a residual head, which is one with the text's embedding already" in run(
+    assert "a residual head, which is added to the text embedding already" in run(
         "fuse", tmp_path, "--dataset", folder
     )
     model.label_head = None

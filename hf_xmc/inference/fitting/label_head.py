@@ -1,8 +1,8 @@
 """Fusing text and classifier of a trained model into the vectors of a new index.
 
-Of the validation split only that part is looked at that `inference/fit.py` chooses settings on (the same one, for the
-same seed). The rest, on which a calibration may follow, chooses nothing here: its queries stay exchangeable with new
-ones, and what is measured on them is honest.
+Coefficients are learned on the same part of the validation split on which `inference/fitting/confidence.py` chooses
+settings (for the same seed). The rest chooses nothing here: its queries stay exchangeable with new ones for a later
+calibration, and metrics measured on them are unbiased.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.errors import DataError
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.run import RUN, write_json
 from hf_xmc.inference.fitting.confidence import TUNING, check_data, halves
 from hf_xmc.inference.labels import build_index, encode_catalogue
@@ -38,8 +38,8 @@ class HeadFit:
     """What was learned.
 
     Args:
-        pipeline: its model's label head has the coefficients, its index the fused vectors. A memory or a confidence
-            belonged to the index before; it has none.
+        pipeline: its label head has the coefficients, its index the fused vectors. It has no channels and no
+            confidence, as these belonged to the index before.
         summary: the coefficients, what was tried, and metrics of text, classifier and both on validation queries that
             chose nothing. JSON values.
     """
@@ -48,8 +48,8 @@ class HeadFit:
     summary: dict[str, Any]
 
     def save(self, folder: str | Path) -> list[str]:
-        """Write label head, index and record of the run into the trained folder; returns the files that went, as they
-        were fitted to the index before."""
+        """Write label head, index and record of the run into the trained folder; returns the files that were removed
+        because they were fitted to the index before."""
         head = self.pipeline.model.label_head
         assert head is not None
         head.save(folder)
@@ -61,19 +61,20 @@ class HeadFit:
 def fuse_head(
     pipeline: XMCPipeline, data: XMCDataset, batch_size: int = 64, seed: int = 0, depth: int = 100
 ) -> HeadFit:
-    """Learn on half of validation what text and classifier count, and index the fused vectors.
+    """Learn the weights of text and classifier on half of validation, and index the fused vectors.
 
-    Labels that were removed stay removed, those that were added keep their text alone. Where labels have several
-    texts in the index, coefficients are learned on the first of each.
+    Removed labels stay removed; labels that were added later are scored by their text alone. If labels have several
+    texts in the index, coefficients are learned on the first text of each.
 
     Args:
         pipeline: a trained model with a classifier head, and its index; not changed.
         data: the set that it was trained on.
-        seed: of the halves of validation.
-        depth: labels a query that are learned from, by text and by classifier.
+        seed: for splitting validation into tuning and calibration halves.
+        depth: labels per query to learn from, by text and by classifier each.
 
     Raises:
-        DataError: there is no classifier, the index has other labels than the set, or validation has too few queries.
+        ModelFolderError: there is no classifier.
+        DataError: the index has other labels than the set, or validation has too few queries.
     """
     model, old = pipeline.model, pipeline.index
     head = classifier_of(model)
@@ -123,7 +124,8 @@ def fuse_head(
 
 @dataclass(frozen=True)
 class Parts:
-    """The labels that have a vector: embeddings of their texts, their vectors, `[L, D]`; which can be found `[L]`."""
+    """The labels that have a vector: embeddings of their texts and their vectors, `[L, D]`; which are searched
+    `[L]`."""
 
     texts: np.ndarray
     classifier: np.ndarray
@@ -138,15 +140,15 @@ class Parts:
 
 
 def classifier_of(model: XMCDualEncoderModel) -> LabelHead:
-    """The model's classifier.
+    """The classifier of the model.
 
     Raises:
-        DataError: it has none.
+        ModelFolderError: it has none.
     """
     head = model.label_head
     if head is None or head.kind != "classifier":
-        found = "no label head" if head is None else "a residual head, which is one with the text's embedding already"
-        raise DataError(
+        found = "no label head" if head is None else "a residual head, which is added to the text embedding already"
+        raise ModelFolderError(
             f"the model has {found}: there is nothing to fuse",
             hint="train a classifier with hf-xmc train --label_head classifier",
         )
@@ -154,7 +156,7 @@ def classifier_of(model: XMCDualEncoderModel) -> LabelHead:
 
 
 def with_fusion(model: XMCDualEncoderModel, fusion: dict[str, float]) -> XMCDualEncoderModel:
-    """The same model, its weights shared, whose label head has these coefficients."""
+    """The same model, sharing all weights, with these coefficients in its label head."""
     made, head = copy.copy(model), classifier_of(model)
     made.label_head = LabelHead(head.kind, head.vectors, head.label_counts, head.catalogue, fusion, head.normalize)
     return made
@@ -168,7 +170,7 @@ def measure(
     filters: Positives | None,
     weights: np.ndarray,
 ) -> dict[str, dict[str, float]]:
-    """Ranking metrics of text alone, classifier alone, and both as they are searched, over the same labels."""
+    """Ranking metrics of text alone, classifier alone, and both fused, over the same labels."""
     depth, live = search_depth(max(KS), filters), np.flatnonzero(parts.allowed)
     ranked = {"both": index.search(queries, depth, allowed=live)}
     for name, matrix in (("classifier alone", parts.classifier), ("text alone", parts.texts)):
