@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,28 @@ _PUBLIC = {
     "XMCPipeline": "hf_xmc.inference.pipeline",
     "XMCTrainer": "hf_xmc.training.trainer",
     "XMCTrainingArguments": "hf_xmc.training.arguments",
+    "calibrate": "hf_xmc.inference.fitting.calibration",
+    "evaluate": "hf_xmc.inference.evaluation.evaluate",
+    "evaluate_predictions": "hf_xmc.inference.evaluation.evaluate",
+    "explain": "hf_xmc.inference.explain.explain",
+    "fuse_label_head": "hf_xmc.inference.fitting.label_head",
     "load_xmc_dataset": "hf_xmc.data.dataset",
+    "predict_file": "hf_xmc.inference.batch",
+    "train_reranker": "hf_xmc.inference.fitting.reranker",
+    "train_tagger": "hf_xmc.inference.fitting.tagger",
 }
 
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
+    from hf_xmc.inference.batch import predict_file
+    from hf_xmc.inference.evaluation.evaluate import evaluate, evaluate_predictions
+    from hf_xmc.inference.explain.explain import explain
+    from hf_xmc.inference.fitting.calibration import calibrate
+    from hf_xmc.inference.fitting.label_head import fuse_label_head
+    from hf_xmc.inference.fitting.reranker import train_reranker
+    from hf_xmc.inference.fitting.tagger import train_tagger
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
     from hf_xmc.retrieval.index import LabelIndex
@@ -47,4 +63,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
+# The verbosity of transformers is ours too, as in `transformers.logging.set_verbosity_error()`. It can be set for this
+# package alone as well: `logging.getLogger("hf_xmc").setLevel(...)`.
+logging.getLogger("hf_xmc").parent = logging.getLogger("transformers")
 register_with_transformers()  # loads nothing: AutoModel and pipeline("xmc-tagging") will know us once they are loaded

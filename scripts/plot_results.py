@@ -29,7 +29,7 @@ def main() -> None:
     draw_bars(demo, figures["demo"])
     draw_steps(classifier, figures["classifier"])
     draw_steps(memory, figures["memory"])
-    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr]
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     # No date in the file: the same figures give the same file.
     figure.savefig(IMAGES / "results.svg", metadata={"Date": None}, facecolor="white")
     plt.close(figure)

@@ -7,15 +7,20 @@ import os
 import random
 import string
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before anything imports huggingface_hub: no test reaches a hub, except the one that it starts itself.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models of the tests are too small for more
 if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 os.environ.setdefault("HF_DATASETS_CACHE", tempfile.mkdtemp(prefix="hf-xmc-tests-"))
+os.environ.setdefault("HF_MODULES_CACHE", tempfile.mkdtemp(prefix="hf-xmc-tests-"))
 
 # The real data sets, where a checkout has them beside it; the package itself has no such default.
 if (SHELF := Path(__file__).resolve().parents[2] / "shared" / "data").is_dir():
@@ -23,14 +28,82 @@ if (SHELF := Path(__file__).resolve().parents[2] / "shared" / "data").is_dir():
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.hub.local_hub import Hub
+
+ROOT = Path(__file__).parents[1]
 COLOURS = ("red", "green", "blue", "black", "white", "brown")
 THINGS = ("car", "house", "tree", "river", "stone", "bird")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All cores for the whole suite, no workers for the files and tests that somebody names."""
+    if config.args_source != pytest.Config.ArgsSource.TESTPATHS:
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if cores > 1 else 0
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    from tests.warm_python import warm_python
+
+    if not hasattr(config, "workerinput") and getattr(config.option, "tx", None):
+        # With pytest-xdist all workers are forks of one server, and so are the processes that they start.
+        opened = ExitStack()
+        config.add_cleanup(opened.close)
+        os.environ["XMC_TEST_PYTHON"] = opened.enter_context(warm_python())
+        config.option.tx = [f"popen//python={os.environ['XMC_TEST_PYTHON']}" for _ in config.option.tx]
+        return
+
     import torch
 
-    torch.set_num_threads(1)  # the models of the tests are too small for more
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[str]:
+    """An interpreter for processes that tests start: see tests/warm_python."""
+    from tests.warm_python import warm_python
+
+    if "XMC_TEST_PYTHON" in os.environ:
+        yield os.environ["XMC_TEST_PYTHON"]
+    else:
+        with warm_python() as command:
+            yield command
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[Hub]:
+    """A local server that speaks the Hub's HTTP. One for all tests: its address is read at import."""
+    from tests.hub.local_hub import Hub
+
+    server = Hub()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def hub(hub_server: Hub) -> Iterator[Hub]:
+    """The server with no repositories. Whatever the client asked must have been understood."""
+    hub_server.clear()
+    yield hub_server
+    assert not hub_server.unknown, "the client asked for what the test server does not speak"
+
+
+@pytest.fixture(scope="session")
+def hub_environment(hub_server: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process whose Hub is the local server. It has no token."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    return environment | {
+        "HF_ENDPOINT": hub_server.url,
+        "HF_HOME": str(tmp_path_factory.mktemp("hub") / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "NO_PROXY": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`hf-xmc demo`: the whole road on the bundled sample, in a few minutes on a laptop."""
+"""`hf-xmc demo`: train, measure and predict on the bundled sample, in a few minutes on a laptop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_xmc.cli.packaged import NAME, packaged_encoder
-from hf_xmc.cli.tables import console, print_metrics, print_next, print_tags
+from hf_xmc.cli.tables import console, predict_command, print_metrics, print_next, print_tags, quoted
 
 if TYPE_CHECKING:
     from hf_xmc.data.dataset import XMCDataset
@@ -24,7 +24,7 @@ SENTENCES = (
 )
 K = 5
 
-# Chosen on held-out queries, never on test. One epoch takes about two minutes on two cores.
+# Chosen on validation queries, never on test. One epoch takes about two minutes on two cores.
 FINETUNE: dict[str, Any] = {
     "label_strategy": "in_batch",
     "num_train_epochs": 2,
@@ -53,13 +53,16 @@ PROJECT: dict[str, Any] = {
 
 
 def demo(
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where to write.")] = Path("outputs/demo"),
-    dataset: Annotated[str, typer.Option("--dataset", help="As for train.")] = "sample",
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Folder to write to.")] = Path("outputs/demo"),
+    dataset: Annotated[str, typer.Option("--dataset", help="Data set, as for hf-xmc train.")] = "sample",
     model_name_or_path: Annotated[
-        str | None, typer.Option("--model_name_or_path", help="An encoder; by default the packaged all-MiniLM-L6-v2.")
+        str | None,
+        typer.Option("--model_name_or_path", help="Encoder to start from; by default the packaged all-MiniLM-L6-v2."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the order of the training queries.")] = 42,
-    max_steps: Annotated[int, typer.Option("--max_steps", help="Stop each stage early; -1 for no.")] = -1,
+    seed: Annotated[int, typer.Option("--seed", help="Seed for all random choices of the training.")] = 42,
+    max_steps: Annotated[
+        int, typer.Option("--max_steps", help="Training steps per stage, for a quick try (-1: no limit).")
+    ] = -1,
 ) -> None:
     """Train on the bundled sample, measure against simple baselines, tag three sentences."""
     encoder = model_name_or_path or packaged_encoder()
@@ -67,17 +70,19 @@ def demo(
     from transformers.utils import logging
 
     from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.hub.card import write_model_card
+    from hf_xmc.hub.folder import pipeline_parts, save_parts
     from hf_xmc.hub.run import changed_arguments, describe_run, write_json
     from hf_xmc.inference.evaluation.evaluate import baseline_predictions, metrics_document, predict_split, score
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderModel
 
-    logging.disable_progress_bar()  # of loading and saving; those of training and encoding stay
+    logging.disable_progress_bar()  # bars of loading and saving; those of training and encoding stay
     data = load_xmc_dataset(dataset)
     split = "test" if "test" in data.queries else "validation"
     console.print(f"[bold]Data[/] {data.name}: " + ", ".join(f"{n:,} {name}" for name, n in data.counts().items()))
-    model = XMCDualEncoderModel.from_encoder(encoder, projection_dim=384, max_query_length=48, max_label_length=24)
+    model = XMCDualEncoderModel.from_encoder(
+        encoder, projection_dim=384, max_query_length=48, max_label_length=24, seed=seed
+    )
     console.print("[bold]Baselines[/] popularity, tf-idf of label texts, the encoder before training")
     systems = {name: score(topk, data, split) for name, topk in baseline_predictions(data, split, K).items()}
     systems["untrained encoder"] = score(
@@ -88,13 +93,12 @@ def demo(
 
     folder = output_dir / "model"
     pipeline = XMCPipeline.build(model, data.labels)
-    pipeline.save_pretrained(folder)
     trained = score(predict_split(pipeline, data, split, K), data, split)
     document = metrics_document(trained, data, split, K, systems, seed, round(seconds, 1))
     write_json(document, output_dir / "metrics.json")
-    run = describe_run(data, last, model_name_or_path or NAME, seconds, first_stage=changed_arguments(first))
-    write_json(run, folder / "run.json")
-    write_model_card(folder, document)
+    source = model_name_or_path or NAME
+    pipeline.run = describe_run(data, last, source, seconds, first_stage=changed_arguments(first))
+    save_parts(folder, {**pipeline_parts(pipeline), "metrics": document})
 
     for sentence, tags in zip(SENTENCES, pipeline(list(SENTENCES), k=K), strict=True):
         print_tags(sentence, tags)
@@ -102,11 +106,10 @@ def demo(
     print_metrics(title, {**systems, "this model": trained})
     console.print(f"Trained in {seconds:.0f} s. Written: {output_dir / 'metrics.json'}, {folder}")
     print_next(
-        f'hf-xmc predict {folder} --text "your own sentence"',
-        f"hf-xmc calibrate {folder} --dataset {dataset}    # similar training texts vote; probabilities, label sets",
-        f"hf-xmc evaluate {folder} --dataset {dataset} --split {split}",
-        "make space    # the same as a web page",
-        "hf-xmc train --help    # your own data: hf-xmc prepare <folder> --output_dir <folder>",
+        predict_command(folder),
+        f"hf-xmc calibrate {quoted(folder)} --dataset {quoted(dataset)}    # query memory, probabilities, label sets",
+        f"hf-xmc evaluate {quoted(folder)} --dataset {quoted(dataset)} --split {split}",
+        "hf-xmc prepare --help    # your own data",
     )
 
 
@@ -115,8 +118,8 @@ def train_two_stages(
 ) -> tuple[XMCTrainingArguments, XMCTrainingArguments, float]:
     """Fine-tune the encoder on labels in the batch, then train the projections over all labels, encoder frozen.
 
-    The first stage is what a small machine can afford; it never shows the model the labels that a batch lacks. The
-    second is exact over the whole catalogue, costs seconds, and mends that. Returns both settings and the seconds.
+    The first stage is what a small machine can afford, but the model sees only the labels of each batch. The second
+    compares with all labels, exactly, and takes seconds. Returns the settings of both, and the seconds.
     """
     from hf_xmc.training.arguments import XMCTrainingArguments
     from hf_xmc.training.trainer import XMCTrainer

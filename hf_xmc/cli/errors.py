@@ -1,4 +1,4 @@
-"""What a user can mend is one message; what we must mend is a traceback."""
+"""User errors print one line; bugs print a traceback."""
 
 from __future__ import annotations
 
@@ -9,21 +9,28 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from hf_xmc.errors import XMCError
+
+BUG = "This is a bug in hf_xmc, or in a library that it uses: please report it with the lines above."
+
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn errors about input, settings and files into one message and exit status 1.
+    """Print errors that a user can act on as one line, with exit status 1: those of this package, and those of the
+    operating system and the Hub, such as a missing file or a full disk. Any other exception keeps its traceback.
 
-    Set HF_XMC_DEBUG=1 to see where an error came from.
+    Set HF_XMC_DEBUG=1 to see the traceback of every error.
     """
+    console = Console(stderr=True)
     try:
         yield
-    except Exception as error:
-        from safetensors import SafetensorError
-
-        if os.environ.get("HF_XMC_DEBUG") or not isinstance(error, OSError | ValueError | SafetensorError):
+    except (XMCError, OSError) as error:
+        if os.environ.get("HF_XMC_DEBUG"):
             raise
-        console = Console(stderr=True)
         console.print("[bold red]Error[/]", end=" ")
         console.print(str(error) or type(error).__name__, markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except Exception:
+        console.print_exception(show_locals=False) if console.is_terminal else sys.excepthook(*sys.exc_info())
+        console.print(f"\n{BUG}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

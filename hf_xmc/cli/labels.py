@@ -7,44 +7,40 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_xmc.cli.tables import console, print_next
+from hf_xmc.cli.tables import console, predict_command, print_next
 
 EXAMPLE = "Example: hf-xmc labels outputs/demo/model --add new_labels.txt --remove topic_0003"
 
 
 def labels(
-    run: Annotated[Path, typer.Argument(help="A trained folder; its label table and index are written anew.")],
+    run: Annotated[Path, typer.Argument(help="Trained folder; its label table and index are changed.")],
     add: Annotated[
         Path | None,
-        typer.Option("--add", help="New labels: .txt (one text a line), .jsonl, .csv, .tsv or .parquet (uid, text)."),
+        typer.Option(
+            "--add",
+            help="File of new labels: .txt (one text per line), or .jsonl, .csv, .tsv or .parquet (uid and text).",
+        ),
     ] = None,
     update: Annotated[
-        Path | None, typer.Option("--update", help="New texts of labels that are there: a table with uid and text.")
+        Path | None,
+        typer.Option("--update", help="File of new texts for existing labels: a table with the columns uid and text."),
     ] = None,
-    remove: Annotated[list[str] | None, typer.Option("--remove", help="uid of a label; may be repeated.")] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="uid of a label to remove; may be repeated.")
+    ] = None,
 ) -> None:
-    """Remove, change and add labels, in this order. Texts are encoded with the folder's model."""
-    from hf_xmc.errors import DataError
-    from hf_xmc.inference.pipeline import XMCPipeline
+    """Remove, change and add labels, in this order. Texts are encoded with the model of the folder."""
+    from hf_xmc.inference.reindexing import change_labels
 
     if add is None and update is None and not remove:
         raise typer.BadParameter("say what to do: --add FILE, --update FILE or --remove UID")
-    if not run.is_dir():
-        raise DataError("no such folder", run, hint="give a trained folder; labels of a repository change by a push")
-    pipeline = XMCPipeline.from_pretrained(run)
-    added: Any = []
-    try:
-        if remove:
-            pipeline.remove_labels(remove)
-        if update is not None:
-            pipeline.update_labels({str(row["uid"]): row["text"] for row in rows_of(update, "uid", "text")})
-        if add is not None:
-            added = pipeline.add_labels(rows_of(add, "text"))
-    except KeyError as error:
-        raise DataError(str(error.args[0]), run, hint="nothing was changed") from error
-    pipeline.index.save_pretrained(run)
-    console.print(f"{len(added):,} labels added, {len(remove or []):,} removed; {len(pipeline.index):,} in {run}")
-    print_next(f'hf-xmc predict {run} --text "..."')
+    new = [] if add is None else rows_of(add, "text")
+    texts = {} if update is None else {str(row["uid"]): row["text"] for row in rows_of(update, "uid", "text")}
+    changed = change_labels(run, new, texts, remove or [])
+    console.print(f"{changed.added:,} labels added, {len(remove or []):,} removed; {len(changed.index):,} in {run}")
+    if changed.removed:
+        console.print(f"[yellow]Removed, as it was measured with the labels before: {', '.join(changed.removed)}[/]")
+    print_next(predict_command(run))
 
 
 def rows_of(path: Path, *columns: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hf_xmc.cli.tables import console, print_next
-from hf_xmc.cli.train import early_stopping, load_model, parse
+from hf_xmc.cli.train import early_stopping, parse
 
 if TYPE_CHECKING:
     from hf_xmc.cli.train import ScriptArguments
@@ -66,6 +66,7 @@ def make_plan(
 
     import hf_xmc.training.trainer  # noqa: F401  with what a training has in memory at its start
     from hf_xmc.data.dataset import load_xmc_dataset
+    from hf_xmc.inference.fitting.tagger import new_model
     from hf_xmc.training.planning.measure import measure
     from hf_xmc.training.planning.plan import difference, fitting, memory, peak, step
     from hf_xmc.training.preparation import prepare
@@ -73,7 +74,8 @@ def make_plan(
     data = load_xmc_dataset(script.dataset)
     on_gpu = args.device.type != "cpu"
     base = 0 if on_gpu else psutil.Process().memory_info().rss
-    model = prepare(load_model(script, data.max_lengths), args, script.peft_config())
+    model = new_model(script.model_name_or_path, data.max_lengths, args.seed, **script.model_settings())
+    model = prepare(model, args, script.peft_config())
     of = measure(model, args, data, base, seconds, script.lora_rank or 0)
     choice = choose(args, script.lora_rank or 0, num_processes)
     available = limit or available_bytes(on_gpu, 1 if on_gpu else num_processes)

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,6 +134,8 @@ def prepare(
             raise typer.Exit(1)
         if output_dir is not None:
             write(dataset, stats, problems, output_dir)
+            if problems.errors:
+                console.print(f"[yellow]{problems.errors:,} errors were handled[/]; the report lists them.")
     if output_dir is None:
         return
     if push_to_hub is not None:
@@ -181,9 +184,11 @@ def print_findings(problems: Problems, stopped: bool) -> None:
         if not count:
             continue
         console.print(f"\n[bold]{kind}[/]: {count:,}")
-        for problem in (problem for problem in problems.found if problem.kind == kind):
-            console.print(f"  {problem.message}", highlight=False, markup=False, soft_wrap=True)
-            console.print(f"    → {problem.handled}", style="dim", highlight=False, markup=False)
+        found = [problem for problem in problems.found if problem.kind == kind]
+        for handled, group in groupby(found, key=lambda problem: problem.handled):
+            for problem in group:
+                console.print(f"  {problem.message}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"    → {handled}", style="dim", highlight=False, markup=False, soft_wrap=True)
     if not any(problems.counts.values()):
         console.print("\nNo problems found.")
     if stopped:

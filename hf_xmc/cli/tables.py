@@ -1,8 +1,11 @@
-"""Tables and hints that commands print."""
+"""Tables, and commands to run next, that commands print."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +17,7 @@ COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")
 
 
 def print_metrics(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] = COLUMNS) -> None:
-    """One row a system, metrics in per cent, the best of each column in bold."""
+    """One row per system, metrics in per cent, the best of each column in bold."""
     table = Table(title=escape(title), title_justify="left")
     table.add_column("")
     shown = [name for name in columns if all(name in metrics for metrics in rows.values())]
@@ -47,11 +50,11 @@ def print_comparison(
 
 
 def print_confidence(calibration: Mapping[str, float], sets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Calibration errors before and after; size of the sets, and what they cover where that was measured."""
+    """Calibration errors before and after; size of the sets, and what they cover if that was measured."""
     shown = ", ".join(f"{name} {value:.4f}" for name, value in calibration.items())
     console.print(f"Calibration: {shown}", highlight=False)
     table = Table(title="Label sets", title_justify="left")
-    for name in ("", "level", "labels a set", "true labels in it", "all true labels in it"):
+    for name in ("", "level", "labels per set", "true labels in it", "all true labels in it"):
         table.add_column(name, justify="right" if name else "left")
     for method, row in sets.items():
         if "error" in row:
@@ -66,7 +69,7 @@ def print_confidence(calibration: Mapping[str, float], sets: Mapping[str, Mappin
 
 
 def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
-    """One text with its labels and their probabilities, or scores where these are all there is."""
+    """One text with its labels and their probabilities, or scores if there are no probabilities."""
     table = Table(
         title=f"“{escape(text)}”", title_justify="left", title_style="italic", show_header=False, expand=True
     )
@@ -81,15 +84,56 @@ def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
 
 
 def print_explanation(text: str, label: str, score: float, words: Sequence[tuple[str, float]], most: int = 8) -> None:
-    """The words of a text that count most for a label, those for it in green and those against it in red."""
+    """The words of a text that count most, those for the label in green and those against it in red."""
     largest = sorted(words, key=lambda word: -abs(word[1]))[:most]
     shown = [f"[{'green' if value > 0 else 'red'}]{escape(word)} {value:+.3f}[/]" for word, value in largest]
     console.print(f"[italic]“{escape(text)}”[/]", highlight=False)
     console.print(f"  [bold]{escape(label)}[/] {score:.3f}: " + ", ".join(shown), highlight=False)
 
 
+def print_faithfulness(measures: Mapping[str, float]) -> None:
+    """The measures of one explanation, in one line."""
+    shown = {
+        "deletion": f"{measures['deletion']:.3f} (random order {measures['random_deletion']:.3f}; low is good)",
+        "insertion": f"{measures['insertion']:.3f} (random order {measures['random_insertion']:.3f}; high is good)",
+        "max-sensitivity": f"{measures['max_sensitivity']:.3f} (low is good)",
+    }
+    console.print("  " + ", ".join(f"{name} {text}" for name, text in shown.items()), highlight=False, style="dim")
+
+
+def print_removed(files: Sequence[str]) -> None:
+    """Files that a command removed, because they were fitted to the index before."""
+    if files:
+        console.print(
+            f"[yellow]Removed, as fitted to the index before: {', '.join(files)};[/] fit again with hf-xmc calibrate."
+        )
+
+
+def predict_command(model: str | Path, run: str | Path | None = None, options: str = "") -> str:
+    """A command that tags a text, with the example of the folder's run.json if it has one.
+
+    Args:
+        model: folder or Hub repository to tag with.
+        run: the folder whose example is shown; by default `model`.
+    """
+    try:
+        example = json.loads((Path(run or model) / "run.json").read_text(encoding="utf-8"))["data"]["example"]
+    except (OSError, ValueError, KeyError, TypeError):
+        example = "A text to tag"
+    return " ".join(["hf-xmc predict", quoted(model), *([options] if options else []), f"--text {quoted(example)}"])
+
+
+def quoted(argument: str | Path) -> str:
+    """An argument as a shell reads it, quoted if need be.
+
+    >>> quoted("outputs/demo"), quoted("my model")
+    ('outputs/demo', "'my model'")
+    """
+    return quote(str(argument))
+
+
 def print_next(*commands: str) -> None:
-    """What to type next."""
+    """Commands to run next."""
     console.print("\n[bold]Next:[/]")
     for command in commands:
         console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)

@@ -15,7 +15,6 @@ from hf_xmc.cli.launch import names, relaunch
 from hf_xmc.cli.settings import with_settings, write_settings
 
 if TYPE_CHECKING:
-    from hf_xmc.data.dataset import XMCDataset
     from hf_xmc.training.arguments import XMCTrainingArguments
 
 EXAMPLE = (
@@ -40,6 +39,9 @@ class ScriptArguments:
     share_encoders: bool | None = field(default=None, metadata={"help": "One tower for both sides."})
     projection_dim: int | None = field(
         default=None, metadata={"help": "Dimension of a linear map after pooling; --freeze_encoder trains it."}
+    )
+    share_projection: bool | None = field(
+        default=None, metadata={"help": "Use one projection for queries and labels."}
     )
     normalize: bool | None = field(default=None, metadata={"help": "Embeddings of unit length."})
     temperature: float | None = field(default=None, metadata={"help": "Scores are divided by it (DEXML: 0.05)."})
@@ -152,56 +154,34 @@ def underscored(token: str) -> str:
 
 
 def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
-    """Train, keep the best checkpoint on validation, and write the trained folder with index, run.json and card."""
-    from hf_xmc.cli.tables import console, print_metrics, print_next
-    from hf_xmc.data.dataset import load_xmc_dataset
-    from hf_xmc.training.trainer import XMCTrainer
+    """Train, and print metrics on validation and what to do next; returns the trained folder."""
+    from hf_xmc.cli.tables import console, predict_command, print_metrics, print_next, quoted
+    from hf_xmc.hub.run import read_json
+    from hf_xmc.inference.fitting.tagger import train_tagger
 
-    callbacks = early_stopping(script, args)
-    dataset = load_xmc_dataset(script.dataset)
-    model = load_model(script, dataset.max_lengths)
     folder = Path(args.output_dir or "outputs/run")
-    trainer = XMCTrainer(
-        model=model,
-        args=args,
-        train_dataset=dataset.queries["train"],
-        eval_dataset=dataset.queries["validation"],
-        label_dataset=dataset.labels,
-        train_ignored=dataset.filters.get("train"),
-        eval_ignored=dataset.filters.get("validation"),
+    tagger = train_tagger(
+        script.dataset,
+        script.model_name_or_path,
+        folder,
+        args,
+        callbacks=early_stopping(script, args),
         peft_config=script.peft_config(),
-        callbacks=callbacks,
+        **script.model_settings(),
     )
-    seconds = trainer.train(resume_from_checkpoint=checkpoint(args, folder)).metrics["train_runtime"]
-    trainer.save_model(str(folder))
-    if not trainer.is_world_process_zero():
+    if tagger is None:  # another process prints
         return folder
-    (folder / "training_args.bin").unlink(missing_ok=True)  # pickled, and run.json says the same
-    if script.lora_rank is not None:  # the index is of the weights that were saved, adapters merged in
-        model = type(model).from_pretrained(folder, dtype="float32").to(args.device)
-    metrics = finish(folder, model, dataset, args, script.model_name_or_path, seconds)
-    if metrics:
-        queries = len(dataset.queries["validation"])
-        print_metrics(f"{dataset.name}, validation ({queries:,} queries), per cent", {"this model": metrics})
-    console.print(f"Trained in {seconds:.0f} s; written to {folder}")
-    classifier = model.config.label_head == "classifier"
+    if document := read_json(folder / "metrics.json"):
+        title = f"{tagger.run['data']['name']}, validation ({document['num_queries']:,} queries), per cent"
+        print_metrics(title, {"this model": document["metrics"]})
+    console.print(f"Trained in {tagger.run['train_seconds']:.0f} s; written to {folder}")
+    classifier = tagger.model.config.label_head == "classifier"
     print_next(
-        *([f"hf-xmc fuse {folder} --dataset {script.dataset}"] if classifier else []),
-        f"hf-xmc evaluate {folder} --dataset {script.dataset}",
-        f'hf-xmc predict {folder} --text "..."',
+        *([f"hf-xmc fuse {quoted(folder)} --dataset {quoted(script.dataset)}"] if classifier else []),
+        f"hf-xmc evaluate {quoted(folder)} --dataset {quoted(script.dataset)}",
+        predict_command(folder),
     )
     return folder
-
-
-def checkpoint(args: XMCTrainingArguments, folder: Path) -> str | bool | None:
-    """What `--resume_from_checkpoint` asks for, as the Trainer takes it: a folder, `true` for the last checkpoint of
-    the run, or `auto`, the last one if there is any, so that the same command starts a run and goes on with it."""
-    given = str(args.resume_from_checkpoint).lower()
-    if given == "auto":
-        from transformers.trainer_utils import get_last_checkpoint
-
-        return get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    return {"true": True, "false": False}.get(given, args.resume_from_checkpoint)
 
 
 def early_stopping(script: ScriptArguments, args: XMCTrainingArguments) -> list[Any]:
@@ -220,44 +200,3 @@ def early_stopping(script: ScriptArguments, args: XMCTrainingArguments) -> list[
             "--save_strategy epoch --load_best_model_at_end true --metric_for_best_model nDCG@5."
         )
     return [EarlyStoppingCallback(script.early_stopping_patience)]
-
-
-def finish(
-    folder: Path, model: Any, dataset: XMCDataset, args: XMCTrainingArguments, source: str, seconds: float
-) -> dict[str, float]:
-    """Beside the weights write index, run.json, card and metrics on validation; returns the metrics, if any."""
-    from hf_xmc.hub.card import write_model_card
-    from hf_xmc.hub.run import RUN, describe_run, read_json, write_json
-    from hf_xmc.inference.evaluation.evaluate import metrics_document, predict_split, score
-    from hf_xmc.inference.pipeline import XMCPipeline
-    from hf_xmc.inference.saving import save_parts
-
-    pipeline = XMCPipeline.build(model, dataset.labels)
-    save_parts(pipeline, folder)
-    # A model that was trained further keeps the name of its encoder and the settings of its first stage.
-    before = read_json(Path(source) / RUN)
-    earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}
-    run = describe_run(dataset, args, before.get("encoder") or source, seconds, **earlier)
-    write_json(run, folder / RUN)
-    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run
-    metrics: dict[str, float] = {}
-    document = None
-    if len(dataset.queries["validation"]):
-        metrics = score(predict_split(pipeline, dataset, "validation", 5), dataset, "validation")
-        document = metrics_document(metrics, dataset, "validation", 5, seed=args.seed, train_seconds=seconds)
-        write_json(document, folder / "metrics.json")
-    write_model_card(folder, document)
-    return metrics
-
-
-def load_model(script: ScriptArguments, max_lengths: dict[str, int]) -> Any:
-    """A dual encoder to train further, or a new one from an encoder, with the lengths that papers on the set use."""
-    from transformers import AutoConfig
-
-    from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
-
-    settings = script.model_settings()
-    if isinstance(AutoConfig.from_pretrained(script.model_name_or_path), XMCDualEncoderConfig):
-        return XMCDualEncoderModel.from_pretrained(script.model_name_or_path, dtype="float32", **settings)
-    usual = {f"max_{side}_length": length for side, length in max_lengths.items()}
-    return XMCDualEncoderModel.from_encoder(script.model_name_or_path, **{**usual, **settings})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,28 @@ from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from transformers.utils import logging
 
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.files import replacing
-from hf_xmc.hub.fitted import fitted_parts, read_label_head
 from hf_xmc.hub.papers import cited
 from hf_xmc.hub.run import RUN, read_json
+from hf_xmc.modeling import LabelHead
+from hf_xmc.modeling.label_head_xmc import COEFFICIENTS, LABEL_HEAD
+from hf_xmc.retrieval.channels import load_channels
+from hf_xmc.retrieval.channels.query_memory import MEMORY, QueryMemory
+from hf_xmc.retrieval.confidence import CONFIDENCE
+from hf_xmc.retrieval.index import ABOUT, LABELS
+from hf_xmc.retrieval.rerank import RERANKER
 
+logger = logging.get_logger(__name__)
+
+CARD, METRICS, KEPT = "README.md", "metrics.json", "README.old.md"
+SIGNATURE = re.compile(r"\n<!-- written by hf_xmc, (\w+) -->\n$")
+SECTIONS_0_1 = ("\n## Use\n", "\n## Limits\n", "\n## Licence and attribution\n", "\n## Papers\n", "`hf_xmc`")
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")
-# What says something about the machine or the account, not about the model.
+# Arguments that describe the machine or the account, not the model.
 LOCAL = re.compile(r"_dir$|hub|token|logging|log_|^save_|report_to|run_name|tqdm|dataloader|use_cpu|project|trackio")
 METRIC_NAMES = {"P": "precision", "R": "recall"}
 
@@ -38,20 +51,26 @@ def model_card(
     memory: Mapping[str, Any] | None = None,
     confidence: Mapping[str, Any] | None = None,
     label_head: Mapping[str, Any] | None = None,
+    removed: Collection[int] = (),
+    reranker: bool = False,
+    channels: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The text of a README.md: metadata that the Hub reads, and a description for people.
 
     Args:
         name: Hub id or folder; what the example code loads.
-        run: the content of `run.json`; any part may be missing. Read are `encoder`, `arguments`,
-            `first_stage`, `data` (`name`, `licence`, `source`, `counts`, `fingerprint`, `example`), `train_seconds`,
-            `versions`, `paper` and `license`.
+        run: the content of `run.json`; any part may be missing. Read are `encoder`, `arguments`, `first_stage`, `data`
+            (`name`, `licence`, `source`, `counts`, `fingerprint`, `example`), `train_seconds`, `versions`, `paper` and
+            `license`.
         metrics: the content of `metrics.json`; its `baselines` become rows of the results table.
         labels: the label table.
         config: the model's configuration as a dict (`config.json`).
         license: of the model, as the Hub names it (`"apache-2.0"`); by default `run["license"]`.
         memory, confidence: the content of `memory/memory.json` and `confidence.json`.
-        label_head: `kind`, `num_labels` and `fusion` of a vector a label, if there is one.
+        label_head: `kind`, `num_labels` and `fusion` of per-label vectors, if there are any.
+        removed: rows of the label table whose labels were removed.
+        reranker: whether there is one.
+        channels: name -> description of further ranking channels.
 
     >>> card = ModelCard(model_card("me/tagger", metrics={"split": "test", "metrics": {"P@1": 0.5}}))
     >>> card.data.library_name, card.data.eval_results[0].metric_type, card.data.eval_results[0].metric_value
@@ -80,10 +99,11 @@ def model_card(
         towers=towers(shared, encoder if is_hub_id(encoder) else ""),
         shared=shared,
         dimension=config.get("projection_dim") or (config.get("encoder_config") or {}).get("hidden_size"),
-        # A label whose text is fused with a classifier has a vector of another length than 1.
+        # The vector of a label whose text is fused with a classifier is not of unit length.
         normalize=config.get("normalize", True) and (label_head or {}).get("kind") != "classifier",
         max_length=config.get("max_query_length"),
-        parts=fitted_parts(memory or {}, confidence or {}, label_head),
+        parts=fitted_parts(memory or {}, confidence or {}, label_head, reranker, channels),
+        fitted={"num_queries": 0, "data": "", **settings} if (settings := (confidence or {}).get("settings")) else {},
         measured=measured(metrics, dataset),
         columns=columns(metrics),
         results=results(metrics),
@@ -91,8 +111,9 @@ def model_card(
         training=training_facts(run, metrics, data),
         stages=stages(run),
         versions=listed(run.get("versions") or metrics.get("versions") or {}),
-        num_labels=0 if labels is None else len(labels),
-        labels=label_examples(labels),
+        num_labels=0 if labels is None else len(labels) - len(removed),
+        num_removed=len(removed),
+        labels=label_examples(labels, removed),
         data={"name": "", "source": "", **data, "licence": linked(str(data.get("licence") or ""))},
         license=license,
         papers=cited(run.get("paper")),
@@ -106,52 +127,151 @@ def write_model_card(
     name: str | None = None,
     license: str | None = None,
 ) -> Path:
-    """Write `README.md` into a trained folder, from its `run.json`, `config.json`, `labels.parquet`,
-    `memory/`, `confidence.json` and `label_head.safetensors`.
+    """Write `README.md` into a trained folder, from the files that the folder has.
+
+    A card that was edited by hand is kept as `README.old.md`, with a warning.
 
     Args:
-        folder: the trained folder; of these files what is there is used.
+        folder: the trained folder.
         metrics: the content of `metrics.json`; by default the folder's own, if it has one.
         name: what the example code loads; by default the folder, and the repository once it is pushed.
-        license: of the model, as the Hub names it.
+        license: of the model, as the Hub names it; by default that of the present card.
     """
     folder = Path(folder)
-    table = folder / "labels.parquet"
+    table, path = folder / LABELS, folder / CARD
+    present = path.read_text(encoding="utf-8") if path.is_file() else ""
     text = model_card(
         name or folder.as_posix(),
         run=read_json(folder / RUN),
-        metrics=metrics or read_json(folder / "metrics.json"),
+        metrics=metrics or read_json(folder / METRICS),
         labels=read_parquet(table) if table.is_file() else None,
         config=read_json(folder / "config.json"),
-        license=license,
-        memory=read_json(folder / "memory" / "memory.json"),
-        confidence=read_json(folder / "confidence.json"),
+        license=license or license_of(present),
+        memory=read_json(folder / MEMORY),
+        confidence=read_json(folder / CONFIDENCE),
         label_head=read_label_head(folder),
+        removed=read_json(folder / ABOUT).get("removed") or (),
+        reranker=(folder / RERANKER).is_dir(),
+        channels={c.name: c.describe() for c in load_channels(folder) if not isinstance(c, QueryMemory)},
     )
-    with replacing(folder / "README.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return folder / "README.md"
+    if present and not is_generated(present):
+        logger.warning(f"{path} was edited by hand; it is kept as {KEPT}, and a new card is written.")
+        os.replace(path, folder / KEPT)
+    with replacing(path) as temporary:
+        temporary.write_text(signed(text), encoding="utf-8")
+    return path
+
+
+def signed(text: str) -> str:
+    """A card with a comment at its end by which changes made by hand are noticed.
+
+    >>> is_generated(signed("a card")), is_generated(signed("a card").replace("a", "my"))
+    (True, False)
+    """
+    digest = blake2b(text.encode(), digest_size=8).hexdigest()
+    return f"{text}\n<!-- written by hf_xmc, {digest} -->\n"
+
+
+def is_generated(card: str) -> bool:
+    """Whether a card is as `write_model_card` wrote it. Cards of version 0.1.0 have no signature; they count as
+    generated if they have the sections that were always written."""
+    if SIGNATURE.search(card):
+        return signed(SIGNATURE.sub("", card)) == card
+    return all(section in card for section in SECTIONS_0_1)
+
+
+def license_of(card: str) -> str | None:
+    """The license in a card's metadata, if it has any."""
+    if not card.startswith("---"):
+        return None
+    try:
+        return ModelCard(card, ignore_metadata_errors=True).data.get("license")
+    except ValueError:  # the metadata is not YAML
+        return None
 
 
 def readdress(card: str, repo_id: str) -> str:
-    """A card whose example code and metadata name another repository; what was written by hand stays.
+    """A card whose example code and metadata name another repository. Text written by hand is not changed.
 
     >>> text = model_card("outputs/model", metrics={"metrics": {"P@1": 0.5}})
     >>> 'XMCPipeline.from_pretrained("me/tagger")' in readdress(text, "me/tagger")
     True
     """
-    if found := re.search(r'XMCPipeline\.from_pretrained\(("[^"\n]*")\)', card):
-        card = card.replace(f"from_pretrained({found[1]})", f"from_pretrained({json.dumps(repo_id)})")
-    parsed = ModelCard(card)
+    generated = SIGNATURE.search(card) is not None and is_generated(card)
+    text = SIGNATURE.sub("", card) if generated else card
+    if found := re.search(r'XMCPipeline\.from_pretrained\(("[^"\n]*")\)', text):
+        text = text.replace(f"from_pretrained({found[1]})", f"from_pretrained({json.dumps(repo_id)})")
+    parsed = ModelCard(text)
     metadata: Any = parsed.data
     if metadata.eval_results:
         metadata.model_name = repo_id.split("/")[-1]
-        return str(parsed)
-    return card
+        text = str(parsed)
+    return signed(text) if generated else text
+
+
+def fitted_parts(
+    memory: Mapping[str, Any],
+    confidence: Mapping[str, Any],
+    label_head: Mapping[str, Any] | None = None,
+    reranker: bool = False,
+    channels: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[str]:
+    """What the folder has in addition to encoder and index, and how it is used.
+
+    >>> fitted_parts({}, {"settings": {"level": 0.9, "num_queries": 500}})[0][:46]
+    'Fitted on 500 held-out queries: probabilities,'
+    """
+    facts = head_facts(label_head) if label_head else []
+    if memory:
+        weight = (memory.get("settings") or {}).get("weight")
+        facts.append(
+            f"Query memory: {memory.get('num_queries', 0):,} training queries vote with their labels"
+            + (f" (weight {weight:g})" if weight is not None else "")
+            + "; `tagger(text, memory=False)` ranks by the labels alone."
+        )
+    for name, about in (channels or {}).items():
+        facts.append(f"Ranking channel `{cell(name)}`: {listed(about)}.")
+    if settings := confidence.get("settings"):
+        facts.append(
+            f"Fitted on {settings.get('num_queries', 0):,} held-out queries: probabilities, thresholds "
+            f'(`tagger(text, threshold="f1")`), and label sets that keep {settings.get("level", 0.9):.0%} of the true '
+            "labels on average (`tagger(text, conformal=True)`)."
+        )
+    if reranker:
+        facts.append("Reranker: a second model that reorders the best labels of a text, `tagger(text, rerank=20)`.")
+    return facts
+
+
+def head_facts(head: Mapping[str, Any]) -> list[str]:
+    """Which head there is, how many labels have a vector, and how labels added later are scored.
+
+    >>> head_facts({"kind": "residual", "num_labels": 1559})[0][:48]
+    'Label head: 1,559 labels have a learned vector, '
+    """
+    text = f"Label head: {head['num_labels']:,} labels have a learned vector, "
+    if head["kind"] == "residual":
+        text += "which is added to the embedding of their text. "
+    elif fusion := head.get("fusion"):
+        a, b, more_a, more_b = (fusion.get(name, 0.0) for name in COEFFICIENTS)
+        text += f"a classifier, whose score is fused with that of their text: {a:.2f} text and {b:.2f} classifier"
+        if more_a or more_b:
+            text += f" for the rarest labels, {a + more_a:.2f} and {b + more_b:.2f} for the most frequent one"
+        text += " (learned on validation queries). "
+    else:
+        text += "a classifier, whose score is fused with that of their text in equal parts. "
+    return [text + "Labels that are added later are scored by their text alone."]
+
+
+def read_label_head(folder: Path) -> dict[str, Any]:
+    """What `head_facts` says about the label head of a folder; empty if there is none."""
+    if not (folder / LABEL_HEAD).is_file():
+        return {}
+    head = LabelHead.load(folder)
+    return {"kind": head.kind, "num_labels": len(head), "fusion": head.fusion}
 
 
 def is_hub_id(name: str, namespace: bool = False) -> bool:
-    """Whether a name can stand for a repository on the Hub, and for nothing on this machine.
+    """Whether a name can be that of a repository on the Hub, and is no path on this machine.
 
     >>> [is_hub_id(name) for name in ("sentence-transformers/all-MiniLM-L6-v2", "bert-base-uncased", "/tmp/x", "../x")]
     [True, True, False, False]
@@ -187,7 +307,7 @@ def metric_type(key: str) -> str:
 
 
 def columns(metrics: Mapping[str, Any]) -> list[str]:
-    """The metrics of the results table: the usual ones, or whatever there is."""
+    """The metrics of the results table: the usual ones, or else the first ones that were measured."""
     found = metrics.get("metrics") or {}
     return [key for key in COLUMNS if key in found] or list(found)[:8]
 
@@ -205,7 +325,7 @@ def results(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 def measured(metrics: Mapping[str, Any], dataset: str) -> str:
     split = f"the {metrics['split']} split" if metrics.get("split") else "held-out data"
     queries = f" ({metrics['num_queries']:,} queries)" if metrics.get("num_queries") else ""
-    return f"On {split}{f' of `{cell(dataset)}`' if dataset else ''}{queries}, as fractions; more is better."
+    return f"On {split}{f' of `{cell(dataset)}`' if dataset else ''}{queries}, as fractions; higher is better."
 
 
 def towers(shared: bool, encoder: str) -> str:
@@ -239,11 +359,13 @@ def arguments(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(key, cell(value)) for key, value in given.items() if value is not None and not local(key, value)]
 
 
-def label_examples(labels: Dataset | None, count: int = 5) -> list[tuple[int, str, str]]:
-    """Labels spread evenly over the table: (id, uid, text)."""
+def label_examples(
+    labels: Dataset | None, removed: Collection[int] = (), count: int = 5
+) -> list[tuple[int, str, str]]:
+    """Labels spread evenly over the table, without those that were removed: (id, uid, text)."""
     if labels is None or not len(labels):
         return []
-    rows = sorted({i * len(labels) // count for i in range(count)})
+    rows = sorted({i * len(labels) // count for i in range(count)} - {*removed})
     return [(row, cell(labels[row]["uid"]), cell(labels[row]["text"], 100)) for row in rows]
 
 

@@ -14,20 +14,20 @@ from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
 from hf_xmc.errors import ModelFolderError
-from hf_xmc.hub.run import RUN, read_json, write_json
+from hf_xmc.hub.folder import fingerprint, load_parts, pipeline_parts, save_parts
 from hf_xmc.inference import labels as changes
-from hf_xmc.inference import ranking, saving
+from hf_xmc.inference import ranking
 from hf_xmc.inference.explain.explanations import add_explanations
 from hf_xmc.inference.labels import NewLabels
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.selection import describe, select
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.retrieval.channels import FusedChannel, QueryMemory, load_channels
-from hf_xmc.retrieval.confidence import CONFIDENCE, Confidence
+from hf_xmc.retrieval.channels import FusedChannel, QueryMemory
+from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import LabelIndex
-from hf_xmc.retrieval.rerank import PairScorer, load_reranker
+from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
 
 CELLS = 2**22  # predictions held at a time
@@ -71,7 +71,7 @@ class XMCPipeline:
         self.run = dict(run or {})
         self.confidence = confidence
         self.reranker = reranker
-        self.catalogues: dict[tuple[int, int], str] = {}  # fingerprints of the label table, which take a millisecond
+        self.catalogue: tuple[LabelIndex, int, str] | None = None  # the last fingerprint of the label table
 
     @property
     def memory(self) -> QueryMemory | None:
@@ -129,27 +129,14 @@ class XMCPipeline:
             model: the folder's model, if it is loaded already.
         """
         folder = fetch_folder(name_or_folder, revision=revision, token=token, cache_dir=cache_dir)
-        if model is None:
-            given = {"dtype": dtype, "attn_implementation": attn_implementation}
-            given = {key: value for key, value in given.items() if value is not None}
-            model = XMCDualEncoderModel.from_pretrained(folder, **given)
-        if device is not None:
-            model = model.to(device)
-        return cls(
-            model,
-            LabelIndex.from_pretrained(folder),
-            run=read_json(folder / RUN),
-            confidence=Confidence.from_pretrained(folder) if (folder / CONFIDENCE).is_file() else None,
-            reranker=load_reranker(folder, model.device),
-            channels=load_channels(folder),
-        )
+        given = {"dtype": dtype, "attn_implementation": attn_implementation}
+        given = {key: value for key, value in given.items() if value is not None}
+        return cls(**load_parts(folder, model, device, **given))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write all parts and the record of the run into one folder, and remove what was fitted to another model."""
-        self.model.save_pretrained(folder)
-        saving.save_parts(self, Path(folder))
-        if self.run:
-            write_json(self.run, Path(folder) / RUN)
+        """Write all parts, the record of the run and the card into one folder, and remove what belonged to another
+        model or ranking."""
+        save_parts(folder, pipeline_parts(self))
 
     def push_to_hub(self, repo_id: str, metrics: Mapping[str, Any] | None = None, **options: Any) -> CommitInfo:
         """Upload everything that `save_pretrained` writes and a new model card as one commit.
@@ -281,9 +268,10 @@ class XMCPipeline:
                 the rows that a confidence was fitted for.
         """
         num_labels = self.index.catalogue.num_rows if num_labels is None else num_labels
-        key = (id(self.index), num_labels)
-        if key not in self.catalogues:
-            self.catalogues[key] = ranking.catalogue_fingerprint(self.index, num_labels)
+        last = self.catalogue
+        if last is None or last[0] is not self.index or last[1] != num_labels:  # it takes a millisecond
+            last = (self.index, num_labels, ranking.catalogue_fingerprint(self.index, num_labels))
+            self.catalogue = last
         return ranking.ranking_fingerprint(
             self.index,
             self.channels,
@@ -291,7 +279,7 @@ class XMCPipeline:
             self.head_fingerprint,
             self.reranker,
             search,
-            self.catalogues[key],
+            last[2],
         )
 
     def add_labels(self, labels: NewLabels) -> np.ndarray:
@@ -328,7 +316,8 @@ class XMCPipeline:
     def fingerprint(self) -> str:
         """A hash of everything that predictions depend on: encoder, label table, index and all parts saved with
         them."""
-        return saving.fingerprint(self)
+        with TemporaryDirectory() as scratch:
+            return fingerprint(self, Path(scratch))
 
 
 def check_parts(

@@ -1,4 +1,4 @@
-"""Where a ranking is right: by how often a label was seen in training, and by how many positives a query has."""
+"""Results by the training frequency of labels, and by the number of positives of queries."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class LabelGroup(TypedDict):
 
 
 def by_label_frequency(hits: Hits, label_counts: Array, k: int, bands: str = "deciles") -> list[LabelGroup]:
-    """Precision and recall at k of the pairs whose label falls into each band of training frequency.
+    """Precision and recall at k for each band of labels with similar training frequency.
 
     Args:
-        hits: what `find_hits` gives, at least k deep.
-        label_counts: training queries a label, `[L]`.
-        k: how many predictions a query count.
+        hits: the result of `find_hits`, with a depth of at least k.
+        label_counts: training queries per label, `[L]`.
+        k: predictions per query that are evaluated.
         bands: `"deciles"`, ten groups of labels of nearly equal number, rarest first (ties by id); or `"head"`, the
             groups head (more than 100 training queries), torso, and tail (fewer than 20), after Liu et al.,
             "Large-Scale Long-Tailed Recognition in an Open World", CVPR 2019.
 
     Raises:
-        ValueError: labels without a count, bands of another name, k deeper than the hits.
+        ValueError: a label has no count, the bands have an unknown name, or k exceeds the depth of the hits.
 
     >>> import numpy as np
     >>> from hf_xmc import Positives, TopK
@@ -57,7 +57,7 @@ def by_label_frequency(hits: Hits, label_counts: Array, k: int, bands: str = "de
     if largest >= len(counts):
         raise ValueError(f"There are {len(counts):,} label counts, but label id {largest:,} occurs; count all labels.")
     if k > hits.ids.shape[1]:
-        raise ValueError(f"Hits are {hits.ids.shape[1]} deep, k is {k}; call find_hits with depth={k}.")
+        raise ValueError(f"Hits have a depth of {hits.ids.shape[1]}, but k is {k}; call find_hits with depth={k}.")
     names, group = frequency_bands(counts, bands)
     true = np.bincount(hits.positives.indices, minlength=len(counts))
     predicted = np.bincount(ids[ids >= 0], minlength=len(counts))
@@ -89,7 +89,7 @@ def by_num_positives(
     inverse_propensity: np.ndarray | None = None,
     edges: Sequence[int] = (0, 1, 2, 3, 6, 11),
 ) -> list[dict[str, float | str]]:
-    """All metrics that are sums over queries, for queries of 0, 1, 2, 3 to 5, 6 to 10, and 11 or more positives."""
+    """All metrics that are sums over queries, for queries with 0, 1, 2, 3 to 5, 6 to 10, and 11 or more positives."""
     pairs = per_query_metrics(hits, ks, inverse_propensity)
     counts = hits.positives.counts
     table: list[dict[str, float | str]] = []

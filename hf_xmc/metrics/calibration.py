@@ -1,7 +1,7 @@
-"""How far probabilities are from what happens: calibration errors of the first k predictions, reliability tables.
+"""Calibration: errors of the probabilities of the first k predictions, and reliability tables.
 
-An error over all labels of a large catalogue says nothing: nearly all of them are wrong and nearly all scores small.
-So only the first k predictions of each query count, as Ullah, Schultheis, Zhang, Babbar (2025) have it.
+An error over all labels of a large catalogue is uninformative, because nearly all of them are wrong and have small
+scores. Only the first k predictions of each query are evaluated, as in Ullah, Schultheis, Zhang and Babbar (2025).
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def calibration_metrics(
     filters: Positives | None = None,
     num_bins: int = NUM_BINS,
 ) -> dict[str, float]:
-    """Calibration errors of the first k predictions, their scores taken as probabilities.
+    """Calibration errors of the first k predictions, whose scores are interpreted as probabilities.
 
-    - `ECE@k`: over equal bins of [0, 1], the share of predictions in a bin times |mean score - share right|, summed.
-    - `over@k`, `under@k`: its parts from bins where the mean score is too high, or too low.
-    - `ACE@k`: the same as ECE over bins that hold equally many predictions.
-    - `Brier@k`: mean squared difference of score and truth.
+    - `ECE@k`: the sum over equally wide bins of [0, 1] of the share of predictions in the bin times |mean score -
+      share right|.
+    - `over@k`, `under@k`: the parts of ECE from bins whose mean score is too high or too low.
+    - `ACE@k`: as ECE, over bins with equally many predictions.
+    - `Brier@k`: mean squared difference between score and truth.
 
-    Scores below 0 or above 1 count in the first or last bin with the value they have.
+    Scores below 0 or above 1 are put into the first or last bin with their actual value.
 
     >>> topk = TopK(np.arange(6)[None], np.array([[0.9, 0.8, 0.7, 0.3, 0.2, 0.1]]))
     >>> found = calibration_metrics(topk, Positives.from_lists([[0, 1, 4]]), ks=(6,), num_bins=2)
@@ -63,11 +64,11 @@ def calibration_metrics(
 def reliability(
     scores: np.ndarray, right: np.ndarray, num_bins: int = NUM_BINS, equal_count: bool = False
 ) -> list[ReliabilityBin]:
-    """The reliability table: count, mean score and share of right predictions of each bin that is not empty.
+    """The reliability table: count, mean score and share of right predictions for each non-empty bin.
 
     Args:
-        scores, right: of each prediction, `[P]`.
-        equal_count: bins of equally many predictions, in place of equal parts of [0, 1].
+        scores, right: score of each prediction and whether it is right, `[P]`.
+        equal_count: use bins with equally many predictions instead of equally wide bins of [0, 1].
 
     >>> reliability(np.array([0.1, 0.3, 0.6, 0.8]), np.array([False, False, True, True]), num_bins=2)[1]
     {'count': 2, 'mean_score': 0.7, 'share_right': 1.0}
@@ -87,7 +88,7 @@ def reliability(
 
 
 def scored_predictions(hits: Hits, topk: TopK) -> tuple[np.ndarray, np.ndarray]:
-    """Score and truth of every finite-scored prediction that counts, `[P]` each."""
+    """Score and truth of every evaluated prediction with a finite score, `[P]` each."""
     given = topk.sorted()
     # The ranks of hits are those after filtering, so scores are found by id: both sides sorted by (row, id).
     stride = max(int(given.ids.max(initial=0)), int(hits.ids.max(initial=0))) + 2

@@ -1,4 +1,5 @@
-"""Scores that know that a near miss is not a far one: precision and recall on labels and their ancestors."""
+"""Hierarchical metrics, in which a near miss counts more than a far one: precision and recall on labels and their
+ancestors."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from hf_xmc.metrics.per_query import ratio
 from hf_xmc.metrics.ranking import checked_ks
 from hf_xmc.types import Array, Positives, TopK
 
-CHUNK_ROWS = 8192  # closed predictions of so many rows are held at a time
+CHUNK_ROWS = 8192  # rows whose predictions with ancestors are in memory at once
 
 
 def hierarchical_metrics(
@@ -28,24 +29,24 @@ def hierarchical_metrics(
 
     With T^ and P^ the true labels and the first k predictions, each with all their ancestors: micro hP is
     `sum |P^ & T^| / sum |P^|`, hR the same over `sum |T^|`, hF their harmonic mean. Macro is the mean over queries of
-    each, F computed a query. What papers on hierarchical text classification call Macro-F1, the mean over labels of
-    F1 on closed sets, is `h_label_macro_f1` (over labels true or predicted). 0 / 0 is 0, as everywhere.
+    each, with F computed per query. What papers on hierarchical text classification call Macro-F1, the mean over
+    labels of F1 on closed sets, is `h_label_macro_f1` (over labels that are true or predicted). 0 / 0 is 0.
 
     Args:
-        topk: predictions `[N, K]`; the first k are closed.
+        topk: predictions `[N, K]`; ancestors are added to the first k.
         positives: the truth, N rows.
         parents: pairs (child id, parent id), integers `[E, 2]`. A label may have several parents, and parents may be
-            nodes beyond the label table.
+            nodes that are not in the label table.
         ks: cut-offs.
-        filters: pairs removed from the predictions.
-        exclude: ids that count nowhere: a root above all labels would give every prediction a score.
+        filters: pairs that are removed from the predictions.
+        exclude: ids that are ignored. A root above all labels should be, since every prediction would contain it.
 
     Returns:
         Fractions under `h_micro_precision@k h_micro_recall@k h_micro_f1@k h_macro_precision@k h_macro_recall@k
         h_macro_f1@k h_label_macro_f1@k`.
 
     Raises:
-        ValueError: parents form a circle, or are no pairs of ids.
+        ValueError: the parents form a circle, or are not pairs of ids.
     """
     ks = checked_ks(ks)
     hits = find_hits(topk, positives, max(ks), filters)
@@ -87,8 +88,8 @@ def hierarchical_metrics(
 
 
 def roots(parents: Array) -> np.ndarray:
-    """The nodes that have children and no parent, sorted, int64: what `exclude` should name, as nearly every label
-    has one of them above it.
+    """The nodes that have children but no parent, sorted, int64. They should be excluded, because nearly every label
+    has one of them as an ancestor.
 
     >>> roots(np.array([[1, 0], [2, 1], [4, 3]])).tolist()
     [0, 3]
@@ -110,8 +111,7 @@ def ancestor_closure(parents: Array, num_nodes: int, exclude: Sequence[int] | np
         raise ValueError(f"Parents name node {edges.max():,} or a negative one; there are {num_nodes:,} nodes.")
     if (closing := find_circle(edges, num_nodes)) is not None:
         raise ValueError(
-            f"Parents form a circle, which an ontology has not: {closing[1]} is above {closing[0]} and below it. "
-            "Remove the pair that closes it."
+            f"Parents form a circle: {closing[1]} is above {closing[0]} and below it. Remove the pair that closes it."
         )
     step = csr_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(num_nodes, num_nodes))
     reached = csr_array((np.ones(num_nodes), (np.arange(num_nodes),) * 2), shape=(num_nodes, num_nodes))
@@ -144,6 +144,7 @@ def find_circle(parents: Array, num_nodes: int) -> tuple[int, int] | None:
 
 
 def _close(rows: Positives, closure: csr_array) -> csr_array:
+    """Labels with all their ancestors, as a sparse 0/1 matrix."""
     labels = csr_array((np.ones(len(rows.indices)), rows.indices, rows.indptr), shape=(len(rows), closure.shape[0]))
     closed = csr_array(labels @ closure)
     closed.data[:] = 1.0
@@ -151,7 +152,7 @@ def _close(rows: Positives, closure: csr_array) -> csr_array:
 
 
 def _predicted(ids: np.ndarray) -> Positives:
-    """Predictions `[R, k]` as CSR, padding left out."""
+    """Predictions `[R, k]` as CSR, without padding."""
     kept = ids >= 0
     return Positives(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), ids[kept])
 

@@ -1,4 +1,4 @@
-"""Which predictions are true: the one step that touches every predicted id, and the only place that breaks ties."""
+"""Which predictions are right: the only step that looks at every predicted id, and the only one that breaks ties."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hf_xmc.types import CHUNK_ROWS, Positives, TopK, contains_ids, to_numpy
 
 @dataclass(frozen=True)
 class Hits:
-    """Predictions in their final order, beside the truth.
+    """Predictions in their final order, with the truth.
 
     Args:
-        ids: int64 `[N, depth]`, best first; -1 where a rank is missing or repeats a label of a better rank.
+        ids: int64 `[N, depth]`, best first; -1 if a rank is missing or repeats a label with a better rank.
         hit: bool `[N, depth]`, whether the id is a positive of its query.
         first: int64 `[N]`, rank (from 1) of the first hit among all K columns, 0 if there is none.
         positives: the truth, numpy arrays.
@@ -29,11 +29,11 @@ class Hits:
 def find_hits(topk: TopK, positives: Positives, depth: int, filters: Positives | None = None) -> Hits:
     """Order predictions by (-score, id), drop the filtered pairs, and mark the hits among the first `depth`.
 
-    Rows are worked off in chunks, so that memory stays linear in N * K.
+    Rows are processed in chunks, so that memory stays linear in N * K.
 
     Raises:
-        ValueError: other numbers of rows than the truth, a score that is NaN, ids that are no integers or below -1,
-            a truth or filter that is not sorted CSR. The message names the row.
+        ValueError: the truth has another number of rows, a score is NaN, ids are not integers or below -1, or the
+            truth or filter is not sorted CSR. The message names the row.
     """
     ids, scores = to_numpy(topk.ids), to_numpy(topk.scores)
     if not np.issubdtype(ids.dtype, np.integer):
@@ -59,7 +59,7 @@ def find_hits(topk: TopK, positives: Positives, depth: int, filters: Positives |
 
 
 def search_depth(k: int, filters: Positives | None) -> int:
-    """How many predictions a query are needed so that k remain whatever the filter takes away.
+    """The number of predictions per query that leave at least k after filtering.
 
     >>> search_depth(5, Positives.from_lists([[1], [2, 7]])), search_depth(5, None)
     (7, 5)
@@ -68,7 +68,7 @@ def search_depth(k: int, filters: Positives | None) -> int:
 
 
 def drop_pairs(topk: TopK, filters: Positives | None) -> TopK:
-    """Predictions without the pairs that a filter list excludes: they become padding (-1, -inf) where they stand.
+    """Predictions with the pairs that a filter list excludes replaced by padding (-1, -inf).
 
     >>> drop_pairs(TopK.from_lists([[4, 2], [7, 4]]), Positives.from_lists([[4], []])).ids.tolist()
     [[-1, 2], [7, 4]]
@@ -83,8 +83,9 @@ def drop_pairs(topk: TopK, filters: Positives | None) -> TopK:
 def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = None, start: int = 0) -> np.ndarray:
     """Ids `[R, K]` of a chunk of rows in their final order; padding and dropped pairs, as -1, come last.
 
-    The chunk starts at row `start` of `dropped`. Predictions mostly come ordered, so rows that fall strictly are only
-    looked at. The others are sorted as one integer, score above id, which breaks ties on the way.
+    The chunk starts at row `start` of `dropped`. Predictions are usually ordered already, so rows with strictly
+    decreasing scores are kept as they are. The others are sorted by integers that combine score and id, which also
+    breaks ties.
     """
     if ids.dtype != np.int64:
         ids = ids.astype(np.int64)
@@ -97,7 +98,7 @@ def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = 
         scores = np.where(ids < 0, -np.inf, scores)
     flat = np.ascontiguousarray(scores).ravel()
     falls = np.empty(flat.shape, dtype=bool)
-    np.greater(flat[:-1], flat[1:], out=falls[:-1])  # one long comparison; those across rows are then put right
+    np.greater(flat[:-1], flat[1:], out=falls[:-1])  # one long comparison; the next line corrects those across rows
     falls[scores.shape[1] - 1 :: scores.shape[1]] = ~np.isnan(scores[:, -1])
     if falls.all():
         return ids
@@ -117,8 +118,8 @@ def _sorted_ids(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         order = np.lexsort((ids.view(np.uint64), -scores), axis=1)  # -1 is the largest unsigned number: padding last
         return np.take_along_axis(ids, order, axis=1)
     bits = (narrow + np.float32(0)).view(np.int32)  # + 0 makes -0.0 and 0.0 the same bits
-    # Of two floats the larger gets the smaller integer: as signed integers the bits of positive floats rise with
-    # them and those of negative ones fall, so the rising ones are turned over.
+    # The larger of two floats gets the smaller integer. As signed integers, the bits of positive floats increase with
+    # the float and those of negative floats decrease, so the former are inverted.
     keys = np.where(bits < 0, bits ^ -(2**31), ~bits).astype(np.int64)
     keys <<= 32
     keys |= ids & 0xFFFFFFFF  # padding becomes the largest id
@@ -130,7 +131,7 @@ def _sorted_ids(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _drop_repeats(found: Hits) -> None:
-    """A label predicted twice counts at its best rank; the worse rank stays, as a miss."""
+    """A label that is predicted twice counts at its better rank; the other rank counts as a miss."""
     ordered = np.sort(found.ids, axis=1)
     rows = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1))
     ids = found.ids[rows]

@@ -1,7 +1,7 @@
-"""Each metric as two numbers a query, so that the metric is the sum of the one over the sum of the other.
+"""Each metric as a numerator and a denominator per query: the metric is the ratio of their sums.
 
-Means, the ratios of sums of the propensity-scored metrics and micro F1 all have this form. It is what makes results by
-group of queries, bootstrap intervals and paired tests one piece of code for all of them.
+Means, propensity-scored metrics (ratios of sums) and micro F1 all have this form, so one implementation of results
+by group of queries, of bootstrap intervals and of paired tests works for all of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def per_query_metrics(
     With h(r) = 1 for a hit at rank r, d(r) = 1 / log2(r + 1), P the positives of a query, q the inverse propensities,
     and q*(r) the r-th largest q in P: P@k = h / k; R@k = h / |P|; RP@k = h / min(k, |P|);
     nDCG@k = sum h d / sum of d up to min(k, |P|); PSP, PSnDCG and PSR weigh hits by q and divide by the same sum
-    over q*. A query without positives adds 0 and is counted in the means.
+    over q*. A query without positives adds 0 and counts in the means.
     """
     cutoffs = np.asarray(ks)[:, None]
     rank = np.arange(1, hits.hit.shape[1] + 1)  # [depth]
@@ -66,12 +66,12 @@ def per_query_metrics(
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """0 / 0 is 0: nothing to find, nothing found."""
+    """The ratio of two numbers; 0 / 0 is 0, since there was nothing to find."""
     return numerator / denominator if denominator else 0.0
 
 
 def _largest(positives: Positives, values: np.ndarray, depth: int) -> np.ndarray:
-    """The `depth` largest values among the positives of each query, falling, `[N, depth]` padded with 0."""
+    """The `depth` largest values among the positives of each query, descending, `[N, depth]`, padded with 0."""
     largest = np.zeros((len(positives), depth))
     counts, values = positives.counts, values[positives.indices]
     for count in np.unique(counts[counts > 0]):  # rows of one length are a matrix, and sort as one

@@ -1,4 +1,4 @@
-"""The ranking metrics of extreme multi-label classification, each choice fixed and declared."""
+"""The ranking metrics of extreme multi-label classification, with every choice documented."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def ranking_metrics(
 ) -> dict[str, float]:
     """Precision, nDCG, recall, R-precision, their propensity-scored forms, coverage, F1 and MRR.
 
-    Choices that published code makes differently, as they are made here:
+    Published implementations differ in these choices, which are made as follows:
 
-    - Rows are sorted anew by falling score; of equal scores the lower id wins. Id -1 is padding, no prediction.
-    - Where fewer than k predictions remain the missing ranks are misses: k does not shrink. A label predicted twice
-      counts once, at its better rank; the other rank is a miss.
-    - A query without positives adds 0 to every mean and is counted in it.
-    - `filters` removes pairs from the predictions before ranking; the truth stays as it is.
-    - PSP, PSnDCG and PSR are ratios of sums over queries, not means of ratios (as pyxclib has them).
-    - `macro_f1@k` is the mean over labels that are true or predicted at least once; `coverage@k` the share of the
-      labels of the truth that are hit at least once; MRR looks at all K columns.
+    - Rows are re-sorted by decreasing score; of equal scores the lower id comes first. Id -1 is padding.
+    - If a query has fewer than k predictions, the missing ranks are misses. A label that is predicted twice counts
+      once, at its better rank; the other rank is a miss.
+    - A query without positives adds 0 to every mean and counts in it.
+    - `filters` removes pairs from the predictions before ranking; the truth is not changed.
+    - PSP, PSnDCG and PSR are ratios of sums over queries, not means of ratios (as in pyxclib).
+    - `macro_f1@k` is the mean over labels that are true or predicted at least once; `coverage@k` is the share of the
+      true labels that are hit at least once; MRR uses all K columns.
 
     Args:
         topk: predictions, ids and scores `[N, K]`.
         positives: the truth, N rows. Relevance weights are ignored.
-        ks: cut-offs; those above K are allowed.
-        inverse_propensity: one weight a label, `[L]`; without it there are no PSP, PSnDCG and PSR.
-        filters: (query, label) pairs that are no valid predictions, N rows.
+        ks: cut-offs, which may exceed K.
+        inverse_propensity: one weight per label, `[L]`; needed for PSP, PSnDCG and PSR.
+        filters: (query, label) pairs that are excluded from the predictions, N rows.
 
     Returns:
         Fractions under the keys `P@k nDCG@k R@k RP@k PSP@k PSnDCG@k PSR@k coverage@k macro_f1@k micro_f1@k MRR`.
 
     Raises:
-        ValueError: arrays that do not belong together, NaN scores, a k below 1; the message says which row.
+        ValueError: the arrays do not fit together, a score is NaN, or a k is below 1. The message names the row.
 
     >>> topk = TopK(np.array([[2, 0, 1], [1, 2, -1]]), np.array([[0.9, 0.5, 0.5], [0.8, 0.1, 0.0]]))
     >>> metrics = ranking_metrics(topk, Positives.from_lists([[0, 2], [0]]), ks=(1, 2))
@@ -72,7 +72,7 @@ def checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
     """The cut-offs as plain integers.
 
     Raises:
-        ValueError: none given, or one below 1.
+        ValueError: there are none, or one is below 1.
     """
     cutoffs = tuple(int(k) for k in ks)
     if not cutoffs or min(cutoffs) < 1:
@@ -97,7 +97,7 @@ def checked_weights(inverse_propensity: Array, positives: Positives) -> np.ndarr
 
 
 def _label_metrics(hits: Hits, ks: Sequence[int]) -> dict[str, float]:
-    """Coverage and macro F1: sums over labels, so one count a label instead of one a query."""
+    """Coverage and macro F1, which are sums over labels rather than over queries."""
     truth = hits.positives.indices
     num_labels = 1 + max(int(truth.max(initial=-1)), int(hits.ids.max(initial=-1)))
     named = np.bincount(truth, minlength=num_labels)  # how often true, plus how often predicted: 2 tp + fp + fn

@@ -1,7 +1,7 @@
-"""How sure a value is, and whether one ranking is better than another on the same queries.
+"""Confidence intervals of metrics, and tests of whether one ranking is better than another on the same queries.
 
-Everything is resampled by query, and one resample serves all metrics: `scipy.stats.bootstrap` and `permutation_test`
-take one statistic at a time and hold all resamples of all queries at once. Tests compare with both.
+Queries are resampled, and each resample is used for all metrics. (`scipy.stats.bootstrap` and `permutation_test` take
+one statistic at a time and hold all resamples of all queries in memory; the tests compare with both.)
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def bootstrap_intervals(
 ) -> dict[str, Interval]:
     """Percentile bootstrap over queries, for each metric of `per_query_metrics`.
 
-    Coverage and macro F1 are no sums over queries and have no interval here.
+    Coverage and macro F1 are not sums over queries, and have no interval.
 
     Raises:
-        ValueError: confidence outside (0, 1), or no resamples.
+        ValueError: the confidence is not between 0 and 1, or there are no resamples.
     """
     _check(confidence, num_resamples)
     pairs = _stacked(metrics)  # [N, 2, M]
@@ -63,12 +63,12 @@ def paired_test(
 ) -> dict[str, Comparison]:
     """Compare two rankings of the same queries, metric by metric.
 
-    The interval is a paired bootstrap: both systems are measured on the same resampled queries. The p-value is that of
-    the two-sided permutation test that swaps the two systems on random queries, (1 + extreme) / (1 + permutations), so
-    it is never 0.
+    The interval is from a paired bootstrap: both systems are evaluated on the same resampled queries. The p-value is
+    from the two-sided permutation test that swaps the two systems on random queries, (1 + extreme) / (1 +
+    permutations), so it is never 0.
 
     Raises:
-        ValueError: the two have other metrics or other numbers of queries.
+        ValueError: the two have different metrics or different numbers of queries.
     """
     _check(confidence, num_resamples)
     if list(a) != list(b):
@@ -121,7 +121,7 @@ def _batches(num_rows: int, num_resamples: int) -> Iterator[int]:
 
 
 def _bootstrap_totals(pairs: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Sums over queries drawn with replacement, `[R, 2, M]` a batch."""
+    """Sums over queries drawn with replacement, `[R, 2, M]` per batch."""
     rng, num_rows = np.random.default_rng(seed), len(pairs)
     for size in _batches(num_rows, num_resamples):
         drawn = rng.integers(0, max(num_rows, 1), size=(size, num_rows)) + np.arange(size)[:, None] * num_rows
@@ -132,7 +132,7 @@ def _bootstrap_totals(pairs: np.ndarray, num_resamples: int, seed: int) -> Itera
 def _permuted_totals(
     first: np.ndarray, second: np.ndarray, num_resamples: int, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Sum and difference of the two systems' totals, the systems swapped on random queries."""
+    """Sum and difference of the totals of the two systems, which are swapped on random queries."""
     rng, num_rows = np.random.default_rng(seed + 1), len(first)
     total = (first + second).sum(axis=0)[None]
     difference = (second - first).reshape(num_rows, -1)

@@ -1,4 +1,4 @@
-"""Building an index that finds what it should: the kind chosen by size, the effort by measuring."""
+"""Building an index that reaches a recall: its kind is chosen by size, its search effort by measurement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_xmc.retrieval.search import exact_search
 from hf_xmc.retrieval.vectors import VectorIndex
 
 logger = logging.get_logger(__name__)
-SAMPLE, DEPTH = 256, 10  # queries to measure on, labels to find for each
+SAMPLE, DEPTH = 256, 10  # queries to measure on, and labels to find for each
 NOISE = 0.75  # length of the noise on a sampled label of length 1: a cosine of 0.8
 EXACT_UP_TO, GRAPH_UP_TO = 2**25, 2**27  # numbers in the matrix: 87k and 350k labels of 384 dimensions
 
@@ -20,8 +20,8 @@ EXACT_UP_TO, GRAPH_UP_TO = 2**25, 2**27  # numbers in the matrix: 87k and 350k l
 def choose_factory(num_rows: int, dimension: int) -> list[str]:
     """Kinds of index for a catalogue of this size, best first.
 
-    Up to some 90k labels of 384 dimensions comparing with all of them takes milliseconds and nothing can be missed.
-    Then a graph, which is fastest to search but slow to build and large; then lists of codes at a quarter of the size.
+    Up to about 90k labels of 384 dimensions, exact search takes milliseconds. Larger catalogues get a graph, which is
+    the fastest to search but slow to build and large, and the largest ones lists of codes, at a quarter of the size.
 
     >>> choose_factory(10_000, 384), choose_factory(1_000_000, 384)[0]
     (['flat'], 'ivf-sq8')
@@ -36,14 +36,14 @@ def choose_factory(num_rows: int, dimension: int) -> list[str]:
 def build_measured(
     factory: str, matrix: np.ndarray, label_ids: np.ndarray, recall_target: float, sample: np.ndarray | None = None
 ) -> tuple[VectorIndex, dict[str, Any]]:
-    """Build an index of embeddings `[M, D]` under label ids `[M]`, tune it, and say what it finds.
+    """Build an index of embeddings `[M, D]` under label ids `[M]`, and raise its search effort to reach a recall.
 
     Args:
-        factory: a kind of index, or `"auto"`: the first that suits the size and reaches the target.
+        factory: a kind of index, or `"auto"` for the first that suits the size and reaches the target.
         sample: queries `[n, D]` to measure on; by default labels with noise.
 
     Returns:
-        The index, and `{"recall_at_10", "recall_target"}`; exact search is not measured.
+        The index, and its measured `{"recall_at_10", "recall_target"}`; exact search is not measured.
     """
     kinds = choose_factory(*matrix.shape) if factory == "auto" else [factory]
     for kind in kinds:
@@ -58,7 +58,7 @@ def build_measured(
 def tune(
     index: VectorIndex, matrix: np.ndarray, label_ids: np.ndarray, target: float, sample: np.ndarray | None = None
 ) -> float:
-    """Double the effort of a search until it reaches the target, or all that may be spent; returns the recall."""
+    """Double the search effort until it reaches the target or the maximum; returns the recall."""
     queries = noisy_labels(matrix) if sample is None else sample
     if not len(queries):
         return 1.0
@@ -75,7 +75,7 @@ def tune(
 
 
 def recall_of(index: VectorIndex, queries: np.ndarray, truth: np.ndarray) -> float:
-    """Mean share of the true labels `[n, k]` that a search for k rows finds."""
+    """Mean share of the true labels `[n, k]` that a search for k labels finds."""
     found = index.search(queries, truth.shape[1])[1]
     return float(
         np.mean([len(set(a) & set(b)) / len(set(b)) for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
@@ -83,7 +83,7 @@ def recall_of(index: VectorIndex, queries: np.ndarray, truth: np.ndarray) -> flo
 
 
 def noisy_labels(matrix: np.ndarray) -> np.ndarray:
-    """Queries that lie near labels: some of the embeddings, with noise of a fixed share of their length."""
+    """Queries near labels: a sample of the embeddings, with noise in proportion to their length."""
     random = np.random.default_rng(0)
     rows = matrix[random.choice(len(matrix), min(SAMPLE, len(matrix)), replace=False)]
     noise = random.standard_normal(rows.shape, np.float32) / np.sqrt(matrix.shape[1])

@@ -1,4 +1,4 @@
-"""The label table of an index while it changes: rows are label ids, and never move."""
+"""The label table of an index while labels come and go: rows are label ids and never move."""
 
 from __future__ import annotations
 
@@ -13,27 +13,35 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 from scipy.sparse import csr_array
 
+from hf_xmc.errors import DataError, SettingsError
+
+
+class NotInIndex(SettingsError, KeyError):
+    """A label or column that the index does not have."""
+
+    __str__ = Exception.__str__  # a KeyError would quote the message
+
 
 class Catalogue:
-    """A label table that labels are added to and removed from. A removed label keeps its row; no row is used twice.
+    """A label table that changes. A removed label keeps its row; no row is used twice.
 
     Args:
         table: the label table (`uid`, `text`, ...), or the texts alone.
-        removed: ids of rows that are labels no more.
+        removed: ids of labels that were removed.
     """
 
     def __init__(self, table: Dataset | Sequence[str], removed: Iterable[int] = ()) -> None:
         self._table = table if isinstance(table, Dataset) else Dataset.from_dict(columns_of(table))
         check_columns(self._table)
-        self._new: list[pa.Table] = []  # rows that were added since the table was last looked at: a Dataset is slow
-        self._uids: list[str] | None = None  # of every row; made, as the next, when it is needed first
+        self._new: list[pa.Table] = []  # added since the table was last read: a Dataset is slow to extend
+        self._uids: list[str] | None = None  # of every row; like the next, made on first use
         self._live_uids: set[str] = set()
         self.num_rows = len(self._table)
         self.removed = set(removed)
 
     @property
     def table(self) -> Dataset:
-        """The whole label table, removed labels included."""
+        """The whole label table, including removed labels."""
         if self._new:
             self._table = as_dataset(pa.concat_tables([as_arrow(self._table), *self._new]))
             self._new = []
@@ -44,11 +52,12 @@ class Catalogue:
         return self.num_rows - len(self.removed)
 
     def rows_for(self, labels: Dataset | Sequence[str]) -> pa.Table:
-        """New labels in the columns of the table, ready for `append`. Columns that they lack are empty, others are
-        left out; bare texts get a free number as uid.
+        """New labels in the columns of the table, ready for `append`. Columns that they lack are empty, and columns
+        that the table lacks are dropped; bare texts get an unused number as uid.
 
         Raises:
-            ValueError, TypeError: a uid that is in the table or stands twice, or values of another type.
+            DataError: a uid that is in the table already or is repeated.
+            ValueError, TypeError: values of another type.
         """
         taken = self.live_uids()
         if isinstance(labels, Dataset):
@@ -59,7 +68,7 @@ class Catalogue:
         uids = given["uid"]
         if len(set(uids)) < len(uids) or not taken.isdisjoint(uids):
             repeated = next(uid for i, uid in enumerate(uids) if uid in taken or uid in uids[:i])
-            raise ValueError(f"Label {repeated!r} is in the index already; remove it first, or give another uid.")
+            raise DataError(f"Label {repeated!r} is in the index already; remove it first, or give another uid")
         schema = self._table.features.arrow_schema
         columns = [pa.array(given.get(field.name, [None] * len(uids)), field.type) for field in schema]
         return pa.Table.from_arrays(columns, schema=schema)
@@ -79,7 +88,7 @@ class Catalogue:
         return np.arange(self.num_rows - len(rows), self.num_rows)
 
     def remove(self, label_ids: np.ndarray) -> None:
-        """Mark labels that `known` let pass as removed."""
+        """Mark labels as removed; `known` has checked them."""
         if self._uids is not None:
             self._live_uids.difference_update(self._uids[row] for row in label_ids)
         self.removed |= set(label_ids.tolist())
@@ -88,19 +97,19 @@ class Catalogue:
         """The ids as int64 `[n]`.
 
         Raises:
-            KeyError: an id that is no label, or one that was removed.
+            KeyError: the id of no label, or of one that was removed.
         """
         ids = np.asarray(label_ids, dtype=np.int64)
         for id_ in ids.tolist():
             if not 0 <= id_ < self.num_rows or id_ in self.removed:
-                raise KeyError(f"Label id {id_} is not in the index.")
+                raise NotInIndex(f"Label id {id_} is not in the index")
         return ids
 
     def set_texts(self, label_ids: np.ndarray, texts: Sequence[str]) -> None:
-        """Give labels new texts. Of a label that is named more than once the first text is its `text`; the others are
-        its `texts`, where the table has that column."""
+        """Give labels new texts. Where a label is given several, the first becomes its `text` and the others its
+        `texts`, if the table has that column."""
         if len(texts) != len(label_ids):
-            raise ValueError(f"Found {len(texts):,} texts for {len(label_ids):,} embeddings; give one text a row.")
+            raise DataError(f"Found {len(texts):,} texts for {len(label_ids):,} embeddings; give one text per row")
         given: dict[int, list[str]] = {}
         for id_, text in zip(label_ids.tolist(), texts, strict=True):
             given.setdefault(id_, []).append(text)
@@ -115,11 +124,11 @@ class Catalogue:
         self._table = as_dataset(table)
 
     def allowed_rows(self, allowed: Any = None, forbidden: Any = None, where: Mapping[str, Any] | None = None) -> Any:
-        """Which labels a search may return, bool `[L]`; None where it may return all.
+        """The labels that a search may return, bool `[L]`; None for all of them.
 
         Args:
             allowed, forbidden: label ids, or a mask over all rows of the table.
-            where: column -> value, or a list of values of which a label must have one.
+            where: a value for each column, or a list of values of which a label must have one.
         """
         if allowed is None and forbidden is None and not where:
             return None
@@ -132,28 +141,28 @@ class Catalogue:
         return mask
 
     def as_mask(self, ids: Any) -> np.ndarray:
-        """Ids, or a mask, as a mask of its own.
+        """Ids or a mask as a new mask.
 
         Raises:
-            ValueError: ids outside the table, or a mask of another length.
+            DataError: ids outside the table, or a mask of another length.
         """
         given = np.asarray(ids)
         if given.dtype == bool:
             if given.shape != (self.num_rows,):
-                raise ValueError(f"The mask has shape {given.shape}; the label table has {self.num_rows:,} rows.")
+                raise DataError(f"The mask has shape {given.shape}; the label table has {self.num_rows:,} rows")
             return given.copy()
         mask = np.zeros(self.num_rows, bool)
         if given.size and not 0 <= given.min() <= given.max() < self.num_rows:
             outside = given[(given < 0) | (given >= self.num_rows)][0]
-            raise ValueError(f"Label id {outside} is outside the label table, which has {self.num_rows:,} rows.")
+            raise DataError(f"Label id {outside} is outside the label table, which has {self.num_rows:,} rows")
         mask[given.astype(np.int64)] = True
         return mask
 
     def ids_where(self, **columns: Any) -> np.ndarray:
-        """Ids of the labels, removed ones left out, whose columns have the given values.
+        """Ids of the labels whose columns have the given values, without removed labels.
 
-        A value may be a list, of which a label must have one; of a column that holds lists (`parents`), a label must
-        have the value among its own.
+        A value may be a list, of which a label must have one. In a column of lists (`parents`), a label matches if its
+        list contains the value.
 
         Raises:
             KeyError: a column that the table does not have.
@@ -161,7 +170,9 @@ class Catalogue:
         found = np.ones(self.num_rows, bool)
         for name, value in columns.items():
             if name not in self.table.column_names:
-                raise KeyError(f"The label table has no column {name!r}; it has {', '.join(self.table.column_names)}.")
+                raise NotInIndex(
+                    f"The label table has no column {name!r}; it has {', '.join(self.table.column_names)}"
+                )
             wanted = list(value) if isinstance(value, (list, tuple, set, np.ndarray)) else [value]
             found &= holds_one_of(as_arrow(self.table)[name], wanted)
         found[list(self.removed)] = False
@@ -175,8 +186,8 @@ class Catalogue:
 
 
 def all_texts(labels: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Every text of a label table, from `text` and, where there is one, the column `texts` (other names), each once a
-    label: ids int64 `[M]` with repeats, and the texts. What [`LabelIndex.build`] takes as `label_ids`.
+    """All texts of a label table, from `text` and the column `texts` (other names), if there is one. Returns the label
+    of each text, int64 `[M]`, and the texts, without repeats within a label; see `label_ids` of [`LabelIndex.build`].
 
     >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["car", "boat"], "texts": [["auto", "car"], None]})
     >>> ids, texts = all_texts(labels)
@@ -190,30 +201,30 @@ def all_texts(labels: Dataset) -> tuple[np.ndarray, list[str]]:
 
 
 def rows_of(matrix: np.ndarray, label_ids: Any, ids: np.ndarray, texts: str = "best") -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings and the label id of each, as an index takes them.
+    """The rows of an index: embeddings, and the label id of each.
 
     Args:
-        matrix: `[m, D]`.
-        label_ids: which of the `ids` each embedding belongs to, int `[m]`; None where there is one each.
+        matrix: embeddings, `[m, D]`.
+        label_ids: which of the `ids` each embedding belongs to, int `[m]`; None if there is one per label.
         ids: the labels, int64 `[n]`.
-        texts: `"mean"` leaves one vector a label, the mean of its own, so that it scores the mean of their scores.
+        texts: `"mean"` keeps one vector per label, the mean of its embeddings, which scores the mean of their scores.
 
     Raises:
-        ValueError: not one embedding a label at least, or a label that is not there.
+        DataError: a label without an embedding, or an embedding of an unknown label.
     """
     if label_ids is None:
         if len(matrix) != len(ids):
-            raise ValueError(f"Found {len(matrix):,} embeddings for {len(ids):,} labels; give one row a label.")
+            raise DataError(f"Found {len(matrix):,} embeddings for {len(ids):,} labels; give one row per label")
         return matrix, ids
     given = np.asarray(label_ids, dtype=np.int64)
     if given.shape != (len(matrix),):
-        raise ValueError(f"Found {len(matrix):,} embeddings and {len(given):,} label_ids; give one a row.")
+        raise DataError(f"Found {len(matrix):,} embeddings and {len(given):,} label_ids; give one id per row")
     if len(given) and not 0 <= given.min() <= given.max() < len(ids):
         outside = given[(given < 0) | (given >= len(ids))][0]
-        raise ValueError(f"label_ids names row {outside}, but there are {len(ids):,} labels.")
+        raise DataError(f"label_ids names row {outside}, but there are {len(ids):,} labels")
     counts = np.bincount(given, minlength=len(ids))
     if (counts == 0).any():
-        raise ValueError(f"The label of row {int((counts == 0).argmax())} has no embedding; give it one at least.")
+        raise DataError(f"The label of row {int((counts == 0).argmax())} has no embedding; give it at least one")
     if texts == "mean":
         mean = csr_array((1 / counts[given], given, np.arange(len(given) + 1)), shape=(len(given), len(ids)))
         return np.ascontiguousarray(mean.T @ matrix, dtype=np.float32), ids
@@ -221,14 +232,14 @@ def rows_of(matrix: np.ndarray, label_ids: Any, ids: np.ndarray, texts: str = "b
 
 
 def columns_of(texts: Sequence[str], uids: Iterator[str] | None = None) -> dict[str, list[str]]:
-    """A label table for bare texts, with the first of `uids` (by default 0, 1, 2, ...)."""
+    """The columns of a label table for bare texts, whose uids are the first of `uids` (by default 0, 1, 2, ...)."""
     texts = list(texts)
     return {"uid": list(islice(uids or map(str, count()), len(texts))), "text": texts}
 
 
 def check_columns(labels: Dataset) -> None:
     if missing := {"uid", "text"} - set(labels.column_names):
-        raise ValueError(f"The label table has columns {labels.column_names}; it needs {sorted(missing)} as well.")
+        raise DataError(f"The label table has columns {labels.column_names}; it needs {sorted(missing)} as well")
 
 
 def as_arrow(labels: Dataset) -> pa.Table:
@@ -240,7 +251,7 @@ def as_dataset(table: pa.Table) -> Dataset:
 
 
 def holds_one_of(column: pa.ChunkedArray, values: list[Any]) -> np.ndarray:
-    """Rows of a column whose value, or one of whose values, is among the given ones, bool `[L]`."""
+    """Rows of a column whose value, or one of the values in its list, is among the given ones, bool `[L]`."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         flat = pc.is_in(pc.list_flatten(column), value_set=pa.array(values, column.type.value_type))
         rows = pc.list_parent_indices(column).to_numpy()

@@ -1,4 +1,4 @@
-"""Where a trained folder lies."""
+"""Finding a trained folder on this machine or on the Hub."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from hf_xmc.errors import DataError
+from hf_xmc.errors import ModelFolderError
 
 
 def fetch_folder(
     name_or_folder: str | os.PathLike[str], allow_patterns: Sequence[str] | None = None, **hub: Any
 ) -> Path:
-    """A trained folder as it is, or that of a Hub repository, downloaded if need be (`only` these patterns).
+    """The path of a trained folder: a local folder itself, or the downloaded files of a Hub repository.
+
+    Args:
+        allow_patterns: download only files that match one of these; by default all.
 
     Raises:
-        DataError: neither a folder nor a name that a repository can have.
+        ModelFolderError: neither a folder nor a valid name of a repository.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
@@ -28,6 +31,6 @@ def fetch_folder(
         patterns = None if allow_patterns is None else list(allow_patterns)
         return Path(snapshot_download(str(name_or_folder), allow_patterns=patterns, **hub))
     except HFValidationError as error:
-        raise DataError(
+        raise ModelFolderError(
             "no such folder", folder, hint="give a trained folder, or a repository as name/model"
         ) from error

@@ -1,14 +1,13 @@
-"""Predicting where the likely labels lie, in place of the likeliest one: Loki (Roberts, Li, Adila, Cromp, Huang, Zhao,
-Sala 2023, "Geometry-Aware Adaptation for Pretrained Models").
+"""Predicting the centre of the likely labels instead of the likeliest one: Loki (Roberts, Li, Adila, Cromp, Huang,
+Zhao, Sala 2023, "Geometry-Aware Adaptation for Pretrained Models").
 
 The prediction is the label v of smallest S_v = sum_i p_i d(v, l_i)^2, the Frechet mean of the labels l_i under their
-probabilities p_i. v runs over ALL labels, those without a training example among them. Three kinds of distance:
+probabilities p_i. v runs over ALL labels, including those without a training example. Two kinds of distance:
 
 - between label embeddings of length 1, where S_v = 1 - 2 z_v.m + sum p_i |z_i|^2 with m = sum p_i z_i: one search of
   the label index with m, whatever the number of labels (`frechet_search`);
-- hops in a hierarchy, by two passes over its nodes (`frechet_tree`). A leaf without examples is never the mean: its
-  neighbour is always nearer;
-- any matrix of distances, for few labels (`frechet_scores`).
+- hops in a hierarchy, by two passes over its nodes (`frechet_tree`). A leaf without examples is never the mean, since
+  its neighbour is always nearer.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.search import as_matrix, best_of_each
 from hf_xmc.types import TopK
@@ -38,19 +38,19 @@ def frechet_search(
     """The labels nearest to the weighted mean of each query's likely labels, by their embeddings.
 
     Args:
-        index: of label embeddings of length 1.
-        topk: likely labels with scores, `[N, K]`; K of 10 to 50. They may come from any model.
+        index: an index of label embeddings of length 1.
+        topk: likely labels with scores, `[N, K]`, from any model; K of 10 to 50.
         k: labels to return for each query.
         temperature: p is the softmax of scores over temperature. Tune it on the validation split.
         queries: query embeddings `[N, D]`. With them labels are ranked by q.z_v + beta m.z_v, the usual score with a
-            pull to the mean; without, by -S_v.
+            pull towards the mean; without them, by -S_v.
         beta: strength of that pull. Tune it on the validation split.
-        clusters: where a query has several distant labels, their mean lies at neither: split its K labels into so
-            many groups and rank by the best of their means.
+        clusters: number of groups that the K labels of a query are split into; labels are ranked by the best of the
+            means of the groups. With several distant labels, a single mean would be near none of them.
         **filters: `allowed`, `forbidden`, `where` of [`LabelIndex.search`].
 
     Raises:
-        ValueError: label embeddings that are not of length 1.
+        ModelFolderError: label embeddings that are not of length 1.
     """
     ids, p = np.asarray(topk.ids), label_weights(topk, temperature)
     z = label_vectors(index, ids)  # [N, K, D]
@@ -85,14 +85,14 @@ def frechet_tree(
     """The labels of smallest S_v by hops in a hierarchy, scored -S_v.
 
     Args:
-        parents: pairs (child id, parent id) `[E, 2]`, as the label table gives them. Of several parents the first
-            counts; labels without any hang on one root that is no label.
-        num_labels: L; ids beyond are nodes that are no labels.
+        parents: pairs (child id, parent id) `[E, 2]`, from the label table. Only the first parent of a label counts;
+            labels without a parent are children of one root, which is not a label.
+        num_labels: L; larger ids are nodes that are not labels.
         topk, k, temperature: as in [`frechet_search`].
-        allowed: bool `[L]`, the labels that may be returned; by default all.
+        allowed: the labels that may be returned, bool `[L]`; by default all.
 
     Raises:
-        ValueError: parents in a circle.
+        DataError: parents in a circle.
 
     >>> path = np.array([[0, 1], [2, 1]])  # 0 - 1 - 2
     >>> frechet_tree(path, 3, TopK(np.array([[0, 2]]), np.log([[0.5, 0.5]])), k=3, temperature=1).scores.tolist()
@@ -115,16 +115,6 @@ def frechet_tree(
     return TopK(np.concatenate([t.ids for t in found]), np.concatenate([t.scores for t in found]))
 
 
-def frechet_scores(distances: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """-S for all labels by a matrix of distances between all labels `[L, L]` and probabilities `[N, L]`: `[N, L]`.
-
-    >>> hops = np.array([[0, 1, 2], [1, 0, 1], [2, 1, 0]])
-    >>> frechet_scores(hops, np.array([[0.9, 0, 0.1]])).round(2).tolist()
-    [[-0.4, -1.0, -3.6]]
-    """
-    return -(p @ (distances.astype(np.float64) ** 2).T)
-
-
 def label_weights(topk: TopK, temperature: float) -> np.ndarray:
     """The softmax of the scores over temperature, 0 at padding, `[N, K]`."""
     scores = np.where(np.asarray(topk.ids) < 0, -np.inf, np.asarray(topk.scores, dtype=np.float64))
@@ -138,18 +128,19 @@ def label_vectors(index: LabelIndex, ids: np.ndarray) -> np.ndarray:
     rows = np.zeros((len(known), index.index.d), np.float32)
     rows[known >= 0] = index.index.vectors_of(known[known >= 0])
     lengths = np.linalg.norm(rows[known >= 0], axis=1)
-    if len(lengths) and abs(lengths - 1).max() > 0.05:  # codes of 8 bits are that exact
-        raise ValueError(
-            f"A label embedding has length {lengths[abs(lengths - 1).argmax()]:.3f}; the Frechet mean is found by one "
-            "search only among embeddings of length 1 (normalize=True in the model's configuration)."
+    if len(lengths) and abs(lengths - 1).max() > 0.05:  # as precise as codes of 8 bits
+        raise ModelFolderError(
+            f"A label embedding has length {lengths[abs(lengths - 1).argmax()]:.3f}; a search by the Frechet mean "
+            "needs embeddings of length 1 (normalize=True in the model's configuration)"
         )
     return rows[where.reshape(ids.shape)]
 
 
 def group(z: np.ndarray, p: np.ndarray, clusters: int, rounds: int = 5) -> np.ndarray:
-    """Weighted spherical k-means of each query's labels `[N, K, D]`, from labels far from each other: `[N, K]`."""
+    """The group of each query's labels, `[N, K]`: weighted spherical k-means of `[N, K, D]`, which starts from labels
+    far from each other."""
     each = np.arange(len(z))
-    centres = z[each, p.argmax(1)][:, None]  # [N, 1, D]: the likeliest, then those farthest from the ones before
+    centres = z[each, p.argmax(1)][:, None]  # [N, 1, D]: the likeliest, then the farthest from those before
     for _ in range(1, clusters):
         nearest = np.where(p > 0, np.matmul(z, centres.transpose(0, 2, 1)).max(2), np.inf)
         centres = np.concatenate([centres, z[each, nearest.argmin(1)][:, None]], axis=1)
@@ -163,7 +154,7 @@ def group(z: np.ndarray, p: np.ndarray, clusters: int, rounds: int = 5) -> np.nd
 
 
 def parent_array(parents: np.ndarray, num_labels: int) -> np.ndarray:
-    """The parent of each node, int `[nodes + 1]`; the last node is the root of all, and its own parent."""
+    """The parent of each node, int `[nodes + 1]`; the last node is the root of all and its own parent."""
     parents = np.asarray(parents, dtype=np.int64).reshape(-1, 2)
     root = max(num_labels, int(parents.max(initial=-1)) + 1)
     tree = np.full(root + 1, root)
@@ -175,11 +166,11 @@ def parent_array(parents: np.ndarray, num_labels: int) -> np.ndarray:
 def tree_spread(tree: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """S of every node: the sum of weight times squared hops over all nodes, `[nodes, N]` from weights `[nodes, N]`.
 
-    For what hangs below a node, W, A, B are the sums of p, p d, p d^2 from there; one hop farther they are W, A + W,
-    B + 2A + W. Up the tree they add up; down again every node gets what is not below it from its parent.
+    W, A, B are the sums of p, p d and p d^2 over the nodes below a node; one hop farther away they are W, A + W and
+    B + 2A + W. They are summed up the tree; on the way down, each node gets the rest from its parent.
 
     Raises:
-        ValueError: parents in a circle.
+        DataError: parents in a circle.
     """
     levels = by_depth(tree)
     below = np.stack([weights, np.zeros_like(weights), np.zeros_like(weights)])  # W, A, B: [3, nodes, N]
@@ -193,19 +184,20 @@ def tree_spread(tree: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def one_hop(sums: np.ndarray) -> np.ndarray:
+    """The sums W, A, B seen from one hop farther away."""
     w, a, b = sums
     return np.stack([w, a + w, b + 2 * a + w])
 
 
 def by_depth(tree: np.ndarray) -> list[np.ndarray]:
-    """Nodes but the root, in groups of equal depth, parents before children."""
+    """All nodes except the root, in groups of equal depth, parents before children."""
     reached = np.zeros(len(tree), bool)
     reached[-1] = True
     levels = []
     while not reached.all():
         level = np.flatnonzero(~reached & reached[tree])
         if not len(level):
-            raise ValueError(f"The parents of label {int((~reached).argmax())} form a circle.")
+            raise DataError(f"The parents of label {int((~reached).argmax())} form a circle")
         levels.append(level)
         reached[level] = True
     return levels

@@ -1,4 +1,4 @@
-"""The label index: label embeddings that can be searched, with the label table that says what they are."""
+"""The label index: label embeddings to search, with the label table that describes them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ import faiss
 import numpy as np
 from datasets import Dataset
 from huggingface_hub import HfApi
+from transformers.utils import logging
 
 from hf_xmc.data.arrow import read_parquet, write_parquet
 from hf_xmc.data.files import replacing
-from hf_xmc.errors import DataError
+from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
 from hf_xmc.retrieval.catalogue import Catalogue, rows_of
-from hf_xmc.retrieval.factories import FACTORIES
+from hf_xmc.retrieval.factories import FACTORIES, REPLACED
 from hf_xmc.retrieval.fingerprint import same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.search import as_matrix, as_topk
 from hf_xmc.retrieval.vectors import VectorIndex
 from hf_xmc.types import TopK
 
+logger = logging.get_logger(__name__)
 FORMAT = 2
 LABELS, INDEX, ABOUT = "labels.parquet", "index/index.faiss", "index/index.json"
 TEXTS = ("best", "mean")
@@ -35,7 +37,7 @@ TEXTS = ("best", "mean")
 class LabelIndex:
     """Label embeddings in FAISS under the ids of their label table.
 
-    Ids are rows of `labels` and never change: a removed label keeps its row, a new one gets the next.
+    Ids are rows of `labels` and never change: a removed label keeps its row, and a new label gets the next one.
 
     >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["red", "blue"]})
     >>> index = LabelIndex.build(np.eye(2), labels)
@@ -64,28 +66,33 @@ class LabelIndex:
         """Index a catalogue.
 
         Args:
-            embeddings: one row a label, `[L, D]`, array or tensor; compared by dot product. With `label_ids`, one row
-                a text, `[M, D]`.
+            embeddings: one row per label, `[L, D]`, array or tensor, compared by dot product. With `label_ids`, one
+                row per text, `[M, D]`.
             labels: the label table (`uid`, `text`, ...), or the texts alone; row number = label id.
-            factory: `"flat"`, exact search; one of `hf_xmc.retrieval.factories.FACTORIES`; or `"auto"`, by the size of
-                the catalogue.
-            label_ids: the label of each row of `embeddings`, `[M]`, where labels have several texts
-                ([`hf_xmc.retrieval.catalogue.all_texts`] lists them). Every label needs one at least.
-            texts: what several texts of a label score: the `"best"` of them, or their `"mean"` (one vector is kept).
-            encoder_fingerprint: of the model that made the embeddings ([`encoder_fingerprint`]); embeddings of another
-                one are then refused.
-            head_fingerprint: of its label head, if the embeddings are from texts and a vector a label.
-            recall_target: what share of the true first ten an approximate index shall find. It searches as hard as
-                that takes; what it reached stands in `index.about["recall_at_10"]`.
-            sample_queries: embeddings `[n, D]` to measure that on; by default label embeddings with noise.
+            factory: `"flat"` for exact search, another one of `hf_xmc.retrieval.factories.FACTORIES`, or `"auto"` to
+                choose by the size of the catalogue.
+            label_ids: the label of each row of `embeddings`, `[M]`, if labels have several texts
+                ([`hf_xmc.retrieval.catalogue.all_texts`] lists them). Every label needs at least one.
+            texts: how a label with several texts scores: as the `"best"` of them, or as their `"mean"`, for which one
+                vector is kept.
+            encoder_fingerprint: fingerprint of the model that made the embeddings ([`encoder_fingerprint`]);
+                embeddings of another model are then rejected.
+            head_fingerprint: fingerprint of its label head, if the embeddings include per-label vectors.
+            recall_target: share of the true first ten labels that an approximate index should find. The search effort
+                is raised to reach it; the measured recall is in `index.about["recall_at_10"]`.
+            sample_queries: embeddings `[n, D]` to measure recall on; by default label embeddings with noise.
 
         Raises:
-            ValueError: an unknown factory, or embeddings and labels that do not fit.
+            SettingsError: an unknown factory.
+            DataError: embeddings and labels that do not fit.
         """
         start = time.perf_counter()
+        if factory in REPLACED:
+            logger.warning(f"{factory} indexes are no longer built; building {REPLACED[factory]} instead.")
+            factory = REPLACED[factory]
         for name, given, known in (("factory", factory, (*FACTORIES, "auto")), ("texts", texts, TEXTS)):
             if given not in known:
-                raise ValueError(f"{name} is {given!r}; expected one of {', '.join(known)}.")
+                raise SettingsError(f"{name} is {given!r}; expected one of {', '.join(known)}")
         catalogue = Catalogue(labels)
         matrix, ids = rows_of(as_matrix(embeddings), label_ids, np.arange(len(catalogue)), texts)
         sample = None if sample_queries is None else as_matrix(sample_queries)
@@ -96,7 +103,7 @@ class LabelIndex:
 
     @property
     def labels(self) -> Dataset:
-        """The label table; row number = label id. Removed labels keep their row."""
+        """The label table; row number = label id, including removed labels."""
         return self.catalogue.table
 
     @property
@@ -106,11 +113,11 @@ class LabelIndex:
 
     @property
     def factory(self) -> str:
-        """The kind of index; what `"auto"` chose."""
+        """The kind of index, chosen by `"auto"` if that was asked for."""
         return self.index.factory
 
     def __len__(self) -> int:
-        """Number of labels that can be found."""
+        """Number of labels that can be found, without removed ones."""
         return len(self.catalogue)
 
     def search(
@@ -126,17 +133,17 @@ class LabelIndex:
 
         Args:
             queries: embeddings `[N, D]`, array or tensor.
-            k: where it is larger than the number of labels, the rest is padding (id -1, score -inf).
-            allowed, forbidden: return these labels only, or none of these: ids, or a bool mask over all rows of the
+            k: if it is larger than the number of labels, the remaining columns are padding (id -1, score -inf).
+            allowed, forbidden: return only these labels, or none of them: ids, or a bool mask over all rows of the
                 label table.
-            where: column -> value, or a list of values: return only labels that have one of them in that column of
-                the label table, or among its entries where it holds lists (`{"parents": "topic_0003"}`).
-            encoder_fingerprint: of the model that made the queries.
+            where: a value, or a list of values, for columns of the label table; only labels with one of them are
+                returned. A column of lists (`{"parents": "topic_0003"}`) matches if its list contains the value.
+            encoder_fingerprint: fingerprint of the model that made the queries.
         """
         matrix = as_matrix(queries)
         self.check(matrix, encoder_fingerprint, "queries")
         if k < 1:
-            raise ValueError(f"k is {k}; it must be at least 1.")
+            raise SettingsError(f"k is {k}; it must be at least 1")
         mask = self.catalogue.allowed_rows(allowed, forbidden, where)
         found = min(k, len(self) if mask is None else int(mask.sum()))
         if not found:
@@ -148,7 +155,7 @@ class LabelIndex:
         return as_topk(ids, scores, k)
 
     def ids_where(self, **columns: Any) -> np.ndarray:
-        """Ids of the labels whose columns have these values, as `where` of `search` understands them."""
+        """Ids of the labels whose columns have these values; see `where` of `search`."""
         return self.catalogue.ids_where(**columns)
 
     def add(
@@ -158,14 +165,14 @@ class LabelIndex:
         label_ids: Any = None,
         encoder_fingerprint: str | None = None,
     ) -> np.ndarray:
-        """Add labels, which can be found at once; returns their new ids, int64 `[n]`.
+        """Add labels, which can be found immediately; returns their new ids, int64 `[n]`.
 
-        Columns that the label table has and the new labels lack are empty for these; others are left out. Bare texts
-        get a free number as uid. Arguments as in `build`: `label_ids` are rows of the `labels` given.
+        Columns that the new labels lack are empty, and columns that the label table lacks are dropped. Bare texts get
+        an unused number as uid. Arguments are as in `build`; `label_ids` are rows of the new `labels`.
 
         Raises:
-            ValueError: a uid that is in the index or stands twice, not one embedding a label, columns of another type,
-                another encoder. Nothing is added then.
+            ValueError: a uid that is in the index or is repeated, a number of embeddings that does not fit, columns
+                of another type, another encoder. Nothing is added then.
         """
         matrix = as_matrix(embeddings)
         self.check(matrix, encoder_fingerprint, "embeddings")
@@ -176,10 +183,10 @@ class LabelIndex:
         return self.catalogue.append(rows)
 
     def remove(self, label_ids: Sequence[int]) -> None:
-        """Remove labels: they are found no more.
+        """Remove labels.
 
         Raises:
-            KeyError: an id that is not in the index; nothing is removed then.
+            KeyError: an id that is not in the index. Nothing is removed then.
         """
         ids = np.unique(self.catalogue.known(label_ids))
         self.index.remove(ids)
@@ -192,17 +199,17 @@ class LabelIndex:
         texts: Sequence[str] | None = None,
         encoder_fingerprint: str | None = None,
     ) -> None:
-        """Give labels new embeddings under the ids that they have; those before are found no more.
+        """Replace the embeddings of labels, which keep their ids.
 
         Args:
-            label_ids: the label of each embedding, `[m]`; one that stands more than once has several texts.
-            embeddings: `[m, D]`.
-            texts: new texts, `[m]`. A label's first becomes its `text`, the others its `texts`, if the label table has
-                that column. By default the label table stays as it is.
+            label_ids: the label of each embedding, `[m]`; a label with several texts is repeated.
+            embeddings: the new embeddings, `[m, D]`.
+            texts: new texts, `[m]`. The first of a label becomes its `text`, the others its `texts`, if the label
+                table has that column. By default the label table stays as it is.
 
         Raises:
             KeyError: an id that is not in the index.
-            ValueError: embeddings or texts that do not fit, another encoder. Nothing is changed in either case.
+            ValueError: embeddings or texts that do not fit, or another encoder. Nothing is changed in either case.
         """
         matrix = as_matrix(embeddings)
         self.check(matrix, encoder_fingerprint, "embeddings")
@@ -214,30 +221,36 @@ class LabelIndex:
         self.index.add(matrix, rows)
 
     def to(self, device: Any) -> LabelIndex:
-        """Search on a device of torch: exact, as matrix products. For `flat`, `"cpu"` goes back to FAISS.
+        """Search a flat index on a torch device, by matrix products; `"cpu"` means FAISS again.
 
         Raises:
-            ValueError: another kind of index.
+            SettingsError: another kind of index.
         """
         self.index.to(device)
         return self
 
     def check(self, matrix: np.ndarray, fingerprint: str | None, what: str) -> None:
+        """Reject embeddings `[n, D]` of another model; `what` names them in the message.
+
+        Raises:
+            ModelFolderError: another dimension or fingerprint than those of the index.
+        """
         if matrix.shape[1] != self.index.d:
-            raise ValueError(
+            raise ModelFolderError(
                 f"The {what} have {matrix.shape[1]} dimensions, the index {self.index.d}; "
                 "was it built by another model?"
             )
         if not same_encoder(fingerprint, self.about["encoder_fingerprint"]):
-            raise ValueError(
+            raise ModelFolderError(
                 f"The {what} come from another encoder (fingerprint {fingerprint}) than the index "
-                f"({self.about['encoder_fingerprint']}); build the index again with this model (hf-xmc index)."
+                f"({self.about['encoder_fingerprint']})",
+                hint="rebuild the index with this model (hf-xmc index)",
             )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `labels.parquet` and `index/` into a folder, beside the model if there is one."""
+        """Write `labels.parquet` and `index/` into a folder, such as that of a model."""
         folder = Path(folder)
-        # All that can fill a disk is written before the first file takes its name.
+        # Everything is written before the first file takes its name, in case the disk is full.
         with replacing(folder / ABOUT) as description, replacing(folder / INDEX) as vectors:
             self.index.write(vectors)
             about = {
@@ -259,18 +272,18 @@ class LabelIndex:
     def from_pretrained(
         cls, name_or_folder: str | os.PathLike[str], memory_map: bool = False, **hub: Any
     ) -> LabelIndex:
-        """Load from a folder or a Hub repository (`revision`, `token`, ... are passed on).
+        """Load from a folder or a Hub repository (`revision`, `token`, ... are passed to the Hub).
 
         Args:
-            memory_map: leave the vectors in the file, which processes then share, until the first change.
+            memory_map: keep the vectors in the file, which processes then share, until the first change.
 
         Raises:
-            DataError: no index there, or files that do not fit together.
+            ModelFolderError: there is no index, or its files do not fit together.
         """
         folder = fetch_folder(name_or_folder, [LABELS, "index/*"], **hub)
         for name in (LABELS, INDEX, ABOUT):
             if not (folder / name).is_file():
-                raise DataError(f"no {name}", folder, hint="build the index with hf-xmc index")
+                raise ModelFolderError(f"no {name}", folder, hint="build the index with hf-xmc index")
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             if about["format"] > FORMAT:
@@ -278,17 +291,17 @@ class LabelIndex:
             index = VectorIndex.read(folder / INDEX, about["factory"], about.get("parameters", {}), memory_map)
             made = cls(index, Catalogue(read_parquet(folder / LABELS), about["removed"]), about)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise DataError(f"the index cannot be read ({error!s:.200})", folder, hint="build it again") from error
+            raise ModelFolderError(f"the index cannot be read ({error!s:.200})", folder, hint="rebuild it") from error
         if index.num_rows != about.get("num_rows", len(made)) or index.num_rows < len(made):
             rows = f"{made.catalogue.num_rows:,} rows in {LABELS}"
             found = f"{index.num_rows:,} vectors and {len(made.removed):,} removed labels, but {rows}"
-            raise DataError(found, folder, hint="build the index again")
+            raise ModelFolderError(found, folder, hint="rebuild the index")
         return made
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the files of the index, and nothing else of its folder; returns the address of the commit.
 
-        `private` and `token` are understood; others go to `HfApi.upload_folder`.
+        `private` and `token` are used to create the repository; other arguments go to `HfApi.upload_folder`.
         """
         api = HfApi(token=kwargs.pop("token", None))
         repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id

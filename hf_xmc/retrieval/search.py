@@ -1,4 +1,4 @@
-"""Exact search, and the form that every search returns."""
+"""Exact search, and what all searches share."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_xmc.errors import DataError
 from hf_xmc.types import TopK
 
 
 def as_matrix(embeddings: Any) -> np.ndarray:
-    """Embeddings as FAISS wants them: float32, contiguous, `[N, D]`.
+    """Embeddings as FAISS needs them: float32, contiguous, `[N, D]`.
 
     Raises:
-        ValueError: not a matrix, or not finite.
+        DataError: not a matrix, or not finite.
     """
     if isinstance(embeddings, Tensor):
         embeddings = embeddings.detach().float().cpu()
     matrix = np.ascontiguousarray(embeddings, dtype=np.float32)
     if matrix.ndim != 2:
-        raise ValueError(f"Embeddings have shape {matrix.shape}; expected [N, D].")
+        raise DataError(f"Embeddings have shape {matrix.shape}; expected [N, D].")
     if not np.isfinite(matrix).all():
         row = int((~np.isfinite(matrix)).any(1).argmax())
-        raise ValueError(f"The embedding of row {row} holds NaN or infinity; did training diverge?")
+        raise DataError(f"The embedding of row {row} holds NaN or infinity; did training diverge?")
     return matrix
 
 
@@ -34,7 +35,7 @@ def exact_search(queries: Any, labels: Any, k: int) -> TopK:
 
     Args:
         queries, labels: embeddings, `[N, D]` and `[L, D]`, arrays or tensors.
-        k: results a query; where it is larger than L, the rest is padding (-1, -inf).
+        k: results per query; if it is larger than L, the rest is padding (-1, -inf).
 
     >>> exact_search(np.eye(2), np.array([[1.0, 0.0], [0.5, 0.5], [1.0, 0.0]]), k=2).ids.tolist()
     [[0, 2], [1, 0]]
@@ -49,12 +50,12 @@ def exact_search(queries: Any, labels: Any, k: int) -> TopK:
 def torch_search(
     queries: Tensor, labels: Tensor, k: int, mask: Tensor | None = None, chunk_size: int = 2**18
 ) -> tuple[Tensor, Tensor]:
-    """Exact search as matrix products, on the device of the labels: what is fast on a GPU.
+    """Exact search by matrix products on the device of the labels, which is fast on a GPU.
 
     Args:
         queries, labels: embeddings, `[N, D]` and `[L, D]`.
-        mask: bool `[L]`, the labels that may be returned; None for all.
-        chunk_size: labels that are compared at a time.
+        mask: the labels that may be returned, bool `[L]`; None for all.
+        chunk_size: number of labels that are compared at a time.
 
     Returns:
         Scores and rows of the k best labels, `[N, k]`, best first; -inf and -1 where there are fewer.
@@ -76,9 +77,9 @@ def torch_search(
 
 
 def as_topk(ids: np.ndarray, scores: np.ndarray, k: int) -> TopK:
-    """What FAISS found as a `TopK` with k columns: best first, of equal scores the lower id first, then padding."""
+    """FAISS results as a `TopK` with k columns: best first, of equal scores the lower id first, then padding."""
     if ids.shape[1] == k and (scores[:, 1:] < scores[:, :-1]).all() and ids.min(initial=0) >= 0:
-        return TopK(ids, scores)  # as nearly always; one query is found in about the time that the rest would take
+        return TopK(ids, scores)  # nearly always; for one query the rest would take about as long as the search
     missing = ((0, 0), (0, k - ids.shape[1]))
     ids = np.pad(ids, missing, constant_values=-1)
     scores = np.pad(scores, missing, constant_values=-np.inf)
@@ -86,8 +87,8 @@ def as_topk(ids: np.ndarray, scores: np.ndarray, k: int) -> TopK:
 
 
 def best_of_each(ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of rows that may name a label more than once, best first, the best place of each label; the places that come
-    free are padding at the end. Ids, scores, and how many labels each row has.
+    """The best result of each label, in rows that may contain a label more than once, best first; the other places
+    become padding at the end. Returns ids, scores, and the number of labels per row.
 
     >>> best_of_each(np.array([[4, 4, 1]]), np.array([[0.9, 0.7, 0.2]]))[0].tolist()
     [[4, 1, -1]]
@@ -105,5 +106,5 @@ def best_of_each(ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def share_threads() -> None:
-    """FAISS and torch bring an OpenMP runtime each: give FAISS the number of threads that torch was given."""
+    """Give FAISS as many threads as torch has; each brings its own OpenMP runtime."""
     faiss.omp_set_num_threads(torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Vectors in FAISS under label ids: searched, added to, removed from, whatever the kind of index."""
+"""Vectors in FAISS under label ids: search, add and remove for every kind of index."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ import faiss as typed_faiss
 import numpy as np
 import torch
 
+from hf_xmc.errors import SettingsError
+from hf_xmc.retrieval.catalogue import NotInIndex
 from hf_xmc.retrieval.factories import default_parameters, family, inner, make_index, set_effort
 from hf_xmc.retrieval.search import best_of_each, share_threads, torch_search
 
 faiss: Any = typed_faiss  # its type stubs lack keywords and attributes
-DEAD_SHARE = 0.25  # of the rows of an HNSW graph; with more of them it is built again
-FILTER_SHARE = 0.1  # of the rows of an HNSW graph; where a filter leaves fewer, they are all compared
-LEAST_DEPTH = 10  # results of a search by codes
+DEAD_SHARE = 0.25  # of the rows of an HNSW graph; with a larger share the graph is rebuilt
+FILTER_SHARE = 0.1  # of the rows of an HNSW graph; where a filter leaves fewer, all of them are compared
+LEAST_DEPTH = 10  # results of a search by codes, at least
 NO_LABEL = -1  # the id of a dead row
-LIVE = (0, 2**62)  # the ids of the others
+LIVE = (0, 2**62)  # the range of all other ids
 
 
 class VectorIndex:
-    """Rows of a FAISS index, each under the id of its label; a label may have several.
+    """Rows of a FAISS index, each under the id of its label; a label may have several rows.
 
-    How rows are removed depends on what FAISS can do. Flat, PQ and RaBitQ move the later rows up, with their ids; IVF
-    takes them out of its lists; HNSW cannot: there a row dies by losing its id, searches step over it, and the graph
-    is built again from its own vectors when a quarter of it is dead.
+    How rows are removed depends on what FAISS can do. Flat indexes and codes move later rows up, with their ids; IVF
+    removes them from its lists. HNSW cannot remove: a row dies by losing its id, searches skip it, and the graph is
+    rebuilt from its own vectors when a quarter of it is dead.
     """
 
     def __init__(self, index: Any, factory: str, parameters: dict[str, int]) -> None:
@@ -35,7 +37,7 @@ class VectorIndex:
         self.parameters = parameters
         self.mapped = False
         self.device: torch.device | None = None
-        self.on_device: torch.Tensor | None = None  # the vectors, once a search has brought them there
+        self.on_device: torch.Tensor | None = None  # the vectors, after the first search on the device
         set_effort(index, factory, parameters)
         self.num_dead = int((self.row_labels() == NO_LABEL).sum()) if self.kind == "hnsw" else 0
 
@@ -43,7 +45,7 @@ class VectorIndex:
     def build(cls, factory: str, matrix: np.ndarray, label_ids: np.ndarray, **parameters: int) -> VectorIndex:
         """Train on the embeddings `[M, D]` and add them under the ids `[M]`."""
         share_threads()
-        parameters = {**default_parameters(factory, *matrix.shape), **parameters}
+        parameters = {**default_parameters(factory, len(matrix)), **parameters}
         made = cls(make_index(factory, matrix, parameters), factory, parameters)
         made.add(matrix, label_ids)
         return made
@@ -52,7 +54,7 @@ class VectorIndex:
     def read(
         cls, path: str | os.PathLike[str], factory: str, parameters: dict[str, int], memory_map: bool = False
     ) -> VectorIndex:
-        """Read what `write` wrote; mapped, rows stay in the file until a search looks at them."""
+        """Read what `write` wrote. Memory-mapped rows stay in the file until a search needs them."""
         made = cls(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if memory_map else 0), factory, parameters)
         made.mapped = memory_map
         return made
@@ -67,22 +69,22 @@ class VectorIndex:
 
     @property
     def num_rows(self) -> int:
-        """Rows that can be found."""
+        """Number of rows that can be found."""
         return int(self.index.ntotal) - self.num_dead
 
     def row_labels(self) -> np.ndarray:
-        """The label of each row (not of IVF, which keeps them in its lists), a view into FAISS, int64 `[rows]`."""
+        """The label of each row, int64 `[rows]`, a view into FAISS. IVF has none: it keeps the ids in its lists."""
         if not self.index.ntotal:
             return np.empty(0, np.int64)
         return faiss.rev_swig_ptr(self.index.id_map.data(), self.index.ntotal)
 
     def search(self, queries: np.ndarray, k: int, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Scores and label ids of the k best rows of each query, `[N, k]`, best first; -1 only where the index has
-        no further row.
+        no more rows.
 
         Args:
             queries: float32 `[N, D]`.
-            mask: bool `[L]`, the labels that may be returned; None for all.
+            mask: the labels that may be returned, bool `[L]`; None for all.
         """
         share_threads()
         if self.kind == "flat":
@@ -95,18 +97,18 @@ class VectorIndex:
                 return self.exact(queries, k, mask)
             scores, ids = self.index.search(queries, k, params=params)
         scores, ids = scores[:, :k], ids[:, :k]
-        if ids[:, -1].min(initial=0) < 0:  # too few in the lists or on the paths that were looked at
+        if ids[:, -1].min(initial=0) < 0:  # too few results in the lists or on the paths that were searched
             short = ids[:, -1] < 0
             scores[short], ids[short] = self.exact(queries[short], k, mask)
         return scores, ids
 
     def depth(self, k: int) -> int:
-        """Rows to ask for. Codes fetch a multiple of it: for the first alone they would compare too few vectors."""
+        """Number of rows to ask for. Codes fetch a multiple of it, which would be too few vectors for k = 1."""
         return max(k, min(LEAST_DEPTH, self.num_rows)) if self.kind in ("rabitq", "pq") else k
 
     def filter(self, k: int, mask: np.ndarray | None) -> Any:
-        """Search parameters that leave out dead rows and labels outside the mask. Rows that are left out are looked at
-        all the same and use up the effort, so it grows with their share. None where all rows had better be compared.
+        """Search parameters that exclude dead rows and labels outside the mask, or None if it is better to compare all
+        rows. Excluded rows are visited as well and count towards the effort, so the effort grows with their share.
         """
         kind = self.kind
         if kind == "hnsw":
@@ -118,10 +120,10 @@ class VectorIndex:
         elif kind == "ivf" and mask is not None:
             probes = math.ceil(self.parameters["nprobe"] / max(mask.mean(), 1e-6))
             return faiss.SearchParametersIVF(sel=bitmap(mask), nprobe=min(probes, self.index.nlist))
-        return None  # codes know no filters, the vectors beside them do
+        return None  # codes cannot be filtered, their vectors can
 
     def search_labels(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The same for the k best labels where labels have several rows: a label scores as its best row."""
+        """The k best labels where labels have several rows: a label scores as its best row."""
         width = 2 * k
         while True:
             width = min(width, self.num_rows)
@@ -132,7 +134,7 @@ class VectorIndex:
             width *= 2
 
     def exact(self, queries: np.ndarray, k: int, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The same over every row, by the best vectors that the index keeps."""
+        """Search over every row, by the most precise vectors that the index keeps."""
         kind = self.kind
         if self.device is not None:
             return self.search_on_device(queries, k, mask)
@@ -148,13 +150,13 @@ class VectorIndex:
         return found, np.where(positions < 0, NO_LABEL, labels[positions])
 
     def to(self, device: Any) -> None:
-        """Have a flat index searched on a device of torch; `"cpu"` goes back to FAISS.
+        """Search a flat index on a torch device; `"cpu"` means FAISS again.
 
         Raises:
-            ValueError: another kind of index.
+            SettingsError: another kind of index.
         """
         if self.factory != "flat":
-            raise ValueError(f"A {self.factory} index is searched on the CPU; build a flat one for the {device}.")
+            raise SettingsError(f"a {self.factory} index is searched on the CPU; build a flat one for the {device}")
         self.device = None if torch.device(device).type == "cpu" else torch.device(device)
         self.on_device = None
 
@@ -168,7 +170,7 @@ class VectorIndex:
         return scores, np.where(rows < 0, NO_LABEL, labels[rows])
 
     def live(self) -> np.ndarray:
-        """Rows that are not dead, bool `[rows]`."""
+        """Which rows are not dead, bool `[rows]`."""
         return self.row_labels() != NO_LABEL
 
     def storage(self) -> Any:
@@ -177,23 +179,23 @@ class VectorIndex:
         return faiss.downcast_index(index.storage if self.kind == "hnsw" else index.refine_index)
 
     def vectors_of(self, label_ids: np.ndarray) -> np.ndarray:
-        """The vector of each label as it is stored, float32 `[n, D]`; of several one.
+        """The stored vector of each label, float32 `[n, D]`; one of them if a label has several.
 
         Raises:
-            KeyError: a label that has none.
+            KeyError: a label that is not in the index.
         """
         if self.kind == "ivf":
             self.index.set_direct_map_type(faiss.DirectMap.Hashtable)
             try:
                 return self.index.reconstruct_batch(label_ids)
             except RuntimeError as error:
-                raise KeyError(f"One of the label ids is not in the index ({error!s:.80}).") from error
+                raise NotInIndex("one of the label ids is not in the index") from error
             finally:
                 self.index.set_direct_map_type(faiss.DirectMap.NoMap)
         labels, rows = np.unique(self.row_labels(), return_index=True)
         places = np.searchsorted(labels, label_ids)
         if not np.array_equal(labels[np.minimum(places, len(labels) - 1)], label_ids):
-            raise KeyError("One of the label ids is not in the index.")
+            raise NotInIndex("one of the label ids is not in the index")
         return (inner(self.index) if self.kind == "flat" else self.storage()).reconstruct_batch(rows[places])
 
     def add(self, matrix: np.ndarray, label_ids: np.ndarray) -> None:
@@ -226,8 +228,7 @@ class VectorIndex:
         refine.ntotal = self.index.ntotal = len(kept)
 
     def own(self) -> None:
-        """Make ready for a change. A mapped index is brought into memory: FAISS cannot write to a mapped one, and ends
-        the process that tries."""
+        """Prepare for a change: load a memory-mapped index into memory, since FAISS crashes when it writes to one."""
         self.on_device = None
         if self.mapped:
             self.index = faiss.deserialize_index(faiss.serialize_index(self.index))
@@ -236,7 +237,7 @@ class VectorIndex:
 
 
 def rebuilt(index: Any, parameters: dict[str, int]) -> Any:
-    """An HNSW index of the rows that live, from the vectors that it stores; scalar quantisation stays as trained."""
+    """An HNSW index of the live rows, from the vectors that it stores; a scalar quantiser stays as it was trained."""
     labels = faiss.vector_to_array(index.id_map)
     live = labels != NO_LABEL
     graph = inner(index)
@@ -257,5 +258,5 @@ def rebuilt(index: Any, parameters: dict[str, int]) -> Any:
 
 
 def bitmap(mask: np.ndarray) -> Any:
-    """The ids where the mask holds."""
+    """A FAISS selector of the ids where the mask holds."""
     return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))

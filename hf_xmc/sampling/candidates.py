@@ -13,8 +13,8 @@ LABELS_PER_TILE = 2**14
 
 
 def in_batch(positives: Positives) -> Tensor:
-    """The positives of the batch, each once: label ids, sorted, `[C]`. Where there is none, label 0 stands in, so that
-    a loss (of 0) and a graph exist.
+    """The positives of the batch without repetitions: label ids, sorted, `[C]`. If there are none, the result is
+    label 0, so that a loss (of 0) and a graph exist.
 
     >>> in_batch(Positives(torch.tensor([0, 2, 3]), torch.tensor([4, 9, 4]))).tolist()
     [4, 9]
@@ -23,7 +23,7 @@ def in_batch(positives: Positives) -> Tensor:
 
 
 def to_columns(pairs: Positives, candidates: Tensor) -> Positives:
-    """Catalogue ids to columns of the candidate matrix; pairs whose label is no candidate fall away.
+    """Catalogue ids mapped to columns of the candidate matrix; pairs whose label is not a candidate are dropped.
 
     Args:
         pairs: catalogue ids, tensors.
@@ -42,19 +42,19 @@ def to_columns(pairs: Positives, candidates: Tensor) -> Positives:
 def by_gradient(
     norms: Tensor, positives: Tensor, budget: int, random_share: float = 0.0, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The positives, the labels of largest gradient norm, and a random few that stand for all the others.
+    """The positives, the labels with the largest gradient norms, and a random sample that represents all others.
 
     Args:
         norms: gradient norm of each label, `[L]`.
-        positives: label ids that are always candidates, sorted; all of them stay where they exceed the budget.
-        budget: candidates in all.
-        random_share: of the places that the positives leave, this share is drawn at random from what is left over.
-        seed: of the draw.
+        positives: label ids that are always candidates, sorted, even beyond the budget.
+        budget: number of candidates.
+        random_share: share of the candidates beside the positives that is drawn at random from the remaining labels.
+        seed: seed of the draw.
 
     Returns:
-        Ids of the candidates, sorted, `[C]`, and the logarithm of each one's weight, `[C]`: 0, but for the drawn ones
-        log(labels left over / labels drawn). With it a sum over the candidates is an unbiased estimate of the sum
-        over all labels, as in sampled softmax.
+        Ids of the candidates, sorted, `[C]`, and the logarithm of the weight of each, `[C]`: 0, or for the drawn ones
+        log(remaining labels / drawn labels). With these weights a sum over the candidates is an unbiased estimate of
+        the sum over all labels, as in sampled softmax.
 
     >>> ids, log_weights = by_gradient(torch.tensor([0.1, 0.0, 0.9, 0.3]), torch.tensor([1]), budget=3)
     >>> ids.tolist(), log_weights.tolist()
@@ -78,12 +78,12 @@ def by_gradient(
 
 
 def hardest_negatives(queries: Tensor, labels: Tensor, excluded: list[Positives], count: int) -> Tensor:
-    """For each query the `count` best-scoring labels that are not excluded: their ids, each once, sorted.
+    """The `count` best-scoring labels of each query that are not excluded: their ids, without repetitions, sorted.
 
     Args:
         queries: `[B, D]`.
         labels: `[L, D]` in any dtype, on any device; scored in tiles.
-        excluded: pairs that are no negatives: positives, ignored pairs.
+        excluded: pairs that are not negatives: positives and ignored pairs.
 
     >>> queries, labels = torch.eye(2), torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.1, 0.8]])
     >>> hardest_negatives(queries, labels, [Positives.from_lists([[0], [2]]).torch()], count=1).tolist()

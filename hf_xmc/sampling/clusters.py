@@ -1,4 +1,4 @@
-"""Clusters of equal size: which rows of a table of embeddings are alike."""
+"""Clusters of equal size: groups of similar rows in a table of embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 METHODS = ("bisecting", "kmeans")
 BLOCK = 2**14  # rows that are gathered and worked on in memory
 SAMPLE = 2**12  # rows that two centroids are found on
-MAX_THREADS = 8  # each of them with a block of its own
+MAX_THREADS = 8  # each with its own block
 CHUNK = 2**13  # rows read at a time where all are passed over
 NOISE = 2.0**-20  # projections of unit rows are compared no finer; those of equal rows may differ by 2 ** -23
 STARTS, ROUNDS = 4, 8  # of 2-means; see `balanced_clusters`
@@ -21,7 +21,7 @@ ROWS_A_CENTROID = 64
 
 
 class Clusters(NamedTuple):
-    """Rows by cluster: those of cluster i are `order[bounds[i] : bounds[i + 1]]`, in rising order.
+    """Rows by cluster: those of cluster i are `order[bounds[i] : bounds[i + 1]]`, in ascending order.
 
     Every row is in one cluster, and sizes differ by at most one. `order` int64 `[N]`, `bounds` int64 `[m + 1]`.
     """
@@ -33,33 +33,28 @@ class Clusters(NamedTuple):
 def balanced_clusters(embeddings: np.ndarray, num_clusters: int, seed: int = 0, method: str = "bisecting") -> Clusters:
     """Clusters of equal size by cosine similarity.
 
-    `bisecting` is the recursive balanced 2-means of NGAME (Dahiya et al., WSDM 2023): a node of m clusters is parted
-    in two by two centroids, at the place that leaves m // 2 clusters' rows on the first one's side, and so on to the
-    leaves. Centroids are found from several starts at once, of which the best pair is kept, on 4,096 rows where a node
-    has more. With 32 rows a cluster (mean similarity of two rows of a cluster; all-MiniLM-L6-v2):
+    `bisecting` is the recursive balanced 2-means of NGAME (Dahiya et al., WSDM 2023): a node of m clusters is divided
+    by two centroids such that the rows of m // 2 clusters are on the side of the first one, and so on down to the
+    leaves. Centroids are computed from several starts at once, of which the best pair is kept, on a sample of 4,096
+    rows if a node has more. `docs/experiments.md` has measurements of the number of starts and rounds.
 
-        starts x rounds                       1 x 4   1 x 8   1 x 16   4 x 4   4 x 8   8 x 8   random clusters
-        biotools_edam, 14,120 queries          .411    .414     .414    .417    .419    .420    .242
-        bible_xref, 28,733 labels              .448    .451     .452    .454    .456    .459    .271
+    `kmeans` begins with the spherical k-means of faiss. Each of its clusters is divided into clusters of the final
+    size as above; the remaining rows, which are farthest from the centroids, are pooled and divided in the same way.
 
-    `kmeans` begins with faiss's spherical k-means: each of its clusters is cut into whole ones by the above; what is
-    left over, farthest from the centroids, is put together and cut likewise.
+    Besides the embeddings, which may be half precision or a memory map, memory holds about 50 bytes per row, and two
+    blocks of 16,384 rows in float32 per thread (50 MB at D = 384). It uses the threads of torch, at most 8.
 
-    Beside the embeddings, which may be half precision or a memory map, it takes about 50 bytes a row, and two blocks
-    of 16,384 rows in float32 for each thread (50 MB at D = 384). It uses the threads of torch, 8 at most.
-
-    Equal rows fall in order of their number. The same input and seed give the same clusters (`bisecting`: on any
-    number of threads); projections are compared at 16 bits, so that noise hardly ever parts rows that are equal but
-    for it.
+    Equal rows are ordered by their number. The same input and seed give the same clusters (`bisecting`: with any
+    number of threads); projections are compared with 16 bits, so that noise hardly ever separates equal rows.
 
     Args:
-        embeddings: `[N, D]`, of any length but for NaN; rows of zeros are like nothing.
+        embeddings: `[N, D]`, normalised here; they must be finite. A row of zeros is similar to no other row.
         num_clusters: from 1 to N.
-        seed: of the starts and of what is drawn.
+        seed: seed of the starts and samples.
         method: `bisecting` or `kmeans`.
 
     Raises:
-        ValueError: more clusters than rows, or fewer than one; rows that are not finite; another method.
+        ValueError: there are more clusters than rows, or fewer than one; a row is not finite; the method is unknown.
 
     >>> rows = np.array([[1, 0], [0, 1], [0.9, 0.1], [0.1, 0.9]], dtype=np.float32)
     >>> order, bounds = balanced_clusters(rows, num_clusters=2)
@@ -85,7 +80,7 @@ def balanced_clusters(embeddings: np.ndarray, num_clusters: int, seed: int = 0, 
 
 
 class UnitRows:
-    """Rows of a table, scaled to length 1 as they are read: float32, whatever the table is."""
+    """Rows of a table, converted to float32 and scaled to length 1 when they are read."""
 
     def __init__(self, embeddings: np.ndarray) -> None:
         self.embeddings = embeddings
@@ -102,7 +97,7 @@ class UnitRows:
         self.scale = np.divide(1, self.scale, out=self.scale, where=self.scale > 0)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """`[n, D]`, float32, of its own memory."""
+        """A copy of some rows, float32 `[n, D]`."""
         found = self.embeddings[rows].astype(np.float32, copy=False)
         found *= self.scale[rows, None]
         return found
@@ -114,14 +109,14 @@ class UnitRows:
 
 
 def bisect(table: UnitRows, nodes: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> None:
-    """Reorder row numbers, in place, so that those between two bounds are alike.
+    """Reorder row numbers in place, so that those between two bounds are similar.
 
     Args:
-        nodes: of each the row numbers, rising, `[n]`, and the bounds of its m clusters, `[m + 1]`, from 0 to n.
+        nodes: row numbers of each node, ascending, `[n]`, and the bounds of its m clusters, `[m + 1]`, from 0 to n.
     """
     blocks = []
     nodes = nodes[::-1]
-    # A product of matrices by one thread each: the order of its sums, hence the result, is the same on any number.
+    # One thread per matrix product: the order of its sums, and the result, is the same on any number.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(torch.get_num_threads(), MAX_THREADS)) as threads:
         while nodes:
             order, bounds = nodes.pop()
@@ -145,12 +140,12 @@ def bisect(table: UnitRows, nodes: list[tuple[np.ndarray, np.ndarray]], rng: np.
 
 
 def drawn(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """So many of these rows that a centroid is had from them."""
+    """A sample of the rows that is large enough to compute a centroid."""
     return rows if len(rows) <= SAMPLE else np.sort(rng.choice(rows, SAMPLE, replace=False))
 
 
 def bisect_block(rows: np.ndarray, order: np.ndarray, bounds: np.ndarray, rng: np.random.Generator) -> None:
-    """The same of rows `[n, D]` that are in memory, and reordered too: the two parts of a node are views."""
+    """As `bisect`, for rows `[n, D]` in memory, which are reordered too: the two parts of a node are views."""
     middle = (len(bounds) - 1) // 2
     if not middle:
         return
@@ -163,8 +158,10 @@ def bisect_block(rows: np.ndarray, order: np.ndarray, bounds: np.ndarray, rng: n
 
 
 def best_axis(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """By which to part rows `[n, D]` into the share that lies lowest and the others: the difference of two centroids,
-    `[D]`. Of several starts (a row and the one least like it) the one whose parts are closest to their centroids."""
+    """The axis `[D]` that divides rows `[n, D]` into the lowest share and the others: the difference of two centroids.
+
+    Of several starts (a row and the row least similar to it), the one whose parts are closest to their centroids.
+    """
     count = max(1, round(len(rows) * share))
     starts = rows[rng.integers(len(rows), size=STARTS)]  # [S, D]
     axes = rows[(rows @ starts.T).argmin(0)] - starts  # two rows at random may be equal
@@ -182,13 +179,13 @@ def best_axis(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.nd
 
 
 def to_unit(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths `[S]`, and the vectors at length 1, `[S, D]`."""
+    """Lengths `[S]`, and the vectors scaled to length 1, `[S, D]`."""
     lengths = np.linalg.norm(vectors, axis=1)
     return lengths, vectors / np.maximum(lengths, 1e-12)[:, None]
 
 
 def lowest_first(heights: np.ndarray, count: int) -> np.ndarray:
-    """Places of the `count` lowest, then those of the others, both rising, `[n]`; of equals the first are the lower.
+    """Positions of the `count` lowest, then of the others, both ascending, `[n]`; of equal ones the first is lower.
 
     >>> lowest_first(np.array([3.0, 1.0, 2.0, 1.0, 1.0]), count=2).tolist()
     [1, 3, 0, 2, 4]
@@ -202,9 +199,9 @@ def lowest_first(heights: np.ndarray, count: int) -> np.ndarray:
 
 
 def by_kmeans(table: UnitRows, num_clusters: int, rng: np.random.Generator) -> Clusters:
-    """Whole clusters out of faiss's; what is left over is put together and bisected."""
+    """Clusters of the final size from those of faiss; the remaining rows are pooled and bisected."""
     total = len(table.scale)
-    small, larger = divmod(total, num_clusters)  # so many clusters have a row more
+    small, larger = divmod(total, num_clusters)  # `larger` clusters have one row more
     left = {small + 1: larger, small: num_clusters - larger}  # clusters to be made of each size
     nodes, rest = [], []
     for rows in coarse_clusters(table, num_clusters, rng):
@@ -224,8 +221,8 @@ def by_kmeans(table: UnitRows, num_clusters: int, rng: np.random.Generator) -> C
 
 
 def coarse_clusters(table: UnitRows, num_clusters: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Row numbers of each cluster of faiss's k-means, nearest to its centroid first. There are as many as let
-    each fill 8 clusters or more."""
+    """Row numbers of each cluster of faiss's k-means, nearest to its centroid first. Each is large enough for at least
+    8 clusters of the final size."""
     import faiss  # here, since only this method needs it
 
     total, dim = table.embeddings.shape

@@ -1,4 +1,4 @@
-"""Draws that need no state: which pairs a step sees depends on seed, step, query and label alone."""
+"""Stateless draws: which pairs a step uses depends only on seed, step, query and label."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LAST = 2**63 - 1  # no key is larger
 def draw_pairs(
     pairs: Positives, rows: Tensor, count: int, seed: int, step: int, excluded: Positives | None = None
 ) -> Positives:
-    """At most `count` pairs of each query, drawn without replacement, each as likely as the others.
+    """At most `count` pairs per query, drawn uniformly without replacement.
 
-    The draw is a hash of (seed, step, row, label): the same however a batch is cut into micro-batches or processes,
-    and after a restart.
+    The draw is a hash of (seed, step, row, label), so it does not depend on how a batch is divided into micro-batches
+    or processes, and is the same after a restart.
 
     Args:
-        pairs: label ids of each query, tensors. Weights stay with their pair; one of weight 0 is not drawn.
-        rows: which query each row of `pairs` is, int64 `[B]`; ids in the training split, not places in the batch.
-        count: a row with no more pairs keeps them all.
-        seed, step: another step is another draw.
-        excluded: pairs that are not drawn, a row a query.
+        pairs: label ids of each query, tensors. Weights are kept; a pair with weight 0 is not drawn.
+        rows: the query of each row of `pairs`, int64 `[B]`, as its row in the training split, not in the batch.
+        count: maximum number of pairs per query.
+        seed, step: each step has its own draw.
+        excluded: pairs that are not drawn, one row per query.
 
     >>> pairs = Positives.from_lists([[2, 5, 9], [4]]).torch()
     >>> drawn = [draw_pairs(pairs, torch.tensor([7, 3]), 1, seed=0, step=step) for step in range(4)]
@@ -47,7 +47,7 @@ def draw_pairs(
 
 
 def random_keys(rows: Tensor, labels: Tensor, seed: int, step: int) -> Tensor:
-    """A number a pair that looks drawn at random, from 0 to below 2^63 - 1; int64, of the shape of both.
+    """A pseudorandom number per pair, from 0 to below 2^63 - 1, int64, in the shape of both.
 
     >>> rows, labels = torch.tensor([0, 0, 1]), torch.tensor([4, 5, 4])
     >>> len(set(torch.cat([random_keys(rows, labels, 1, step) for step in range(9)]).tolist()))

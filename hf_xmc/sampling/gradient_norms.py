@@ -1,4 +1,4 @@
-"""How much each label of the catalogue would be moved by a batch: the norm of its gradient, from a label bank."""
+"""How much a batch would move each label of the catalogue: the norms of the gradients, computed from a label bank."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def label_gradient_norms(
     """Norm of d loss / d label for each label, `[C]`, float32.
 
     With G = d loss / d scores `[B, C]`, the gradient of a label is the sum over b of G_bl q_b. Losses take embeddings,
-    so G is had from them by giving scores as label embeddings, and unit vectors as queries. What is held is `[C, B]`
-    twice; a gradient `[C, D]` never is, only a tile of it.
+    so G is computed by passing the scores as label embeddings, and unit vectors as queries. Memory holds `[C, B]`
+    twice, and one tile of the gradient `[C, D]` at a time.
 
     Args:
         loss: with a `process_group` each rank passes its own queries and its part of

@@ -1,4 +1,4 @@
-"""Hard negatives out of a search: what a query finds that is not true of it."""
+"""Hard negatives from a search: labels that a query finds but that are not true for it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ def mine_negatives(
     relative_margin: float | None = None,
 ) -> np.ndarray:
     """The best-scoring labels of each query that are neither positive nor ignored: ids, int32 `[N, depth]`, best
-    first, of equal scores the lower id first; then -1.
+    first, lower ids first among equal scores, padded with -1.
 
-    With a margin a negative must score below the best positive of its query: what scores higher may be true and merely
-    not annotated. Margins are those of `sentence_transformers.util.mine_hard_negatives`, which measures them from the
-    worst positive of a query, though. There a query mostly has one. With many, the worst is often one that the model
-    cannot find at all, and nothing would be left to learn from; the best says how high a true label scores.
+    With a margin, a negative must score below the best positive of its query by that margin, since labels with higher
+    scores may be true but not annotated. The margins are those of `sentence_transformers.util.mine_hard_negatives`,
+    except that it measures them from the worst positive of a query, of which there is usually only one. With many
+    positives, the worst is often one that the model cannot find at all, so no negatives would be left; the best shows
+    how high a true label scores.
 
-    A query none of whose positives is in `topk` scores them below all that it found, so no label keeps a margin; a
-    query without positives has no margin to keep.
+    If none of the positives of a query is in `topk`, they score below everything that was found, so no label satisfies
+    a margin. Margins do not apply to a query without positives.
 
     Args:
-        topk: what a search found, `[N, K]`, padding -1; K should be `depth` and what positives may take away.
-        positives: of each query.
-        ignored: pairs whose truth is unknown; they are no reference for a margin either.
-        depth: negatives a query, at most.
+        topk: the result of a search, `[N, K]`, padding -1; K should be `depth` plus the largest number of positives.
+        positives: the positives of each query.
+        ignored: pairs whose truth is unknown; they are not used as a reference for margins either.
+        depth: maximum number of negatives per query.
         absolute_margin: keep labels that score at most best - absolute_margin.
         relative_margin: keep labels that score at most best - relative_margin * |best|; 0.05 means 95 % of the best.
 
     Raises:
-        ValueError: other numbers of rows in `topk` and pairs.
+        ValueError: `topk` and the pairs have different numbers of rows.
 
     >>> topk = TopK(np.array([[4, 7, 1, 2]]), np.array([[0.9, 0.8, 0.7, 0.1]]))
     >>> mine_negatives(topk, Positives.from_lists([[7]]), depth=3).tolist()
@@ -47,7 +48,7 @@ def mine_negatives(
     for name, pairs in (("positives", positives), ("ignored pairs", ignored)):
         if pairs is not None and len(pairs) != len(topk):
             raise ValueError(
-                f"The search is of {len(topk):,} queries, but {name} have {len(pairs):,} rows; give one row a query."
+                f"The search is of {len(topk):,} queries, but {name} have {len(pairs):,} rows; give one row per query."
             )
     topk = topk.sorted()
     kept = are_negative(topk, positives, ignored) & keep_margins(
@@ -77,7 +78,7 @@ def keep_margins(
     absolute_margin: float | None = None,
     relative_margin: float | None = None,
 ) -> np.ndarray:
-    """Which results score low enough beside the best positive of their query, bool `[N, K]`; see `mine_negatives`."""
+    """Which results keep the margins to the best positive of their query, bool `[N, K]`; see `mine_negatives`."""
     scores = np.asarray(topk.scores)
     if absolute_margin is None and relative_margin is None:
         return np.ones(scores.shape, dtype=bool)

@@ -40,6 +40,11 @@ def has_adapters(model: Any) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
+def plain_model(model: Any) -> XMCDualEncoderModel:
+    """The dual encoder itself, also where adapters are around it."""
+    return cast(XMCDualEncoderModel, model.get_base_model() if has_adapters(model) else model)
+
+
 def merged(model: Any) -> XMCDualEncoderModel:
     """A copy with the adapters added into the weights: a plain dual encoder, which loads without peft.
 

@@ -35,8 +35,8 @@ class TextEncoder:
         model: the dual encoder, not wrapped.
         args: `encode_chunk_tokens`, `encode_chunk_size`, `gradient_caching`, `freeze_encoder`, `torch_compile`.
         label_tokens: the label table, tokenised.
-        kept: further tables whose pooled states are kept under a frozen encoder, for they are asked for at each step.
-        vectors: of a model with a label head, what is learned of each label besides its text.
+        kept: further tables whose pooled states are kept under a frozen encoder, since every step needs them.
+        vectors: for a model with a label head, the per-label vectors that are trained.
     """
 
     def __init__(
@@ -56,30 +56,22 @@ class TextEncoder:
         if args.torch_compile:
             self.compile()
         for side in ("query", "label"):
-            model.packs(side)  # found out here, rather than in the midst of a step
+            model.packs(side)  # tried out here, rather than in the middle of a step
         self.progress = not args.disable_tqdm and args.process_index == 0
 
     def compile(self) -> None:
         """Compile the towers, in place, for texts of any length. (The Trainer compiles the model's `forward` as a
-        whole, which a step does not call.) Padding it is then: what is packed has new runs of lengths each time."""
+        whole, which a step does not call.) Texts are then padded, since packed rows have other lengths each time."""
         self.model.packing = False
         for tower in (self.model.query_encoder, self.model.label_encoder):
             if tower is not None:
                 tower.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode, dynamic=True)
 
-    def queries(self, inputs: dict[str, Tensor], tokens: TokenTable) -> Tensor:
-        """Embeddings of a batch with gradients, `[B, D]`; `tokens` is the table that its `row`s come from."""
+    def queries(self, rows: Tensor, tokens: TokenTable) -> Tensor:
+        """Embeddings of the queries `rows` of a table with gradients, `[B, D]`."""
         if self.args.freeze_encoder:
-            return self.model(pooled=self.frozen(tokens, "query")[inputs["row"]], side="query").embeddings
-        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()  # [B, T]
-        lengths = inputs["attention_mask"].sum(1)  # [B]
-
-        def encode(rows: np.ndarray) -> Tensor:
-            chunk = torch.from_numpy(rows).to(ids.device)
-            batch = self.model.batch(ids[chunk][mask[chunk]], lengths[chunk], "query")
-            return self.model(**batch, side="query").embeddings
-
-        return encode_in_chunks(encode, self.chunks(lengths.cpu().numpy(), "query"), caching=False)
+            return self.model(pooled=self.frozen(tokens, "query")[rows], side="query").embeddings
+        return self.encode(tokens, rows.cpu().numpy(), "query", caching=False)
 
     @property
     def trains_queries(self) -> bool:
@@ -93,6 +85,16 @@ class TextEncoder:
         if self.vectors is None:
             return self.labels(ids)
         return self.vectors.views(self.labels(ids) if self.vectors.needs_texts else None, ids)
+
+    @property
+    def num_labels(self) -> int:
+        """Labels in the catalogue."""
+        return len(self.label_tokens)
+
+    @property
+    def label_dim(self) -> int:
+        """Dimension of label embeddings."""
+        return self.model.width("label")
 
     @property
     def view_weights(self) -> list[float]:
@@ -110,15 +112,19 @@ class TextEncoder:
             pooled = self.frozen(self.label_tokens, "label")
             return self.model(pooled=pooled if ids is None else pooled[ids], side="label").embeddings
         rows, place = self.label_tokens.distinct(None if ids is None else ids.cpu().numpy())
-
-        def encode(texts: np.ndarray) -> Tensor:
-            batch = self.model.batch(*flatten(self.label_tokens, rows[texts]), "label")
-            return self.model(**batch, side="label").embeddings
-
-        chunks = self.chunks(self.label_tokens.lengths[rows], "label")
-        caching = is_cached(self.args.gradient_caching, len(chunks), self.args.device.type)
-        embeddings = encode_in_chunks(encode, chunks, caching)  # [distinct texts, D]
+        embeddings = self.encode(self.label_tokens, rows, "label", self.args.gradient_caching)  # [distinct texts, D]
         return embeddings if place is None else embeddings[torch.from_numpy(place).to(embeddings.device)]
+
+    def encode(self, tokens: TokenTable, rows: np.ndarray, side: Side, caching: bool | None) -> Tensor:
+        """Embeddings of the texts `rows` of a table with gradients, `[n, D]`: packed straight from the table, or
+        padded where the encoder cannot take packed texts."""
+
+        def encode_chunk(texts: np.ndarray) -> Tensor:
+            batch = self.model.batch(*flatten(tokens, rows[texts]), side)
+            return self.model(**batch, side=side).embeddings
+
+        chunks = self.chunks(tokens.lengths[rows], side)
+        return encode_in_chunks(encode_chunk, chunks, is_cached(caching, len(chunks), self.args.device.type))
 
     def chunks(self, lengths: np.ndarray, side: Side) -> list[np.ndarray]:
         """What is encoded together: texts of about one length, within the limits of the arguments."""

@@ -6,8 +6,6 @@ Its candidates and its normaliser are those of one large batch, so that 1 x 8 = 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -16,8 +14,9 @@ from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.losses import Loss
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.candidates import to_columns
-from hf_xmc.sampling.draws import draw_pairs
-from hf_xmc.training.distributed import GatherLabels, concatenate, gather
+from hf_xmc.sampling.pairs import all_but
+from hf_xmc.training.candidates.rule import CandidateRule, Candidates, Window
+from hf_xmc.training.distributed import GatherLabels, concatenate
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.types import Positives
 
@@ -28,8 +27,8 @@ class LabelStep:
     """The loss of each micro-batch of a window, with gradients that reach the labels in the last one's backward pass.
 
     The first micro-batch encodes the labels (this rank's part of them). All but the last see a detached copy, which
-    gathers their gradients; in the last one's backward pass the sum goes on into the encoder. With gradient caching
-    labels are thus encoded twice a step, however many micro-batches there are.
+    gathers their gradients; in the last one's backward pass the sum flows on into the encoder. With gradient caching
+    labels are thus encoded twice per step, however many micro-batches there are.
 
     Args:
         batches: the micro-batches of this process, as the collator makes them.
@@ -64,19 +63,18 @@ class LabelStep:
         self.number = number
         self.sharded = loss.sharded
         self.done = 0  # micro-batches
-        self.candidates: Tensor | None = None
-        self.log_weights: Tensor | None = None  # [C], of the candidates; a rule may set them
+        self.candidates = Candidates(None)
         # [c, D] for each of the encoder's V views; this rank's part, of all where the loss is not sharded
         self.labels: Tensor | None = None
         self.detached: Tensor | None = None
         self.shares: Tensor | None = None  # of each micro-batch in the mean of the window
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(self) -> tuple[Tensor, Tensor, Tensor]:
         """The next micro-batch's part of the window's loss, its queries `[B, D]` and the labels.
 
         The parts add up to the mean over the window. Where the loss is not sharded, those of the ranks do so too.
         """
-        queries = self.queries(batch)
+        queries = self.queries(self.done)
         if self.labels is None:
             self.open(queries)
         assert self.labels is not None
@@ -87,31 +85,22 @@ class LabelStep:
             labels = self.labels
             if (earlier := self.detached.grad) is not None:
                 labels.register_hook(lambda gradient: gradient + earlier)
-        loss = self.compare(queries, labels, *self.rule.compared(self, batch)) * self.shares[self.done]
+        loss = self.compare(queries, labels, *self.pairs(self.done)) * self.shares[self.done]
         self.done += 1
         return loss, queries, labels[:, : queries.shape[1]]
 
-    def compare(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> Tensor:
-        """The loss of these queries, `[B, D]`, over each of the matrices that stand side by side in `labels`."""
-        if self.log_weights is not None:  # labels have them as a column
-            queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
-        views = zip(self.encoder.view_weights, labels.split(queries.shape[1], 1), strict=True)
-        return sum(weight * self.criterion(queries, view, positives, ignored=ignored) for weight, view in views)
-
-    def queries(self, batch: Batch) -> Tensor:
-        """Embeddings of a micro-batch with gradients, `[B, D]`; a rank may have run out of queries."""
-        if len(batch["row"]):
-            return self.encoder.queries(batch, self.tokens)
-        width = self.encoder.model.width("query")
-        # With a gradient where the other ranks' have one: they sum theirs.
-        return torch.zeros(0, width, device=batch["row"].device, requires_grad=self.encoder.trains_queries)
-
     def open(self, queries: Tensor) -> None:
-        """Choose the candidates, encode them, and count what the window's mean divides by."""
-        self.candidates = self.rule.choose(self, queries)
-        count = self.num_labels if self.candidates is None else len(self.candidates)
-        own = self.encoder.part(self.candidates, count, self.ranks)
-        ids = self.candidates
+        """Choose the candidates, encode them, and count what the window's mean divides by.
+
+        Args:
+            queries: embeddings of the first micro-batch, `[B, D]`.
+        """
+        window = self.window(queries)
+        self.rule.prepare(window)
+        self.candidates = self.rule.choose(window)
+        ids, log_weights = self.candidates.ids, self.candidates.log_weights
+        count = self.num_labels if ids is None else len(ids)
+        own = self.encoder.part(ids, count, self.ranks)
         if self.ranks.group is not None:
             ids = torch.arange(own.start, own.stop, device=queries.device) if ids is None else ids[own]
         if ids is None or len(ids):
@@ -120,45 +109,52 @@ class LabelStep:
             width = self.encoder.model.width("label") * len(self.encoder.view_weights)
             labels = torch.zeros(0, width, device=queries.device, requires_grad=True)
         width = queries.shape[1]
-        self.rule.fresh(ids, labels[:, :width].detach())
-        if self.log_weights is not None:
-            column = self.log_weights[own, None] * self.criterion.temperature
+        self.rule.encoded(window, self.candidates, ids, labels[:, :width].detach())
+        if log_weights is not None:  # as one more dimension, which `compare` gives the queries a 1 in
+            column = log_weights[own, None] * self.criterion.temperature
             labels = torch.cat([x for view in labels.split(width, 1) for x in (view, column)], 1)  # [c, V (D + 1)]
         if self.ranks.group is not None and not self.sharded:
             labels = GatherLabels.apply(labels, self.ranks, own)
         self.labels = labels
         self.detached = labels.detach().requires_grad_(labels.requires_grad)
+        self.shares = self.count_shares(count)
 
-        pairs = (self.rule.compared(self, batch) for batch in self.batches)  # one at a time: they may be many
-        terms = torch.stack([self.criterion.num_terms(p, count, i) for p, i in pairs]).to(
-            torch.float64
-        )  # [micro-batches]
+    def window(self, queries: Tensor) -> Window:
+        """What the rule sees of this step; `queries` are the embeddings of the first micro-batch."""
+        positives = self.all_pairs("positives")
+        assert positives is not None
+        return Window(
+            number=self.number,
+            rows=torch.cat([batch["row"] for batch in self.batches]),
+            true=positives,
+            ignored=self.all_pairs("ignored"),
+            loss=self.criterion,
+            embed=lambda: self.window_queries(queries),
+            ranks=self.ranks,
+        )
+
+    def count_shares(self, count: int) -> Tensor:
+        """The share of each micro-batch in the mean over the window, `[micro-batches]`, for so many candidates."""
+        pairs = (self.pairs(i) for i in range(len(self.batches)))  # one at a time: they may be many
+        terms = torch.stack([self.criterion.num_terms(p, count, i) for p, i in pairs]).double()  # [micro-batches]
         everywhere = self.ranks.sum_(terms.clone())
-        self.shares = ((everywhere if self.sharded else terms) / everywhere.sum().clamp(min=1)).float()
+        return ((everywhere if self.sharded else terms) / everywhere.sum().clamp(min=1)).float()
 
-    def columns(self, batch: Batch) -> tuple[Positives, Positives | None]:
-        """Positives and ignored pairs of a micro-batch; ids are columns of the candidates."""
-        positives, ignored = unpack(batch, "positives"), unpack(batch, "ignored")
-        assert positives is not None
-        return self.to_columns(positives), None if ignored is None else self.to_columns(ignored)
+    def compare(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> Tensor:
+        """The loss of these queries, `[B, D]`, over each of the matrices that stand side by side in `labels`."""
+        if self.candidates.log_weights is not None:  # labels have them as a column
+            queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
+        views = zip(self.encoder.view_weights, labels.split(queries.shape[1], 1), strict=True)
+        return sum(weight * self.criterion(queries, view, positives, ignored=ignored) for weight, view in views)
 
-    def to_columns(self, pairs: Positives) -> Positives:
-        """Pairs of catalogue ids as columns of the candidates; those whose label is no candidate fall away."""
-        return pairs if self.candidates is None else to_columns(pairs, self.candidates)
-
-    def positives(self, count: int | None, seed: int) -> Positives:
-        """Positives of the window, of all ranks, at most `count` a query; ids are those of the catalogue."""
-        positives = self.own_pairs("positives")
-        assert positives is not None
-        if count is not None:
-            rows = torch.cat([batch["row"] for batch in self.batches])
-            positives = draw_pairs(positives, rows, count, seed, self.number, self.own_pairs("ignored"))
-        return gather(positives, self.ranks)
-
-    def own_pairs(self, name: str) -> Positives | None:
-        """Positives or ignored pairs of this rank's queries in the window; ids are those of the catalogue."""
-        found = [pairs for batch in self.batches if (pairs := unpack(batch, name)) is not None]
-        return concatenate(found) if found else None
+    def queries(self, index: int) -> Tensor:
+        """Embeddings of a micro-batch with gradients, `[B, D]`; a rank may have run out of queries."""
+        rows = self.batches[index]["row"]
+        if len(rows):
+            return self.encoder.queries(rows, self.tokens)
+        width = self.encoder.model.width("query")
+        # With a gradient where the other ranks' have one: they sum theirs.
+        return torch.zeros(0, width, device=rows.device, requires_grad=self.encoder.trains_queries)
 
     def window_queries(self, queries: Tensor) -> Tensor:
         """Embeddings of this rank's queries in the window without gradients; those of the first micro-batch are given.
@@ -166,50 +162,38 @@ class LabelStep:
         With accumulation the others are encoded once more for this, as they are in an evaluation (no dropout).
         """
         with self.encoder.without_gradients():
-            others = [self.queries(batch).detach() for batch in self.batches[1:]]
+            others = [self.queries(index).detach() for index in range(1, len(self.batches))]
         return torch.cat([queries.detach(), *others])
 
+    def pairs(self, index: int) -> tuple[Positives, Positives | None]:
+        """Positives of a micro-batch, and the pairs that are left out; all others are negatives. Ids are columns of
+        the candidates; pairs whose label is no candidate fall away."""
+        batch, ids = self.batches[index], self.candidates.ids
+        positives, ignored = (self.to_columns(unpack(batch, name)) for name in ("positives", "ignored"))
+        assert positives is not None
+        if self.candidates.negatives is None:
+            return positives, ignored
+        assert ids is not None
+        start = sum(len(batch["row"]) for batch in self.batches[:index])
+        negatives = self.to_columns(cut(self.candidates.negatives, start, start + len(batch["row"])))
+        assert negatives is not None
+        return positives, all_but([positives, negatives], len(ids), ignored)
 
-class CandidateRule:
-    """Which labels enter the loss of a step: the whole catalogue, which is exact; a subclass chooses.
+    def to_columns(self, pairs: Positives | None) -> Positives | None:
+        """Pairs of catalogue ids as columns of the candidates."""
+        return pairs if pairs is None or self.candidates.ids is None else to_columns(pairs, self.candidates.ids)
 
-    What a rule keeps between steps goes into checkpoints.
+    def all_pairs(self, name: str) -> Positives | None:
+        """Positives or ignored pairs of this rank's queries in the window, as catalogue ids."""
+        found = [pairs for batch in self.batches if (pairs := unpack(batch, name)) is not None]
+        return concatenate(found) if found else None
+
+
+def cut(pairs: Positives, start: int, stop: int) -> Positives:
+    """The pairs of the rows from `start` to before `stop`.
+
+    >>> cut(Positives.from_lists([[4], [7, 9], [2]]), 1, 3).indices.tolist()
+    [7, 9, 2]
     """
-
-    def choose(self, step: LabelStep, queries: Tensor) -> Tensor | None:
-        """Sorted ids of the candidates, the same on all ranks, or None for all labels.
-
-        Args:
-            step: what is to be compared.
-            queries: embeddings of its first micro-batch, `[B, D]`.
-        """
-        return None
-
-    def compared(self, step: LabelStep, batch: Batch) -> tuple[Positives, Positives | None]:
-        """The positives of a micro-batch that the loss runs over, and the pairs that it leaves out; all others are
-        negatives. Ids are columns of the candidates."""
-        return step.columns(batch)
-
-    def fresh(self, ids: Tensor | None, labels: Tensor) -> None:
-        """Told what this rank has encoded: ids `[c]` (all for None) and their embeddings `[c, D]`."""
-
-    def due(self, epoch: int) -> bool:
-        """Whether the rule wants fresh embeddings of all texts before this epoch."""
-        return False
-
-    def update(self, queries: Tensor, labels: Tensor, epoch: int) -> None:
-        """Fresh embeddings of all training queries `[N, D]` and labels `[L, D]`, float32 on the CPU, which were asked
-        for; the same on all ranks."""
-
-    def report(self) -> dict[str, float]:
-        """What goes into the log, over the steps since the last report."""
-        return {}
-
-    def reset(self) -> None:
-        """Forget an earlier run."""
-
-    def save(self, folder: Path) -> None:
-        """Write into a checkpoint what the next step needs."""
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+    first, last = int(pairs.indptr[start]), int(pairs.indptr[stop])
+    return Positives(pairs.indptr[start : stop + 1] - first, pairs.indices[first:last])

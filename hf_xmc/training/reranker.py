@@ -1,5 +1,5 @@
 """Training a cross-encoder to rerank what the dual encoder finds, as in xMEN (Borchert, Llorca, Roller, Arnrich,
-Schapranow), whose code this follows; for several positives a query, and without its NIL candidate."""
+Schapranow), whose code this follows; with several positives per query, and without its NIL candidate."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
+from hf_xmc.errors import DataError
 from hf_xmc.retrieval.rerank import CrossEncoderReranker, label_texts
 from hf_xmc.types import Positives, TopK
 
 
-def train_reranker(
+def train_cross_encoder(
     reranker: CrossEncoderReranker,
     texts: Sequence[str],
     topk: TopK,
@@ -30,8 +31,8 @@ def train_reranker(
     """Train a reranker in place.
 
     Args:
-        texts: of the training queries, `[N]`. Take predictions for them from a model that has not seen them, or cut
-            K small: on its own training queries the dual encoder errs less than it will.
+        texts: of the training queries, `[N]`. Take predictions for them from a model that has not seen them, or keep
+            K small: on its own training queries the dual encoder makes fewer errors than on new ones.
         topk: what the dual encoder found for them, `[N, K]`; positives that it missed are added.
         positives: the true labels of the queries. Queries without any are left out.
         labels: the label table, or the label texts by id.
@@ -74,13 +75,13 @@ class RerankerTrainer(Trainer):
 def regularised_softmax(
     logits: Tensor, truth: Tensor, generator_scores: Tensor, rho: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
-    """Cross entropy of a query's positives among its candidates, each the same share, plus rho times the distance of
-    the logits from the scores that the candidates came with; the mean over queries.
+    """Cross entropy of a query's positives among its candidates, with equal shares, plus rho times the distance of the
+    logits from the scores that the candidates came with; the mean over queries.
 
     The distance is a norm, not squared and not averaged: it pulls with the same force wherever the logits are.
 
     Args:
-        logits, truth, generator_scores: `[B, C]`; truth is 0 or 1, one 1 a row at least.
+        logits, truth, generator_scores: `[B, C]`; truth is 0 or 1, with at least one 1 in each row.
         mask: bool `[B, C]`, False at padding; by default all are candidates.
 
     >>> z, y, s = torch.tensor([[2.0, 0, -1]]), torch.tensor([[1.0, 0, 0]]), torch.tensor([[0.9, 0.8, 0.7]])
@@ -99,10 +100,10 @@ def candidates_of(texts: Sequence[str], topk: TopK, positives: Positives, temper
     A positive that was not found gets the lowest score of its row.
 
     Raises:
-        ValueError: texts, predictions and positives of different numbers of queries, or nothing to learn from.
+        DataError: texts, predictions and positives of different numbers of queries, or nothing to learn from.
     """
     if not len(texts) == len(topk) == len(positives):
-        raise ValueError(f"Found {len(texts)} texts, {len(topk)} rows of predictions, {len(positives)} of positives.")
+        raise DataError(f"Found {len(texts)} texts, {len(topk)} rows of predictions, {len(positives)} of positives")
     truth, rows = positives.numpy(), []
     for i in np.flatnonzero(truth.counts).tolist():
         found = np.asarray(topk.ids[i]) >= 0
@@ -112,12 +113,12 @@ def candidates_of(texts: Sequence[str], topk: TopK, positives: Positives, temper
         scores = np.concatenate([scores, np.full(len(missed), scores.min() if len(scores) else 0.0)])
         rows.append({"row": i, "ids": ids, "scores": scores / temperature, "truth": np.isin(ids, truth.row(i))})
     if not rows:
-        raise ValueError("No query has a positive label; there is nothing to learn from.")
+        raise DataError("no query has a positive label; there is nothing to learn from")
     return rows
 
 
 class PairCollator:
-    """Queries with their candidates to one batch of pairs, and what `compute_loss` needs beside."""
+    """Turns queries with their candidates into one batch of pairs, with the other inputs of `compute_loss`."""
 
     def __init__(self, reranker: CrossEncoderReranker, texts: Sequence[str], names: dict[int, str]) -> None:
         self.reranker, self.texts, self.names = reranker, texts, names

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import set_seed
+from transformers import Trainer, set_seed
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, get_last_checkpoint
 from transformers.utils import logging
 
 from hf_xmc.data.collator import QueryCollator
-from hf_xmc.data.tokenized import TokenTable
-from hf_xmc.losses import as_loss, make_loss
+from hf_xmc.data.files import replacing
+from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.errors import SettingsError
+from hf_xmc.losses import Loss, as_loss, make_loss
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.modeling.label_head_xmc import LABEL_HEAD
+from hf_xmc.modeling.modeling_xmc import Side
+from hf_xmc.training.adapters import has_adapters, merged, plain_model
 from hf_xmc.training.arguments import XMCTrainingArguments
-from hf_xmc.training.callbacks import EpochCallback, QueryProgressCallback
-from hf_xmc.training.candidates.rules import make_rule
+from hf_xmc.training.callbacks import QueryProgressCallback, TrainerHooks
+from hf_xmc.training.candidates.registry import rule_named
+from hf_xmc.training.checkpoints import warn_of_other_batches, whole_checkpoint
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
-from hf_xmc.training.head_trainer import LabelHeadTrainer
+from hf_xmc.training.evaluation import Evaluator
+from hf_xmc.training.head_training import HeadTraining
 from hf_xmc.training.label_step import LabelStep
+from hf_xmc.training.label_vectors import LabelVectors
 from hf_xmc.training.optimizer import split_by_part
 from hf_xmc.training.preparation import frozen_parameters, prepare, token_key, token_keys
 from hf_xmc.training.query_batches import QueryBatches
@@ -33,8 +43,8 @@ from hf_xmc.types import Positives
 logger = logging.get_logger(__name__)
 
 
-class XMCTrainer(LabelHeadTrainer):
-    """Trains an [`XMCDualEncoderModel`] over a label catalogue, as any `Trainer` otherwise.
+class XMCTrainer(Trainer):
+    """Trains an [`XMCDualEncoderModel`] over a label catalogue; everything else is as in any `Trainer`.
 
     Args:
         model: the dual encoder; its tokenizer is used for both sides. Or a `peft.PeftModel` around one.
@@ -44,10 +54,10 @@ class XMCTrainer(LabelHeadTrainer):
         loss: a [`Loss`], or any module that is called like one; by default the loss that `args.loss` names.
         train_ignored: pairs of the training split that take no part in the loss (`XMCDataset.filters["train"]`).
         eval_ignored: pairs of the evaluation split that are removed from predictions; a dict for a dict of splits.
-        model_init: instead of `model`, makes one, as `Trainer.hyperparameter_search` needs (see below). Tokenizer,
-            prefixes and lengths must be the same each time: texts are tokenised once.
-        peft_config: adapters to train, as `peft.LoraConfig(r=16)`; by default on all linear layers of the towers, with
-            projections in full. `save_model` merges them in; `trainer.model.save_pretrained` writes them alone.
+        model_init: makes the model, in place of `model`, as `Trainer.hyperparameter_search` needs (see below).
+            Tokenizer, prefixes and lengths must be the same each time, since texts are tokenized once.
+        peft_config: adapters to train, as `peft.LoraConfig(r=16)`; by default on all linear layers of the encoders,
+            with projections in full. `save_model` merges them; `trainer.model.save_pretrained` writes them alone.
         **kwargs: as in `Trainer`: callbacks, optimizers, ...
 
     Example:
@@ -69,14 +79,22 @@ class XMCTrainer(LabelHeadTrainer):
         trainer.hyperparameter_search(space, compute_objective=best, direction="maximize", n_trials=10)
 
     Raises:
-        ValueError: the encoder is frozen and there is no projection or label head to train; positives that the label
-            table lacks; a label head over another label table; neither or both of `model` and `model_init`.
+        SettingsError: the encoder is frozen and there is no projection or label head to train; neither or both of
+            `model` and `model_init`; no label table.
+        DataError: positives that the label table lacks.
+        ModelFolderError: a label head over another label table.
     """
 
     args: XMCTrainingArguments
     model: XMCDualEncoderModel
     train_dataset: Any
     eval_dataset: Any
+    # What `connect` makes.
+    loss: Loss
+    head: HeadTraining
+    encoder: TextEncoder
+    rule: Any
+    evaluator: Evaluator
 
     def __init__(
         self,
@@ -96,19 +114,19 @@ class XMCTrainer(LabelHeadTrainer):
         if not isinstance(args, XMCTrainingArguments):
             raise TypeError(f"XMCTrainer needs XMCTrainingArguments, found {type(args).__name__}.")
         if kwargs.get("compute_metrics") is not None:
-            raise ValueError("compute_metrics is not used: evaluate() ranks all labels; measure predict() yourself.")
+            raise SettingsError("compute_metrics is not used: evaluate() ranks all labels; measure predict() yourself")
         if not label_dataset:
-            raise ValueError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels.")
-        self.given_loss, self.peft_config = loss, peft_config
+            raise SettingsError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels")
         if (model is None) == (model_init is None):
-            raise ValueError("XMCTrainer needs a model, or model_init, a function that makes one: one of the two.")
+            raise SettingsError("XMCTrainer needs a model, or model_init, a function that makes one: one of the two")
+        self.given_loss, self.peft_config = loss, peft_config
         self.model_init: Any = model_init
         if model_init is not None:
             set_seed(args.seed)  # as before each training
             model = cast(XMCDualEncoderModel, super().call_model_init())
         model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
         self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
-        self.label_uids = label_dataset["uid"] if "uid" in label_dataset.column_names else None
+        self.label_uids = label_dataset["uid"][:] if "uid" in label_dataset.column_names else None
         self.label_tokens = TokenTable.build(
             label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
         )
@@ -123,52 +141,139 @@ class XMCTrainer(LabelHeadTrainer):
                 args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
             eval_dataset = self.tokenize(model, eval_dataset, cast("Positives | None", eval_ignored))
         kwargs.setdefault("processing_class", model.tokenizer)
-        kwargs.setdefault("data_collator", QueryCollator(getattr(model.tokenizer, "pad_token_id", None) or 0))
-        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        kwargs.setdefault("data_collator", QueryCollator())
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_loss_func=self.compute_loss,  # so that the Trainer does not divide our loss by the micro-batches
+            **kwargs,
+        )
         self.model_init = model_init  # only now: the Trainer would make another model
         splits = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
         self.kept_tables = [split.tokens for split in splits if split is not None]
         self.ranks = all_processes(args.device)
         self.query_batches = QueryBatches(args, self.ranks)
-        self.connect(model)
         self.label_step: LabelStep | None = None  # the optimizer step that is under way
-        self.add_callback(EpochCallback(self))
-        self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = True  # micro-batches come with their share in the mean of the step
-        self.compute_loss_func = self.compute_loss  # the same for transformers before 5.19, which asks only for this
+        self.resumed_from: Path | None = None
+        self.connect()
+        self.add_callback(TrainerHooks(self))
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(QueryProgressCallback)
 
-    def connect(self, model: XMCDualEncoderModel) -> None:
-        """Loss, encoder and candidate rule for this model, and for the arguments as they are now."""
+    # ---- What is made of the model and the arguments ----
+
+    def tokenize(self, model: XMCDualEncoderModel, queries: Dataset, ignored: Positives | None) -> TokenizedQueries:
+        """Tokenize a split once, and check its positives against the label table."""
+        if isinstance(queries, TokenizedQueries):
+            return queries
+        tokenized = TokenizedQueries(
+            queries, lambda texts: model.tokenize(texts, "query"), ignored, token_key(model, "query")
+        )
+        tokenized.positives.validate(len(self.label_tokens))
+        return tokenized
+
+    def connect(self) -> None:
+        """Make loss, label head, encoder, candidate rule and evaluator for the model and the arguments as they are."""
+        model, split = self.model, self.train_dataset
         given = self.given_loss
         self.loss = make_loss(self.args, model.config.temperature) if given is None else as_loss(given)
         self.loss.shard(self.ranks.group)
-        self.vectors = self.make_vectors(model)
-        self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables, self.vectors)
-        self.rule = make_rule(self.args, self.encoder, self.ranks, self.train_dataset)
+        counts = None
+        if split is not None and model.config.label_head is not None:
+            counts = torch.from_numpy(split.positives.label_counts(self.num_labels)).to(torch.int32)
+        self.head = HeadTraining(model, self.args, self.ranks, counts, self.label_uids)
+        self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables, self.head.vectors)
+        self.rule = rule_named(self.args.label_strategy).make(self.args, self.encoder, self.ranks, split)
+        self.evaluator = Evaluator(self.encoder, self.loss, self.ranks)
+
+    @property
+    def vectors(self) -> LabelVectors | None:
+        """The per-label vectors that are trained, if the model has a label head."""
+        return self.head.vectors
 
     def call_model_init(self, trial: Any = None) -> XMCDualEncoderModel:
         """A fresh model before each training, if there is `model_init`."""
-        if trial is not None:
-            self._hp_search_setup(trial)  # which the Trainer does only after this
         model = prepare(cast(XMCDualEncoderModel, super().call_model_init(trial)), self.args, self.peft_config)
         if token_keys(model) != self.token_keys:
-            raise ValueError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those.")
-        for parameter in frozen_parameters(model, self.args):
-            parameter.requires_grad_(False)
-        self.connect(model)
+            raise SettingsError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those")
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """As in `Trainer`, with the learning rates of parts."""
         if self.optimizer is None:
+            if self.model_init is not None:  # another model, and the arguments of this trial
+                prepare(self.model, self.args, None)
+                for parameter in frozen_parameters(self.model, self.args):
+                    parameter.requires_grad_(False)
+                self.connect()
             split_by_part(super().create_optimizer(model), model or self.model, self.args)
         return super().create_optimizer(model)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """As in `Trainer`, for models whose weights are all frozen as well: where a classifier alone is trained,
+        accelerate would wrap the model for gradients that there are none of, which fails on CPUs."""
+        super().create_accelerator_and_postprocess()
+        prepare_model = self.accelerator.prepare_model
+
+        def prepare_any(model: Any, device_placement: bool | None = None, evaluation_mode: bool = False) -> Any:
+            untrained = not any(parameter.requires_grad for parameter in model.parameters())
+            return prepare_model(model, device_placement, evaluation_mode or untrained)
+
+        self.accelerator.prepare_model = prepare_any
+
+    # ---- Training ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
+        self.rule.reset()
+        self.query_batches.reset()
+        checkpoint: Any = resume_from_checkpoint
+        if checkpoint is True:
+            folder = str(self.args.output_dir)
+            checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+            if checkpoint is None:
+                raise SettingsError(f"There is no checkpoint in {self.args.output_dir} to resume from")
+        self.resumed_from = Path(checkpoint) if checkpoint else None
+        if self.resumed_from is not None:
+            warn_of_other_batches(self.resumed_from, self.args)
+        done = False
+        with self.frozen():
+            try:
+                output = super().train(checkpoint, *args, **kwargs)
+                done = True
+                return output
+            finally:
+                if done or self.ranks.group is None:  # the other processes may be anywhere, and would not answer
+                    self.head.give()
+                self.head.moving = False
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """With what `freeze_encoder` says frozen. (A model of `model_init` is frozen as it is made.)"""
+        frozen = [] if self.model_init else frozen_parameters(self.model, self.args)
+        trainable = [parameter for parameter in frozen if parameter.requires_grad]
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+
+    def begin_training(self) -> None:
+        """Called when the model is ready: start what is trained beside it, or read it from a checkpoint."""
+        if self.resumed_from is None:
+            self.head.begin(self.encoder.texts_without_gradients)
+            return
+        self.head.load(self.resumed_from)
+        self.rule.load(self.resumed_from)
+        self.query_batches.load(self.resumed_from)
+
     def begin_epoch(self, epoch: int) -> None:
-        """Give fresh embeddings to whoever asked for them: what is encoded is encoded once for all."""
+        """Re-encode all texts where the candidate rule or the batches need it, once for both."""
         rule_due, batches_due = self.rule.due(epoch), self.query_batches.due(epoch)
         if rule_due or batches_due:
             queries = self.table(self.train_dataset.tokens, "query")  # [N, D]
@@ -185,25 +290,6 @@ class XMCTrainer(LabelHeadTrainer):
         num_queries = len(self.train_dataset if train_dataset is None else train_dataset)
         return self.query_batches.make(num_queries, self.get_total_train_batch_size(self.args))
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """The loss of a batch over its candidates, a scalar: the mean over its queries, or in a training step the part
-        of a micro-batch in that of the step."""
-        step = self.label_step or self.new_step([inputs])
-        loss, queries, labels = step.loss(inputs)
-        return (loss, {"queries": queries, "labels": labels}) if return_outputs else loss
-
-    def new_step(self, batches: list[Any]) -> LabelStep:
-        """One optimizer step over these micro-batches."""
-        tokens = self.train_dataset.tokens
-        number = self.state.global_step
-        return LabelStep(batches, tokens, self.encoder, self.loss, self.rule, self.ranks, self.num_labels, number)
-
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As in `Trainer`: the micro-batches of one optimizer step, which is prepared here."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -214,7 +300,26 @@ class XMCTrainer(LabelHeadTrainer):
         self.label_step = self.new_step(batches) if batches else None
         return batches, count
 
+    def new_step(self, batches: list[Any]) -> LabelStep:
+        """One optimizer step over these micro-batches."""
+        tokens, number = self.train_dataset.tokens, self.state.global_step
+        return LabelStep(batches, tokens, self.encoder, self.loss, self.rule, self.ranks, self.num_labels, number)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of a batch over its candidates, a scalar: the mean over its queries, or in a training step the part
+        of a micro-batch in that of the step."""
+        step = self.label_step or self.new_step([inputs])
+        loss, queries, labels = step.loss()
+        return (loss, {"queries": queries, "labels": labels}) if return_outputs else loss
+
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """As in `Trainer`; gradients are summed over the processes once all micro-batches are done."""
         assert self.label_step is not None
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.ranks.group is not None and not self.label_step.sharded:
@@ -226,33 +331,85 @@ class XMCTrainer(LabelHeadTrainer):
                 sum_gradients(self.model, self.ranks)
         return loss
 
+    def move_head(self) -> None:
+        """Called when the optimizer moves the weights: move the per-label vectors too."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        self.head.step(self.optimizer, self.state.global_step, 1.0 if scaler is None else scaler.get_scale())
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As in `Trainer`, for the queries of a batch; the labels of a step are not counted."""
+        tokens = int(self.train_dataset.tokens.lengths[inputs["row"].cpu().numpy()].sum())
+        return 6 * tokens * self.model.num_parameters(exclude_embeddings=True)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`, with what candidates and batches of the last steps were like."""
         reports = {**self.rule.report(), **self.query_batches.report()} if "loss" in logs else {}
         super().log({**logs, **reports}, start_time)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            self.rule.save(Path(output_dir))
-            self.query_batches.save(Path(output_dir))
+    # ---- Evaluation ----
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self.rule.load(Path(checkpoint))
-            self.query_batches.load(Path(checkpoint))
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As in `Trainer`, for splits that are not tokenized yet as well."""
+        return super().get_eval_dataloader(self.tokenized(eval_dataset))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
-        self.rule.reset()
-        self.query_batches.reset()
-        frozen = [] if self.model_init else frozen_parameters(self.model, self.args)  # it makes models that are frozen
-        trainable = [p for p in frozen if p.requires_grad]
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """As in `Trainer`: `predict(split)` gives the ids of the best labels, `[N, eval_k]`, and the metrics."""
+        return super().get_test_dataloader(self.tokenized(test_dataset))
+
+    def tokenized(self, split: Any) -> Any:
+        """A split ready for evaluation."""
+        return self.tokenize(self.model, split, None) if isinstance(split, Dataset) else split
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Rank the whole catalogue for each query; metrics are fractions: P@k, nDCG@k and R@k up to `eval_k`."""
+        split = dataloader.dataset
+        ids, values = self.evaluator.rank(split, self.label_embeddings(), self.args.eval_k)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
+        return EvalLoopOutput(predictions=ids, label_ids=None, metrics=metrics, num_samples=len(split))
+
+    def table(self, tokens: TokenTable, side: Side) -> Tensor:
+        """Embeddings of all texts of a table without gradients, float32 on the CPU, `[N, D]`."""
+        return self.evaluator.table(tokens, side)
+
+    def label_embeddings(self) -> Tensor:
+        """What queries are ranked by, float32 on the CPU, `[L, D]`: with a label head its embeddings."""
+        return self.head.embed(self.table(self.label_tokens, "label"))
+
+    # ---- Saving ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`, with the label head. Adapters are merged, but not in checkpoints, which hold them alone."""
+        self.head.give()
+        training = self.model
+        if has_adapters(training) and not _internal_call and self.args.should_save:
+            self.model = merged(training)
         try:
-            return super().train(*args, **kwargs)
+            super().save_model(output_dir, _internal_call)
         finally:
-            for parameter in trainable:
-                parameter.requires_grad_(True)
+            self.model = training
+        head = plain_model(self.model).label_head
+        if head is not None and has_adapters(self.model) and self.args.should_save:
+            head.save(output_dir or str(self.args.output_dir))  # beside adapters, which are saved alone
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As in `Trainer`, with what else is trained; the checkpoint is whole or not there."""
+        with whole_checkpoint(self.args, self.state, Path(self._get_output_dir(trial))) as (folder, final):
+            super()._save_checkpoint(model, trial)
+            if not self.args.save_only_model:
+                self.head.save_state(folder, self.args.should_save)
+                if self.args.should_save:
+                    self.rule.save(folder)
+                    self.query_batches.save(folder)
+        if self.args.push_to_hub:
+            head = final / LABEL_HEAD
+            if self.args.should_save and head.is_file():
+                with replacing(Path(str(self.args.output_dir), LABEL_HEAD)) as temporary:
+                    shutil.copy(head, temporary)  # the Trainer takes weights and configuration alone
+            self._push_from_checkpoint(str(final))

@@ -1,12 +1,11 @@
-"""Which labels should enter the loss: budgets and selection rules against all labels and against those of the batch.
-
-The encoder is frozen and a projection is trained, so that a run takes seconds. Figures are of the test split, or with
-`--split validation` of that: settings are chosen there.
+"""Compare rules that choose which labels enter the loss, with all labels and with those of the batch.
 
     python scripts/benchmarks/candidates.py --data biotools_edam --batch_size 64 --budget 320
 
-Prints a table and writes candidates_<data>_<split>.json; `labels` are the candidates of a step. `--features` names a
-folder where the encoder's pooled states are kept (`<data>_labels.npy`, `_train`, ...), for the next run.
+The encoder is frozen and a projection is trained, so that a run takes seconds. Metrics are those of the test split;
+choose settings with `--split validation`. Prints a table and writes candidates_<data>_<split>.json, where `labels` is
+the number of candidates of a step. `--features` names a folder that keeps the pooled states of the encoder for the
+next run (`<data>_labels.npy`, `_train`, ...).
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ MEASURES = ("P@1", "P@5", "PSP@5")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="sample", help="'sample', a folder, or a name in $HF_XMC_DATA")
-    parser.add_argument("--encoder", help="by default the packaged all-MiniLM-L6-v2")
+    parser.add_argument("--data", default="sample", help="'sample', a folder, or the name of one in $HF_XMC_DATA.")
+    parser.add_argument("--encoder", help="Encoder; by default the packaged all-MiniLM-L6-v2.")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--budget", type=int, default=320)
     parser.add_argument("--refresh", type=int, default=32)
@@ -46,9 +45,9 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--loss", default="decoupled_softmax")
     parser.add_argument("--split", default="test", choices=("validation", "test"))
-    parser.add_argument("--only", help="compare only the rules whose name holds this (a regular expression)")
+    parser.add_argument("--only", help="Regular expression: compare only the rules whose name matches.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--features", type=Path, help="folder to keep the encoder's states in")
+    parser.add_argument("--features", type=Path, help="Folder that keeps the encoder's states for the next run.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     settings = parser.parse_args()
 
@@ -151,12 +150,12 @@ def count_candidates(trainer: XMCTrainer) -> list[int]:
     counts: list[int] = []
     choose = trainer.rule.choose
 
-    def counted(step: Any, queries: torch.Tensor) -> torch.Tensor | None:
-        found = choose(step, queries)
-        counts.append(trainer.num_labels if found is None else len(found))
+    def counted(window: Any) -> Any:
+        found = choose(window)
+        counts.append(trainer.num_labels if found.ids is None else len(found.ids))
         return found
 
-    trainer.rule.choose = counted  # type: ignore[method-assign]
+    trainer.rule.choose = counted
     return counts
 
 

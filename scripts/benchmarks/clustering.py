@@ -1,15 +1,16 @@
-"""Time, memory and quality of balanced clusters, against k-means of libraries and random clusters, on the same rows.
+"""Time, memory and quality of balanced clusters, compared with k-means of other libraries and with random clusters.
 
     OMP_NUM_THREADS=2 python scripts/benchmarks/clustering.py --rows 100000 1000000
     OMP_NUM_THREADS=2 python scripts/benchmarks/clustering.py --rows 20000 --methods bisecting faiss sklearn
 
-Rows are made: groups of about 50 around topics, in few dimensions turned into many, at length 1, as the embeddings of
-texts lie. `bisecting` and `kmeans` are those of `balanced_clusters`; `faiss` is `faiss.Kmeans` alone, with as many
-centroids, and `sklearn` is `BisectingKMeans`: neither of them gives clusters of equal size, which is what batches need
-(the largest and the smallest are printed). They take minutes for 20,000 rows and hours for a million: `--slow_up_to`.
+The rows are synthetic: groups of about 50 around topics, in few dimensions mapped to many, with unit length, similar
+to embeddings of texts. `bisecting` and `kmeans` are those of `balanced_clusters`; `faiss` is `faiss.Kmeans` alone with
+as many centroids, and `sklearn` is `BisectingKMeans`. The last two do not give clusters of equal size, which batches
+need (the largest and the smallest are printed), and take minutes for 20,000 rows and hours for a million: see
+`--slow_up_to`.
 
-Each case runs in a process of its own; its memory is the most that the process has beyond what it had with the rows.
-Prints a table and writes clustering.json to --output_dir; cases of other sizes and methods stay in it.
+Each case runs in its own process; its memory is the peak minus what the process held with the rows loaded. Prints a
+table and writes clustering.json to --output_dir, where cases of other sizes and methods are kept.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--cluster_size", type=int, default=32)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--slow_up_to", type=int, default=20_000, help="rows that faiss and sklearn are given at most")
+    parser.add_argument("--slow_up_to", type=int, default=20_000, help="Largest number of rows for faiss and sklearn.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     settings = parser.parse_args()
     path = settings.output_dir / "clustering.json"
@@ -66,7 +67,7 @@ def main() -> None:
 
 
 def in_own_process(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    """What a function returns, so that the most memory it took is its own."""
+    """What a function returns, measured so that the peak memory is its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
 

@@ -1,12 +1,11 @@
-"""What a query memory, centroids and a calibration are worth on real sets, measured on their test splits.
+"""Measure query memory, centroids and calibration on the test splits of real data sets.
 
     python scripts/benchmarks/confidence.py biotools_edam bible_xref --features outputs/features
 
-The system is the packaged all-MiniLM-L6-v2, frozen, under projections trained over all labels; the encoder itself is
-printed beside. Texts are encoded once: their pooled states are kept as `<set>_<split>.npy` in `--features`. Settings
-are chosen on one part of validation and calibrated on the other (`hf_xmc.inference.fitting.confidence`).
-Prints one table a set and
-adds to `confidence.json`.
+The system is the packaged all-MiniLM-L6-v2, frozen, with projections trained over all labels; the encoder alone is
+printed beside it. Texts are encoded once: their pooled states are kept as `<set>_<split>.npy` in `--features`.
+Settings are chosen on one half of validation and calibrated on the other (`hf_xmc.inference.fitting.confidence`).
+Prints one table per data set and adds to `confidence.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from hf_xmc.cli.tables import print_confidence, print_metrics
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.hub.run import versions
 from hf_xmc.inference.evaluation.confidence import measure_confidence
-from hf_xmc.inference.evaluation.evaluate import first_columns
 from hf_xmc.inference.fitting.confidence import Fit, fit_from_embeddings, some
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
 from hf_xmc.types import TopK
@@ -48,7 +46,9 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--level", type=float, default=0.9)
     parser.add_argument("--max_depth", type=int, default=20_000)
-    parser.add_argument("--test_queries", type=int, default=6000, help="The first so many of the test split.")
+    parser.add_argument(
+        "--test_queries", type=int, default=6000, help="Number of test queries, from the start of the split."
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/confidence.json"))
     args = parser.parse_args()
     results = json.loads(args.output.read_text()) if args.output.is_file() else {}
@@ -135,7 +135,7 @@ def metrics(system: XMCPipeline, data: XMCDataset, queries: np.ndarray) -> dict[
     weights = inverse_propensity(data.train_label_counts, data.num_train_queries, **data.propensity)
     rows, filters = np.arange(len(queries)), data.filters.get("test")
     filters = None if filters is None else filters.take(rows)
-    topk: TopK = first_columns(system.rank(queries, search_depth(5, filters)), search_depth(5, filters))
+    topk: TopK = system.rank(queries, search_depth(5, filters)).sorted().first(search_depth(5, filters))
     return ranking_metrics(topk, data.positives("test").take(rows), (1, 5), weights, filters)
 
 

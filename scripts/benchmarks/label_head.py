@@ -1,12 +1,12 @@
-"""A vector a label, a million of them: time and memory of a step by row-wise Adagrad against torch's optimizers.
+"""Time and memory of a training step over a million per-label vectors: row-wise Adagrad and the optimizers of torch.
 
     OMP_NUM_THREADS=2 python scripts/benchmarks/label_head.py --labels 1000000
 
-The same work each time: `--candidates` rows of a table `[L, 384]` are compared with `--queries` queries by decoupled
-softmax, and moved. `rows` is what the trainer does (`hf_xmc.training.row_adagrad`), with the table in float32 or half
-precision; `SparseAdam` is `torch.nn.Embedding(sparse=True)` with `torch.optim.SparseAdam`, `AdamW` a dense table. Each
-runs in a process of its own; memory is the peak over what the process had before. Prints a table, and writes
-label_head.json into --output_dir.
+All do the same work: `--candidates` rows of a table `[L, 384]` are compared with `--queries` queries by decoupled
+softmax, and updated. `rows` is what the trainer does (`hf_xmc.training.row_adagrad`), with the table in float32 or
+half precision; `SparseAdam` is `torch.nn.Embedding(sparse=True)` with `torch.optim.SparseAdam`; `AdamW` is a dense
+table. Each runs in its own process; memory is the peak minus what the process held before. Prints a table and writes
+label_head.json to --output_dir.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=1_000_000)
     parser.add_argument("--candidates", type=int, default=8192)
     parser.add_argument("--queries", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=10, help="timed, after two that are not")
+    parser.add_argument("--steps", type=int, default=10, help="Timed steps, after two for warming up.")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument("--case", help=argparse.SUPPRESS)  # set in the processes that measure
@@ -70,7 +70,7 @@ def in_fresh_process(case: str) -> dict[str, float]:
 
 
 def measure(case: str, args: Any) -> dict[str, float]:
-    """Median seconds a step and the most memory held, in bytes."""
+    """Median seconds per step and peak memory in bytes."""
     draw = np.random.default_rng(0)
     batches = [np.sort(draw.choice(args.labels, args.candidates, replace=False)) for _ in range(args.steps + 2)]
     queries = torch.nn.functional.normalize(torch.randn(args.queries, DIM), dim=1)

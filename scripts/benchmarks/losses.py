@@ -1,14 +1,14 @@
-"""Time and peak memory of the losses, forward and backward, against two alternatives, over the number of labels.
+"""Time and peak memory of the losses, forward and backward, compared with two alternatives, by number of labels.
 
     OMP_NUM_THREADS=2 python scripts/benchmarks/losses.py
     OMP_NUM_THREADS=2 python scripts/benchmarks/losses.py --losses decoupled --labels_log2 17 20 --keep
 
 - `plain`: the formula on the whole [B, L] matrix with autograd, step by step as the code of DEXML computes it.
-- `products`: only the three matrix products that the loss does, in the tiles in which it does them.
+- `products`: only the three matrix products of the loss, in the same tiles.
 
-The three run in turn in one fresh process for the time (the best of some rounds), and each alone in a fresh process
-for the memory: the most that the process held, over what it held with the embeddings made, less the two gradients.
-Writes losses.json and losses.png to --output_dir. Triplet margin is not here: its matrix is that of a batch.
+For time, the three run alternately in one fresh process (best of several rounds); for memory, each runs alone in a
+fresh process, and the peak is counted minus the embeddings and the two gradients. Writes losses.json and losses.png to
+--output_dir. The triplet margin is not included: its score matrix is that of a batch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--losses", nargs="+", default=list(OURS), choices=list(OURS))
     parser.add_argument("--labels_log2", nargs="+", type=int, default=list(range(13, 21)), metavar="n")
-    parser.add_argument("--plain_up_to_log2", type=int, default=18, help="The plain formula takes L * B * 20 bytes.")
+    parser.add_argument(
+        "--plain_up_to_log2",
+        type=int,
+        default=18,
+        help="Largest size for the plain formula, which takes L * B * 20 bytes.",
+    )
     parser.add_argument("--queries", type=int, default=512)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
@@ -92,7 +97,7 @@ def in_fresh_process(case: dict) -> dict[str, float]:
 
 
 def measure(loss: str, labels: int, queries: int, dim: int, variants: list[str], rounds: int) -> dict[str, float]:
-    """In its own process: the best seconds of each variant or, with no rounds, the peak bytes of the one given."""
+    """In a separate process: the best time of each variant or, without rounds, the peak memory of the one given."""
     steps(loss, 256, queries, dim)[variants[0]]()  # loads the libraries, starts the threads
     made = steps(loss, labels, queries, dim)
     if not rounds:
@@ -118,7 +123,7 @@ def resident(name: str) -> int:
 
 
 def steps(loss: str, num_labels: int, num_queries: int, dim: int) -> dict[str, Step]:
-    """One step of each variant on the same random unit embeddings."""
+    """One step of each variant, on the same random unit embeddings."""
     random = torch.Generator().manual_seed(0)
     x, y = (torch.randn(n, dim, generator=random) for n in (num_queries, num_labels))
     for embeddings in (x, y):

@@ -2,8 +2,8 @@
 
 python scripts/benchmarks/metrics.py [--num_queries 100000] [--num_labels 1000000] [--k 100]
 
-All in one process on one thread, on the same arrays. `sparse` and `loop` compute less: P, nDCG, PSP and PSnDCG only,
-at the same k; the loop runs on a share of the rows and is scaled up.
+All run in one process on one thread, on the same arrays. `sparse` and `loop` compute less (P, nDCG, PSP and PSnDCG
+only, at the same k); the loop runs on a share of the rows and its time is scaled up.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def loop_evaluation(topk: TopK, truth: Positives, weights: np.ndarray) -> dict[s
 
 
 def agree(topk: TopK, truth: Positives, weights: np.ndarray, num_labels: int) -> None:
-    """A race of wrong answers would be no use: all three agree on the first rows."""
+    """Check that all three agree on the first rows."""
     rows = np.arange(min(2000, len(truth)))
     topk, truth = TopK(topk.ids[rows], topk.scores[rows]), truth.take(rows)
     ours = ranking_metrics(topk, truth, KS, weights)

@@ -1,16 +1,17 @@
-"""How hard in-batch negatives are: those of random batches, and those of batches of clustered queries.
+"""How hard in-batch negatives are, in random batches and in batches of clustered queries.
 
     python scripts/benchmarks/negatives.py --data biotools_edam --batch_size 128 --cluster_sizes 8 32 128
 
-The measure is NGAME's: `hardest`, the mean score of a query's k hardest negatives among the labels of its batch, over
-the mean score of its true k hardest among all labels; 1 would be perfect. Besides: `all`, the mean score of all
-negatives of the batch over the same, and `found`, how many of the true ones are in the batch. Each over the training
-queries of one epoch, by the embeddings of the encoder as it is (cosine). Labels of a batch are all positives of its
-queries, as in label_strategy in_batch, or with --num_positives 1, as in the paper, one of each query's, drawn at
-random. Positives and ignored pairs of a query are none of its negatives.
+The measure is NGAME's: `hardest` is the mean score of a query's k hardest negatives among the labels of its batch,
+divided by the mean score of its k hardest negatives among all labels; 1 would be perfect. Also shown: `all`, the mean
+score of all negatives of the batch divided by the same, and `found`, the share of the k hardest negatives that are in
+the batch. Each is measured over the training queries of one epoch, with the embeddings of the untrained encoder
+(cosine). The labels of a batch are all positives of its queries, as in label_strategy in_batch, or with
+--num_positives 1, as in the paper, one positive per query, drawn at random. Positives and ignored pairs of a query are
+not its negatives.
 
-Prints a table and writes negatives_<data>.json. `--features` names a folder where the encoder's pooled states are kept
-(`<data>_labels.npy`, `_train`), as scripts/benchmarks/candidates.py does.
+Prints a table and writes negatives_<data>.json. `--features` names a folder that keeps the pooled states of the
+encoder (`<data>_labels.npy`, `_train`), as in scripts/benchmarks/candidates.py.
 """
 
 from __future__ import annotations
@@ -38,14 +39,16 @@ QUERIES = 256  # scored against all labels at a time
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="sample", help="'sample', a folder, or a name in $HF_XMC_DATA")
-    parser.add_argument("--encoder", help="by default the packaged all-MiniLM-L6-v2")
+    parser.add_argument("--data", default="sample", help="'sample', a folder, or the name of one in $HF_XMC_DATA.")
+    parser.add_argument("--encoder", help="Encoder; by default the packaged all-MiniLM-L6-v2.")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--cluster_sizes", nargs="+", type=int, default=[8, 16, 32, 64, 128])
     parser.add_argument("--method", default="bisecting", choices=METHODS)
-    parser.add_argument("--k", type=int, default=10, help="hardest negatives of a query (NGAME: 10)")
-    parser.add_argument("--num_positives", type=int, choices=[1], help="by default all enter the batch")
-    parser.add_argument("--features", type=Path, help="folder to keep the encoder's states in")
+    parser.add_argument("--k", type=int, default=10, help="Number of hardest negatives per query (NGAME: 10).")
+    parser.add_argument(
+        "--num_positives", type=int, choices=[1], help="Positives per query that enter the batch; by default all."
+    )
+    parser.add_argument("--features", type=Path, help="Folder that keeps the encoder's states for the next run.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     settings = parser.parse_args()
 

@@ -1,19 +1,19 @@
-"""What NGAME's parts bring: batches of similar queries against random ones, and a vector a label on top.
+"""What the parts of NGAME contribute: batches of similar queries instead of random ones, and per-label vectors on top.
 
     python scripts/benchmarks/ngame.py --part batches --data biotools_edam --split validation
     python scripts/benchmarks/ngame.py --part batches --data bible_xref --seeds 0 1 2
     python scripts/benchmarks/ngame.py --part heads --data biotools_edam
 
-- `batches`: candidates are the labels of the batch; batches are random, or unions of clusters of several sizes. The
-  same steps, seeds and settings for all.
-- `heads`: no head, a residual one, a classifier trained with the texts, and NGAME's stages: a classifier on top of the
-  trained model, on mined negatives. Label embeddings are those of the index: of a classifier, fused as the validation
-  split says (`hf_xmc.retrieval.head_fusion`).
+- `batches`: candidates are the labels of the batch; batches are random, or unions of clusters of several sizes, with
+  the same steps, seeds and settings.
+- `heads`: no head, a residual head, a classifier trained together with the texts, and the stages of NGAME: a
+  classifier on top of the trained model, with mined negatives. Label embeddings are those of the index; those of a
+  classifier are fused with weights learned on the validation split (`hf_xmc.retrieval.head_fusion`).
 
-The encoder is frozen, under projections that are trained, so that a run takes a minute; `--finetune` trains it too.
-Figures are of the test split, or with `--split validation` of that: settings are chosen there. Prints a table (mean
-over seeds, and half of the range) and writes ngame_<part>_<data>_<split>.json. (States of the frozen encoder come
-from the cache after the first run.)
+The encoder is frozen and projections are trained, so that a run takes a minute; `--finetune` trains the encoder too.
+Metrics are those of the test split; choose settings with `--split validation`. Prints a table (mean over seeds, and
+half of the range) and writes ngame_<part>_<data>_<split>.json. The states of the frozen encoder come from the cache
+after the first run.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ SPLITS = ("validation", "test")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("batches", "heads"), required=True)
-    parser.add_argument("--data", default="sample", help="'sample', a folder, or a name in $HF_XMC_DATA")
-    parser.add_argument("--encoder", help="by default the packaged all-MiniLM-L6-v2")
-    parser.add_argument("--finetune", action="store_true", help="train the encoder too")
+    parser.add_argument("--data", default="sample", help="'sample', a folder, or the name of one in $HF_XMC_DATA.")
+    parser.add_argument("--encoder", help="Encoder; by default the packaged all-MiniLM-L6-v2.")
+    parser.add_argument("--finetune", action="store_true", help="Train the encoder too.")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--max_steps", type=int, help="in place of --epochs")
+    parser.add_argument("--max_steps", type=int, help="Number of steps, instead of --epochs.")
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--loss", default="decoupled_softmax")
     parser.add_argument("--num_positives", type=int)
@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--cluster_start_epoch", type=int, default=0)
     parser.add_argument("--cluster_refresh_epochs", type=int, default=1)
     parser.add_argument("--label_head_learning_rate", type=float, default=0.03)
-    parser.add_argument("--label_strategy", default="all", help="heads: of all stages but NGAME's second")
+    parser.add_argument(
+        "--label_strategy", default="all", help="heads: label strategy of all stages except NGAME's second."
+    )
     parser.add_argument("--max_query_length", type=int, default=128)
     parser.add_argument("--max_label_length", type=int, default=64)
     parser.add_argument("--split", choices=SPLITS, default="test")
@@ -176,7 +178,7 @@ def measured(trainer: XMCTrainer, data: XMCDataset, settings: Any, alone: bool =
 
 
 def fusion(trainer: XMCTrainer, data: XMCDataset, head: LabelHead, texts: Tensor) -> dict[str, float]:
-    """What half of the validation split says that text and classifier count."""
+    """Weights of text and classifier, learned on half of the validation split."""
     tuning, _ = halves(len(data.queries["validation"]), seed=0)
     filters = data.filters.get("validation")
     found, _ = fit_fusion(

@@ -1,13 +1,13 @@
-"""Texts per second of the pipeline, from text to labels, against the encoder alone on the same tokens.
+"""Texts per second of the pipeline, from text to labels, compared with the encoder alone on the same tokens.
 
 python scripts/benchmarks/pipeline.py outputs/demo/model [--dataset sample] [--split train] [--num_texts 2000]
 
-Four contenders in turn, in one process:
+Four contenders run alternately in one process:
 
-- `AutoModel`: the backbone as transformers loads it, on tokens that are there already, sorted by length, with the
-  batch size that a first round found best for it; nothing but hidden states comes out.
+- `AutoModel`: the backbone as transformers loads it, on texts that are already tokenised and sorted by length, with
+  the batch size that was best in a first round; its output is hidden states only.
 - `XMCPipeline.predict`: tokenising, encoding, pooling, searching.
-- `XMCPipeline(...)`: the same, and labels as dicts.
+- `XMCPipeline(...)`: the same, with labels as dicts.
 - `predict_file`: the same from a Parquet file to a Parquet file, fingerprints included.
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--num_texts", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch_size", type=int, default=64, help="Of the pipeline.")
+    parser.add_argument("--batch_size", type=int, default=64, help="Batch size of the pipeline.")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/pipeline.json"))
     args = parser.parse_args()
     data = load_xmc_dataset(args.dataset)

@@ -1,10 +1,10 @@
-"""How much memory and time `prepare` takes for a large catalogue, against the same data in plain lists.
+"""Memory and time of `hf-xmc prepare` for a large catalogue, compared with the same data in Python lists.
 
     python scripts/benchmarks/prepare.py --labels 1000000 --queries 2000000
 
-Makes JSON lines on the fly, prepares them in a process of its own, and loads the result in others, at full size and at
-a tenth of it. Writes `prepare.json`; memory is resident memory as the kernel counts it, mapped pages included where
-nothing else is said.
+Generates JSON lines, prepares them in one process, and loads the result in others, at full size and at a tenth of it.
+Writes `prepare.json`. Memory is resident memory as the kernel counts it, mapped pages included unless stated
+otherwise.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def measure(folder: Path, labels: int, queries: int) -> dict[str, float]:
 
 
 def make(folder: Path, labels: int, queries: int) -> None:
-    """Short texts of random words; a query has one to six labels, a few of which are frequent."""
+    """Short texts of random words; a query has one to six labels, some of them frequent."""
     folder.mkdir()
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 9))) for _ in range(WORDS)]
@@ -107,7 +107,7 @@ def make(folder: Path, labels: int, queries: int) -> None:
 
 
 def run(code: str, cache: Path, *arguments: Path) -> list[float]:
-    """A process of its own, whose cache is in the temporary folder; returns the numbers that it prints."""
+    """Run in a separate process with its cache in the temporary folder; returns the numbers that it prints."""
     environment = {**os.environ, "HF_DATASETS_CACHE": str(cache / "cache"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, env=environment

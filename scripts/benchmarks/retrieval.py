@@ -1,13 +1,13 @@
-"""Recall, latency, build time and size of every kind of label index, and what it adds to FAISS alone.
+"""Recall, latency, build time and size of every kind of label index, and its overhead over FAISS alone.
 
     OMP_NUM_THREADS=2 python scripts/benchmarks/retrieval.py --labels 100000
     OMP_NUM_THREADS=2 python scripts/benchmarks/retrieval.py --labels 1000000 --factories ivf-sq8 rabitq --keep
 
-Labels are made: clusters of clusters in few dimensions, turned into many and scaled to length 1, as the embeddings of
-label texts lie; queries lie near labels. `faiss` is the same FAISS index, with the same parameters, searched without
-ours around it; the two take turns on the same queries, so that a busy moment hits both. Single queries are timed one
-by one (p50, p99), batches as a whole. On a machine that others use too, run on one thread with --clock cpu. Writes
-retrieval.json to --output_dir; with --keep, cases of other sizes and kinds stay in it.
+The labels are synthetic: clusters of clusters in few dimensions, mapped to many and scaled to unit length, similar to
+embeddings of label texts; queries lie near labels. `faiss` is the same FAISS index with the same parameters, searched
+directly; the two run alternately on the same queries, so that a busy moment affects both. Single queries are timed one
+by one (p50, p99), batches as a whole. On a shared machine use one thread with --clock cpu. Writes retrieval.json to
+--output_dir; with --keep, cases of other sizes and kinds stay in it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--factories", nargs="+", default=list(FACTORIES), choices=FACTORIES)
     parser.add_argument("--queries", type=int, default=1024)
     parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=6.0, help="Time for searches one by one, and for batches.")
+    parser.add_argument("--seconds", type=float, default=6.0, help="Seconds for single searches, and for batches.")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--recall_target", type=float, default=0.95)
     parser.add_argument("--keep", action="store_true", help="Keep the cases in the file that are not run again.")

@@ -1,4 +1,4 @@
-"""A trainer that times its steps, and the bare encoder on the same texts, for training.py."""
+"""A trainer that times its steps, and the bare encoder on the same texts; used by training.py."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TimedTrainer(XMCTrainer):
         self.times["raw"].append(0.0)
         self.times["uncounted"].append(0.0)
         if self.raw is not None and self.warmup <= self.state.global_step < self.warmup + self.raw_steps:
-            ids = np.arange(self.num_labels) if step.candidates is None else step.candidates.numpy()
+            ids = np.arange(self.num_labels) if step.candidates.ids is None else step.candidates.ids.numpy()
             start = CLOCK()
             self.times["raw"][-1] = self.raw.run(self, inputs["row"].numpy(), ids)
             self.times["uncounted"][-1] = CLOCK() - start

@@ -1,4 +1,4 @@
-"""What a training step costs and what it brings: exact, selective and in-batch labels against the bare encoder.
+"""Cost and benefit of a training step: all, selective and in-batch labels, compared with the bare encoder.
 
     OMP_NUM_THREADS=2 python scripts/benchmarks/training.py --part speed --dataset biotools_edam --batch_size 64
     OMP_NUM_THREADS=2 python scripts/benchmarks/training.py --part speed --dataset bible_xref --batch_size 32 \\
@@ -8,12 +8,12 @@
     OMP_NUM_THREADS=2 python scripts/benchmarks/training.py --part quality --dataset bible_xref --minutes 20
     OMP_NUM_THREADS=2 python scripts/benchmarks/training.py --part scale
 
-- `speed`: seconds a step of each strategy, in turn with `raw`: the encoder alone, as transformers has it, on the same
-  texts in batches of one length, or sorted by length with a little padding, whichever is faster, of the size that is
-  fastest: queries forward and backward, labels forward without gradients, forward and backward. That is the limit of
-  an exact step.
+- `speed`: seconds per step of each strategy, alternating with `raw`: the encoder alone, as transformers has it, on the
+  same texts in batches of one length, or sorted by length with a little padding, whichever is faster, in the batch
+  size that is fastest: queries forward and backward, labels forward without gradients, then forward and backward. That
+  is the lower bound of an exact step.
 - `quality`: metrics on test after the same number of epochs, or the same wall time (--minutes).
-- `scale`: step time and peak memory over the number of labels (made texts of ten words), each in a process of its own.
+- `scale`: step time and peak memory by number of labels (generated texts of ten words), each in its own process.
 
 The encoder is the packaged all-MiniLM-L6-v2. Results are merged into training.json in --output_dir.
 """
@@ -52,14 +52,18 @@ WORDS = ("gene", "tool", "plot", "data", "map", "read", "cell", "drug", "tree", 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("speed", "quality", "scale"), required=True)
-    parser.add_argument("--dataset", default="biotools_edam", help="Looked up in $HF_XMC_DATA, or 'sample'.")
+    parser.add_argument(
+        "--dataset", default="biotools_edam", help="'sample', a folder, or the name of one in $HF_XMC_DATA."
+    )
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES)
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=20, help="Timed steps of each strategy, after one that is not.")
+    parser.add_argument("--steps", type=int, default=20, help="Timed steps per strategy, after one for warming up.")
     parser.add_argument(
         "--exact_steps", type=int, help="The same for 'all', which is not warmed up; by default --steps."
     )
-    parser.add_argument("--raw_steps", type=int, default=3, help="Steps after which the raw encoder runs on the same.")
+    parser.add_argument(
+        "--raw_steps", type=int, default=3, help="Steps after which the raw encoder runs on the same texts."
+    )
     parser.add_argument("--label_budget", type=int, default=256)
     parser.add_argument("--label_refresh", type=int, default=64)
     parser.add_argument("--label_bank_init", default="encode")
@@ -68,13 +72,13 @@ def main() -> None:
     parser.add_argument("--max_query_length", type=int, default=128)
     parser.add_argument("--max_label_length", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=3e-4)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[42], help="quality: one run each.")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42], help="quality: seeds, one run each.")
     parser.add_argument("--labels", nargs="+", type=int, default=[4096, 16384, 65536, 262144, 1_000_000])
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     parser.add_argument(
         "--cpu_time",
         action="store_true",
-        help="Count the processor's seconds, not the wall clock's: for a shared machine, with one thread.",
+        help="Count processor time instead of wall time; for a shared machine, with one thread.",
     )
     parser.add_argument("--case", help=argparse.SUPPRESS)  # set in the processes that measure memory
     args = parser.parse_args()
@@ -97,7 +101,7 @@ def main() -> None:
 
 
 def speed(data: Any, strategy: str, seed: int, args: Any) -> dict[str, Any]:
-    """Seconds a step, and its share of the passes alone."""
+    """Seconds per step, and the ratio to the passes alone."""
     warmup = int(strategy != "all")
     steps = args.steps if strategy != "all" or args.exact_steps is None else args.exact_steps
     with tempfile.TemporaryDirectory() as folder:

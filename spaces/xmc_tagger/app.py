@@ -1,7 +1,7 @@
 """A page that tags a text with the labels of a trained model.
 
-The model is what the environment variable XMC_MODEL names: a folder, or a repository on the Hub that
-`hf_xmc.hub.push_to_hub` filled. Beside the page there is an API, `/predict`:
+The environment variable XMC_MODEL names the model: a folder, or a repository on the Hub that `hf-xmc push` made. The
+page also has an API, `/predict`:
 
     Client("user/space").predict("Aligns short reads to a genome", 5, api_name="/predict")
 """
@@ -25,7 +25,7 @@ EXAMPLES = (
     "Draws phylogenetic trees from multiple alignments.",
 )
 NO_TEXT = "There is no text yet: paste one, then press Tag."
-FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # of the visitor's machine: nothing is fetched
+FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]  # fonts of the visitor's machine, so nothing is fetched
 THEME = gr.themes.Soft(primary_hue="teal", font=FONTS, font_mono=["ui-monospace", "monospace"])
 CSS = """
 .gradio-container { max-width: 64rem !important; margin: 0 auto; }
@@ -42,17 +42,17 @@ CSS = """
 
 
 def build_demo(pipeline: XMCPipeline, name: str = "", examples: Sequence[str] = EXAMPLES) -> gr.Blocks:
-    """The page for a pipeline; `theme` and `css` are given to `launch`.
+    """Build the page for a pipeline. `THEME` and `CSS` are passed to `launch`.
 
     Args:
-        pipeline: what tags.
-        name: of the model, shown in the heading.
-        examples: texts to try with one click, at least one.
+        pipeline: the tagger.
+        name: name of the model, shown in the heading.
+        examples: texts to try with one click; at least one.
     """
     limit = max(1, min(20, len(pipeline.index)))
 
     def predict(text: str, k: int = 5) -> list[dict[str, Any]]:
-        """The k best labels of a text, best first: label, uid, id (row of the label table) and score."""
+        """Return the k best labels of a text, best first: label, uid, id (row in the label table) and score."""
         if not text.strip():
             raise gr.Error(NO_TEXT, print_exception=False)
         return pipeline(text, k=int(k))
@@ -70,7 +70,7 @@ def build_demo(pipeline: XMCPipeline, name: str = "", examples: Sequence[str] = 
                 button = gr.Button("Tag", variant="primary")
                 shelf = gr.Examples([[e] for e in examples], [text], label="Try one", api_visibility="private")
             with gr.Column():
-                tags = gr.HTML(message("The labels will stand here, best first."), container=True, padding=True)
+                tags = gr.HTML(message("The labels will appear here, best first."), container=True, padding=True)
         answer = {"fn": show, "inputs": [text, k], "outputs": tags, "api_visibility": "private"}
         gr.on([button.click, text.submit, k.release], **answer)
         shelf.load_input_event.then(**answer)  # a click on an example fills in the text and tags it
@@ -79,7 +79,7 @@ def build_demo(pipeline: XMCPipeline, name: str = "", examples: Sequence[str] = 
 
 
 def render(tags: list[dict[str, Any]]) -> str:
-    """Tags as HTML, best first; a bar is as long as its score's share of 1, or of the best score above that."""
+    """Tags as HTML, best first. A full bar is a score of 1, or the best score if that is higher."""
     longest = max([1.0, *(tag["score"] for tag in tags)])
     rows = [
         f'<div class="tag"><span class="tag-name" title="{escape(tag["label"])}">{escape(tag["label"])}</span>'
@@ -98,7 +98,7 @@ def main() -> None:
     """Load the model that XMC_MODEL names and serve the page."""
     model = os.environ.get("XMC_MODEL") or (DEMO_MODEL if Path(DEMO_MODEL).is_dir() else "")
     if not model:
-        raise SystemExit("Set XMC_MODEL to a trained folder or a repository on the Hub, as in XMC_MODEL=me/my-tagger.")
+        raise SystemExit("Set XMC_MODEL to a trained folder or a Hub repository, for example XMC_MODEL=me/my-tagger.")
     build_demo(XMCPipeline.from_pretrained(model), name=model).launch(theme=THEME, css=CSS)
 
 

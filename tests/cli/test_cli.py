@@ -293,9 +293,9 @@ def test_help_shows_an_example(command: str) -> None:
     assert "Example: hf-xmc" in result.output
 
 
-def test_accelerate_launch(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+def test_accelerate_launch(tiny_encoder: str, toy: Path, tmp_path: Path, python: str) -> None:
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"),
+        *(python, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"),
         *("scripts/train.py", "--dataset", str(toy), "--model_name_or_path", tiny_encoder),
         *("--output_dir", str(tmp_path / "run"), "--max_steps", "2", *FAST),
     ]
@@ -307,13 +307,13 @@ def test_accelerate_launch(tiny_encoder: str, toy: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.multiprocess
-def test_two_processes_give_the_weights_of_one(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_weights_of_one(tiny_encoder: str, toy: Path, tmp_path: Path, python: str) -> None:
     weights = []
     for processes in (1, 2):
         folder = tmp_path / f"run{processes}"
         launch = ["--multi_gpu", "--num_processes", "2"] if processes == 2 else ["--cpu", "--num_processes", "1"]
         command = [
-            *(sys.executable, "-m", "accelerate.commands.launch", *launch, "tests/cli/train_and_count.py"),
+            *(python, "-m", "accelerate.commands.launch", *launch, "tests/cli/train_and_count.py"),
             *("--dataset", str(toy), "--model_name_or_path", tiny_encoder, "--output_dir", str(folder), *FAST),
             *("--max_steps", "4", "--per_device_train_batch_size", str(16 // processes), "--disable_dropout", "true"),
             *("--learning_rate", "1e-3", "--use_cpu", "true"),

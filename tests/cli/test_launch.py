@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,10 +45,10 @@ def test_what_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 @pytest.mark.multiprocess
-def test_two_processes_by_name(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+def test_two_processes_by_name(tiny_encoder: str, toy: Path, tmp_path: Path, python: str) -> None:
     folder = tmp_path / "run"
     command = [
-        *(sys.executable, "-m", "hf_xmc.cli.main", "train", "--accelerate_config", "cpu_2proc"),
+        *(python, "-m", "hf_xmc.cli.main", "train", "--accelerate_config", "cpu_2proc"),
         *("--dataset", str(toy), "--model_name_or_path", tiny_encoder, "--output_dir", str(folder)),
         *("--max_steps", "2", "--per_device_train_batch_size", "8", "--report_to", "none", "--save_strategy", "no"),
     ]

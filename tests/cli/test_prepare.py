@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import pytest
 from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
 
-import hf_xmc
 from hf_xmc import load_xmc_dataset
 from hf_xmc.cli.main import app
 from hf_xmc.errors import DataError, SettingsError, XMCError
@@ -159,23 +156,13 @@ def test_the_card_has_both_configurations(toy: Path, tmp_path: Path) -> None:
     assert "| test | 40 | 2.00 | 12 | 0 |" in card.text
 
 
-def test_push_and_load_again(tmp_path: Path) -> None:
+def test_push_and_load_again(tmp_path: Path, hub: Hub, hub_environment: dict[str, str], python: str) -> None:
     source = tmp_path / "source"
     source.mkdir()
     dexml(source)
-    hub = Hub()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment |= {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_TOKEN": TOKEN,
-        "NO_PROXY": "127.0.0.1",
-    }
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(Path(hf_xmc.__file__).parents[1])
-    command = [sys.executable, "-c", PUSH, str(source), str(tmp_path / "out")]
+    environment = {**hub_environment, "HF_TOKEN": TOKEN}
+    command = [python, "-c", PUSH, str(source), str(tmp_path / "out")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    hub.stop()
     assert done.returncode == 0, done.stdout + done.stderr
     files = hub.files("tester/set", kind="datasets")
     assert {

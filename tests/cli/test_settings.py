@@ -9,7 +9,8 @@ import yaml
 
 from hf_xmc.cli.main import main
 from hf_xmc.cli.settings import write_settings
-from hf_xmc.cli.train import ScriptArguments, checkpoint, early_stopping, parse, train_from
+from hf_xmc.cli.train import ScriptArguments, early_stopping, parse, train_from
+from hf_xmc.inference.fitting.tagger import last_checkpoint
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.trainer import XMCTrainer
 
@@ -156,6 +157,6 @@ def test_where_a_run_goes_on(tmp_path: Path) -> None:
         ("run/Checkpoint-9", "run", "run/Checkpoint-9"),
     ):
         _, args = parsed(*NEEDED, "--output_dir", tmp_path / folder, "--resume_from_checkpoint", given)
-        assert checkpoint(args, tmp_path / folder) == expected
+        assert last_checkpoint(args, tmp_path / folder) == expected
     _, args = parsed(*NEEDED)
-    assert checkpoint(args, tmp_path / "run") is None
+    assert last_checkpoint(args, tmp_path / "run") is None

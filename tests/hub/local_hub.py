@@ -53,6 +53,11 @@ class Hub(ThreadingHTTPServer):
         """The commits of a branch, oldest first."""
         return [commit.message for commit in self.repositories[f"{kind}/{repo_id}"].branches[revision]]
 
+    def clear(self) -> None:
+        """Forget the repositories and what was asked."""
+        for kept in (self.repositories, self.objects, self.requests, self.unknown):
+            kept.clear()
+
     def stop(self) -> None:
         self.shutdown()
         self.server_close()

@@ -9,9 +9,9 @@ import torch
 from datasets import Dataset
 
 from hf_xmc import XMCDualEncoderModel, XMCPipeline
-from hf_xmc.errors import DataError
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub import write_model_card
-from hf_xmc.hub.push import belongs, trained_files
+from hf_xmc.hub.folder import belongs, files_to_push
 from hf_xmc.modeling import LabelHead, catalogue_fingerprint
 from tests.hub.local_hub import Hub
 from tests.hub.test_hub_round_trip import REPO, Client
@@ -53,7 +53,7 @@ def test_the_code_in_the_repository_knows_the_head(headed: Path, hub: Hub, clien
 
 
 def test_a_folder_whose_index_needs_the_head_is_not_pushed_without_it(headed: Path) -> None:
-    assert FILE in trained_files(headed)
+    assert FILE in files_to_push(headed)
     (headed / FILE).unlink()
-    with pytest.raises(DataError, match=r"without label_head.safetensors; run hf-xmc train"):
-        trained_files(headed)
+    with pytest.raises(ModelFolderError, match=r"without label_head.safetensors; run hf-xmc train"):
+        files_to_push(headed)

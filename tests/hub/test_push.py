@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import CommitOperationAdd
 
-from hf_xmc.errors import DataError
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub import push
-from hf_xmc.hub.push import push_to_hub, trained_files
+from hf_xmc.hub.folder import files_to_push
+from hf_xmc.hub.push import push_to_hub
 from tests.hub.trained import PUSHED
 
 
 def test_only_files_of_a_trained_folder_are_chosen(trained_folder: Path) -> None:
-    assert trained_files(trained_folder) == PUSHED
+    assert files_to_push(trained_folder) == PUSHED
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_only_files_of_a_trained_folder_are_chosen(trained_folder: Path) -> None
 )
 def test_a_missing_file_is_named_with_its_cure(trained_folder: Path, name: str, hint: str) -> None:
     (trained_folder / name).unlink()
-    with pytest.raises(DataError, match=name) as error:
+    with pytest.raises(ModelFolderError, match=name) as error:
         push_to_hub(trained_folder, "tester/never-made")
     assert hint in str(error.value)
 
@@ -60,10 +61,10 @@ def test_a_card_is_written_where_there_is_none(trained_folder: Path, monkeypatch
 
 
 def test_all_that_is_missing_is_named_at_once(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"config\.json, labels\.parquet, .*index\.json, model\.safetensors"):
-        trained_files(tmp_path)
-    with pytest.raises(DataError, match="no such folder"):
-        trained_files(tmp_path / "nowhere")
+    with pytest.raises(ModelFolderError, match=r"config\.json, labels\.parquet, .*index\.json, model\.safetensors"):
+        files_to_push(tmp_path)
+    with pytest.raises(ModelFolderError, match="no such folder"):
+        files_to_push(tmp_path / "nowhere")
 
 
 def test_a_shard_that_the_map_names_must_be_there(trained_folder: Path) -> None:
@@ -72,11 +73,11 @@ def test_a_shard_that_the_map_names_must_be_there(trained_folder: Path) -> None:
     weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (trained_folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (trained_folder / "model-00002-of-00002.safetensors").write_bytes(b"")
-    with pytest.raises(DataError, match="model-00001-of-00002"):
-        trained_files(trained_folder)
+    with pytest.raises(ModelFolderError, match="model-00001-of-00002"):
+        files_to_push(trained_folder)
 
 
 def test_another_kind_of_model_is_refused(trained_folder: Path) -> None:
     (trained_folder / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(DataError, match="model_type 'bert'"):
-        trained_files(trained_folder)
+    with pytest.raises(ModelFolderError, match="model_type 'bert'"):
+        files_to_push(trained_folder)

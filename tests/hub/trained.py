@@ -46,6 +46,7 @@ PUSHED = [
     "README.md",
     "config.json",
     "configuration_xmc.py",
+    "errors_xmc.py",
     "index/index.faiss",
     "index/index.json",
     "label_head_xmc.py",

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.errors import DataError
 from hf_xmc.inference.batch import Parts, predict_file
+from tests.agree import assert_same_predictions
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,8 +136,8 @@ def many_rows(path: Path, count: int = 230) -> Path:
     return path
 
 
-def start(*args: str | Path, launch: tuple[str, ...] = (), seconds: float = 0.0) -> subprocess.Popen[str]:
-    command = [sys.executable, *launch, "tests/inference/tag_file.py", *map(str, args)]
+def start(python: str, *args: str | Path, launch: tuple[str, ...] = (), seconds: float = 0.0) -> subprocess.Popen[str]:
+    command = [python, *launch, "tests/inference/tag_file.py", *map(str, args)]
     environment = {
         **os.environ,
         **{"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
@@ -149,12 +149,14 @@ def start(*args: str | Path, launch: tuple[str, ...] = (), seconds: float = 0.0)
 
 
 @pytest.mark.parametrize("out", [".jsonl", ".parquet"])
-def test_a_killed_run_is_gone_on_with(pipeline: XMCPipeline, folder: Path, tmp_path: Path, out: str) -> None:
+def test_a_killed_run_is_gone_on_with(
+    pipeline: XMCPipeline, folder: Path, tmp_path: Path, python: str, out: str
+) -> None:
     source = many_rows(tmp_path / "in.parquet")
     undisturbed, target = tmp_path / f"undisturbed{out}", tmp_path / f"out{out}"
     predict_file(pipeline, source, undisturbed, window=20)
     parts = tmp_path / f"out{out}.parts"
-    process = start(folder, "--input", source, "--output", target, "--window", "20", seconds=0.3)
+    process = start(python, folder, "--input", source, "--output", target, "--window", "20", seconds=0.3)
     deadline = time.monotonic() + 120
     while len(list(parts.glob("part-*"))) < 3:
         assert process.poll() is None, process.communicate()[1][-2000:]
@@ -176,7 +178,7 @@ def test_a_killed_run_is_gone_on_with(pipeline: XMCPipeline, folder: Path, tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Parts, "merge", merge_and_look)
         assert predict_file(pipeline, source, target, window=20) == 230
-    assert target.read_bytes() == undisturbed.read_bytes()
+    assert_same_predictions(target, undisturbed)
     assert len(times) == 12
     assert {name: times[name] for name in left} == left  # what was done was not done again
     assert not parts.exists()
@@ -213,17 +215,17 @@ def test_another_input_setting_or_model_starts_over(
 
 
 @pytest.mark.multiprocess
-def test_two_processes_write_what_one_writes(pipeline: XMCPipeline, folder: Path, tmp_path: Path) -> None:
+def test_two_processes_write_what_one_writes(pipeline: XMCPipeline, folder: Path, tmp_path: Path, python: str) -> None:
     source = many_rows(tmp_path / "in.parquet")
     alone, target = tmp_path / "alone.parquet", tmp_path / "two.parquet"
     predict_file(pipeline, source, alone, window=20)
     launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
-    process = start(folder, "--input", source, "--output", target, "--window", "20", launch=launch)
+    process = start(python, folder, "--input", source, "--output", target, "--window", "20", launch=launch)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr[-9000:]
     assert stdout.count("world size 2") == 2
     assert stdout.count("230 texts tagged") == 1
-    assert target.read_bytes() == alone.read_bytes()
+    assert_same_predictions(target, alone)
     assert pq.read_table(target)["n"].to_pylist() == list(range(230))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.parquet", "in.parquet", "two.parquet"]
 

@@ -14,7 +14,8 @@ from hf_xmc import Positives, TopK, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import DataError
-from hf_xmc.inference.evaluation.confidence import confidence_section, coverage, measure_confidence
+from hf_xmc.inference.evaluation.confidence import coverage, measure_confidence
+from hf_xmc.inference.evaluation.report import confidence_section
 from hf_xmc.inference.fitting.confidence import Held, choose_depth, fit_confidence, halves, some
 from hf_xmc.retrieval.channels.query_memory import MEMORY, MEMORY_FILES, QueryMemory
 from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, CONFIDENCE_FILES, Confidence

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from hf_xmc import XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
 from hf_xmc.inference.explain.attribution import cut, integrated_gradients, occlusion, units
-from hf_xmc.inference.explain.explanations import explain
+from hf_xmc.inference.explain.explain import explain
 from hf_xmc.inference.explain.faithfulness import deletions, measure_explanation, noise
 from hf_xmc.inference.explain.page import render_explanations
 from hf_xmc.metrics.faithfulness import deletion_area, insertion_area, max_sensitivity

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hf_xmc import Positives, XMCDataset, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
-from hf_xmc.errors import DataError
+from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.hub.run import write_json
 from hf_xmc.inference.fitting.confidence import fit_confidence, halves
 from hf_xmc.inference.fitting.label_head import fuse_head
@@ -148,12 +148,12 @@ def test_what_cannot_be_fused(
     assert head is not None
     model.label_head = LabelHead("residual", head.vectors)
     XMCPipeline.build(model, data.labels).save_pretrained(tmp_path)
-    assert "a residual head, which is added to the text embedding already" in run(
+    assert "a residual head, which is already part of the label embeddings" in run(
         "fuse", tmp_path, "--dataset", folder
     )
     model.label_head = None
     with pytest.raises(
-        DataError, match="no label head: there is nothing to fuse; train a classifier with hf-xmc train"
+        ModelFolderError, match="no label head: there is nothing to fuse; train a classifier with hf-xmc train"
     ):
         fuse_head(XMCPipeline.build(model, data.labels), data)
     assert "no such folder" in run("fuse", tmp_path / "nowhere", "--dataset", folder)

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.inference.explain.attribution import without
-from hf_xmc.inference.explain.explanations import explain
+from hf_xmc.inference.explain.explain import explain
 from hf_xmc.inference.explain.faithfulness import measure_explanation
 from hf_xmc.inference.fitting.confidence import fit_confidence
 from hf_xmc.modeling import LabelHead, catalogue_fingerprint

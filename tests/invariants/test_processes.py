@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.multiprocess
-def test_two_processes_have_the_loss_curve_of_one(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+def test_two_processes_have_the_loss_curve_of_one(tiny_encoder: str, toy: Path, tmp_path: Path, python: str) -> None:
     """Steps of 16 queries over 102: the last batch of an epoch has 6, and the second process none of them."""
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+        *(python, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
         *("-m", "tests.invariants.train_curves", tiny_encoder, str(toy), str(tmp_path), "8"),
     ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from hf_xmc.losses import DecoupledSoftmaxLoss, OneVsAllLoss, SoftmaxLoss, SoftTopKLoss
 from hf_xmc.types import Positives
 
+ROOT = Path(__file__).parents[2]
 NUM_QUERIES, NUM_LABELS = 7, 23  # neither divides by 2 or 3
 pytestmark = pytest.mark.multiprocess
 
@@ -78,9 +79,18 @@ def work(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def start(python: str, function: str, world: int, folder: Path) -> None:
+    """Run a function of this module in as many processes as there are ranks."""
+    code = f"from tests.losses.test_sharded import {function}; {function}(%d, {world}, {str(folder)!r})"
+    commands = [[python, "-c", code % rank] for rank in range(world)]
+    ranks = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for command in commands]
+    errors = [rank.communicate(timeout=300)[1] for rank in ranks]
+    assert not any(rank.returncode for rank in ranks), "\n".join(errors)
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_ranks_agree(world: int, tmp_path: Path) -> None:
-    mp.spawn(work, args=(world, str(tmp_path)), nprocs=world)
+def test_ranks_agree(world: int, tmp_path: Path, python: str) -> None:
+    start(python, "work", world, tmp_path)
     for kind in KINDS:
         expected = run(kind)
         parts = [list(np.load(tmp_path / f"{kind}_{rank}.npz").values()) for rank in range(world)]
@@ -109,6 +119,6 @@ def few_labels(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_a_rank_without_labels(tmp_path: Path) -> None:
+def test_a_rank_without_labels(tmp_path: Path, python: str) -> None:
     """One label on two ranks: the first holds rows [0, 0)."""
-    mp.spawn(few_labels, args=(2, str(tmp_path)), nprocs=2)
+    start(python, "few_labels", 2, tmp_path)

@@ -201,7 +201,7 @@ def test_a_model_keeps_its_head(tiny_encoder: str, tmp_path: Path, kind: str) ->
     assert np.allclose(made, by_hand(model.label_head, text, [0, 1, 2, 3]), atol=2e-6)
     assert torch.equal(made[3], text[3])
     assert torch.equal(model.encode_labels(TEXTS), text)
-    assert torch.equal(
+    torch.testing.assert_close(  # one text alone may be rounded otherwise than in a batch
         model.encode_labels(TEXTS[:1], np.array([2])), model.label_head.embed(text[:1], torch.tensor([2]))
     )
     assert not [name for name in model.state_dict() if "head" in name]

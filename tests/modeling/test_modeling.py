@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -191,7 +191,7 @@ def test_config_names_no_path_of_this_machine(tiny_encoder: str, tmp_path: Path)
     assert tiny_encoder not in (tmp_path / "config.json").read_text()
 
 
-def test_loads_as_custom_code_where_hf_xmc_is_not_imported(tiny_encoder: str, tmp_path: Path) -> None:
+def test_loads_as_custom_code_where_hf_xmc_is_not_imported(tiny_encoder: str, tmp_path: Path, python: str) -> None:
     model = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=8)
     model.save_pretrained(tmp_path / "model")
     code = (
@@ -200,8 +200,9 @@ def test_loads_as_custom_code_where_hf_xmc_is_not_imported(tiny_encoder: str, tm
         "assert not any(name.startswith('hf_xmc') for name in sys.modules)\n"
         f"print(json.dumps(model.encode_queries({TEXTS!r}).tolist()))"
     )
-    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    environment = {**{key: value for key, value in os.environ.items() if key.startswith("HF_")}, "PATH": ""}
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     found = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
     assert torch.allclose(found, model.encode_queries(TEXTS), atol=1e-6)

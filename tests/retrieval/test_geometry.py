@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import shortest_path
 
 from hf_xmc import LabelIndex, TopK
 from hf_xmc.retrieval.factories import FACTORIES
-from hf_xmc.retrieval.geometry import frechet_scores, frechet_search, frechet_tree, label_weights
+from hf_xmc.retrieval.geometry import frechet_search, frechet_tree, label_weights
 
 PATH = np.array([[0, 1], [2, 1]])  # 0 - 1 - 2
 R = np.sqrt(0.5)
@@ -27,6 +27,16 @@ def test_the_path_of_the_paper_s_card(p: tuple, spread: tuple, best: int) -> Non
 def test_the_mean_moves_to_the_unseen_label_at_a_quarter() -> None:
     for p, best in ((0.24, 0), (0.26, 1), (0.74, 1), (0.76, 2)):
         assert frechet_tree(PATH, 3, likely([0, 2], [1 - p, p]), k=1, temperature=1).ids[0, 0] == best
+
+
+def frechet_scores(distances: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """-S for all labels, `[N, L]`, as the definition reads: by all distances `[L, L]` and probabilities `[N, L]`."""
+    return -(p @ (distances.astype(np.float64) ** 2).T)
+
+
+def test_the_reference_of_these_tests() -> None:
+    hops = np.array([[0, 1, 2], [1, 0, 1], [2, 1, 0]])
+    assert frechet_scores(hops, np.array([[0.9, 0, 0.1]])).round(2).tolist() == [[-0.4, -1.0, -3.6]]
 
 
 def test_unit_embeddings_of_the_card() -> None:

@@ -8,15 +8,16 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_xmc import LabelIndex
-from hf_xmc.errors import DataError
+from hf_xmc import LabelIndex, TopK
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.retrieval.baselines import popularity, tfidf
 from hf_xmc.retrieval.search import exact_search
+from tests.agree import assert_same_ranking
 
 
-def dense_topk(queries: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+def dense_topk(queries: np.ndarray, labels: np.ndarray, k: int) -> TopK:
     scores = queries @ labels.T
-    return np.lexsort((np.broadcast_to(np.arange(len(labels)), scores.shape), -scores))[:, :k]
+    return TopK(np.tile(np.arange(len(labels)), (len(scores), 1)), scores).sorted().first(k)
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def test_search_is_the_dense_ranking(embeddings: np.ndarray) -> None:
     queries = np.random.default_rng(1).normal(size=(20, 8)).astype(np.float32)
     index = LabelIndex.build(torch.from_numpy(embeddings), table(50))
     expected = dense_topk(queries, embeddings, 7)
-    assert np.array_equal(index.search(queries, 7).ids, expected)
-    assert np.array_equal(exact_search(torch.from_numpy(queries), embeddings, 7).ids, expected)
+    assert_same_ranking(index.search(queries, 7), expected, 1e-5)
+    assert_same_ranking(exact_search(torch.from_numpy(queries), embeddings, 7), expected, 1e-5)
 
 
 def test_ties_go_to_the_lower_id_and_k_may_exceed_the_catalogue() -> None:
@@ -91,19 +92,19 @@ def test_what_does_not_fit_is_refused(embeddings: np.ndarray) -> None:
 
 
 def test_a_broken_folder_is_named(embeddings: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no labels\.parquet"):
+    with pytest.raises(ModelFolderError, match=r"no labels\.parquet"):
         LabelIndex.from_pretrained(tmp_path)
     LabelIndex.build(embeddings, table(50)).save_pretrained(tmp_path)
     (tmp_path / "index" / "index.faiss").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(ModelFolderError, match="cannot be read"):
         LabelIndex.from_pretrained(tmp_path)
     LabelIndex.build(embeddings[:9], table(9)).save_pretrained(tmp_path / "other")
     LabelIndex.build(embeddings, table(50)).save_pretrained(tmp_path)
     (tmp_path / "index" / "index.faiss").write_bytes((tmp_path / "other/index/index.faiss").read_bytes())
-    with pytest.raises(DataError, match="9 vectors"):
+    with pytest.raises(ModelFolderError, match="9 vectors"):
         LabelIndex.from_pretrained(tmp_path)
     (tmp_path / "index" / "index.json").write_text(json.dumps({"format": 1}))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(ModelFolderError, match="cannot be read"):
         LabelIndex.from_pretrained(tmp_path)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -117,7 +116,7 @@ def test_the_header_is_what_spaces_ask_for() -> None:
     assert hf_xmc.__version__ in requirements["hf-xmc"].specifier
 
 
-def test_make_space_serves_a_trained_folder(pipeline: XMCPipeline, tmp_path: Path) -> None:
+def test_make_space_serves_a_trained_folder(pipeline: XMCPipeline, tmp_path: Path, python: str) -> None:
     pipeline.save_pretrained(tmp_path / "model")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -128,7 +127,7 @@ def test_make_space_serves_a_trained_folder(pipeline: XMCPipeline, tmp_path: Pat
         "PYTHONPATH": str(SPACE.parents[1]),
         "HF_HUB_OFFLINE": "1",
     }
-    with subprocess.Popen([sys.executable, str(SPACE / "app.py")], env=environment, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([python, str(SPACE / "app.py")], env=environment, stdout=subprocess.PIPE) as process:
         try:
             client = connect(f"http://127.0.0.1:{port}", process)
             assert (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +172,9 @@ def test_a_restart_with_other_batches_clusters_anew(
 
 
 @pytest.mark.multiprocess
-def test_two_processes_see_the_queries_of_one(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+def test_two_processes_see_the_queries_of_one(tiny_encoder: str, toy: Path, tmp_path: Path, python: str) -> None:
     command = [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+        *(python, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
         *("-m", "tests.training.rows_seen", tiny_encoder, str(toy), str(tmp_path), "4"),
     ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

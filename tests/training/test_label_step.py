@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_xmc import Positives, XMCDataset, XMCTrainer, load_xmc_dataset
-from hf_xmc.training.candidates import rules as candidate_rules
+from hf_xmc.training.candidates import selective
 from tests.training.made import make_trainer, one_batch
 
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -150,15 +150,16 @@ def test_labels_drawn_at_random_count_for_those_left_over(
     trainer = make_trainer(tiny_encoder, data, tmp_path, loss=loss, gradient_caching=False, **args)
     batch = one_batch(trainer, range(2))
     step = trainer.new_step([batch])
-    found, queries, labels = step.loss(batch)
-    assert step.candidates is not None
-    assert step.log_weights is not None
-    assert set(step.log_weights.exp().round().tolist()) == {
+    found, queries, labels = step.loss()
+    assert step.candidates.ids is not None
+    log_weights = step.candidates.log_weights
+    assert log_weights is not None
+    assert set(log_weights.exp().round().tolist()) == {
         1.0,
         3.0,
     }  # 12 labels, 3 positive, 3 chosen: 6 are left, 2 drawn
-    positives, _ = step.columns(batch)
-    scores = queries @ labels.T / trainer.model.config.temperature + step.log_weights  # [B, C]
+    positives, _ = step.pairs(0)
+    scores = queries @ labels.T / trainer.model.config.temperature + log_weights  # [B, C]
     terms = []
     for row in range(2):
         true = positives.row(row)
@@ -178,7 +179,7 @@ def test_a_budget_below_the_positives_is_said_once(
     tiny_encoder: str, data: XMCDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(candidate_rules.logger, "warning_once", said.append)
+    monkeypatch.setattr(selective.logger, "warning_once", said.append)
     args = {"label_strategy": "selective", "label_budget": 3, "per_device_train_batch_size": 8}
     make_trainer(tiny_encoder, data, tmp_path, max_steps=6, **args).train()
     assert len(said) > 1

@@ -14,7 +14,8 @@ from hf_xmc import Positives, XMCDataset, XMCTrainer, XMCTrainingArguments, load
 from hf_xmc.losses import make_loss
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.sampling.mining import mine_negatives
-from hf_xmc.training.candidates.mined import MINED, MinedLabels
+from hf_xmc.training.candidates.mined_negatives import MINED
+from hf_xmc.training.candidates.mixed import MixedLabels
 from tests.training.made import make_trainer, one_batch
 from tests.training.run_until_killed import trainer_for
 from tests.training.test_label_step import history, train
@@ -37,8 +38,8 @@ def mining_trainer(encoder: str, data: XMCDataset, folder: Path, **args: Any) ->
     return trainer
 
 
-def rule_of(trainer: XMCTrainer) -> MinedLabels:
-    assert isinstance(trainer.rule, MinedLabels)
+def rule_of(trainer: XMCTrainer) -> MixedLabels:
+    assert isinstance(trainer.rule, MixedLabels)
     return trainer.rule
 
 
@@ -53,23 +54,25 @@ def test_the_loss_is_that_of_each_query_with_its_own_labels(
     trainer.begin_epoch(0)
     batch, split = one_batch(trainer, range(6)), trainer.train_dataset
     step = trainer.new_step([batch])
-    found, queries, labels = step.loss(batch)
-    assert step.candidates is not None
-    negatives = rule_of(trainer).negatives(step, batch["row"])
-    table = rule_of(trainer).table
+    found, queries, labels = step.loss()
+    candidates = step.candidates.ids
+    assert candidates is not None
+    window = step.window(queries)
+    negatives = rule_of(trainer).negatives(window)
+    table = rule_of(trainer).mined.table
     assert table is not None
-    brought = step.positives(1, trainer.args.seed).indices.tolist()
+    brought = window.positives(1, trainer.args.seed).indices.tolist()
     assert len(brought) == 6
-    assert step.candidates.tolist() == sorted({*brought, *negatives.indices.tolist()})
+    assert candidates.tolist() == sorted({*brought, *negatives.indices.tolist()})
     criterion, terms, weights = make_loss(trainer.args, trainer.model.config.temperature), [], []
     for row in range(6):
         true, mined = set(split.positives.row(row).tolist()), set(negatives.row(row).tolist())
         assert len(mined) == 2
         assert mined <= set(table[row].tolist())
-        own = set(step.candidates.tolist()) if strategy == "mixed" else true | mined
+        own = set(candidates.tolist()) if strategy == "mixed" else true | mined
         own -= set(split.ignored.row(row).tolist())
-        columns = [i for i, label in enumerate(step.candidates.tolist()) if label in own]
-        places = [i for i, column in enumerate(columns) if int(step.candidates[column]) in true]
+        columns = [i for i, label in enumerate(candidates.tolist()) if label in own]
+        places = [i for i, column in enumerate(columns) if int(candidates[column]) in true]
         terms.append(criterion(queries[row : row + 1], labels[columns], Positives.from_lists([places]).torch()))
         weights.append(len(columns) if loss == "one_vs_all" else bool(places))
     expected = sum(t * w for t, w in zip(terms, weights, strict=True)) / sum(weights)
@@ -87,7 +90,7 @@ def test_the_table_is_what_queries_find(tiny_encoder: str, data: XMCDataset, tmp
     queries, labels = trainer.table(split.tokens, "query"), trainer.table(trainer.label_tokens, "label")
     topk = exact_search(queries, labels, data.num_labels)
     expected = mine_negatives(topk, split.positives, split.ignored, 10, relative_margin=0.02)
-    table = rule_of(trainer).table
+    table = rule_of(trainer).mined.table
     assert table is not None
     assert table.tolist() == expected.tolist()
     report = trainer.rule.report()
@@ -101,7 +104,7 @@ def test_the_table_is_what_queries_find(tiny_encoder: str, data: XMCDataset, tmp
 def test_other_kinds_of_index(tiny_encoder: str, data: XMCDataset, tmp_path: Path, factory: str) -> None:
     trainer = mining_trainer(tiny_encoder, data, tmp_path, mining_factory=factory, mining_depth=12)
     trainer.begin_epoch(0)
-    table = rule_of(trainer).table
+    table = rule_of(trainer).mined.table
     assert table is not None
     split = trainer.train_dataset
     for row in range(len(split)):
@@ -170,7 +173,7 @@ def test_resumed_runs_are_the_same_bit_for_bit(
     assert epochs == mined_again
     for (name, x), y in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
         assert torch.equal(x, y), name
-    tables = [rule_of(trainer).table for trainer in (whole, again)]
+    tables = [rule_of(trainer).mined.table for trainer in (whole, again)]
     assert torch.equal(*tables)  # type: ignore[arg-type]
     assert whole.rule.report() == again.rule.report()
     assert history(whole, "loss")[step:] == history(again, "loss")[step:]
@@ -240,9 +243,8 @@ def test_each_step_draws_others(tiny_encoder: str, data: XMCDataset, tmp_path: P
     for number in range(8):
         step = trainer.new_step([batch])
         step.number = number
-        draws.append(
-            (step.positives(1, 0).indices.tolist(), rule_of(trainer).negatives(step, batch["row"]).indices.tolist())
-        )
+        window = step.window(torch.zeros(16, 2))
+        draws.append((window.positives(1, 0).indices.tolist(), rule_of(trainer).negatives(window).indices.tolist()))
     for side in (0, 1):
         assert len({tuple(draw[side]) for draw in draws}) == 8
     positives = trainer.train_dataset.positives

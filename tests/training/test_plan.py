@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +40,14 @@ def measured(tiny_encoder: str, data: XMCDataset, tmp_path_factory: pytest.TempP
     return measure(prepare(model, args, None), args, data, base=1000, seconds=0.2)
 
 
+def test_defaults_are_those_of_the_arguments() -> None:
+    arguments = {field.name: field.default for field in fields(XMCTrainingArguments)}
+    own = ("per_device_train_batch_size", "encode_chunk_tokens", "gradient_checkpointing")
+    for field in fields(Choice):
+        if field.name in arguments and field.name not in own:
+            assert field.default == arguments[field.name], field.name
+
+
 def test_weights_optimizer_and_lengths_are_counted(tiny_encoder: str, data: XMCDataset, measured: Measured) -> None:
     model = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=16)
     numbers = sum(p.numel() for p in model.parameters())
@@ -50,8 +59,8 @@ def test_weights_optimizer_and_lengths_are_counted(tiny_encoder: str, data: XMCD
     parts = memory(Choice(8), measured)
     assert parts["weights"] == parts["gradients"] == 4 * numbers
     assert parts["index"] == len(lengths) * 16 * 4
-    assert parts["label bank"] == 0
-    assert memory(Choice(8, label_strategy="selective"), measured)["label bank"] == len(lengths) * (16 * 2 + 8)
+    assert parts["label strategy"] == 0
+    assert memory(Choice(8, label_strategy="selective"), measured)["label strategy"] == len(lengths) * (16 * 2 + 8)
 
 
 def test_vectors_of_labels_are_counted(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
@@ -82,22 +91,29 @@ def test_flops_are_those_of_the_products(tiny_encoder: str) -> None:
 
 
 def test_candidates_of_each_strategy(data: XMCDataset, measured: Measured) -> None:
+    def candidates(**settings: Any) -> int:
+        return work(Choice(4, **settings), measured)[2].candidates
+
     labels = data.num_labels
     counts = {
-        name: work(Choice(4, label_strategy=name, label_budget=10, num_hard_negatives=1), measured)[2]
-        for name in ("all", "in_batch", "selective", "hard")
+        name: candidates(label_strategy=name, label_budget=10, num_hard_negatives=1)
+        for name in ("all", "in_batch", "selective")
     }
     assert counts["all"] == labels
     assert 4 <= counts["in_batch"] <= 8  # two labels a query
     assert counts["selective"] == 10
-    assert counts["hard"] == counts["in_batch"] + 4
-    for strategy in ("mined", "mixed"):
-        choice = Choice(4, label_strategy=strategy, num_hard_negatives=1)
-        assert work(choice, measured)[2] == counts["in_batch"] + 4
-        assert work(replace(choice, num_positives=1), measured)[2] <= 4 + 4
-    one_each = work(Choice(4, label_strategy="in_batch", num_positives=1), measured)[2]
+    for hard in (
+        {"label_strategy": "mixed", "negative_source": "label_bank"},
+        {"label_strategy": "mixed"},
+        {"label_strategy": "mined"},
+    ):
+        assert candidates(**hard, num_hard_negatives=1) == counts["in_batch"] + 4
+        assert candidates(**hard, num_hard_negatives=1, num_positives=1) <= 4 + 4
+    one_each = candidates(label_strategy="in_batch", num_positives=1)
     assert 1 <= one_each <= 4, "half of what all positives are"
-    assert work(Choice(4, num_processes=3), measured)[2] == labels
+    assert candidates(num_processes=3) == labels
+    with pytest.raises(ValueError, match=r"label_strategy is 'hardest'; expected one of all, in_batch"):
+        candidates(label_strategy="hardest")
     one, three = (step(Choice(4, num_processes=n), measured) for n in (1, 3))
     assert three["label_tokens"] == pytest.approx(one["label_tokens"] / 3)
 
@@ -106,9 +122,9 @@ def test_mining_takes_time_and_memory_between_epochs(data: XMCDataset, measured:
     plain, mined = Choice(4, label_strategy="in_batch"), Choice(4, label_strategy="mixed", mining_depth=50)
     queries, labels = len(measured.query_lengths), data.num_labels
     parts = memory(mined, measured)
-    assert parts["mined negatives"] == queries * 50 * 4
+    assert parts["label strategy"] == queries * 50 * 4
     assert parts["mining"] == (queries + 2 * labels) * 16 * 4
-    assert memory(plain, measured)["mining"] == memory(plain, measured)["mined negatives"] == 0
+    assert memory(plain, measured)["mining"] == memory(plain, measured)["label strategy"] == 0
     large = {**parts, "mining": 10**9}
     assert peak(large) > 10**9
     assert peak({**large, "loss tiles": 10**10}) == peak({**parts, "loss tiles": 10**10}), "not at the same time"

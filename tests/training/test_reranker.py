@@ -12,7 +12,7 @@ from transformers import TrainingArguments, set_seed
 
 from hf_xmc import Positives, TopK
 from hf_xmc.retrieval.rerank import CrossEncoderReranker, rerank
-from hf_xmc.training.reranker import candidates_of, regularised_softmax, train_reranker
+from hf_xmc.training.reranker import candidates_of, regularised_softmax, train_cross_encoder
 from tests.conftest import COLOURS, THINGS
 
 LABELS = Dataset.from_dict({"uid": list(COLOURS), "text": list(COLOURS)})
@@ -61,7 +61,7 @@ def test_training_beats_its_own_start_on_new_texts(tiny_encoder: str, tmp_path: 
     reranker = CrossEncoderReranker.from_encoder(tiny_encoder)
     train, new = queries(THINGS[:4]), queries(THINGS[4:])
     start = precision(rerank(reranker, new[0], new[2], LABELS), new[1])
-    train_reranker(
+    train_cross_encoder(
         reranker, *(train[0], train[2], train[1]), LABELS, arguments(tmp_path, num_train_epochs=30), rho=0.1
     )
     end = rerank(reranker, new[0], new[2], LABELS)

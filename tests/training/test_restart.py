@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,13 @@ from tests.training.run_until_killed import trainer_for
 ROOT = Path(__file__).parents[2]
 
 
-def launch(encoder: str, toy: Path, out: Path, moment: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+def launch(
+    python: str, encoder: str, toy: Path, out: Path, moment: str, processes: int = 1
+) -> subprocess.CompletedProcess[str]:
     accelerate = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes))
     script = [*(accelerate if processes > 1 else ()), "-m", "tests.training.run_until_killed"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *script, encoder, str(toy), str(out), moment]
+    command = [python, *script, encoder, str(toy), str(out), moment]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -46,7 +47,7 @@ def assert_same(a: Path, b: Path) -> None:
 
 
 @pytest.mark.multiprocess
-def test_killed_twice_and_resumed(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+def test_killed_twice_and_resumed(tiny_encoder: str, toy: Path, tmp_path: Path, python: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     trainer = trainer_for(tiny_encoder, str(toy), str(whole))
     trainer.train()
@@ -54,11 +55,11 @@ def test_killed_twice_and_resumed(tiny_encoder: str, toy: Path, tmp_path: Path) 
     assert trainer.state.epoch is not None
     assert trainer.state.epoch > 1  # resuming is in the midst of epochs
 
-    done = launch(tiny_encoder, toy, broken, "saving:6")
+    done = launch(python, tiny_encoder, toy, broken, "saving:6")
     assert done.returncode == -9, done.stderr[-3000:]
     assert (broken / ".unfinished" / "checkpoint-6" / "model.safetensors").exists()  # half-written
     assert checkpoints(broken) == ["checkpoint-3"]
-    done = launch(tiny_encoder, toy, broken, "batch:14")  # the second micro-batch of step 10
+    done = launch(python, tiny_encoder, toy, broken, "batch:14")  # the second micro-batch of step 10
     assert done.returncode == -9, done.stderr[-3000:]
     assert checkpoints(broken) == ["checkpoint-6", "checkpoint-9"]
     again = trainer_for(tiny_encoder, str(toy), str(broken))
@@ -73,13 +74,13 @@ def test_killed_twice_and_resumed(tiny_encoder: str, toy: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-def test_two_processes_killed_and_resumed(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+def test_two_processes_killed_and_resumed(tiny_encoder: str, toy: Path, tmp_path: Path, python: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    done = launch(tiny_encoder, toy, whole, "never", processes=2)
+    done = launch(python, tiny_encoder, toy, whole, "never", processes=2)
     assert "finished, world size 2" in done.stdout, done.stderr[-3000:]
-    assert launch(tiny_encoder, toy, broken, "batch:10", processes=2).returncode != 0
+    assert launch(python, tiny_encoder, toy, broken, "batch:10", processes=2).returncode != 0
     assert checkpoints(broken) == ["checkpoint-3"]
-    done = launch(tiny_encoder, toy, broken, "never", processes=2)
+    done = launch(python, tiny_encoder, toy, broken, "never", processes=2)
     assert "finished, world size 2" in done.stdout, done.stderr[-3000:]
     assert_same(whole / "final", broken / "final")
     assert_same(whole / "checkpoint-12", broken / "checkpoint-12")
@@ -146,7 +147,7 @@ def test_other_batches_after_a_restart_are_named(
     args = {"per_device_train_batch_size": 4, "max_steps": 4}
     trainer_for(tiny_encoder, str(toy), str(tmp_path), **args).train(resume_from_checkpoint=str(checkpoint))
     assert len(said) == 1
-    assert "2 processes (here 1), 8 queries a process (here 4)" in said[0]
+    assert "2 processes (here 1), 8 queries per process (here 4)" in said[0]
 
 
 def test_a_step_that_was_saved_before_is_replaced(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:

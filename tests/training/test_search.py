@@ -109,7 +109,7 @@ def test_a_search_over_what_is_made_of_arguments(tiny_encoder: str, data: XMCDat
         sampler=optuna.samplers.GridSampler(space, seed=0),
     )
     losses = {"softmax": "SoftmaxLoss", "triplet_margin": "TripletMarginLoss"}
-    rules = {"all": "CandidateRule", "mixed": "MinedLabels"}
+    rules = {"all": "AllLabels", "mixed": "MixedLabels"}
     assert set(seen) == {(loss, losses[loss], rule, rules[rule]) for loss in losses for rule in rules}
 
 

@@ -79,7 +79,7 @@ def test_the_loss_is_the_definition(
     assert strategy == "all" or len(candidates) < data.num_labels
     labels = model.pad(model.tokenize([data.labels[int(i)]["text"] for i in candidates], "label"))
     expected = dense_loss(
-        model(batch["input_ids"], batch["attention_mask"]).embeddings,
+        model(**model.pad([trainer.train_dataset.tokens[row] for row in range(4)])).embeddings,
         model(**labels, side="label").embeddings,
         mask[:, candidates],
         model.config.temperature,

@@ -28,7 +28,7 @@ def note_findings(
         note_rows(problems, "test texts that are also in training", part, leaked, "kept; they inflate the scores")
     for row in np.flatnonzero(counts == 0)[: problems.shown]:
         label = labels[int(row)]
-        message = f"label {row} ({label['uid']!r}, {label['text']!r:.60})"
+        message = f"label {row} ({label['uid']!r}, {excerpt(label['text'])})"
         problems.note("labels without training queries", message, "kept; predicted from its text alone", 0)
     problems.counts["labels without training queries"] += int((counts == 0).sum())
     note_shared_label_texts(labels, problems)
@@ -52,7 +52,7 @@ def note_rows(problems: Problems, kind: str, part: Staged, rows: np.ndarray, han
     for row in rows[: problems.shown].tolist():
         record = part.table[row]
         problems.note(
-            kind, f"{part.path}, line {part.lines[row]}: {record['uid']!r}, {record['text']!r:.60}", handled, 0
+            kind, f"{part.path}, line {part.lines[row]}: {record['uid']!r}, {excerpt(record['text'])}", handled, 0
         )
     problems.counts[kind] += len(rows)
 
@@ -63,7 +63,7 @@ def note_shared_label_texts(labels: Dataset, problems: Problems) -> None:
     _, first = np.unique(digests, return_index=True)
     later = np.setdiff1d(np.arange(len(digests)), first)
     for row in later[: problems.shown].tolist():
-        message = f"label {row} ({labels[row]['uid']!r}, {labels[row]['text']!r:.60})"
+        message = f"label {row} ({labels[row]['uid']!r}, {excerpt(labels[row]['text'])})"
         problems.note("labels with the text of another", message, "kept; an encoder gives both the same score", 0)
     problems.counts["labels with the text of another"] += len(later)
 
@@ -76,3 +76,8 @@ def note_unknown_parents(labels: Dataset, problems: Problems) -> None:
     for uid, parent in table_pairs(labels):
         if parent not in uids:
             problems.note("parents that are not labels", f"{uid!r} has the parent {parent!r}", "kept")
+
+
+def excerpt(text: str, length: int = 60) -> str:
+    """The start of a text, in quotes."""
+    return repr(text if len(text) <= length else f"{text[:length].rstrip()}…")

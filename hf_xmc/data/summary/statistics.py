@@ -43,7 +43,7 @@ class Statistics:
             "Labels with fewer than 5 training queries": f"{tail:.1%}",
             "Training queries per label in use": f"mean {used.mean() if len(used) else 0:.1f}, "
             f"median {np.median(used) if len(used) else 0:.0f}, max {self.frequencies[:1].sum():,}",
-            "Share of the most frequent 10% of labels in all training pairs": f"{top:.1%}",
+            "Training pairs of the most frequent 10% of labels": f"{top:.1%}",
             "Words per query": spread(self.query_words),
             "Words per label": spread(self.label_words),
             "Labels per query": spread(self.labels_per_query),

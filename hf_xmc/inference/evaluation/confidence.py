@@ -1,14 +1,11 @@
-"""What a fitted confidence is worth on a split: calibration errors, and how much conformal sets cover."""
+"""Measuring a fitted confidence on a split: calibration errors, and coverage and size of the conformal sets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
-from hf_xmc.inference.evaluation.report_plots import OTHER, svg
 from hf_xmc.metrics import calibration_metrics, drop_pairs, find_hits, reliability
 from hf_xmc.metrics.calibration import scored_predictions
 from hf_xmc.retrieval.confidence import SET_METHODS, Confidence
@@ -19,7 +16,7 @@ PROMISES = {
     "fnr": "share of the true labels in the set, on average",
     "all": "queries whose true labels are all in the set",
     "frequency": "share of the true labels in the set, for head, torso and tail each",
-    "powerset": "queries whose true label set is one of those that are plausible; the size is that of their union",
+    "powerset": "queries whose true label set is one of the plausible ones; the size is that of their union",
 }
 
 
@@ -49,46 +46,6 @@ def measure_confidence(
         "reliability": tables,
         "sets": {method: measure_sets(topk, positives, confidence, method) for method in SET_METHODS},
     }
-
-
-def confidence_section(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the evaluation page shows of `measure_confidence`: a plot and two tables of strings."""
-    if measured is None:
-        return None
-    errors = measured["calibration"]
-    alt = f"Reliability of the first {max(KS)} predictions: share right by score, before and after calibration"
-    return {
-        "plot": {"alt": alt, "svg": svg(draw_reliability, measured["reliability"])},
-        "errors": [(key, f"{errors['before'][key]:.4f}", f"{errors['after'][key]:.4f}") for key in errors["before"]],
-        "sets": [
-            {
-                "name": method,
-                "promise": row["promise"],
-                "level": f"{100 * row['level']:g}",
-                "error": row.get("error"),
-                "share": f"{100 * row.get('share_covered', 0):.1f}",
-                "all": f"{100 * row.get('all_covered', 0):.1f}",
-                "mean": f"{row.get('mean_size', 0):.1f}",
-                "median": f"{row.get('median_size', 0):.0f}",
-            }
-            for method, row in measured["sets"].items()
-        ],
-    }
-
-
-def draw_reliability(axes: Axes, tables: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    axes.plot([0, 1], [0, 1], color="#9aa3af", linestyle="--", linewidth=1)
-    for name, colour in (("before", "#e0a030"), ("after", OTHER)):
-        rows = tables[name]
-        axes.plot(
-            [row["mean_score"] for row in rows],
-            [row["share_right"] for row in rows],
-            marker="o",
-            color=colour,
-            label=f"{name} calibration",
-        )
-    axes.set(xlabel="mean score or probability of the bin", ylabel="share right", ylim=(0, 1))
-    axes.legend(frameon=False)
 
 
 def measure_sets(topk: TopK, positives: Positives, confidence: Confidence, method: str) -> dict[str, Any]:

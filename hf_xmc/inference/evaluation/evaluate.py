@@ -1,9 +1,9 @@
-"""Measuring a model, or any ranking, on a split of a data set."""
+"""Measuring a tagger, or predictions of any system, on a split of a data set."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,16 @@ import numpy as np
 from transformers.utils import logging
 
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.data.hierarchy import parents_of_table
-from hf_xmc.hub.run import versions, write_json
-from hf_xmc.inference.evaluation.predictions import write_predictions
+from hf_xmc.data.hierarchy import parents_of_table, read_parents
+from hf_xmc.errors import DataError
+from hf_xmc.hub.card import write_model_card
+from hf_xmc.hub.folder import CONFIG
+from hf_xmc.hub.run import RUN, read_json, versions, write_json
+from hf_xmc.inference.evaluation.confidence import measure_confidence
+from hf_xmc.inference.evaluation.predictions import read_predictions, write_predictions
 from hf_xmc.inference.evaluation.report import Texts, render_report, write_report
+from hf_xmc.inference.fitting.confidence import some
+from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, check_labels
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.metrics import (
     bootstrap_intervals,
@@ -36,15 +42,7 @@ from hf_xmc.types import TopK
 
 logger = logging.get_logger(__name__)
 KS = (1, 3, 5)
-
-
-def predict_split(
-    pipeline: XMCPipeline, dataset: XMCDataset, split: str, k: int, batch_size: int = 64, **search: Any
-) -> TopK:
-    """The k best labels of each query, and as many more as the filter may take away, `[N, k + filtered]`; `search` as
-    in `XMCPipeline.rank`."""
-    depth = search_depth(k, dataset.filters.get(split))
-    return pipeline.predict(dataset.queries[split]["text"][:], depth, batch_size, progress=True, **search)
+PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,141 @@ class Evaluation:
         metrics: of the predictions.
         comparison: metric -> values of both systems, their difference and its p-value; empty without a second one.
         folder: where `metrics.json`, `details.json`, `predictions.parquet` and `report.html` are.
+        baselines: name -> metrics of other systems.
+        confidence: what `measure_confidence` found, if the system has a confidence.
+        other: metrics of the second system, if there is one.
     """
 
     metrics: dict[str, float]
     comparison: dict[str, dict[str, float]]
     folder: Path
+    baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    confidence: dict[str, Any] | None = None
+    other: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(
+    system: AnyTagger,
+    dataset: AnyDataset,
+    split: str = "test",
+    output_dir: AnyPath = "outputs/evaluation",
+    k: int = 5,
+    against: AnyTagger | None = None,
+    hierarchy: AnyPath | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    baselines: bool = True,
+) -> Evaluation:
+    """Measure a tagger, or predictions of any system, on a split, and write the results.
+
+    This is what `hf-xmc evaluate` runs. It writes `metrics.json`, `details.json`, `predictions.parquet` and
+    `report.html`. If `output_dir` is the folder of the tagger, its card shows the new metrics.
+
+    Args:
+        system: a tagger, its folder or Hub repository, a file of predictions (`.parquet`, `.jsonl`), or the folder of
+            an earlier evaluation.
+        dataset: a data set, its folder, or its name.
+        split: `"train"`, `"validation"` or `"test"`.
+        output_dir: where to write.
+        k: predictions per query.
+        against: a second system, for a paired test on the same queries.
+        hierarchy: a file with one pair of child uid and parent uid per line, separated by a tab, below a header line;
+            it adds hierarchical metrics.
+        batch_size: texts encoded at a time.
+        seed: seed for the bootstrap and for the sample of queries in the report.
+        baselines: measure popularity and tf-idf as well.
+
+    Raises:
+        DataError: the data set has no such split, or no queries in it; labels of the tagger are not those of the set.
+
+    Example:
+
+        found = evaluate("outputs/demo/model", "sample", split="test")
+        found.metrics["nDCG@5"]
+    """
+    data = as_dataset(dataset)
+    if split not in data.queries:
+        raise DataError(f"{data.name} has no split {split!r}", hint=f"it has {', '.join(data.queries)}")
+    if not len(data.queries[split]):
+        raise DataError(f"the split {split!r} of {data.name} has no queries", hint="choose another split")
+    parents = None if hierarchy is None else read_parents(Path(hierarchy), data.labels["uid"][:])
+    ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
+    topk, confidence = predictions_of(system, data, split, k, batch_size)
+    other = None if against is None else predictions_of(against, data, split, k, batch_size)[0]
+    if is_shallow(topk, data, split, k):
+        logger.warning(f"There are {topk.k} predictions per query, fewer than k = {k} needs: metrics are too low.")
+    ranked = baseline_predictions(data, split, k) if baselines else {}
+    folder = Path(output_dir)
+    found = evaluate_predictions(
+        topk,
+        data,
+        split,
+        folder,
+        ks,
+        name=name_of(system),
+        against=other,
+        against_name=name_of(against),
+        baselines={name: score(topk, data, split, ks) for name, topk in ranked.items()},
+        seed=seed,
+        parents=parents,
+        train_seconds=run_of(system).get("train_seconds"),
+        confidence=confidence,
+    )
+    if (folder / CONFIG).is_file():  # the trained folder itself
+        write_model_card(folder)
+    return found
+
+
+def predictions_of(
+    system: AnyTagger, data: XMCDataset, split: str, k: int, batch_size: int
+) -> tuple[TopK, dict[str, Any] | None]:
+    """Predictions of a tagger, or those in a file; and what its confidence is worth, if it has one."""
+    if not isinstance(system, XMCPipeline):
+        path = Path(system)
+        if (path / PREDICTIONS).is_file() and not (path / CONFIG).exists():
+            path = path / PREDICTIONS  # the folder of an earlier evaluation
+        if path.is_file() or path.suffix in (".parquet", ".jsonl"):
+            return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:]), None
+    tagger = as_tagger(system)
+    check_labels(tagger.index, data, name_of(system))
+    search: dict[str, Any] = {}
+    if added := tagger.index.catalogue.num_rows - data.num_labels:
+        logger.warning(f"{added:,} labels were added to {name_of(system)} later; they are left out of the evaluation.")
+        search = {"allowed": np.arange(data.num_labels)}
+    confidence = tagger.confidence_for()
+    if confidence is None:
+        return predict_split(tagger, data, split, k, batch_size, **search), None
+    # Labels that were removed from the index can be in no set, and the calibration did not count them either.
+    truth, filters = data.positives(split).without(tagger.index.removed), data.filters.get(split)
+    texts = data.queries[split]["text"][:]
+    embeddings = tagger.model.encode_queries(texts, batch_size, progress=True)
+    rows = some(np.arange(len(truth)), confidence.depth, seed=0)  # sets need deep predictions
+    kept = None if filters is None else filters.take(rows)
+    deep = tagger.rank(embeddings[rows], confidence.depth, [texts[row] for row in rows.tolist()], **search)
+    measured = measure_confidence(deep, truth.take(rows), confidence, kept)
+    return tagger.rank(embeddings, search_depth(k, filters), texts, **search), measured
+
+
+def name_of(system: AnyTagger | None) -> str:
+    """What to call a system in a report."""
+    return "the tagger" if isinstance(system, XMCPipeline) else Path(system or "").name
+
+
+def run_of(system: AnyTagger) -> Mapping[str, Any]:
+    """The record of a tagger's training, if there is any."""
+    return system.run if isinstance(system, XMCPipeline) else read_json(Path(system) / RUN)
+
+
+def predict_split(
+    pipeline: XMCPipeline, dataset: XMCDataset, split: str, k: int, batch_size: int = 64, **search: Any
+) -> TopK:
+    """The k best labels of each query, and as many more as the filter may remove, `[N, k + filtered]`.
+
+    Args:
+        **search: options of [`XMCPipeline.rank`].
+    """
+    depth = search_depth(k, dataset.filters.get(split))
+    return pipeline.predict(dataset.queries[split]["text"][:], depth, batch_size, progress=True, **search)
 
 
 def evaluate_predictions(
@@ -77,22 +205,22 @@ def evaluate_predictions(
     train_seconds: float | None = None,
     confidence: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Measure predictions of any system on a split, and write files that say all about it.
+    """Measure predictions of any system on a split, and write the results.
 
-    `metrics.json` has the values and every choice they depend on, `details.json` results by label frequency and number
-    of positives, bootstrap intervals and the paired test, `predictions.parquet` the predictions, and `report.html` is
-    a page to look at.
+    `metrics.json` has the metrics and every choice that they depend on; `details.json` has results by label frequency
+    and by number of positives, bootstrap intervals and the paired test; `predictions.parquet` has the predictions; and
+    `report.html` is a page to look at.
 
     Args:
-        train_seconds: what training took, if it is known.
-        confidence: what `measure_confidence` found, for a system that has one.
-        topk: predictions, one row for each query of the split; more than max(ks) columns where a filter may drop some.
-        against: predictions of a second system on the same queries, to be compared with.
-        name, against_name: what to call the two.
-        baselines: name -> metrics of other systems, printed beside.
-        seed: of the resamples and of the sample that is shown.
+        topk: predictions, one row for each query of the split; more than max(ks) columns if a filter may remove some.
+        against: predictions of a second system on the same queries, for a paired test.
+        name, against_name: names of the two systems.
+        baselines: name -> metrics of other systems.
+        seed: seed for the bootstrap and for the sample of queries in the report.
         parents: pairs (child id, parent id) `[E, 2]`; by default those of the label table's column `parents`, if it
-            has one. With parents the hierarchical metrics are among the others; roots are left out of them.
+            has one. They add hierarchical metrics, which leave the roots out.
+        train_seconds: training time, if it is known.
+        confidence: the result of `measure_confidence`, for a system that has a confidence.
     """
     truth, filters = dataset.positives(split), dataset.filters.get(split)
     metrics = score(topk, dataset, split, ks)
@@ -107,8 +235,8 @@ def evaluate_predictions(
     intervals = bootstrap_intervals(pairs, seed=seed)
     comparison = {}
     if against is not None:
-        depth = min(topk.k, against.k)  # MRR looks at all columns: of both systems as many
-        one, other = (per_query_scores(first_columns(t, depth), dataset, split, ks) for t in (topk, against))
+        depth = min(topk.k, against.k)  # MRR reads all columns: the same number for both systems
+        one, other = (per_query_scores(t.sorted().first(depth), dataset, split, ks) for t in (topk, against))
         comparison = paired_test(other, one, seed=seed)
     compared = {key: row._asdict() for key, row in comparison.items()}
     document = metrics_document(metrics, dataset, split, max(ks), dict(baselines or {}), seed, train_seconds)
@@ -140,26 +268,27 @@ def evaluate_predictions(
         seed=seed,
     )
     folder = Path(output_dir)
-    write_predictions(topk, rows["uid"][:], folder / "predictions.parquet")
+    write_predictions(topk, rows["uid"][:], folder / PREDICTIONS)
     write_report(page, folder / "report.html")
     write_json(details, folder / "details.json")
     write_json(document, folder / "metrics.json")
-    return Evaluation(metrics, compared, folder)
-
-
-def first_columns(topk: TopK, depth: int) -> TopK:
-    """The best `depth` predictions of each query."""
-    ordered = topk.sorted()
-    return TopK(ordered.ids[:, :depth], ordered.scores[:, :depth])
+    return Evaluation(
+        metrics,
+        compared,
+        folder,
+        dict(baselines or {}),
+        None if confidence is None else dict(confidence),
+        {} if against is None else score(against, dataset, split, ks),
+    )
 
 
 def is_shallow(topk: TopK, dataset: XMCDataset, split: str, k: int) -> bool:
-    """Whether there are fewer predictions a query than k and the filter need: metrics at k are then too low."""
+    """Whether there are fewer predictions per query than k and the filter need: metrics at k are then too low."""
     return topk.k < min(search_depth(k, dataset.filters.get(split)), dataset.num_labels)
 
 
 def counted(topk: TopK, dataset: XMCDataset, split: str, k: int, parents: np.ndarray | None) -> dict[str, int]:
-    """The counts that values depend on: what was ranked, for whom, and what was left out."""
+    """The counts that metrics depend on: labels, queries, and what was left out."""
     truth = dataset.positives(split)
     return {
         "num_labels": dataset.num_labels,
@@ -188,24 +317,24 @@ def breakdowns(topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...])
 
 
 def label_weights(dataset: XMCDataset) -> np.ndarray:
-    """Inverse propensities with the constants that belong to the data set, `[L]`."""
+    """Inverse propensities with the constants of the data set, `[L]`."""
     return inverse_propensity(dataset.train_label_counts, dataset.num_train_queries, **dataset.propensity)
 
 
 def per_query_scores(topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...] = KS) -> dict[str, PerQuery]:
-    """Numerators and denominators a query, as intervals and paired tests need them."""
+    """Numerators and denominators per query, for intervals and paired tests."""
     hits = find_hits(topk, dataset.positives(split), max(ks), dataset.filters.get(split))
     return per_query_metrics(hits, ks, label_weights(dataset))
 
 
 def score(topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...] = KS) -> dict[str, float]:
-    """All ranking metrics, with the propensities and the filter that belong to the data set."""
+    """All ranking metrics, with the propensities and the filter of the data set."""
     filters = dataset.filters.get(split)
     return ranking_metrics(topk, dataset.positives(split), ks, label_weights(dataset), filters)
 
 
 def baseline_predictions(dataset: XMCDataset, split: str, k: int) -> dict[str, TopK]:
-    """What needs no trained model, as deep as `predict_split`: popularity, and tf-idf matching of label texts."""
+    """Predictions that need no trained model, as deep as `predict_split`: popularity, and tf-idf of label texts."""
     k = search_depth(k, dataset.filters.get(split))
     texts = dataset.queries[split]["text"][:]
     train, labels = dataset.queries["train"]["text"][:], dataset.labels["text"][:]
@@ -224,7 +353,7 @@ def metrics_document(
     seed: int | None = None,
     train_seconds: float | None = None,
 ) -> dict[str, Any]:
-    """The content of `metrics.json`: values as fractions, with every choice that they depend on."""
+    """The content of `metrics.json`: metrics as fractions, with every choice that they depend on."""
     return {
         "split": split,
         "num_queries": len(dataset.queries[split]),

@@ -6,6 +6,7 @@ would add 4.5 MB. The page's policy forbids every request, and every script but 
 
 from __future__ import annotations
 
+import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from hf_xmc.data.files import replacing
-from hf_xmc.inference.evaluation.confidence import confidence_section
-from hf_xmc.inference.evaluation.report_plots import draw_plots
-from hf_xmc.metrics.breakdown import FREQUENT, RARE, by_label_frequency, by_num_positives
+from hf_xmc.metrics.breakdown import FREQUENT, RARE, LabelGroup, by_label_frequency, by_num_positives
+from hf_xmc.metrics.calibration import reliability, scored_predictions
 from hf_xmc.metrics.hits import Hits, find_hits
 from hf_xmc.metrics.significance import Comparison, Interval
 from hf_xmc.types import Array, Positives, TopK
@@ -42,7 +45,16 @@ kind.addEventListener("change", show);
 words.addEventListener("input", show);
 show();
 """
+RELIABLE = 5  # predictions of each query that the reliability plot shows
 QUERY_LENGTH, LABEL_LENGTH = 600, 160  # characters that are shown
+RIGHT, WRONG, OTHER = "#1a7f37", "#b3261e", "#3b6fb6"
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: small, and drawn with the reader's own fonts
+    "svg.hashsalt": "hf_xmc",  # the same input gives the same bytes
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 @dataclass(frozen=True)
@@ -219,3 +231,112 @@ def _sample(hits: Hits, topk: TopK, texts: Texts, counts: np.ndarray, size: int,
 
 def _short(text: str, length: int = LABEL_LENGTH) -> str:
     return text if len(text) <= length else text[:length] + " …"
+
+
+def confidence_section(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the evaluation page shows of `measure_confidence`: a plot and two tables of strings."""
+    if measured is None:
+        return None
+    errors = measured["calibration"]
+    alt = f"Reliability of the first {RELIABLE} predictions: share right by score, before and after calibration"
+    return {
+        "plot": {"alt": alt, "svg": svg(draw_reliability, measured["reliability"])},
+        "errors": [(key, f"{errors['before'][key]:.4f}", f"{errors['after'][key]:.4f}") for key in errors["before"]],
+        "sets": [
+            {
+                "name": method,
+                "promise": row["promise"],
+                "level": f"{100 * row['level']:g}",
+                "error": row.get("error"),
+                "share": f"{100 * row.get('share_covered', 0):.1f}",
+                "all": f"{100 * row.get('all_covered', 0):.1f}",
+                "mean": f"{row.get('mean_size', 0):.1f}",
+                "median": f"{row.get('median_size', 0):.0f}",
+            }
+            for method, row in measured["sets"].items()
+        ],
+    }
+
+
+def draw_reliability(axes: Axes, tables: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    axes.plot([0, 1], [0, 1], color="#9aa3af", linestyle="--", linewidth=1)
+    for name, colour in (("before", "#e0a030"), ("after", OTHER)):
+        rows = tables[name]
+        axes.plot(
+            [row["mean_score"] for row in rows],
+            [row["share_right"] for row in rows],
+            marker="o",
+            color=colour,
+            label=f"{name} calibration",
+        )
+    axes.set(xlabel="mean score or probability of the bin", ylabel="share right", ylim=(0, 1))
+    axes.legend(frameon=False)
+
+
+def draw_plots(hits: Hits, topk: TopK, deciles: Sequence[LabelGroup]) -> list[dict[str, str]]:
+    """Precision by label frequency, coverage, score distribution and calibration: `alt` and base64 `svg` of each."""
+    depth = hits.ids.shape[1]
+    scores, right = scored_predictions(hits, topk)
+    frequency = f"Precision and recall of the first {depth} by label frequency, a tenth of the labels a step"
+    coverage = "Share of the true labels that are predicted rightly at least once, by cut-off"
+    distribution = f"Scores of right and wrong predictions among the first {depth}"
+    calibration = "Share of right predictions by score, in bins of equal size"
+    return [
+        {"alt": alt, "svg": svg(draw, *arguments)}
+        for alt, draw, arguments in (
+            (frequency, _by_frequency, (deciles,)),
+            (coverage, _coverage, (hits,)),
+            (distribution, _distribution, (scores, right)),
+            (calibration, _calibration, (scores, right)),
+        )
+    ]
+
+
+def svg(draw: Any, *arguments: Any) -> str:
+    """A plot that `draw(axes, *arguments)` makes, as base64."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")  # no pyplot: no global state, no display
+        draw(figure.subplots(), *arguments)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return b64encode(buffer.getvalue()).decode()
+
+
+def _by_frequency(axes: Axes, deciles: Sequence[LabelGroup]) -> None:
+    x = np.arange(len(deciles))
+    axes.bar(x - 0.2, [g["precision"] for g in deciles], 0.4, label="precision", color=OTHER)
+    axes.bar(x + 0.2, [g["recall"] for g in deciles], 0.4, label="recall", color="#e0a030")
+    axes.set_xticks(x, [f"{g['min_count']}-{g['max_count']}" for g in deciles], rotation=40, ha="right")
+    axes.set(xlabel="training queries of the label", ylim=(0, 1))
+    axes.legend(frameon=False)
+
+
+def _coverage(axes: Axes, hits: Hits) -> None:
+    true = max(len(np.unique(hits.positives.indices)), 1)
+    depth = hits.ids.shape[1]
+    found = [len(np.unique(hits.ids[:, :k][hits.hit[:, :k]])) / true for k in range(1, depth + 1)]
+    axes.plot(range(1, depth + 1), found, marker="o", color=OTHER)
+    axes.set(xlabel="k", ylabel="coverage@k", ylim=(0, 1))
+    if depth <= 20:
+        axes.set_xticks(range(1, depth + 1))
+
+
+def _distribution(axes: Axes, scores: np.ndarray, right: np.ndarray) -> None:
+    if not len(scores):
+        return
+    edges = np.histogram_bin_edges(scores, 40).tolist()
+    axes.hist(scores[~right], edges, color=WRONG, alpha=0.6, label="wrong")
+    axes.hist(scores[right], edges, color=RIGHT, alpha=0.6, label="right")
+    axes.set(xlabel="score", ylabel="predictions")
+    axes.legend(frameon=False)
+
+
+def _calibration(axes: Axes, scores: np.ndarray, right: np.ndarray) -> None:
+    if not len(scores):
+        return
+    if scores.min() >= 0 and scores.max() <= 1:
+        axes.plot([0, 1], [0, 1], color="#9aa3af", linestyle="--", linewidth=1, label="a probability")
+        axes.legend(frameon=False)
+    table = reliability(scores, right, equal_count=True)
+    axes.plot([row["mean_score"] for row in table], [row["share_right"] for row in table], marker="o", color=OTHER)
+    axes.set(xlabel="mean score of the bin", ylabel="share right", ylim=(0, 1))

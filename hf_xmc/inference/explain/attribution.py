@@ -1,4 +1,4 @@
-"""Which words of a text make its score: by leaving them out, or by the gradient.
+"""What each word of a text adds to a score: by leaving it out, or by the gradient.
 
 The score is q(text) . z with the label's embedding z held fixed, so that the embeddings of a text without each of its
 n words serve all K labels: n forward passes instead of K n. That is why occlusion is our own; captum's, which perturbs
@@ -14,11 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.modeling import XMCDualEncoderModel
 
 METHODS = ("occlusion", "gradient")
 Span = tuple[int, int]
-# Letters and digits, with marks between them; of scripts without spaces each sign is a word.
+# Letters and digits, with punctuation between them; in scripts without spaces each character is a word.
 SIGN, APOSTROPHE, STOPS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af", "'\u2019", ".!?\u3002\uff01\uff1f"
 LETTER = rf"(?:(?![{SIGN}])[^\W_])"
 WORD = re.compile(rf"[{SIGN}]|{LETTER}+(?:[{APOSTROPHE}.\-]{LETTER}+)*")
@@ -34,12 +35,12 @@ def units(text: str, unit: str = "word") -> list[Span]:
     """
     patterns = {"word": WORD, "sentence": SENTENCE}
     if unit not in patterns:
-        raise ValueError(f"unit is {unit!r}; expected one of {', '.join(patterns)}.")
+        raise SettingsError(f"unit is {unit!r}; expected one of {', '.join(patterns)}")
     return [match.span() for match in patterns[unit].finditer(text)]
 
 
 def cut(model: XMCDualEncoderModel, text: str, side: Literal["query", "label"]) -> str:
-    """The part of a text that the model sees before it is cut at the side's length."""
+    """The part of a text that the model sees: texts are cut at the maximum length of the side."""
     tokens = with_offsets(model, text, side)
     end = max((end for (_, end) in tokens["spans"]), default=0)
     return text[:end] if end < len(text.rstrip()) else text
@@ -70,7 +71,7 @@ def occlusion(
     Args:
         others: embeddings of the other side that the text is compared with, `[K, D]`.
         how: `"delete"`, or `"mask"`.
-        label_id: of a label's text, for a model that has a vector a label.
+        label_id: the label, for a model with per-label vectors.
     """
     filler = "" if how == "delete" else mask_token(model, how)
     variants = [text, *(without(text, [span], filler) for span in spans)]
@@ -127,9 +128,9 @@ def integrated_gradients(
 
 
 def with_offsets(model: XMCDualEncoderModel, text: str, side: Literal["query", "label"]) -> dict[str, list[Any]]:
-    """Token ids, which of them are special, and where each stands in the text; the model's prefix stands before 0."""
+    """Token ids, which of them are special, and the place of each in the text; the prefix of the model is before 0."""
     if model.tokenizer is None or not model.tokenizer.is_fast:
-        raise ValueError("Explanations need a fast tokenizer, which says where in the text a token stands.")
+        raise ModelFolderError("Explanations need a fast tokenizer, which knows the place of each token in the text")
     config = model.config
     prefix, length = (
         (config.query_prefix, config.max_query_length)
@@ -149,8 +150,8 @@ def with_offsets(model: XMCDualEncoderModel, text: str, side: Literal["query", "
 
 def mask_token(model: XMCDualEncoderModel, how: str) -> str:
     if how != "mask":
-        raise ValueError(f"how is {how!r}; expected 'delete' or 'mask'.")
+        raise SettingsError(f"how is {how!r}; expected 'delete' or 'mask'")
     token = None if model.tokenizer is None else model.tokenizer.mask_token
     if token is None:
-        raise ValueError("The tokenizer has no mask token; use how='delete'.")
+        raise SettingsError("The tokenizer has no mask token", hint="use how='delete'")
     return str(token)

@@ -1,4 +1,4 @@
-"""Why a text has a label: its words that speak for it, the words of the label's text, and training queries like it."""
+"""Why a text has a label: words of the text, words of the label, and similar training queries."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from datasets import Dataset
 
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.explain.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.channels import QueryMemory
 from hf_xmc.retrieval.index import LabelIndex
 
-CANDIDATES = 1000  # nearest training queries among which those with the label are looked for
+CANDIDATES = 1000  # nearest training queries that are searched for those with the label
 
 
 class Tagger(Protocol):
@@ -31,7 +32,7 @@ class Tagger(Protocol):
 
 @dataclass(frozen=True)
 class Word:
-    """A word, where it stands (`source[start:end]`), and what it adds to the score; below 0 it speaks against."""
+    """A word, its place (`source[start:end]`), and what it adds to the score; below 0 it is against the label."""
 
     text: str
     start: int
@@ -41,7 +42,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training query with the label: its row of the training split, cosine, uid and text where they are known."""
+    """A training query with the label: its row of the training split, cosine, and uid and text if they are known."""
 
     row: int
     similarity: float
@@ -56,14 +57,14 @@ class Explanation:
     Args:
         text: of the query.
         label, uid, id: the label.
-        score: dot product of the two embeddings, which the words explain; the label's is that of its text and, where
-            the model has a vector a label, of this vector too.
-        method: `"occlusion"` or `"gradient"`, and how words were taken away.
-        words: of the query, in their order; those that the model does not see, because the text is too long, are left
-            out.
+        score: dot product of the two embeddings, which the words explain. The embedding of a label includes its
+            per-label vector, if it has one.
+        method: `"occlusion"` or `"gradient"`, and how words were removed.
+        words: of the query, in their order, without those that were cut off because the text is too long.
         label_words: of the label's text, by occlusion.
         neighbours: training queries of the memory that have the label, nearest first.
         convergence_delta: of integrated gradients: how far their sum is from what they should sum to.
+        faithfulness: the result of [`measure_explanation`], if it was asked for.
     """
 
     text: str
@@ -76,13 +77,14 @@ class Explanation:
     label_words: list[Word]
     neighbours: list[Neighbour] = field(default_factory=list)
     convergence_delta: float | None = None
+    faithfulness: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain lists and dicts, ready for JSON."""
         return asdict(self)
 
 
-def explain(
+def explain_text(
     pipeline: Tagger,
     text: str,
     k: int = 3,
@@ -100,24 +102,25 @@ def explain(
         k: labels to explain: those that the pipeline predicts.
         label_ids: these labels instead.
         method: `"occlusion"`: the score minus the score without the word, one set of forward passes for all labels;
-            `"gradient"`: integrated gradients from a masked text (Sundararajan, Taly, Yan 2017), one set a label.
-        how: occlusion takes words away (`"delete"`: the rest moves together and the mean over tokens is one of fewer)
-            or puts the mask token in their place (`"mask"`). The two differ; neither is the truth.
+            `"gradient"`: integrated gradients from a masked text (Sundararajan, Taly, Yan 2017), one set per label.
+        how: occlusion deletes words (`"delete"`: the others move together, and the mean is over fewer tokens) or
+            replaces them by the mask token (`"mask"`). The two differ, and neither is the truth.
         unit: `"word"` or `"sentence"`.
-        num_neighbours: training queries a label, where the pipeline has a memory.
+        num_neighbours: training queries per label, if the pipeline has a memory.
         train_queries: the training split that the memory was built from (`uid`, `text`), to name its queries.
         **options: `threshold`, `allowed`, ... of the pipeline, for the labels that it predicts.
 
     Raises:
-        ValueError: an unknown method, a label id that is none, `train_queries` of another length than the memory.
+        SettingsError: an unknown method, a label id outside the table.
+        DataError: `train_queries` of another length than the memory.
         ImportError: `"gradient"` without captum.
     """
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}.")
+        raise SettingsError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     table = pipeline.index.labels
     ids = [tag["id"] for tag in pipeline(text, k=k, **options)] if label_ids is None else [int(i) for i in label_ids]
     if outside := [i for i in ids if not 0 <= i < len(table)]:
-        raise ValueError(f"Label id {outside[0]} is outside the label table, which has {len(table):,} rows.")
+        raise SettingsError(f"Label id {outside[0]} is outside the label table, which has {len(table):,} rows")
     if not ids:
         return []
     names = table.select(ids)["text"][:]
@@ -152,7 +155,7 @@ def add_explanations(
 ) -> None:
     """Give each tag of each text its explanation, as a dict under `"explanation"`."""
     for text, tags in zip(texts, tagged, strict=True):
-        found = explain(pipeline, text, label_ids=[tag["id"] for tag in tags], method=method)
+        found = explain_text(pipeline, text, label_ids=[tag["id"] for tag in tags], method=method)
         for tag, explanation in zip(tags, found, strict=True):
             tag["explanation"] = explanation.to_dict()
 
@@ -162,8 +165,7 @@ def words_of(text: str, spans: Sequence[Span], attributions: np.ndarray) -> list
 
 
 def label_words(model: XMCDualEncoderModel, label: str, label_id: int, query: Any, how: str) -> list[Word]:
-    """The words of the label's text: by occlusion too, with the roles of the two sides changed. A vector that the
-    label has of its own stays."""
+    """The words of the label's text, by occlusion as well. A per-label vector stays."""
     seen = cut(model, label, "label")
     spans = units(seen)
     return words_of(seen, spans, occlusion(model, seen, spans, query, "label", how, label_id)[0])
@@ -176,9 +178,9 @@ def neighbours(
     if memory is None or not number:
         return [[] for _ in label_ids]
     if train_queries is not None and len(train_queries) != len(memory):
-        raise ValueError(
-            f"train_queries has {len(train_queries):,} rows, the memory {len(memory):,}; give the training split that "
-            "it was built from."
+        raise DataError(
+            f"train_queries has {len(train_queries):,} rows, the memory {len(memory):,}",
+            hint="give the training split that the memory was built from",
         )
     near = memory.neighbours(query, min(CANDIDATES, len(memory)))
     found: list[list[Neighbour]] = [[] for _ in label_ids]

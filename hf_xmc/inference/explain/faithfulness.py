@@ -1,4 +1,4 @@
-"""Measuring explanations: do the words they name make the score, and do they stay the same where the text does?"""
+"""Measuring explanations: whether the words that they name make the score, and whether they are stable."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.inference.explain.attribution import Span, integrated_gradients, occlusion, with_offsets, without
 from hf_xmc.inference.explain.explanations import Explanation
 from hf_xmc.metrics.faithfulness import deletion_area, insertion_area, max_sensitivity
@@ -24,26 +25,27 @@ def measure_explanation(
     probability: Callable[[np.ndarray], np.ndarray] | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Deletion (low is good), insertion (high is good), the same for words in random order, and max-sensitivity.
+    """Deletion (low is good), insertion (high is good), the same for words in random order, and max-sensitivity (low
+    is good).
 
     Args:
         explanation: by words or sentences.
-        probability: scores `[n]` to values above 0; by default (1 + cosine) / 2.
-        seed: of the random order and of the noise.
+        probability: maps scores `[n]` to values above 0; by default (1 + cosine) / 2.
+        seed: seed for the random order and for the noise.
 
     Returns:
         `deletion`, `insertion`, `random_deletion`, `random_insertion`, `max_sensitivity`, and `seconds` that one
         explanation takes.
 
     Raises:
-        ValueError: no words, or a text whose probability is 0.
+        SettingsError: no words, or a text whose probability is 0.
     """
     spans = [(word.start, word.end) for word in explanation.words]
     if not spans:
-        raise ValueError("The explanation has no words, so nothing can be taken away.")
+        raise SettingsError("The explanation has no words, so nothing can be removed")
     text = explanation.text[: max(max(end for _, end in spans), 1)]
     label = model.encode_labels([explanation.label], [explanation.id])  # [1, D]
-    longest = max(float(label.norm()), 1.0)  # of text and classifier fused, a label's embedding may be longer than 1
+    longest = max(float(label.norm()), 1.0)  # a label with text and classifier combined may have a norm above 1
     given = np.array([word.attribution for word in explanation.words])
     draw = np.random.default_rng(seed)
     orders = {"": np.argsort(-given, kind="stable"), "random_": draw.permutation(len(spans))}
@@ -84,7 +86,7 @@ def deletions(text: str, spans: Sequence[Span]) -> list[str]:
 
 @contextmanager
 def noise(model: XMCDualEncoderModel, ids: Sequence[int], radius: float, seed: int) -> Iterator[None]:
-    """Uniform noise in [-radius, radius] on the embeddings of these tokens, the same wherever a token stands."""
+    """Uniform noise in [-radius, radius] on the embeddings of these tokens, the same at each occurrence of a token."""
     weight: Any = model.query_encoder.get_input_embeddings().weight
     rows = torch.tensor(sorted(set(ids)), device=weight.device)
     with torch.no_grad():

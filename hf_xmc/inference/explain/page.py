@@ -1,7 +1,8 @@
-"""Explanations as a page to look at: one file, without scripts or network."""
+"""Explanations as an HTML page: one file that needs no scripts and no network."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ STRONGEST = 0.65  # opacity of the word with the largest attribution
 
 
 def render_explanations(explanations: Sequence[Explanation], title: str = "Why these labels") -> str:
-    """The page as a string. Texts are escaped wherever they stand.
+    """The page as a string. All texts are escaped.
 
     Args:
         explanations: of one text, or of several.
@@ -32,10 +33,13 @@ def render_explanations(explanations: Sequence[Explanation], title: str = "Why t
 
 
 def write_explanations(explanations: Sequence[Explanation], path: str | Path, title: str = "Why these labels") -> Path:
-    """Write the page under a temporary name, then rename."""
+    """Write explanations as a page, or as JSON if the path ends in `.json`."""
+    if Path(path).suffix == ".json":
+        text = json.dumps([one.to_dict() for one in explanations], indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = render_explanations(explanations, title)
     with replacing(path) as temporary:
-        page = render_explanations(explanations, title)
-        temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
+        temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
     return Path(path)
 
 
@@ -58,7 +62,7 @@ def shown(one: Explanation) -> dict[str, Any]:
 
 
 def pieces(text: str, words: Sequence[Word]) -> list[dict[str, str]]:
-    """The text in pieces, each with the colour that says how much it adds; the deepest is that of the largest."""
+    """The text in pieces, each coloured by what it adds; the deepest colour is that of the largest value."""
     largest = max((abs(word.attribution) for word in words), default=0.0) or 1.0
     found, place = [], 0
     for word in sorted(words, key=lambda word: word.start):

@@ -19,7 +19,9 @@ from sklearn.model_selection import KFold
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import DataError, SettingsError
+from hf_xmc.hub.folder import pipeline_parts, save_parts
 from hf_xmc.inference.evaluation.confidence import measure_confidence
+from hf_xmc.inference.loading import check_labels
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.ranking import FUSION_DEPTH
 from hf_xmc.metrics import (
@@ -31,7 +33,7 @@ from hf_xmc.metrics import (
 )
 from hf_xmc.retrieval.calibration import RankedMap
 from hf_xmc.retrieval.channels import CHANNELS, FusedChannel, TrainQueries
-from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
+from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.conformal import true_scores
 from hf_xmc.retrieval.enrichment import enrich_labels, tune_enrichment
 from hf_xmc.retrieval.fusion import tune_channel
@@ -58,21 +60,13 @@ class Fit:
     pipeline: XMCPipeline
     summary: dict[str, Any]
 
-    def save(self, folder: str | Path) -> None:
-        """Write channels and confidence into the trained folder, and the index if centroids changed it.
-
-        What an earlier fit left is removed first: a confidence belongs to one ranking, and to no other.
-        """
-        folder = Path(folder)
-        there = {channel.name for channel in self.pipeline.channels}
-        stale = [name for channel in CHANNELS if channel.name not in there for name in channel.files]
-        for name in (*CONFIDENCE_FILES, *stale):
-            (folder / name).unlink(missing_ok=True)
-        if self.summary["centroids"] is not None:
-            self.pipeline.index.save_pretrained(folder)
-        for part in (*self.pipeline.channels, self.pipeline.confidence):
-            if part is not None:
-                part.save_pretrained(folder)
+    def save(self, folder: str | Path, metrics: dict[str, Any] | None = None) -> list[str]:
+        """Write channels and confidence into the trained folder, the index if centroids changed it, and metrics of the
+        new ranking; returns the files that were removed, because they belonged to another ranking."""
+        parts = pipeline_parts(self.pipeline)
+        kept = ("model", "run", "reranker", *(["index"] if self.summary["centroids"] is None else []))
+        parts = {name: part for name, part in parts.items() if name not in kept}
+        return save_parts(folder, {**parts, **({"metrics": metrics} if metrics else {})})
 
 
 def fit_confidence(
@@ -289,12 +283,7 @@ def enriched_index(index: LabelIndex, vectors: np.ndarray, kappa: float) -> Labe
 
 def check_data(pipeline: XMCPipeline, data: XMCDataset) -> None:
     """Raise a DataError if the index does not belong to the set, or if the validation split is too small."""
-    if pipeline.index.labels["uid"][: data.num_labels] != data.labels["uid"][:]:
-        raise DataError(
-            f"the index ({len(pipeline.index.labels):,} labels) has other labels than {data.name} "
-            f"({data.num_labels:,} labels), or in another order",
-            hint="pass the set that the model was trained on, or build the index of this one with hf-xmc index",
-        )
+    check_labels(pipeline.index, data)
     if (found := len(data.queries["validation"])) < FEWEST:
         raise DataError(
             f"the validation split of {data.name} has {found} queries",

@@ -1,8 +1,8 @@
-"""Fusing text and classifier of a trained model into the vectors of a new index.
+"""Combining text and classifier of a trained model into the vectors of a new index.
 
-Coefficients are learned on the same part of the validation split on which `inference/fitting/confidence.py` chooses
-settings (for the same seed). The rest chooses nothing here: its queries stay exchangeable with new ones for a later
-calibration, and metrics measured on them are unbiased.
+Of the validation split only the part is read on which `hf_xmc.inference.fitting.confidence` chooses settings (the same
+one, for the same seed). The rest, on which a calibration may follow, chooses nothing here: its queries stay
+exchangeable with new ones, and what is measured on them is honest.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from torch import Tensor
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import ModelFolderError
-from hf_xmc.hub.run import RUN, write_json
+from hf_xmc.hub.card import METRICS
+from hf_xmc.hub.folder import pipeline_parts, save_parts
+from hf_xmc.hub.run import read_json
 from hf_xmc.inference.fitting.confidence import TUNING, check_data, halves
+from hf_xmc.inference.fitting.tagger import measure_validation
 from hf_xmc.inference.labels import build_index, encode_catalogue
+from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, folder_to_write
 from hf_xmc.inference.pipeline import XMCPipeline
-from hf_xmc.inference.saving import save_parts
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
 from hf_xmc.modeling import LabelHead, XMCDualEncoderModel
 from hf_xmc.retrieval.head_fusion import fit_fusion
@@ -38,39 +41,78 @@ class HeadFit:
     """What was learned.
 
     Args:
-        pipeline: its label head has the coefficients, its index the fused vectors. It has no channels and no
-            confidence, as these belonged to the index before.
+        pipeline: its label head has the coefficients, its index the combined vectors. Channels and confidence were
+            fitted to the index before, so it has none.
         summary: the coefficients, what was tried, and metrics of text, classifier and both on validation queries that
             chose nothing. JSON values.
+        removed: files of the trained folder that were removed, because they were fitted to the index before.
     """
 
     pipeline: XMCPipeline
     summary: dict[str, Any]
+    removed: tuple[str, ...] = ()
 
-    def save(self, folder: str | Path) -> list[str]:
-        """Write label head, index and record of the run into the trained folder; returns the files that were removed
-        because they were fitted to the index before."""
+    def save(self, folder: str | Path, metrics: dict[str, Any] | None = None) -> list[str]:
+        """Write label head, index, record of the run and metrics into the trained folder; returns the files that were
+        removed, because they were fitted to the index before."""
+        parts = pipeline_parts(self.pipeline)
+        del parts["model"], parts["reranker"]
         head = self.pipeline.model.label_head
-        assert head is not None
-        head.save(folder)
-        gone = save_parts(self.pipeline, Path(folder))
-        write_json(self.pipeline.run, Path(folder) / RUN)
-        return gone
+        return save_parts(folder, {**parts, "label_head": head, **({"metrics": metrics} if metrics else {})})
+
+
+def fuse_label_head(
+    tagger: AnyTagger,
+    dataset: AnyDataset,
+    batch_size: int = 64,
+    seed: int = 0,
+    depth: int = 100,
+    output_dir: AnyPath | None = None,
+) -> HeadFit:
+    """Learn how the scores of text and classifier are combined, and index both as one vector per label.
+
+    This is what `hf-xmc fuse` runs. A tagger that is given as a folder is saved there, with a new card; if it had
+    metrics, they are measured again.
+
+    Args:
+        tagger: a tagger trained with `label_head="classifier"`, which is not changed, or its folder.
+        dataset: the data set that it was trained on, its folder, or its name.
+        batch_size: texts encoded at a time.
+        seed: seed for splitting validation into halves, as in `calibrate`.
+        depth: labels per query to learn from, by text and as many by classifier.
+        output_dir: where to save the result; by default the folder of the tagger.
+
+    Example:
+
+        fitted = fuse_label_head("outputs/ngame", "sample")
+        fitted.summary["fusion"]
+    """
+    folder = folder_to_write(tagger, output_dir)
+    data = as_dataset(dataset)
+    fitted = fuse_head(as_tagger(tagger), data, batch_size, seed, depth)
+    if folder is None:
+        return fitted
+    metrics = None
+    if before := read_json(folder / METRICS):
+        metrics = measure_validation(fitted.pipeline, data, seed, before.get("train_seconds"), batch_size)
+    if output_dir is not None:
+        fitted.pipeline.save_pretrained(folder)
+    return HeadFit(fitted.pipeline, fitted.summary, tuple(fitted.save(folder, metrics)))
 
 
 def fuse_head(
     pipeline: XMCPipeline, data: XMCDataset, batch_size: int = 64, seed: int = 0, depth: int = 100
 ) -> HeadFit:
-    """Learn the weights of text and classifier on half of validation, and index the fused vectors.
+    """Learn on half of validation how text and classifier are combined, and index the combined vectors.
 
-    Removed labels stay removed; labels that were added later are scored by their text alone. If labels have several
-    texts in the index, coefficients are learned on the first text of each.
+    Labels that were removed stay removed; those that were added are searched by their text alone. If labels have
+    several texts in the index, coefficients are learned on the first of each.
 
     Args:
         pipeline: a trained model with a classifier head, and its index; not changed.
         data: the set that it was trained on.
-        seed: for splitting validation into tuning and calibration halves.
-        depth: labels per query to learn from, by text and by classifier each.
+        seed: seed for splitting validation into halves.
+        depth: labels per query to learn from, by text and as many by classifier.
 
     Raises:
         ModelFolderError: there is no classifier.
@@ -124,8 +166,7 @@ def fuse_head(
 
 @dataclass(frozen=True)
 class Parts:
-    """The labels that have a vector: embeddings of their texts and their vectors, `[L, D]`; which are searched
-    `[L]`."""
+    """The labels that have a vector: embeddings of their texts and their vectors, `[L, D]`; which are found, `[L]`."""
 
     texts: np.ndarray
     classifier: np.ndarray
@@ -140,14 +181,14 @@ class Parts:
 
 
 def classifier_of(model: XMCDualEncoderModel) -> LabelHead:
-    """The classifier of the model.
+    """The model's classifier.
 
     Raises:
         ModelFolderError: it has none.
     """
     head = model.label_head
     if head is None or head.kind != "classifier":
-        found = "no label head" if head is None else "a residual head, which is added to the text embedding already"
+        found = "no label head" if head is None else "a residual head, which is already part of the label embeddings"
         raise ModelFolderError(
             f"the model has {found}: there is nothing to fuse",
             hint="train a classifier with hf-xmc train --label_head classifier",
@@ -156,7 +197,7 @@ def classifier_of(model: XMCDualEncoderModel) -> LabelHead:
 
 
 def with_fusion(model: XMCDualEncoderModel, fusion: dict[str, float]) -> XMCDualEncoderModel:
-    """The same model, sharing all weights, with these coefficients in its label head."""
+    """The same model, its weights shared, whose label head has these coefficients."""
     made, head = copy.copy(model), classifier_of(model)
     made.label_head = LabelHead(head.kind, head.vectors, head.label_counts, head.catalogue, fusion, head.normalize)
     return made
@@ -170,7 +211,7 @@ def measure(
     filters: Positives | None,
     weights: np.ndarray,
 ) -> dict[str, dict[str, float]]:
-    """Ranking metrics of text alone, classifier alone, and both fused, over the same labels."""
+    """Ranking metrics of text alone, classifier alone, and the combination that is searched, on the same labels."""
     depth, live = search_depth(max(KS), filters), np.flatnonzero(parts.allowed)
     ranked = {"both": index.search(queries, depth, allowed=live)}
     for name, matrix in (("classifier alone", parts.classifier), ("text alone", parts.texts)):

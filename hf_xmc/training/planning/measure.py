@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from hf_xmc.data.collator import QueryCollator
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.losses import make_loss
@@ -131,15 +130,13 @@ def text_seconds(
     args = copy.copy(args)
     args.gradient_caching = False  # whose pass the plan counts by itself
     encoder = TextEncoder(model, args, labels)
-    collate = QueryCollator(getattr(model.tokenizer, "pad_token_id", None) or 0)
 
     def some(count: int, most: int) -> np.ndarray:
         return np.sort(draw.choice(count, min(count, most), replace=False))
 
     def query_step() -> float:
         rows = some(len(queries), min(args.per_device_train_batch_size, SAMPLE))
-        batch = {k: x.to(args.device) for k, x in collate([queries[int(row)] for row in rows]).items()}
-        backward(encoder.queries(batch, queries.tokens))
+        backward(encoder.queries(torch.from_numpy(rows), queries.tokens))
         return float(queries.tokens.lengths[rows].sum())
 
     def label_step() -> float:

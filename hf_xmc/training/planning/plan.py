@@ -1,4 +1,4 @@
-"""What a training would take, before it is run: memory by part, tokens, FLOPs, time; and settings that fit."""
+"""The resources that a training needs, before it runs: memory by part, tokens, FLOPs, time; and settings that fit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import torch
 from hf_xmc.losses.streaming import rows_per_tile
 from hf_xmc.modeling.packing_xmc import chunks_of
 from hf_xmc.sampling.draws import draw_pairs
+from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.candidates.registry import rule_named
+from hf_xmc.training.candidates.rule import Demand, Sizes
 from hf_xmc.training.gradient_cache import is_cached
 from hf_xmc.training.planning.encoder_cost import Cost
 from hf_xmc.types import Positives
@@ -23,24 +26,30 @@ ALLOCATOR = 0.25
 EMBEDDING_COPIES = 5  # of the labels in a step: chunks, put together, in their order; and gradients of the last two
 
 
+def default(name: str) -> Any:
+    """The default of a training argument."""
+    return XMCTrainingArguments.__dataclass_fields__[name].default
+
+
 @dataclass(frozen=True)
 class Choice:
-    """The settings that memory and time depend on; names are those of the arguments."""
+    """The settings that memory and time depend on. Names and defaults are those of the arguments."""
 
     per_device_train_batch_size: int
     gradient_accumulation_steps: int = 1
     encode_chunk_tokens: int = 1024
-    encode_chunk_size: int | None = None
-    gradient_caching: bool | None = None
+    encode_chunk_size: int | None = default("encode_chunk_size")
+    gradient_caching: bool | None = default("gradient_caching")
     gradient_checkpointing: bool = False
     bf16: bool = False
-    label_strategy: str = "all"
-    label_budget: int = 256
-    label_refresh: int = 64
-    num_hard_negatives: int = 10
-    num_positives: int | None = None
-    mining_depth: int = 100
-    mining_refresh_epochs: int = 1
+    label_strategy: str = default("label_strategy")
+    label_budget: int = default("label_budget")
+    label_refresh: int = default("label_refresh")
+    num_hard_negatives: int = default("num_hard_negatives")
+    num_positives: int | None = default("num_positives")
+    negative_source: str = default("negative_source")
+    mining_depth: int = default("mining_depth")
+    mining_refresh_epochs: int = default("mining_refresh_epochs")
     lora_rank: int = 0
     num_processes: int = 1
 
@@ -49,15 +58,10 @@ class Choice:
         """Queries of one optimizer step, of all processes."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.num_processes
 
-    @property
-    def mines(self) -> bool:
-        """Whether negatives come from an index."""
-        return self.label_strategy in ("mined", "mixed")
-
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of model and machine (`training/encoder_cost.py`), and what the data says.
+    """What was measured of model and machine (`measure.py`), and what the data says.
 
     Args:
         base: bytes of the process before the model is loaded.
@@ -108,10 +112,9 @@ class Measured:
 
 def memory(choice: Choice, of: Measured) -> dict[str, int]:
     """Bytes of each part on each device, at the moment of the highest sum."""
-    queries, chunks, candidates, _ = work(choice, of)
+    queries, chunks, demand, _ = work(choice, of)
     trainable = of.adapted * choice.lora_rank or of.trainable
-    banked = choice.label_strategy in ("selective", "hard")
-    own = -(-candidates // choice.num_processes)
+    own = -(-demand.candidates // choice.num_processes)
     batch = choice.per_device_train_batch_size
     caching = is_cached(choice.gradient_caching, len(chunks), of.device)
     tile = rows_per_tile(batch * choice.num_processes, own, of.dim, None) * own * 4
@@ -120,7 +123,7 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
         "query batch activations": queries,
         "label activations": max(chunks) if caching else sum(chunks),
         "label embeddings": EMBEDDING_COPIES * own * of.dim * 4,
-        "loss tiles": tile + 3 * scored * banked,
+        "loss tiles": tile + 3 * scored * demand.scores_all,
         "gradient under way": min(of.largest, trainable),  # before it is added to those of other chunks
     }
     return {
@@ -129,39 +132,35 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
         "gradients": trainable,
         "optimizer states": int(trainable * of.optimizer),
         "label vectors": -(-len(of.label_lengths) // choice.num_processes) * of.vector_bytes,
-        "label bank": len(of.label_lengths) * (of.dim * of.bank_itemsize + 8) if banked else 0,
+        "label strategy": demand.kept,
         **passing,
         "allocator": int(ALLOCATOR * (sum(passing.values()) + trainable)),
-        "mined negatives": len(of.query_lengths) * choice.mining_depth * 4 if choice.mines else 0,
-        # All queries and labels, and the labels once more in the index.
-        "mining": (len(of.query_lengths) + 2 * len(of.label_lengths)) * of.dim * 4 if choice.mines else 0,
+        "mining": demand.between_epochs,
         "token tables, mapped": of.tables,
         "index": len(of.label_lengths) * of.dim * 4,
     }
 
 
 def peak(parts: dict[str, int]) -> int:
-    """The highest sum. The index is made after training, negatives are mined between epochs: neither stands beside
-    what a step needs."""
-    lasting = ("libraries and data", "weights", "gradients", "optimizer states", "label vectors", "label bank")
-    kept = sum(parts[name] for name in (*lasting, "mined negatives", "token tables, mapped"))
+    """The highest sum. The index is built after training, and negatives are mined between epochs, so neither is in
+    memory together with what a step needs."""
+    lasting = ("libraries and data", "weights", "gradients", "optimizer states", "label vectors", "label strategy")
+    kept = sum(parts[name] for name in (*lasting, "token tables, mapped"))
     step = sum(parts.values()) - kept - parts["index"] - parts["mining"]
     return kept + max(step, 2 * parts["index"], parts["mining"])
 
 
 def step(choice: Choice, of: Measured) -> dict[str, float]:
     """Tokens, FLOPs and seconds of one optimizer step, of each device."""
-    _, chunks, candidates, query_tokens = work(choice, of)
-    banked = choice.label_strategy in ("selective", "hard")
+    _, chunks, demand, query_tokens = work(choice, of)
     length = float(of.label_lengths.mean())
-    own = candidates / choice.num_processes
-    refreshed = min(choice.label_refresh, len(of.label_lengths)) / choice.num_processes if banked else 0
+    own, refreshed = demand.candidates / choice.num_processes, demand.refreshed / choice.num_processes
     label_tokens, refresh_tokens = own * length, refreshed * length
     caching = is_cached(choice.gradient_caching, len(chunks), of.device)
     passes = 3 + caching  # a forward one, and a backward one that counts twice; and the forward one again
     compared = choice.window * own * of.dim
     # Scores of the whole bank, and its gradient in two products.
-    bank = choice.window * len(of.label_lengths) / choice.num_processes * of.dim if banked else 0
+    bank = choice.window * len(of.label_lengths) / choice.num_processes * of.dim * demand.scores_all
     token_flops = float(of.flops(1, length)) / length
     checkpointing = 4 / 3 if choice.gradient_checkpointing else 1  # one more forward pass beside three
     seconds = {
@@ -173,7 +172,7 @@ def step(choice: Choice, of: Measured) -> dict[str, float]:
     }
     return {
         "queries": choice.per_device_train_batch_size * choice.gradient_accumulation_steps,
-        "candidates": candidates,
+        "candidates": demand.candidates,
         "refreshed": refreshed,
         "query_tokens": query_tokens,
         "label_tokens": label_tokens + refresh_tokens,
@@ -187,53 +186,61 @@ def step(choice: Choice, of: Measured) -> dict[str, float]:
 def mining_seconds(choice: Choice, of: Measured, frozen: bool = False) -> float:
     """Seconds of an epoch that go into mining, on average: encoding all texts (not those of a frozen encoder, whose
     states are kept), and comparing all queries with all labels."""
-    if not choice.mines:
+    every = rule_named(choice.label_strategy).demand(choice, sizes(choice, of, [])).search_every
+    if every is None:
         return 0.0
     tokens = 0 if frozen else int(of.query_lengths.sum()) + int(of.label_lengths.sum())
     compared = len(of.query_lengths) * len(of.label_lengths) * of.dim
     whole = tokens * of.forward_seconds + compared * of.loss_seconds / 3  # a loss takes three products
-    return whole / choice.num_processes / choice.mining_refresh_epochs
+    return whole / choice.num_processes / every
 
 
-def work(choice: Choice, of: Measured) -> tuple[int, list[int], int, float]:
+def work(choice: Choice, of: Measured) -> tuple[int, list[int], Demand, float]:
     """What a step has to do, from batches drawn at random.
 
     Returns:
-        Bytes that a micro-batch of queries keeps (the most that was drawn); bytes of each chunk of candidates; the
-        number of candidates of all processes; query tokens of each device.
+        Bytes that a micro-batch of queries keeps (the most that was drawn); bytes of each chunk of candidates on one
+        device; what the candidate rule needs; query tokens of each device.
     """
     draw = np.random.default_rng(0)
     num_queries, num_labels = len(of.query_lengths), len(of.label_lengths)
     cost = of.kept[choice.gradient_checkpointing, choice.bf16]
-    kept = []
-    counts = []
-    for _ in range(DRAWS):
-        rows = draw.choice(num_queries, min(choice.window, num_queries), replace=False)
-        counts.append(distinct_positives(choice, of.positives.take(rows), rows))
-        batch = rows[: choice.per_device_train_batch_size]
-        kept.append(int(chunk_bytes(of.query_lengths[batch], choice, of, cost).sum()))
-    distinct = max(round(float(np.mean(counts))), 1)
-    candidates = {
-        "all": num_labels,
-        "in_batch": distinct,
-        "selective": min(max(choice.label_budget, distinct), num_labels),
-    }.get(choice.label_strategy, min(distinct + choice.window * choice.num_hard_negatives, num_labels))
-    own = draw.choice(num_labels, -(-candidates // choice.num_processes), replace=False)
-    if choice.label_strategy == "all":
-        own = np.arange(len(own))
+    windows = [draw.choice(num_queries, min(choice.window, num_queries), replace=False) for _ in range(DRAWS)]
+    batches = [rows[: choice.per_device_train_batch_size] for rows in windows]
+    kept = [int(chunk_bytes(of.query_lengths[batch], choice, of, cost).sum()) for batch in batches]
+    demand = rule_named(choice.label_strategy).demand(choice, sizes(choice, of, windows))
+    own = -(-demand.candidates // choice.num_processes)
+    ids = np.arange(own) if demand.candidates == num_labels else draw.choice(num_labels, own, replace=False)
     recomputed = 0  # a layer at a time
     if choice.gradient_checkpointing:
         whole = of.kept[False, choice.bf16]
         recomputed = int(chunk_bytes(of.query_lengths[:DRAWS], choice, of, whole).max() / of.layers)
-    labels = chunk_bytes(of.label_lengths[own], choice, of, cost).astype(int).tolist()
+    labels = chunk_bytes(of.label_lengths[ids], choice, of, cost).astype(int).tolist()
     tokens = float(of.query_lengths.mean()) * choice.per_device_train_batch_size * choice.gradient_accumulation_steps
-    return max(kept) + recomputed, labels, candidates, tokens
+    return max(kept) + recomputed, labels, demand, tokens
 
 
-def distinct_positives(choice: Choice, positives: Positives, rows: np.ndarray) -> int:
-    """How many labels these queries bring as positives."""
-    if choice.num_positives is not None and choice.label_strategy not in ("all", "selective"):
-        positives = draw_pairs(positives.torch(), torch.from_numpy(rows), choice.num_positives, seed=0, step=0)
+def sizes(choice: Choice, of: Measured, windows: list[np.ndarray]) -> Sizes:
+    """What a candidate rule may know; `windows` are rows of steps drawn at random."""
+
+    def distinct_positives(count: int | None) -> int:
+        found = [distinct(of.positives.take(rows), rows, count) for rows in windows]
+        return max(round(float(np.mean(found))), 1) if found else 1
+
+    return Sizes(
+        num_queries=len(of.query_lengths),
+        num_labels=len(of.label_lengths),
+        dim=of.dim,
+        window=choice.window,
+        bank_itemsize=of.bank_itemsize,
+        distinct_positives=distinct_positives,
+    )
+
+
+def distinct(positives: Positives, rows: np.ndarray, count: int | None) -> int:
+    """How many labels these queries have as positives, at most `count` per query."""
+    if count is not None:
+        positives = draw_pairs(positives.torch(), torch.from_numpy(rows), count, seed=0, step=0)
     return len(np.unique(positives.indices))
 
 

@@ -15,7 +15,7 @@ Args:
     parents: pairs (child id, parent id).
     ks: cut-offs, by default (1, 3, 5).
     filters: for each query label ids that are removed from its predictions.
-    exclude: ids that count nowhere, as hf_xmc.metrics.roots(parents).
+    exclude: ids that are ignored, as in hf_xmc.metrics.roots(parents).
 Returns:
     dict of fractions, with the keys of hf_xmc.metrics.hierarchical_metrics.
 """

@@ -15,7 +15,7 @@ Args:
     references: for each query its true label ids (list of int).
     ks: cut-offs, by default (1, 3, 5).
     filters: for each query label ids that are removed from its predictions.
-    inverse_propensity: one weight a label, for PSP, PSnDCG and PSR.
+    inverse_propensity: one weight per label, for PSP, PSnDCG and PSR.
 Returns:
     dict of fractions, with the keys of hf_xmc.metrics.ranking_metrics.
 """

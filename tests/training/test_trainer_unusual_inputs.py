@@ -60,7 +60,7 @@ def test_progress_counts_queries(tiny_encoder: str, data: XMCDataset, tmp_path: 
     bars = [c for c in trainer.callback_handler.callbacks if isinstance(c, QueryProgressCallback)]
     assert len(bars) == 1
     trainer.train()
-    assert bars[0].queries_a_step == 16
+    assert bars[0].queries_per_step == 16
 
 
 def test_errors_say_what_to_do(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:

@@ -1,0 +1,326 @@
+"""The trained folder: which parts it has, how they depend on each other, and everything that is done with them.
+
+`parts()` is the table. All commands and fits write through `save_parts`, which removes what a change makes untrue and
+rewrites the card; `load_parts` reads a folder, and `files_to_push` lists what belongs to it. A new part needs one
+entry in the table and its own `save_pretrained` and `from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from hf_xmc.data.files import file_fingerprint
+from hf_xmc.errors import ModelFolderError
+from hf_xmc.hub.card import CARD, METRICS, write_model_card
+from hf_xmc.hub.run import RUN, read_json, write_json
+from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
+from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
+from hf_xmc.retrieval.channels import CHANNELS
+from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
+from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
+from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
+
+CONFIG, WEIGHTS, WEIGHT_MAP = "config.json", "model.safetensors", "model.safetensors.index.json"
+MODEL = (CONFIG, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
+TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "*.spm", "*.bpe.model", "spiece.model")
+TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "*.jinja")
+PICKLED = "training_args.bin"  # written by the Trainer; run.json holds the same settings as text
+
+TRAIN = "run hf-xmc train with --output_dir {folder}"
+BUILD_INDEX = "run hf-xmc index {folder} --dataset NAME"
+CALIBRATE = "run hf-xmc calibrate {folder} --dataset NAME"
+SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a trained folder.
+
+    Args:
+        name: its key in `save_parts` and `load_parts`.
+        files: the files that belong to it, as patterns relative to the folder.
+        made_by: how a user makes it, with `{folder}` for the folder.
+        depends_on: parts that it was made from or fitted to. If one of these changes, it is no longer true.
+        needed: files without which the folder is not complete.
+        writes: other parts that its `save` writes as well.
+        survives_edits: it stays true if single labels are added, changed or removed.
+        save: writes a value into the folder.
+        load: reads the value from a folder that has the part.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    made_by: str
+    depends_on: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    survives_edits: bool = False
+    save: Callable[[Any, Path], Any] | None = None
+    load: Callable[[Path], Any] | None = None
+
+    def files_in(self, folder: Path) -> list[str]:
+        """Its files that are in the folder, relative to it."""
+        found = {path for pattern in self.files for path in folder.glob(pattern) if path.is_file()}
+        return sorted(path.relative_to(folder).as_posix() for path in found)
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether the folder has it: the first of its files is there."""
+        return any(folder.glob(self.files[0]))
+
+    def owns(self, name: str) -> bool:
+        """Whether a file, relative to its folder, is one of this part's."""
+        return any(name.count("/") == pattern.count("/") and fnmatch(name, pattern) for pattern in self.files)
+
+    def remove(self, folder: Path) -> list[str]:
+        """Delete its files, and the directory that holds them alone; returns their names."""
+        gone = self.files_in(folder)
+        for name in gone:
+            (folder / name).unlink()
+        for directory in {pattern.split("/")[0] for pattern in self.files if "/" in pattern}:
+            shutil.rmtree(folder / directory, ignore_errors=True)
+        return gone
+
+    def digest(self, folder: Path) -> str:
+        """A hash of its files. Of `config.json` only the settings that embeddings depend on: transformers rewrites
+        others, such as its own version."""
+        found = [
+            repr([read_json(folder / CONFIG).get(key) for key in EMBEDDING_SETTINGS])
+            if name == CONFIG
+            else f"{name} {file_fingerprint(folder / name)}"
+            for name in self.files_in(folder)
+        ]
+        return sha256("\n".join(found).encode()).hexdigest()
+
+
+def parts() -> tuple[Part, ...]:
+    """The table of parts, each after those that it depends on.
+
+    >>> [part.name for part in parts()][:5]
+    ['model', 'tokenizer', 'label_head', 'labels', 'index']
+    """
+    save: Callable[[Any, Path], Any] = lambda value, folder: value.save_pretrained(folder)  # noqa: E731
+    channels = [
+        Part(cls.name, cls.files, CALIBRATE, SEARCH, survives_edits=True, save=save, load=cls.from_pretrained)
+        for cls in CHANNELS
+    ]
+    ranking = (*SEARCH, *(channel.name for channel in channels))
+    return (
+        Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
+        Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
+        Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=LabelHead.save),
+        Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
+        Part(
+            "index",
+            ("index/*.faiss", "index/*.json"),
+            BUILD_INDEX,
+            ("model", "label_head", "labels"),
+            needed=(INDEX, ABOUT),
+            writes=("labels",),
+            save=save,
+            load=LabelIndex.from_pretrained,
+        ),
+        *channels,
+        Part(
+            "confidence",
+            CONFIDENCE_FILES,
+            CALIBRATE,
+            ranking,
+            survives_edits=True,
+            save=save,
+            load=Confidence.from_pretrained,
+        ),
+        Part(
+            "reranker",
+            tuple(f"{RERANKER}/{name}" for name in ("*.json", "*.safetensors", *TOKENIZER, *TOKENIZER_EXTRAS)),
+            "run hf-xmc rerank {folder} --dataset NAME --encoder NAME",
+            ("model",),
+            save=save_reranker,
+            load=load_reranker,
+        ),
+        Part("run", (RUN,), TRAIN, save=lambda record, folder: write_json(record, folder / RUN)),
+        Part(
+            "metrics",
+            (METRICS,),
+            "run hf-xmc evaluate {folder} --dataset NAME --output_dir {folder}",
+            ranking,
+            save=lambda document, folder: write_json(document, folder / METRICS),
+        ),
+        Part("card", (CARD,), 'call hf_xmc.hub.write_model_card("{folder}")'),
+    )
+
+
+def save_parts(
+    folder: str | os.PathLike[str], given: Mapping[str, Any], edited: Collection[str] = (), card: bool = True
+) -> list[str]:
+    """Write parts into a trained folder, remove what they make untrue, and rewrite the card.
+
+    New files are written before old ones are removed. A part counts as changed if its files did, so saving a folder
+    again as it was keeps its metrics.
+
+    Args:
+        given: name -> the part; None removes the part. Parts that are not named stay, if they are still true.
+        edited: parts in which only single labels were added, changed or removed.
+        card: whether to write `README.md`.
+
+    Returns:
+        The files that were removed, relative to the folder.
+    """
+    folder = Path(folder)
+    table = {part.name: part for part in parts()}
+    written = {*given, *(name for key, value in given.items() if value is not None for name in table[key].writes)}
+    at_stake = [part for part in table.values() if part.name not in written and part.files_in(folder)]
+    watched = written & {name for part in at_stake for name in part.depends_on}
+    before = {name: table[name].digest(folder) for name in watched if name not in edited}
+    gone: list[str] = []
+    for part in table.values():
+        if part.name not in given:
+            continue
+        if given[part.name] is None:
+            gone += part.remove(folder)
+        elif part.save is not None:
+            part.save(given[part.name], folder)
+    changed = {name for name in watched if name in edited or table[name].digest(folder) != before[name]}
+    for part in at_stake:
+        causes = changed & {*part.depends_on}
+        if causes and not (part.survives_edits and causes <= {*edited}):
+            gone += part.remove(folder)
+            changed.add(part.name)
+    (folder / PICKLED).unlink(missing_ok=True)
+    if card:
+        write_model_card(folder)
+    return gone
+
+
+def pipeline_parts(pipeline: Any) -> dict[str, Any]:
+    """What an `XMCPipeline` consists of, for `save_parts`: a part that it lacks is None, so that one of an earlier
+    model is removed."""
+    found = {name: getattr(pipeline, name) for name in ("model", "index", "confidence", "reranker")}
+    found |= {**{cls.name: None for cls in CHANNELS}, **{channel.name: channel for channel in pipeline.channels}}
+    return {**found, **({"run": pipeline.run} if pipeline.run else {})}
+
+
+def load_parts(
+    folder: str | os.PathLike[str], model: XMCDualEncoderModel | None = None, device: Any = None, **options: Any
+) -> dict[str, Any]:
+    """The parts of a trained folder that an `XMCPipeline` consists of, as its arguments.
+
+    Args:
+        model: the folder's model, if it is loaded already.
+        device: where model and reranker compute.
+        **options: `dtype`, `attn_implementation` and the like for the model.
+    """
+    folder = Path(folder)
+    model = load_model(folder, **options) if model is None else model
+    model = model if device is None else model.to(device)
+    found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
+    for part in parts():
+        if part.load is None or part.name == "model" or not (part.needed or part.is_in(folder)):
+            continue
+        value = load_reranker(folder, model.device) if part.name == RERANKER else part.load(folder)
+        if part.name in {cls.name for cls in CHANNELS}:
+            found["channels"].append(value)
+        else:
+            found[part.name] = value
+    return found
+
+
+def load_model(folder: Path, **options: Any) -> XMCDualEncoderModel:
+    """The model of a trained folder.
+
+    Raises:
+        ModelFolderError: the weights are damaged.
+    """
+    try:
+        return XMCDualEncoderModel.from_pretrained(folder, **options)
+    except SafetensorError as error:
+        raise ModelFolderError(
+            f"the weights cannot be read ({error})", folder, hint="copy or download the folder again"
+        ) from error
+
+
+def files_to_push(folder: str | os.PathLike[str]) -> list[str]:
+    """The files of a trained folder, relative to it, sorted; without checkpoints, logs or pickled files.
+
+    Raises:
+        ModelFolderError: files are missing, or the folder holds something else.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelFolderError("no such folder", folder, hint=f"{TRAIN.format(folder=folder)} to make one")
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if missing := missing_files(folder, present):
+        hints = [TRAIN] if TRAIN in missing.values() else list(dict.fromkeys(missing.values()))  # training makes all
+        raise ModelFolderError(
+            f"not a complete trained folder, without {', '.join(missing)}",
+            folder,
+            hint=", then ".join(hints).format(folder=folder),
+        )
+    config = read_json(folder / CONFIG)
+    if config.get("model_type") != "xmc_dual_encoder":
+        raise ModelFolderError(
+            f"config.json says model_type {config.get('model_type')!r}, expected 'xmc_dual_encoder'",
+            folder,
+            hint="give the folder that XMCDualEncoderModel.save_pretrained wrote",
+        )
+    # The modules that AutoModel(..., trust_remote_code=True) loads where hf_xmc is not installed.
+    references = [str(reference).split("--")[-1] for reference in (config.get("auto_map") or {}).values()]
+    code = {f"{reference.split('.')[0]}.py" for reference in references} & present
+    code |= {Path(file).name for name in code for file in get_relative_import_files(str(folder / name))}
+    weights = weight_files(folder)
+    other_weights = {name for name in present if fnmatch(name, "model*.safetensors") or name == WEIGHT_MAP}
+    return sorted({name for name in present if belongs(name)} - other_weights | {*weights} | (code & present))
+
+
+def missing_files(folder: Path, present: Collection[str]) -> dict[str, str]:
+    """The files that a folder needs and does not have, each with what makes it."""
+    missing = {name: part.made_by for part in parts() for name in part.needed if name not in present}
+    if read_json(folder / ABOUT).get("head_fingerprint") and LABEL_HEAD not in present:
+        missing[LABEL_HEAD] = TRAIN
+    missing |= {name: TRAIN for name in weight_files(folder) if name not in present}
+    if not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):
+        missing["a tokenizer (tokenizer.json)"] = next(p.made_by for p in parts() if p.name == "tokenizer")
+    return missing
+
+
+def belongs(name: str) -> bool:
+    """Whether a file, relative to its folder, is one of a trained folder.
+
+    >>> [belongs(name) for name in ("index/index.faiss", "optimizer.pt", "checkpoint-5/config.json")]
+    [True, False, False]
+    """
+    return any(part.owns(name) for part in parts())
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The weights in the order of preference that `from_pretrained` has: one file, or shards with their map."""
+    if (folder / WEIGHTS).is_file() or not (folder / WEIGHT_MAP).is_file():
+        return [WEIGHTS]
+    shards = json.loads((folder / WEIGHT_MAP).read_text(encoding="utf-8"))["weight_map"]
+    return [WEIGHT_MAP, *sorted(set(shards.values()))]
+
+
+def fingerprint(pipeline: Any, scratch: Path) -> str:
+    """A hash of everything that predictions of an `XMCPipeline` depend on.
+
+    Args:
+        scratch: an empty folder to write into.
+    """
+    digest = sha256(f"{pipeline.encoder_fingerprint} {pipeline.head_fingerprint}".encode())
+    ranked = {name: part for name, part in pipeline_parts(pipeline).items() if name not in ("model", "run")}
+    save_parts(scratch, ranked, card=False)
+    for path in sorted(scratch.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(scratch)} {file_fingerprint(path)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""Calibrating a tagger: further ranking channels where they help, probabilities, thresholds and label sets."""
+
+from __future__ import annotations
+
+from hf_xmc.errors import SettingsError
+from hf_xmc.inference.evaluation.evaluate import metrics_document
+from hf_xmc.inference.fitting.confidence import Fit, fit_confidence
+from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, folder_to_write
+from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.calibration import METHODS
+
+
+def calibrate(
+    tagger: AnyTagger,
+    dataset: AnyDataset,
+    level: float = 0.9,
+    memory: bool = True,
+    centroids: bool = False,
+    method: str = "isotonic",
+    batch_size: int = 64,
+    seed: int = 0,
+    max_depth: int = 2000,
+    output_dir: AnyPath | None = None,
+) -> Fit:
+    """Fit query memory, probabilities, thresholds and label sets on the validation split.
+
+    This is what `hf-xmc calibrate` runs. A tagger that is given as a folder is saved there, with a new card. If the
+    ranking changed, its metrics are replaced by those on validation queries that chose nothing.
+
+    Args:
+        tagger: a tagger, which is not changed, or its folder.
+        dataset: the data set that it was trained on, its folder, or its name.
+        level: default level of the label sets: 0.9 keeps nine of ten true labels.
+        memory: let similar training queries vote, if that helps.
+        centroids: move label vectors towards their training queries, if that helps; this makes a new index.
+        method: of the probabilities: `"isotonic"` or `"platt"`.
+        batch_size: texts encoded at a time.
+        seed: seed for splitting validation into tuning and calibration halves.
+        max_depth: predictions per query, at most. Deeper ones allow sets of a higher level.
+        output_dir: where to save the result; by default the folder of the tagger.
+
+    Returns:
+        The fitted pipeline, and a summary of the fit.
+
+    Example:
+
+        fitted = calibrate("outputs/demo/model", "sample")
+        fitted.pipeline("Aligns short reads to a reference genome", threshold="f1")
+    """
+    if method not in METHODS:  # before anything is encoded
+        raise SettingsError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    if not 0 < level < 1:
+        raise SettingsError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
+    folder = folder_to_write(tagger, output_dir)
+    data, given = as_dataset(dataset), as_tagger(tagger)
+    fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth)
+    if folder is None:
+        return fitted
+    document = None
+    if fitted.summary["centroids"] is not None or ranked_by(fitted.pipeline) != ranked_by(given):
+        document = metrics_document(fitted.summary["metrics"]["with"], data, "validation", 5, seed=seed)
+        document["num_queries"] = fitted.summary["calibrated_on"]
+        document["train_seconds"] = given.run.get("train_seconds")
+    if output_dir is not None:
+        fitted.pipeline.save_pretrained(folder)
+    fitted.save(folder, document)
+    return fitted
+
+
+def ranked_by(pipeline: XMCPipeline) -> list[tuple[str, str]]:
+    """The channels of a pipeline with what they score by."""
+    return [(channel.name, channel.fingerprint()) for channel in pipeline.channels]

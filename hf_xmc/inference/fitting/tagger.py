@@ -1,0 +1,131 @@
+"""Training a tagger: from a data set and an encoder to a complete folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.hub.folder import load_model, pipeline_parts, save_parts
+from hf_xmc.hub.run import RUN, describe_run, read_json
+from hf_xmc.inference.evaluation.evaluate import metrics_document, predict_split, score
+from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
+from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
+from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.trainer import XMCTrainer
+
+K = 5
+
+
+def train_tagger(
+    dataset: AnyDataset,
+    model_name_or_path: str,
+    output_dir: AnyPath | None = None,
+    args: XMCTrainingArguments | None = None,
+    seed: int | None = None,
+    callbacks: Sequence[Any] = (),
+    peft_config: Any = None,
+    **model_settings: Any,
+) -> XMCPipeline | None:
+    """Train a tagger and write its folder: model, label index, `run.json`, metrics on validation and model card.
+
+    This is what `hf-xmc train` runs. Every random choice follows from the seed, the initialisation of new weights
+    included.
+
+    Args:
+        dataset: a data set, its folder, or its name.
+        model_name_or_path: an encoder (any that `AutoModel` loads), or a trained folder to train further.
+        output_dir: the folder to write; by default that of `args`, or `outputs/run`.
+        args: settings of the training. They are not changed.
+        seed: overrides `args.seed`.
+        callbacks: further callbacks for the trainer.
+        peft_config: adapters to train in place of the whole encoder (peft's `LoraConfig`); they are merged when saved.
+        **model_settings: fields of [`XMCDualEncoderConfig`], such as `projection_dim=256`, and `attn_implementation`.
+
+    Returns:
+        The trained tagger; None on all processes but the first, if there are several.
+
+    Example:
+
+        args = XMCTrainingArguments("outputs/run", label_strategy="in_batch", learning_rate=3e-4, num_train_epochs=2)
+        tagger = train_tagger("sample", "sentence-transformers/all-MiniLM-L6-v2", args=args)
+        tagger("Aligns short reads to a reference genome")
+    """
+    args = XMCTrainingArguments(str(output_dir or "outputs/run")) if args is None else copy.copy(args)
+    args.output_dir = str(output_dir or args.output_dir or "outputs/run")
+    args.seed = args.seed if seed is None else seed
+    data, folder = as_dataset(dataset), Path(args.output_dir)
+    model = new_model(model_name_or_path, data.max_lengths, args.seed, **model_settings)
+    trainer = XMCTrainer(
+        model=model,
+        args=args,
+        train_dataset=data.queries["train"],
+        eval_dataset=data.queries["validation"],
+        label_dataset=data.labels,
+        train_ignored=data.filters.get("train"),
+        eval_ignored=data.filters.get("validation"),
+        peft_config=peft_config,
+        callbacks=[*callbacks],
+    )
+    seconds = trainer.train(resume_from_checkpoint=last_checkpoint(args, folder)).metrics["train_runtime"]
+    trainer.save_model(str(folder))
+    if not trainer.is_world_process_zero():
+        return None
+    if peft_config is not None:  # the index belongs to the weights that were saved, adapters merged into them
+        saved: Any = load_model(folder, dtype="float32")
+        model = saved.to(args.device)
+    tagger = XMCPipeline.build(model, data.labels)
+    # A model that was trained further keeps the name of its encoder and the settings of its first stage.
+    before = read_json(Path(model_name_or_path) / RUN)
+    earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}
+    source = before.get("encoder") or model_name_or_path
+    tagger.run = describe_run(data, args, source, seconds, **earlier)
+    save_trained(tagger, folder, measure_validation(tagger, data, args.seed, seconds))
+    return tagger
+
+
+def save_trained(tagger: XMCPipeline, folder: Path, metrics: dict[str, Any] | None) -> None:
+    """Write everything but the model, which the trainer wrote, and remove what belonged to an earlier model."""
+    parts = pipeline_parts(tagger)
+    del parts["model"]
+    save_parts(folder, {**parts, "metrics": metrics})
+
+
+def measure_validation(
+    tagger: XMCPipeline, data: XMCDataset, seed: int | None, train_seconds: float | None, batch_size: int = 64
+) -> dict[str, Any] | None:
+    """The content of `metrics.json` on the validation split; None if it has no queries."""
+    if not len(data.queries["validation"]):
+        return None
+    found = score(predict_split(tagger, data, "validation", K, batch_size), data, "validation")
+    return metrics_document(found, data, "validation", K, seed=seed, train_seconds=train_seconds)
+
+
+def new_model(model_name_or_path: str, max_lengths: dict[str, int], seed: int, **settings: Any) -> XMCDualEncoderModel:
+    """A trained dual encoder to train further, or a new one from an encoder.
+
+    Args:
+        max_lengths: tokens of queries and labels that papers on the data set use, for a new model.
+        seed: of weights that the checkpoint does not have.
+        **settings: fields of [`XMCDualEncoderConfig`].
+    """
+    set_seed(seed)  # new weights follow from it, in whichever way the model is made
+    if isinstance(AutoConfig.from_pretrained(model_name_or_path), XMCDualEncoderConfig):
+        return XMCDualEncoderModel.from_pretrained(model_name_or_path, dtype="float32", **settings)
+    usual = {f"max_{side}_length": length for side, length in max_lengths.items()}
+    return XMCDualEncoderModel.from_encoder(model_name_or_path, **{**usual, **settings})
+
+
+def last_checkpoint(args: XMCTrainingArguments, folder: Path) -> str | bool | None:
+    """What `resume_from_checkpoint` asks for, as the Trainer takes it: a folder; `true` for the last checkpoint of the
+    run; or `auto` for the last one if there is any, so that the same command starts and resumes a run."""
+    given = str(args.resume_from_checkpoint).lower()
+    if given == "auto":
+        return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    return {"true": True, "false": False}.get(given, args.resume_from_checkpoint)

@@ -1,0 +1,58 @@
+"""What the public functions take: a tagger or its folder, a data set or its name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
+from hf_xmc.errors import DataError, ModelFolderError
+from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.index import LabelIndex
+
+AnyPath: TypeAlias = str | os.PathLike[str]
+AnyTagger: TypeAlias = XMCPipeline | str | os.PathLike[str]
+AnyDataset: TypeAlias = XMCDataset | str | os.PathLike[str]
+
+
+def as_tagger(tagger: AnyTagger) -> XMCPipeline:
+    """A tagger as it is, or loaded from its folder or Hub repository."""
+    return tagger if isinstance(tagger, XMCPipeline) else XMCPipeline.from_pretrained(tagger)
+
+
+def as_dataset(dataset: AnyDataset) -> XMCDataset:
+    """A data set as it is, or loaded from its folder or by its name."""
+    return dataset if isinstance(dataset, XMCDataset) else load_xmc_dataset(os.fspath(dataset))
+
+
+def folder_to_write(tagger: AnyTagger, output_dir: AnyPath | None = None) -> Path | None:
+    """Where a changed tagger is saved: `output_dir`, or else the folder it was given as; None for a tagger in memory.
+
+    Raises:
+        ModelFolderError: the tagger was given as a folder that does not exist.
+    """
+    if output_dir is not None:
+        return Path(output_dir)
+    if isinstance(tagger, XMCPipeline):
+        return None
+    if not Path(tagger).is_dir():
+        raise ModelFolderError("no such folder", Path(tagger), hint="train a model with hf-xmc train")
+    return Path(tagger)
+
+
+def check_labels(index: LabelIndex, data: XMCDataset, name: str = "the model") -> None:
+    """Raise an error if an index does not start with the labels of a data set. Labels added later may follow.
+
+    Args:
+        name: what the index belongs to, for the message.
+
+    Raises:
+        DataError: other labels, or another order.
+    """
+    if index.labels["uid"][: data.num_labels] != data.labels["uid"][:]:
+        raise DataError(
+            f"the index of {name} ({len(index.labels):,} labels) has other labels than {data.name} "
+            f"({data.num_labels:,} labels), or in another order",
+            hint="give the data set that the model was trained on, or build the index of this one with hf-xmc index",
+        )

@@ -1,0 +1,111 @@
+"""Changing the labels of a trained folder: building its index again, and adding, changing or removing labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_xmc.data.arrow import read_parquet
+from hf_xmc.errors import DataError, ModelFolderError, SettingsError
+from hf_xmc.hub.folder import load_model, save_parts
+from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
+from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.channels import CHANNELS
+from hf_xmc.retrieval.factories import FACTORIES
+from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex
+
+
+@dataclass(frozen=True)
+class Reindexed:
+    """A folder whose labels were changed.
+
+    Args:
+        index: the new index.
+        removed: files of the folder that were removed, because they belonged to the index before.
+        added: labels that were added.
+    """
+
+    index: LabelIndex
+    removed: list[str]
+    added: int = 0
+
+
+def build_folder_index(
+    folder: AnyPath,
+    dataset: AnyDataset | None = None,
+    factory: str = "flat",
+    texts: str = "alone",
+    recall_target: float = 0.95,
+    batch_size: int = 64,
+) -> Reindexed:
+    """Encode a label table with the model of a trained folder, and write the index into the folder.
+
+    This is what `hf-xmc index` runs. What was fitted to the index before is removed; a reranker stays.
+
+    Args:
+        folder: a trained folder.
+        dataset: whose labels to index; by default those of the folder, of which removed ones stay removed.
+        factory: kind of index; `"auto"` chooses by the size of the catalogue.
+        texts: which texts of labels with alternative names (column `texts`) are indexed: `"alone"`, `"best"` or
+            `"mean"`.
+        recall_target: share of the true ten best labels that an approximate index must find.
+        batch_size: texts encoded at a time.
+    """
+    for name, given, known in (("factory", factory, (*FACTORIES, "auto")), ("texts", texts, ("alone", *TEXTS))):
+        if given not in known:  # before anything is encoded
+            raise SettingsError(f"{name} is {given!r}; expected one of {', '.join(known)}")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelFolderError("no such folder", folder, hint="train a model with hf-xmc train")
+    if dataset is None and not (folder / LABELS).is_file():
+        raise ModelFolderError(f"no {LABELS}", folder, hint="name the data set whose labels to index with --dataset")
+    labels = as_dataset(dataset).labels if dataset is not None else read_parquet(folder / LABELS)
+    removed: set[int] = set()
+    if dataset is None and (folder / ABOUT).is_file():
+        removed = LabelIndex.from_pretrained(folder).removed
+    tagger = XMCPipeline.build(load_model(folder), labels, factory, batch_size, texts, recall_target=recall_target)
+    if removed:
+        tagger.index.remove(sorted(removed))
+    fitted = {**{channel.name: None for channel in CHANNELS}, "confidence": None}
+    return Reindexed(tagger.index, save_parts(folder, {"index": tagger.index, **fitted}))
+
+
+def change_labels(
+    folder: AnyPath,
+    add: Sequence[Mapping[str, Any]] = (),
+    update: Mapping[str, str] | None = None,
+    remove: Sequence[str] = (),
+) -> Reindexed:
+    """Remove, change and add labels of a trained folder, in this order, without training.
+
+    This is what `hf-xmc labels` runs. Channels and probabilities stay; metrics of the labels before are removed.
+
+    Args:
+        folder: a trained folder.
+        add: new labels, with `text` and optionally `uid` and other columns of the label table.
+        update: uid -> new text.
+        remove: uids.
+
+    Raises:
+        DataError: a label that is not there, or is there already; nothing is changed then.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelFolderError(
+            "no such folder", folder, hint="give a trained folder; for a Hub repository change a copy and push it"
+        )
+    tagger = XMCPipeline.from_pretrained(folder)
+    added: Any = []
+    try:
+        if remove:
+            tagger.remove_labels(remove)
+        if update:
+            tagger.update_labels(update)
+        if add:
+            added = tagger.add_labels(add)
+    except KeyError as error:
+        raise DataError(str(error.args[0]), folder, hint="nothing was changed") from error
+    gone = save_parts(folder, {"index": tagger.index}, edited=("index", "labels"))
+    return Reindexed(tagger.index, gone, len(added))

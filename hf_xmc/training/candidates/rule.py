@@ -1,0 +1,224 @@
+"""What a candidate rule is: it chooses the labels that enter the loss of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from hf_xmc.data.tokenized import TokenizedQueries
+from hf_xmc.losses import Loss
+from hf_xmc.losses.sharding import Shard
+from hf_xmc.sampling.draws import draw_pairs
+from hf_xmc.training.candidates.arguments import CandidateArguments
+from hf_xmc.training.distributed import gather
+from hf_xmc.types import Positives
+
+
+class CandidateRule:
+    """Chooses which labels the queries of a step are compared with.
+
+    A rule is one file in this folder. It sets `name`, which `label_strategy` selects it by, and `description`, which
+    `hf-xmc train --help` shows; it overrides `choose`, and whatever else it needs of the methods below. Importing the
+    module is enough to register it, also where it is part of another package.
+
+    Args:
+        args: the training arguments.
+        encoder: encodes labels without gradients.
+        ranks: the processes of the run.
+        split: the training queries, if there are any.
+    """
+
+    name: ClassVar[str] = ""  # left empty by classes that only share code
+    description: ClassVar[str] = ""
+    aliases: ClassVar[dict[str, dict[str, Any]]] = {}  # deprecated name -> the arguments that replace it
+
+    def __init__(
+        self,
+        args: CandidateArguments,
+        encoder: LabelEncoder,
+        ranks: Shard,
+        split: TokenizedQueries | None = None,
+    ) -> None:
+        self.args = args
+        self.encoder = encoder
+        self.ranks = ranks
+        self.split = split
+        self.reset()
+
+    @classmethod
+    def make(
+        cls, args: CandidateArguments, encoder: LabelEncoder, ranks: Shard, split: TokenizedQueries | None
+    ) -> CandidateRule:
+        """The rule for these arguments."""
+        return cls(args, encoder, ranks, split)
+
+    @classmethod
+    def check(cls, args: CandidateArguments) -> None:
+        """Check the arguments that only this rule reads.
+
+        Raises:
+            SettingsError: they are not possible.
+        """
+
+    @classmethod
+    def demand(cls, args: Any, sizes: Sizes) -> Demand:
+        """What the rule needs of memory and work, for `hf-xmc plan`. `args` has the names of `CandidateArguments`."""
+        raise NotImplementedError
+
+    def choose(self, window: Window) -> Candidates:
+        """The candidates of a step. Changes nothing: neither the rule nor the window."""
+        raise NotImplementedError
+
+    def prepare(self, window: Window) -> None:
+        """Called before `choose`, to bring the state of the rule up to date."""
+
+    def encoded(self, window: Window, candidates: Candidates, ids: Tensor | None, labels: Tensor) -> None:
+        """Called after `choose`, with the labels that this rank has encoded: ids `[c]` (None for all labels) and
+        their embeddings `[c, D]`."""
+
+    def due(self, epoch: int) -> bool:
+        """Whether the rule needs embeddings of all texts before this epoch."""
+        return False
+
+    def update(self, queries: Tensor, labels: Tensor, epoch: int) -> None:
+        """Take the embeddings of all training queries `[N, D]` and labels `[L, D]`, float32 on the CPU, the same on
+        all ranks."""
+
+    def report(self) -> dict[str, float]:
+        """Values to log, over the steps since the last report."""
+        return {}
+
+    def reset(self) -> None:
+        """Forget an earlier run."""
+
+    def save(self, folder: Path) -> None:
+        """Write the state of the rule into a checkpoint."""
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The labels that a step compares its queries with.
+
+    Args:
+        ids: label ids, sorted, int64 `[C]`, the same on all ranks; None for the whole catalogue.
+        log_weights: `[C]`, the logarithm of how many labels each candidate stands for; None where each stands for
+            itself.
+        negatives: label ids for each query of this rank: it is compared with these and its positives alone. None to
+            compare it with all candidates.
+        report: values to log.
+    """
+
+    ids: Tensor | None
+    log_weights: Tensor | None = None
+    negatives: Positives | None = None
+    report: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The queries of one optimizer step, on this rank: those of all micro-batches of gradient accumulation.
+
+    Args:
+        number: optimizer steps before this one.
+        rows: of the queries in the training split, int64 `[B]`.
+        true: positives of each query, as catalogue ids.
+        ignored: pairs that take no part in the loss.
+        loss: the loss of the run.
+        embed: gives the embeddings of the queries, without gradients.
+        ranks: the processes of the run.
+    """
+
+    number: int
+    rows: Tensor
+    true: Positives
+    ignored: Positives | None
+    loss: Loss
+    embed: Callable[[], Tensor]
+    ranks: Shard
+
+    @cached_property
+    def queries(self) -> Tensor:
+        """Embeddings of the queries without gradients, `[B, D]`."""
+        return self.embed()
+
+    def positives(self, count: int | None, seed: int) -> Positives:
+        """Positives of the queries of all ranks, catalogue ids; at most `count` per query, drawn for this step."""
+        positives = self.true
+        if count is not None:
+            positives = draw_pairs(positives, self.rows, count, seed, self.number, self.ignored)
+        return gather(positives, self.ranks)
+
+
+class LabelEncoder(Protocol):
+    """What a rule may ask of the encoder."""
+
+    progress: bool
+
+    @property
+    def num_labels(self) -> int:
+        """Labels in the catalogue."""
+
+    @property
+    def label_dim(self) -> int:
+        """Dimension of label embeddings."""
+
+    def labels_without_gradients(self, ids: Tensor) -> Tensor:
+        """Embeddings of labels, `[c, D]`."""
+
+    def part(self, ids: Tensor | None, count: int, ranks: Shard) -> slice:
+        """Which of these sorted label ids this rank encodes."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What `hf-xmc plan` knows before a training runs.
+
+    Args:
+        num_queries, num_labels, dim: of the data and the embeddings.
+        window: queries of one optimizer step, of all processes.
+        bank_itemsize: bytes of one number of the label bank.
+        distinct_positives: how many labels the queries of a step have as positives, on average; at most so many per
+            query as its argument says.
+    """
+
+    num_queries: int
+    num_labels: int
+    dim: int
+    window: int
+    bank_itemsize: int
+    distinct_positives: Callable[[int | None], int]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a rule needs, beside what every training does.
+
+    Args:
+        candidates: labels that a step encodes with gradients, in all processes.
+        refreshed: labels that a step encodes without gradients, in all processes.
+        scores_all: a step also compares its queries with a stored embedding of every label.
+        kept: bytes in each process for as long as training runs.
+        between_epochs: bytes in each process while embeddings of all texts are worked on.
+        search_every: epochs between two searches of all queries in all labels; None for no search.
+    """
+
+    candidates: int
+    refreshed: int = 0
+    scores_all: bool = False
+    kept: int = 0
+    between_epochs: int = 0
+    search_every: int | None = None
+
+
+def unique(*ids: Tensor) -> Tensor:
+    """Label ids, each once, sorted."""
+    return torch.unique(torch.cat(ids))

@@ -1,0 +1,196 @@
+"""The trained folder after each change: what is in it is true, and what is no longer true is gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hf_xmc import (
+    LabelIndex,
+    XMCDualEncoderModel,
+    XMCPipeline,
+    XMCTrainingArguments,
+    calibrate,
+    load_xmc_dataset,
+    train_reranker,
+    train_tagger,
+)
+from hf_xmc.cli.main import app
+from hf_xmc.errors import ModelFolderError
+from hf_xmc.hub import save_parts, write_model_card
+from hf_xmc.hub.folder import files_to_push, parts
+from tests.conftest import write_lines
+
+
+@pytest.fixture(scope="module")
+def data(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy with a validation split that is large enough to calibrate on."""
+    made = tmp_path_factory.mktemp("folder") / "data"
+    shutil.copytree(toy, made)
+    rows = [json.loads(line) for line in (toy / "trn.jsonl").read_text().splitlines()]
+    write_lines(made / "val.jsonl", [{**row, "uid": f"v{i}"} for i, row in enumerate(rows[:90])])
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_encoder: str, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `train_tagger` leaves behind."""
+    folder = tmp_path_factory.mktemp("folder") / "run"
+    args = XMCTrainingArguments(
+        str(folder), max_steps=2, per_device_train_batch_size=16, report_to="none", disable_tqdm=True, use_cpu=True
+    )
+    tagger = train_tagger(data, tiny_encoder, args=args, max_query_length=16)
+    assert tagger is not None
+    assert len(tagger("a red car")) == 5
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A copy, to be changed."""
+    return Path(shutil.copytree(trained, tmp_path / "my model"))
+
+
+def command(*args: object) -> str:
+    done = CliRunner().invoke(app, [*map(str, args)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def test_train_tagger_leaves_what_the_command_leaves(trained: Path, data: Path) -> None:
+    assert read(trained / "run.json")["data"]["fingerprint"] == load_xmc_dataset(data).fingerprint()
+    assert read(trained / "run.json")["arguments"]["max_steps"] == 2
+    assert read(trained / "metrics.json")["num_queries"] == 90
+    assert "catalogue of 12 labels" in (trained / "README.md").read_text()
+    assert not (trained / "training_args.bin").exists()
+    assert {"metrics.json", "run.json", "README.md"} <= {*files_to_push(trained)}
+
+
+def test_the_card_and_the_metrics_follow_labels_and_calibration(folder: Path, data: Path, tmp_path: Path) -> None:
+    before = (folder / "README.md").read_text()
+    assert "they are not probabilities" in before
+    assert "## Results" in before
+    (tmp_path / "new.txt").write_text("a purple thing\na striped thing\n")
+    command("labels", folder, "--add", tmp_path / "new.txt")
+    card = (folder / "README.md").read_text()
+    assert "catalogue of 14 labels" in card
+    assert not (folder / "metrics.json").exists(), "they were measured with 12 labels"
+    assert "## Results" not in card
+
+    output = command("calibrate", folder, "--dataset", data, "--level", "0.5")
+    card = (folder / "README.md").read_text()
+    assert "catalogue of 14 labels" in card
+    assert "not probabilities" not in card
+    assert "probabilities, thresholds" in card
+    assert "45 held-out queries" in card
+    tagger = XMCPipeline.from_pretrained(folder)
+    assert tagger.memory is not None
+    assert "Query memory: 120 training queries vote" in card
+    metrics = read(folder / "metrics.json")
+    assert (metrics["split"], metrics["num_queries"]) == ("validation", 45)
+    assert "## Results" in card
+    assert f"'{folder}'" in output, "commands that are printed can be pasted"
+    assert '"..."' not in output
+    # What is pushed is this card, and these files.
+    assert {"README.md", "metrics.json", "confidence.json", "memory/memory.json"} <= {*files_to_push(folder)}
+    # Without the memory it is another ranking again.
+    command("calibrate", folder, "--dataset", data, "--level", "0.5", "--no_memory")
+    assert "Query memory" not in (folder / "README.md").read_text()
+    assert read(folder / "metrics.json")["metrics"] != metrics["metrics"]
+    assert not (folder / "memory").exists()
+
+
+def test_the_same_from_python(folder: Path, data: Path) -> None:
+    tagger = XMCPipeline.from_pretrained(folder)
+    metrics = (folder / "metrics.json").read_bytes()
+    tagger.save_pretrained(folder)
+    assert (folder / "metrics.json").read_bytes() == metrics, "nothing has changed"
+    tagger.add_labels(["a purple thing"])
+    tagger.remove_labels(["brown", "stone"])
+    tagger.save_pretrained(folder)
+    assert "catalogue of 11 labels" in (folder / "README.md").read_text()
+    assert "2 further rows are labels that were removed" in (folder / "README.md").read_text()
+    assert not (folder / "metrics.json").exists()
+    calibrate(folder, data, level=0.5)
+    assert "not probabilities" not in (folder / "README.md").read_text()
+    assert "probability" in XMCPipeline.from_pretrained(folder)("a red car")[0]
+
+
+def test_probabilities_stay_when_single_labels_change(folder: Path, data: Path, tmp_path: Path) -> None:
+    calibrate(folder, data, level=0.5)
+    (tmp_path / "new.txt").write_text("a purple thing\n")
+    output = command("labels", folder, "--add", tmp_path / "new.txt", "--remove", "brown")
+    assert "metrics.json" in output
+    assert "probability" in XMCPipeline.from_pretrained(folder)("a red car")[0]
+    output = command("index", folder)
+    assert "confidence.json" in output.replace("\n", "")
+    assert "not probabilities" in (folder / "README.md").read_text()
+
+
+def test_a_reranker_goes_with_its_model(
+    folder: Path, data: Path, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = train_reranker(folder, data, tiny_encoder, k=3, max_length=32, batch_size=64)
+    assert [*fitted.metrics] == ["as found", "best 3 reranked"]
+    assert "Reranker" in (folder / "README.md").read_text()
+    assert (folder / "metrics.json").is_file(), "it reorders on request only"
+    assert calibrate(folder, data, level=0.5).pipeline.reranker is not None
+    assert (folder / "reranker").is_dir()
+    command("index", folder)
+    assert (folder / "reranker").is_dir(), "the model has not changed"
+    save_parts(folder, {"model": XMCDualEncoderModel.from_encoder(tiny_encoder, max_query_length=8)})
+    assert not (folder / "reranker").exists()
+    assert not (folder / "index").exists()
+    with pytest.raises(ModelFolderError, match=r"index/index.faiss.*run hf-xmc index"):
+        files_to_push(folder)
+
+
+def test_an_edited_card_is_kept(folder: Path) -> None:
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("## Limits", "Ask us.\n\n## Limits"))
+    write_model_card(folder)
+    assert "Ask us." not in card.read_text()
+    assert "Ask us." in (folder / "README.old.md").read_text()
+    assert "README.old.md" not in files_to_push(folder)
+
+
+def test_the_licence_of_a_card_stays(folder: Path) -> None:
+    write_model_card(folder, license="apache-2.0")
+    XMCPipeline.from_pretrained(folder).save_pretrained(folder)
+    assert "published under apache-2.0" in (folder / "README.md").read_text()
+
+
+def test_the_table_of_parts() -> None:
+    names = [part.name for part in parts()]
+    assert len(names) == len({*names})
+    for part in parts():
+        assert {*part.depends_on} <= {*names[: names.index(part.name)]}, "a part comes after those it depends on"
+        assert {*part.writes} <= {*names}
+        assert part.made_by.format(folder="x")
+
+
+@pytest.mark.parametrize("options", [{}, {"share_projection": True}])
+def test_a_seed_gives_the_same_model(options: dict[str, Any], tiny_encoder: str, data: Path, tmp_path: Path) -> None:
+    losses = []
+    for run in ("one", "two"):
+        args = ("train", "--dataset", data, "--model_name_or_path", tiny_encoder, "--output_dir", tmp_path / run)
+        more = [text for name, value in options.items() for text in (f"--{name}", value)]
+        command(*args, "--projection_dim", 16, "--max_steps", 1, "--logging_steps", 1, "--report_to", "none", *more)
+        checkpoint = next((tmp_path / run).glob("checkpoint-*/trainer_state.json"))
+        losses.append(read(checkpoint)["log_history"][0]["loss"])
+    assert losses[0] == losses[1]
+    model = XMCDualEncoderModel.from_pretrained(tmp_path / "one")
+    assert (model.label_projection is None) == bool(options)
+    assert np.array_equal(
+        *(LabelIndex.from_pretrained(tmp_path / run).search(np.eye(16), 5).ids for run in ("one", "two"))
+    )
