@@ -3,6 +3,7 @@
 #   make demo     train on the bundled sample, evaluate, tag three sentences
 #   make test     the test suite
 #   make check    lint and types
+#   make compatibility   the contract with transformers and accelerate on the oldest, pinned and newest versions
 #   make format   rewrite the code in the project's style
 #   make docs     build the documentation into docs/_build/html
 #   make space    the web page, on http://127.0.0.1:7860, with the model that `make demo` trained
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check format docs space clean
+.PHONY: demo test check compatibility format docs space clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hf-xmc demo --output_dir outputs/demo
@@ -30,6 +31,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+compatibility: $(VENV)/.installed-test
+	.ci/compatibility $(BIN)/python
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -91,7 +91,7 @@ def training_rows() -> list[str]:
 
     from transformers import TrainingArguments
 
-    from hf_xmc.cli.train import ScriptArguments
+    from hf_xmc.cli.script_arguments import ScriptArguments
     from hf_xmc.training.arguments import XMCTrainingArguments
 
     known = {field.name for field in fields(TrainingArguments)}

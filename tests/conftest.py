@@ -177,7 +177,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shelf() -> Path:
     """The folder of real data sets, which not every machine has."""
-    folder = os.environ.get("HF_XMC_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("set HF_XMC_DATA to the folder of the real data sets")
-    return Path(folder)
+    folder = Path(os.environ.get("HF_XMC_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not in {folder}; set HF_XMC_DATA")
+    return folder

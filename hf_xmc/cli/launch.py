@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from hf_xmc.errors import SettingsError
+
 CONFIGS = Path(__file__).parent / "accelerate_configs"
 # What belongs to the machines and not to the run; given beside the name, they win over what the file says.
 LAUNCH = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
@@ -23,7 +25,7 @@ def relaunch(command: str, argv: Sequence[str]) -> list[str]:
     happens, and the arguments are returned.
 
     Raises:
-        ValueError: there is no such configuration.
+        SettingsError: there is no such configuration.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("accelerate_config", *LAUNCH):
@@ -31,7 +33,7 @@ def relaunch(command: str, argv: Sequence[str]) -> list[str]:
     given, rest = parser.parse_known_args(argv)
     if given.accelerate_config is None:
         if found := [name for name in LAUNCH if getattr(given, name) is not None]:
-            raise ValueError(
+            raise SettingsError(
                 f"--{found[0]} goes with --accelerate_config: name one of {', '.join(names())}, or a file."
             )
         return list(argv)
@@ -60,7 +62,7 @@ def config_path(name: str) -> Path:
             return path
     near = get_close_matches(name, names(), 1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise ValueError(
+    raise SettingsError(
         f"There is no accelerate configuration {name!r}; give one of {', '.join(names())}, or a file{hint}"
     )
 

@@ -1,4 +1,4 @@
-"""`hf-xmc plan`: what a training would take, before it is run."""
+"""`hf-xmc plan`: the memory and time that a training needs, before it runs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import typer
 
 from hf_xmc.cli.tables import console, print_next
 from hf_xmc.cli.train import early_stopping, parse
+from hf_xmc.errors import SettingsError
 
 if TYPE_CHECKING:
-    from hf_xmc.cli.train import ScriptArguments
+    from hf_xmc.cli.script_arguments import ScriptArguments
     from hf_xmc.training.arguments import XMCTrainingArguments
     from hf_xmc.training.planning.plan import Choice, Measured
 
@@ -23,20 +24,20 @@ EXAMPLE = (
     "--per_device_train_batch_size 64 --label_strategy all --memory 4GB"
 )
 OWN = {
-    "memory": "What each device has, as 8GB; by default what is free on this machine, or the memory of its GPU.",
-    "num_processes": "Processes that the labels and queries are shared by; on this machine they share its memory.",
-    "seconds": "How long to measure the encoder's speed (10).",
+    "memory": "Memory of each device, such as 8GB (default: the free memory of this machine, or that of its GPU).",
+    "num_processes": "Number of processes that share the labels and queries. On a CPU they also share the memory.",
+    "seconds": "Seconds to spend on measuring the speed of the encoder (default: 10).",
 }
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def plan(context: typer.Context) -> None:
-    """Say what a training would take: memory of each part, tokens, FLOPs, time. Takes the arguments of train."""
+    """Estimate memory, tokens, FLOPs and time of a training. Accepts the arguments of train."""
     plan_from(context.args)
 
 
 def plan_from(argv: Sequence[str]) -> Path:
-    """Measure for some seconds, print the plan, write `plan.json` into the output folder; returns its path."""
+    """Measure for some seconds, print the plan and write `plan.json` into the output folder; returns its path."""
     parser, given = parse(argv, "hf-xmc plan", EXAMPLE, OWN)
     own = {name: vars(given).pop(name) for name in OWN}
     script, args = parser.parse_dict(vars(given))
@@ -61,10 +62,10 @@ def plan_from(argv: Sequence[str]) -> Path:
 def make_plan(
     script: ScriptArguments, args: XMCTrainingArguments, limit: int | None, num_processes: int, seconds: float
 ) -> dict[str, Any]:
-    """What `plan.json` holds."""
+    """The content of `plan.json`."""
     import psutil
 
-    import hf_xmc.training.trainer  # noqa: F401  with what a training has in memory at its start
+    import hf_xmc.training.trainer  # noqa: F401  it is part of the memory that a training starts with
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.inference.fitting.tagger import new_model
     from hf_xmc.training.planning.measure import measure
@@ -138,14 +139,14 @@ def available_bytes(on_gpu: bool, num_processes: int) -> int:
 
 
 def read_bytes(text: str) -> int:
-    """A size as people write it.
+    """Bytes of a size such as 8GB.
 
     >>> read_bytes("1.5GB"), read_bytes("512 MiB"), read_bytes("100")
     (1610612736, 536870912, 100)
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if found is None:
-        raise ValueError(f"memory is {text!r}; expected a size as 8GB or 512MiB.")
+        raise SettingsError(f"memory is {text!r}; expected a size such as 8GB or 512MiB")
     return int(float(found[1]) * UNITS[found[2].upper()])
 
 
@@ -161,16 +162,16 @@ def print_plan(document: dict[str, Any]) -> None:
     settings, found, one = document["settings"], document["memory"], document["step"]
     title = (
         f"{document['data']['name']}, {settings['label_strategy']} labels, "
-        f"{settings['per_device_train_batch_size']} queries a device, on {document['device']}"
+        f"{settings['per_device_train_batch_size']} queries per device, on {document['device']}"
     )
     table = Table(title=title, title_justify="left")
-    table.add_column("memory of each device")
+    table.add_column("memory per device")
     table.add_column("MiB", justify="right")
     for name, size in found["parts"].items():
         if size:
             table.add_row(name, f"{size / 2**20:,.0f}")
-    table.add_row("[bold]at the peak[/]", f"[bold]{found['peak'] / 2**20:,.0f}[/]")
-    table.add_row("there is", f"{found['available'] / 2**20:,.0f}")
+    table.add_row("[bold]peak[/]", f"[bold]{found['peak'] / 2**20:,.0f}[/]")
+    table.add_row("available", f"{found['available'] / 2**20:,.0f}")
     console.print(table)
     passes = one["label_token_passes"] / max(one["label_tokens"], 1)
     refreshed = f" and {one['refreshed']:,.0f} to refresh" if one["refreshed"] else ""
@@ -190,10 +191,12 @@ def print_plan(document: dict[str, Any]) -> None:
     if found["fits"]:
         console.print("[green]It fits.[/]")
     elif document["suggestion"] is None:
-        console.print("[red]It does not fit[/], and no setting makes it: take a smaller encoder, or shorter texts.")
+        console.print("[red]It does not fit[/] with any setting. Use a smaller encoder or shorter texts.")
     else:
         flags = " ".join(f"--{name} {str(value).lower()}" for name, value in document["suggestion"].items())
-        console.print("[yellow]It does not fit.[/] This would, in", f"{document['suggested_peak'] / 2**20:,.0f} MiB:")
+        console.print(
+            "[yellow]It does not fit.[/] These settings fit in", f"{document['suggested_peak'] / 2**20:,.0f} MiB:"
+        )
         console.print(f"  {flags}", highlight=False, soft_wrap=True)
 
 

@@ -116,6 +116,10 @@ def prepare(
         raise SettingsError("no --output_dir", hint="give a folder to write to, or pass --check to check only")
     if on_error not in ("stop", "drop"):
         raise SettingsError(f"invalid --on_error {on_error!r}", hint="expected stop or drop")
+    if push_to_hub is not None:
+        from hf_xmc.data.summary.card import check_repo_id
+
+        check_repo_id(push_to_hub)
     splitting = SplitOptions(split, test_share)  # type: ignore[arg-type]  # it checks the strategy
     problems = Problems(stop=on_error == "stop" and not check, shown=shown)
     if output_dir is not None:

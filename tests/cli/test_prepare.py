@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from hf_xmc import load_xmc_dataset
 from hf_xmc.cli.main import app
+from hf_xmc.data.formats.source import Options
 from hf_xmc.errors import DataError, SettingsError, XMCError
 from tests.conftest import write_lines
 from tests.data.made import dexml, jsonl
@@ -97,6 +99,29 @@ def test_check_alone_writes_nothing(five_rows: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(SettingsError, match="--output_dir"):
         invoke(five_rows)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--on_error", "ignore"), "invalid --on_error 'ignore'; expected stop or drop"),
+        (("--split", "halves"), "invalid --split 'halves'; expected one of given, random"),
+        (("--test_share", "1.5"), r"invalid --test_share 1\.5; give a number between 0 and 1"),
+        (("--push_to_hub", "my data"), "invalid repository id 'my data'; write it as user/name"),
+    ],
+)
+def test_invalid_settings_are_found_before_anything_is_read(
+    flags: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        invoke(tmp_path / "nowhere.csv", "--output_dir", tmp_path / "out", *flags)
+
+
+def test_every_option_of_the_readers_is_a_flag_with_its_help() -> None:
+    shown = " ".join(invoke("--help").replace("│", " ").split())
+    for option in fields(Options):
+        assert f"--{option.name}" in shown
+    assert "Column that holds the text (CSV, TSV, Parquet, Hub)" in shown
 
 
 def test_the_format_and_its_reason_are_printed(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from hf_xmc.cli.main import main
+from hf_xmc.cli.script_arguments import ScriptArguments
 from hf_xmc.cli.settings import write_settings
-from hf_xmc.cli.train import ScriptArguments, early_stopping, parse, train_from
+from hf_xmc.cli.train import early_stopping, parse, train_from
 from hf_xmc.inference.fitting.tagger import last_checkpoint
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.trainer import XMCTrainer

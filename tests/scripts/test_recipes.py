@@ -15,7 +15,8 @@ import typer
 
 from hf_xmc.cli.launch import relaunch
 from hf_xmc.cli.main import app
-from hf_xmc.cli.train import ScriptArguments, parse
+from hf_xmc.cli.script_arguments import ScriptArguments
+from hf_xmc.cli.train import parse
 from hf_xmc.data.public_sets import SETS
 from hf_xmc.training.arguments import XMCTrainingArguments
 

@@ -59,8 +59,8 @@ def test_weights_optimizer_and_lengths_are_counted(tiny_encoder: str, data: XMCD
     parts = memory(Choice(8), measured)
     assert parts["weights"] == parts["gradients"] == 4 * numbers
     assert parts["index"] == len(lengths) * 16 * 4
-    assert parts["label strategy"] == 0
-    assert memory(Choice(8, label_strategy="selective"), measured)["label strategy"] == len(lengths) * (16 * 2 + 8)
+    assert "label bank" not in parts
+    assert memory(Choice(8, label_strategy="selective"), measured)["label bank"] == len(lengths) * (16 * 2 + 8)
 
 
 def test_vectors_of_labels_are_counted(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
@@ -122,9 +122,10 @@ def test_mining_takes_time_and_memory_between_epochs(data: XMCDataset, measured:
     plain, mined = Choice(4, label_strategy="in_batch"), Choice(4, label_strategy="mixed", mining_depth=50)
     queries, labels = len(measured.query_lengths), data.num_labels
     parts = memory(mined, measured)
-    assert parts["label strategy"] == queries * 50 * 4
+    assert parts["mined negatives"] == queries * 50 * 4
     assert parts["mining"] == (queries + 2 * labels) * 16 * 4
-    assert memory(plain, measured)["mining"] == memory(plain, measured)["label strategy"] == 0
+    assert memory(plain, measured)["mining"] == 0
+    assert "mined negatives" not in memory(plain, measured)
     large = {**parts, "mining": 10**9}
     assert peak(large) > 10**9
     assert peak({**large, "loss tiles": 10**10}) == peak({**parts, "loss tiles": 10**10}), "not at the same time"

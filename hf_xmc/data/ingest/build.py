@@ -62,10 +62,10 @@ def build(
         raise DataError("no training queries", staged["train"].path, hint="a data set needs at least one")
     if splitting.strategy != "given" and any(ROW_NUMBER.fullmatch(uid) for uid, _, _ in repeated_in_pool(staged)):
         staged = with_split_in_uids(staged, folder)
-    places = assign(staged, labels, splitting, problems)
+    positives = pooled_positives(staged)
+    places = assign(staged, positives, labels, splitting, problems)
     write_splits(staged, places, folder)
     given = np.concatenate([places[split] for split in staged])
-    positives = Positives(*pooled_labels(staged))
     in_train = np.flatnonzero((given == 0) | (given == 1)) if cuts(source, splitting) else np.flatnonzero(given == 0)
     counts = np.bincount(positives.take(in_train).indices, minlength=len(labels))
     np.save(folder / "train_counts.npy", counts)
@@ -91,15 +91,15 @@ def cuts(source: Source, splitting: SplitOptions) -> bool:
     return splitting.strategy != "given" or "validation" not in source.splits
 
 
-def pooled_labels(staged: dict[str, Staged]) -> tuple[np.ndarray, np.ndarray]:
-    """The positives of all splits, one after the other, as CSR."""
+def pooled_positives(staged: dict[str, Staged]) -> Positives:
+    """The positives of all splits, one after the other."""
     parts = [list_column(part.table, "labels", np.int64) for part in staged.values()]
     lengths = np.concatenate([np.diff(indptr) for indptr, _ in parts])
-    return np.concatenate([[0], np.cumsum(lengths)]), np.concatenate([values for _, values in parts])
+    return Positives(np.concatenate([[0], np.cumsum(lengths)]), np.concatenate([values for _, values in parts]))
 
 
 def assign(
-    staged: dict[str, Staged], labels: Dataset, splitting: SplitOptions, problems: Problems
+    staged: dict[str, Staged], positives: Positives, labels: Dataset, splitting: SplitOptions, problems: Problems
 ) -> dict[str, np.ndarray]:
     """For each row of each staged split the index in `SPLITS` of its final split, or -1 if it is left out."""
     places = {split: np.full(len(part.table), SPLITS.index(split), dtype=np.int8) for split, part in staged.items()}
@@ -108,7 +108,6 @@ def assign(
         leave_out_repeated(pool, places, problems)
     ends = np.cumsum([len(part.table) for part in staged.values()])
     pooled = np.concatenate(list(places.values()))
-    positives = Positives(*pooled_labels(staged))
     uid_hashes = np.concatenate([part.uid_hash for part in staged.values()])
     if splitting.strategy != "given":
         kept = np.flatnonzero(pooled >= 0)

@@ -216,6 +216,9 @@ def repeated(digests: np.ndarray, table: Dataset, column: str = "uid") -> list[t
 
 def repeated_in_pool(staged: dict[str, Staged]) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
     """Uids that occur more than once in the splits together, with split and row of the first and of a later one."""
+    digests = np.concatenate([part.uid_hash for part in staged.values()])
+    if len(np.unique(digests)) == len(digests):
+        return []
     uids = concatenate_datasets([part.table.select_columns(["uid"]) for part in staged.values()])
     starts = np.cumsum([0, *(len(part.table) for part in staged.values())])
 
@@ -224,7 +227,7 @@ def repeated_in_pool(staged: dict[str, Staged]) -> list[tuple[str, tuple[str, in
         split = int(np.searchsorted(starts, row, side="right")) - 1
         return list(staged)[split], row - int(starts[split])
 
-    pairs = repeated(np.concatenate([part.uid_hash for part in staged.values()]), uids)
+    pairs = repeated(digests, uids)
     return [(uids[first]["uid"], origin(first), origin(later)) for first, later in pairs]
 
 

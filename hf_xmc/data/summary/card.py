@@ -8,12 +8,13 @@ from typing import Any
 
 import jinja2
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCardData, HfApi
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hf_xmc.data import parquet_folder
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.files import replacing
 from hf_xmc.data.summary.statistics import Statistics, examples
-from hf_xmc.errors import DataError
+from hf_xmc.errors import DataError, SettingsError
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -68,7 +69,9 @@ def push_to_hub(folder: Path, repo_id: str, private: bool | None = None, token: 
 
     Raises:
         DataError: the folder is not a prepared data set, or has no card.
+        SettingsError: the repository id is not valid.
     """
+    check_repo_id(repo_id)
     if not parquet_folder.detect(folder) or not (folder / "README.md").is_file():
         raise DataError("not a prepared data set with a card", folder, hint="run hf-xmc prepare first")
     api = HfApi(token=token)
@@ -86,6 +89,18 @@ def push_to_hub(folder: Path, repo_id: str, private: bool | None = None, token: 
     there = api.list_repo_files(repo_id, repo_type="dataset")
     operations += [CommitOperationDelete(n) for n in there if n.startswith(FILES) and n not in chosen]
     return api.create_commit(repo_id, operations, repo_type="dataset", commit_message="Upload data set and card")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Check the form of a repository id.
+
+    Raises:
+        SettingsError: it is not valid.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise SettingsError(f"invalid repository id {repo_id!r}", hint="write it as user/name") from error
 
 
 PLAIN = re.compile(r"[\w./-]+")  # names that can be used in the example code

@@ -34,7 +34,7 @@ class BankedLabels(CandidateRule):
             candidates,
             refreshed=min(args.label_refresh, sizes.num_labels),
             scores_all=True,
-            kept=sizes.num_labels * (sizes.dim * sizes.bank_itemsize + 8),
+            kept={"label bank": sizes.num_labels * (sizes.dim * sizes.bank_itemsize + 8)},
         )
 
     @property

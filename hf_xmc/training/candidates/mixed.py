@@ -64,7 +64,7 @@ class MixedLabels(CandidateRule):
             return MixedFromBank.banked_demand(args, sizes, candidates)
         return Demand(
             candidates,
-            kept=sizes.num_queries * args.mining_depth * 4,
+            kept={"mined negatives": sizes.num_queries * args.mining_depth * 4},
             # All queries and labels, and the labels once more in the index.
             between_epochs=(sizes.num_queries + 2 * sizes.num_labels) * sizes.dim * 4,
             search_every=args.mining_refresh_epochs,

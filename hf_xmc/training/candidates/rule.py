@@ -206,7 +206,7 @@ class Demand:
         candidates: labels that a step encodes with gradients, in all processes.
         refreshed: labels that a step encodes without gradients, in all processes.
         scores_all: a step also compares its queries with a stored embedding of every label.
-        kept: bytes in each process for as long as training runs.
+        kept: what is in memory for as long as training runs, and its bytes in each process.
         between_epochs: bytes in each process while embeddings of all texts are worked on.
         search_every: epochs between two searches of all queries in all labels; None for no search.
     """
@@ -214,7 +214,7 @@ class Demand:
     candidates: int
     refreshed: int = 0
     scores_all: bool = False
-    kept: int = 0
+    kept: dict[str, int] = field(default_factory=dict)
     between_epochs: int = 0
     search_every: int | None = None
 

@@ -23,6 +23,11 @@ DRAWS = 32  # batches drawn from the data, for the labels and tokens that one ho
 # Memory that the allocator holds beside what comes and goes in a step. MiniLM on a CPU, in batch and all labels: peaks
 # were 12 to 19 % above the sum of the parts; a tenth less where the allocator was told to give everything back.
 ALLOCATOR = 0.25
+# What is in memory while a step runs, and not between steps.
+PASSING = (
+    *("query batch activations", "label activations", "label embeddings", "loss tiles", "gradient under way"),
+    "allocator",
+)
 EMBEDDING_COPIES = 5  # of the labels in a step: chunks, put together, in their order; and gradients of the last two
 
 
@@ -132,7 +137,7 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
         "gradients": trainable,
         "optimizer states": int(trainable * of.optimizer),
         "label vectors": -(-len(of.label_lengths) // choice.num_processes) * of.vector_bytes,
-        "label strategy": demand.kept,
+        **demand.kept,
         **passing,
         "allocator": int(ALLOCATOR * (sum(passing.values()) + trainable)),
         "mining": demand.between_epochs,
@@ -144,10 +149,9 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
 def peak(parts: dict[str, int]) -> int:
     """The highest sum. The index is built after training, and negatives are mined between epochs, so neither is in
     memory together with what a step needs."""
-    lasting = ("libraries and data", "weights", "gradients", "optimizer states", "label vectors", "label strategy")
-    kept = sum(parts[name] for name in (*lasting, "token tables, mapped"))
-    step = sum(parts.values()) - kept - parts["index"] - parts["mining"]
-    return kept + max(step, 2 * parts["index"], parts["mining"])
+    passing = sum(parts[name] for name in PASSING)
+    kept = sum(parts.values()) - passing - parts["index"] - parts["mining"]
+    return kept + max(passing, 2 * parts["index"], parts["mining"])
 
 
 def step(choice: Choice, of: Measured) -> dict[str, float]:
