@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.files import replacing
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.training.arguments import XMCTrainingArguments
 
 LIBRARIES = ("hf-xmc", "torch", "transformers", "datasets", "accelerate", "huggingface-hub", "faiss-cpu", "numpy")
@@ -24,9 +25,9 @@ def versions() -> dict[str, str]:
 def describe_run(
     dataset: XMCDataset, args: XMCTrainingArguments, encoder: str, train_seconds: float, **more: Any
 ) -> dict[str, Any]:
-    """The content of `run.json`: arguments that are not defaults, data with its fingerprint, versions."""
+    """What `run.json` holds: arguments that are not defaults, data with its fingerprint, versions."""
     return {
-        "encoder": encoder if not Path(encoder).exists() else "",  # a path means nothing on another machine
+        "encoder": encoder if not Path(encoder).exists() else "",  # a path says nothing elsewhere
         "arguments": changed_arguments(args),
         "data": {
             "name": dataset.name,
@@ -44,7 +45,7 @@ def describe_run(
 
 
 def changed_arguments(args: XMCTrainingArguments) -> dict[str, Any]:
-    """The arguments that differ from their defaults, without paths and tokens."""
+    """The arguments that differ from their defaults; paths and tokens stay out."""
     defaults = XMCTrainingArguments(output_dir=args.output_dir).to_dict()
     private = {"output_dir", "logging_dir", "hub_token", "push_to_hub_token", "local_rank", "resume_from_checkpoint"}
     return {key: value for key, value in args.to_dict().items() if key not in private and defaults.get(key) != value}
@@ -58,6 +59,13 @@ def write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> Path:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if there is no file."""
+    """The object in a JSON file of a trained folder, of any size; an empty one if there is no file.
+
+    Raises:
+        ModelFolderError: the file is not JSON.
+    """
     path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ModelFolderError(f"not JSON ({error})", path, hint="is the file complete?") from error
