@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hf_xmc.inference.registration import register_with_transformers
+from hf_xmc.verbosity import follow_transformers
 
 __version__ = "0.1.0"
 
@@ -63,7 +63,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
-# The verbosity of transformers is ours too, as in `transformers.logging.set_verbosity_error()`. It can be set for this
-# package alone as well: `logging.getLogger("hf_xmc").setLevel(...)`.
-logging.getLogger("hf_xmc").parent = logging.getLogger("transformers")
+follow_transformers()
 register_with_transformers()  # loads nothing: AutoModel and pipeline("xmc-tagging") will know us once they are loaded

@@ -60,12 +60,8 @@ def make_encoder(folder: Path) -> None:
     """A random encoder of two small layers."""
     tokenizer = AutoTokenizer.from_pretrained(packaged_encoder())
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "intermediate_size": 64}
     BertModel(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -20,23 +21,23 @@ def blocks(language: str) -> list[str]:
 
 
 def test_python_example(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, confident = blocks("python")
+    train, use = blocks("python")
     monkeypatch.chdir(tmp_path)
-    code = code.replace("sentence-transformers/all-MiniLM-L6-v2", tiny_encoder)
-    code = code.replace("num_train_epochs=2", "max_steps=2")
-    assert "max_steps" in code
-    names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    assert len([line for line in train.splitlines() if line]) == 5, "five lines"
+    train = train.replace("sentence-transformers/all-MiniLM-L6-v2", tiny_encoder)
+    train = train.replace("num_train_epochs=2", "max_steps=2")
+    assert "max_steps" in train
+    names: dict[str, Any] = {}
+    exec(compile(train, "README.md", "exec"), names)
     assert (tmp_path / "outputs/run/index/index.faiss").is_file()
-    exec(re.findall(r"`(tagger\.add_labels.*?)`", README)[0], names)
-    tags = names["tagger"]("a new label", k=2000)  # type: ignore[operator]
+    assert (tmp_path / "outputs/run/confidence.json").is_file()
+
+    exec(compile(use.replace("\ntagger(", "\nlast = tagger("), "README.md", "exec"), names)
+    assert "probability" in names["last"][0]
+    assert "explanation" in names["last"][0]
+    tags = names["tagger"]("a new label", k=2000)
     assert len(tags) == 1194
     assert "1193" in {tag["uid"] for tag in tags}
-
-    (command,) = re.findall(r"After `hf-xmc (calibrate .*?)`", README)
-    assert CliRunner().invoke(app, command.split()).exit_code == 0
-    exec(compile(confident.replace("\ntagger(", "\nlast = tagger("), "README.md", "exec"), names)
-    assert "probability" in names["last"][0]  # type: ignore[index]
 
 
 def test_commands_and_their_flags_exist() -> None:

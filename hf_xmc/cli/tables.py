@@ -54,7 +54,7 @@ def print_confidence(calibration: Mapping[str, float], sets: Mapping[str, Mappin
     shown = ", ".join(f"{name} {value:.4f}" for name, value in calibration.items())
     console.print(f"Calibration: {shown}", highlight=False)
     table = Table(title="Label sets", title_justify="left")
-    for name in ("", "level", "labels per set", "true labels in it", "all true labels in it"):
+    for name in ("", "level", "mean size", "true labels in it", "all true labels in it"):
         table.add_column(name, justify="right" if name else "left")
     for method, row in sets.items():
         if "error" in row:

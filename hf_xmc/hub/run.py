@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.files import replacing
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.training.arguments import XMCTrainingArguments
 
 LIBRARIES = ("hf-xmc", "torch", "transformers", "datasets", "accelerate", "huggingface-hub", "faiss-cpu", "numpy")
@@ -58,6 +59,13 @@ def write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> Path:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file."""
+    """The object in a JSON file of a trained folder, of any size; an empty one if there is no file.
+
+    Raises:
+        ModelFolderError: the file is not JSON.
+    """
     path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ModelFolderError(f"not JSON ({error})", path, hint="is the file complete?") from error

@@ -99,11 +99,13 @@ def test_what_evaluate_cannot_do_is_said(toy: Path, files: tuple[Path, Path], tm
     invoke(tmp_path / "no.parquet", "--dataset", toy, code=1)
 
 
-def test_a_file_that_is_too_shallow_is_said(toy: Path, files: tuple[Path, Path], tmp_path: Path) -> None:
-    output = invoke(files[0], "--dataset", toy, "--output_dir", tmp_path / "out", "--no_baselines", "--k", "11")
+def test_a_file_that_is_too_shallow_is_said(
+    toy: Path, files: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    invoke(files[0], "--dataset", toy, "--output_dir", tmp_path / "out", "--no_baselines", "--k", "11")
     settings = json.loads((tmp_path / "out" / "metrics.json").read_text())["settings"]
     assert settings["fewer_predictions_than_needed"] is True
-    assert "fewer than k = 11" in output
+    assert "fewer than k = 11" in caplog.text
 
 
 def test_the_index_of_other_labels_is_refused(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:

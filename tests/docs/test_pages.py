@@ -104,10 +104,6 @@ def test_blocks_of_a_page(
     run_page(page, folder, tiny_encoder)
 
 
-LANDED = all((ROOT / "hf_xmc" / name).is_file() for name in ("hub/folder.py", "training/candidates/rule.py"))
-
-
-@pytest.mark.skipif(not LANDED, reason="parts of the page are under way")
 def test_extending(started: Path, tiny_encoder: str, tmp_path: Path) -> None:
     """In a process of its own, where the files of the page are part of the package."""
     folder = tmp_path / "docs"
@@ -287,7 +283,6 @@ def test_figures_of_the_picture_stand_in_the_experiments() -> None:
         assert [float(match[1]) for match in found if match] == [encoder, classifier], name
 
 
-@pytest.mark.skipif(not LANDED, reason="parts of the page are under way")
 def test_no_page_names_a_module_that_is_not_there() -> None:
     for path in DOCS.rglob("*.md"):
         for name in re.findall(r"`(?:hf_xmc/)?((?:\w+/)+\w+\.py)`", path.read_text(encoding="utf-8")):

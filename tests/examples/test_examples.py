@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-import hf_xmc
 from tests.docs.test_pages import write_data
 from tests.hub.local_hub import TOKEN, Hub
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-pytestmark = pytest.mark.skipif("train_tagger" not in dir(hf_xmc), reason="train_tagger is under way")
 SCRIPTS = ("train_and_tag.py", "calibrate_and_add_label.py", "train_and_push.py")
 
 
@@ -67,12 +65,8 @@ def test_train_and_push(folder: Path, tiny_encoder: str, hub: Hub, tmp_path: Pat
     """In a process of its own, since the address of the Hub is read at import."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
-    environment |= {
-        "HF_HUB_DISABLE_XET": "1",
-        "NO_PROXY": "127.0.0.1",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     options = ("--encoder", tiny_encoder, "--max_steps", "2", "--output_dir", str(tmp_path / "run"))
     done = subprocess.run(
         [sys.executable, EXAMPLES / "train_and_push.py", "--dataset", "my_data", "--push_to", "me/tagger", *options],

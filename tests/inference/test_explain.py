@@ -80,7 +80,7 @@ def test_measures() -> None:
     assert insertion_area([0.16, 0.56, 0.72, 0.8]) == pytest.approx(0.7333, abs=1e-4)
     assert max_sensitivity([3, 4], [[3, 3]]) == pytest.approx(0.2)
     assert max_sensitivity([0, 0], [[0, 0]]) == 0
-    for wrong, message in (([0.0, 0.1], "above 0"), ([0.5], "two at least")):
+    for wrong, message in (([0.0, 0.1], "above 0"), ([0.5], "at least two")):
         with pytest.raises(ValueError, match=message):
             deletion_area(wrong)
     assert deletions("a b c", [(4, 5), (0, 1)]) == ["a b c", "a b ", " b "]
@@ -187,3 +187,18 @@ def test_the_command(fitted: XMCPipeline, toy: Path, tmp_path: Path) -> None:
         assert "red" in done.output
     assert "similar training texts" in (tmp_path / "why.html").read_text()
     assert len(json.loads((tmp_path / "why.json").read_text())) == 2
+
+
+def test_measures_are_reachable(fitted: XMCPipeline, tmp_path: Path) -> None:
+    found = explain(fitted, ["a red car", "the blue river"], k=1, measure=True, seed=3)
+    assert [one.text for one in found] == ["a red car", "the blue river"]
+    assert found[0].faithfulness == pytest.approx(
+        {**measure_explanation(fitted.model, found[0], seed=3), "seconds": found[0].faithfulness["seconds"]}
+    )
+    fitted.save_pretrained(tmp_path / "model")
+    args = ["explain", str(tmp_path / "model"), "--text", "a red car", "--k", "1", "--measure", "--seed", "3"]
+    done = CliRunner().invoke(app, [*args, "--output", str(tmp_path / "why.json")], catch_exceptions=False)
+    assert "deletion" in done.output
+    assert "max-sensitivity" in done.output
+    measured = json.loads((tmp_path / "why.json").read_text())[0]["faithfulness"]
+    assert measured["deletion"] == pytest.approx(found[0].faithfulness["deletion"], abs=1e-5)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from datasets import Dataset
+
 from hf_xmc.inference.explain.explanations import Explanation, explain_text
 from hf_xmc.inference.explain.faithfulness import measure_explanation
 from hf_xmc.inference.loading import AnyDataset, AnyTagger, as_dataset, as_tagger
@@ -20,6 +22,7 @@ def explain(
     how: str = "delete",
     unit: str = "word",
     dataset: AnyDataset | None = None,
+    train_queries: Dataset | None = None,
     measure: bool = False,
     seed: int = 0,
     **options: Any,
@@ -38,6 +41,7 @@ def explain(
         how: occlusion deletes words (`"delete"`) or replaces them by the mask token (`"mask"`).
         unit: `"word"` or `"sentence"`.
         dataset: the data set that the tagger was trained on, to show the uid and text of similar training queries.
+        train_queries: its training split, if it is loaded already.
         measure: measure how faithful each explanation is ([`measure_explanation`]); ten times as slow.
         seed: seed for the measures.
         **options: `num_neighbours`, and options of the tagger for the labels that it predicts.
@@ -51,7 +55,7 @@ def explain(
             print(found.label, found.words, found.faithfulness)
     """
     tagger = as_tagger(tagger)
-    train = None if dataset is None else as_dataset(dataset).queries["train"]
+    train = train_queries if dataset is None else as_dataset(dataset).queries["train"]
     found = [
         one
         for text in ([texts] if isinstance(texts, str) else texts)

@@ -85,7 +85,7 @@ class CandidateArguments(TrainingArguments):
     mining_relative_margin: float | None = field(
         default=None,
         metadata={
-            "help": "Margin as a share of the best positive's score: 0.05 keeps negatives below 95 % of it. Default: "
+            "help": "Margin as a share of the best positive's score: 0.05 keeps negatives below 0.95 of it. Default: "
             "no margin."
         },
     )
