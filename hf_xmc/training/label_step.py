@@ -13,8 +13,7 @@ from hf_xmc.data.collator import unpack
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.losses import Loss
 from hf_xmc.losses.sharding import Shard
-from hf_xmc.sampling.candidates import to_columns
-from hf_xmc.sampling.pairs import all_but
+from hf_xmc.sampling.candidates import all_but, to_columns
 from hf_xmc.training.candidates.rule import CandidateRule, Candidates, Window
 from hf_xmc.training.distributed import GatherLabels, concatenate
 from hf_xmc.training.encoding import TextEncoder
