@@ -91,8 +91,8 @@ class StreamingLoss(Loss):
         count: torch.Tensor,
         log_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The sum of a row loss over all queries, divided by `count`; see the function `stream`. `log_weights`, `[C]`, are added to
-        the scores of each label."""
+        """The sum of a row loss over all queries, divided by `count`; see the function `stream`. `log_weights`,
+        `[C]`, are added to the scores of each label."""
         if log_weights is not None:  # within the product, as one more dimension: no pass over the scores for it
             queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
             labels = torch.cat([labels, log_weights[:, None] * self.temperature], 1)
