@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 for command in (demo, prepare, evaluate, fuse, calibrate, rerank, index, labels, predict, explain, push):
     app.command(epilog=command.EXAMPLE)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
-for command in (train, plan):  # which hand their arguments on
+for command in (train, plan):  # their arguments are parsed by HfArgumentParser
     name = command.__name__.rsplit(".", 1)[-1]
     app.command(name, epilog=command.EXAMPLE, add_help_option=False, context_settings=train.PASS_ON)(
         getattr(command, name)

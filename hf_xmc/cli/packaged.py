@@ -1,4 +1,4 @@
-"""The encoder that comes as a Python package, so that the demo and the tests need no network."""
+"""The encoder that is installed as a Python package, so that demo and tests need no network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def packaged_encoder() -> str:
-    """Folder of the packaged all-MiniLM-L6-v2, its weights checked; the Hub is switched off, since nothing is needed.
+    """Folder of the packaged all-MiniLM-L6-v2, after a check of its weights. It sets HF_HUB_OFFLINE: nothing else is
+    needed from the Hub.
 
     Raises:
         OSError: the package is not installed, or its weights are not the expected ones.

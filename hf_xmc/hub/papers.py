@@ -44,7 +44,7 @@ PAPERS: dict[str, dict[str, str]] = {
 
 
 def cited(papers: Sequence[str | dict[str, Any]] | None = None) -> list[dict[str, str]]:
-    """Records (`name`, `title`, `url`, `bibtex`) of what a run names: arXiv ids or records; by default both papers.
+    """Records (`name`, `title`, `url`, `bibtex`) of papers, given by arXiv id or as records; by default both.
 
     >>> [paper["name"] for paper in cited(["2207.04452", {"title": "A later paper"}])]
     ['NGAME', 'A later paper']
@@ -53,7 +53,7 @@ def cited(papers: Sequence[str | dict[str, Any]] | None = None) -> list[dict[str
 
 
 def record(paper: str | dict[str, Any]) -> dict[str, str]:
-    """One paper; of an arXiv id that is not known here the id alone."""
+    """One paper; for an arXiv id that is not known here, the id alone."""
     if isinstance(paper, str):
         known = {"title": f"arXiv:{paper}", "url": f"https://arxiv.org/abs/{paper}"}
         return record(PAPERS.get(paper, known))

@@ -71,7 +71,7 @@ class XMCPipeline:
         self.run = dict(run or {})
         self.confidence = confidence
         self.reranker = reranker
-        self.catalogues: dict[tuple[int, int], str] = {}  # fingerprints of the label table, which take a millisecond
+        self.catalogue: tuple[LabelIndex, int, str] | None = None  # the last fingerprint of the label table
 
     @property
     def memory(self) -> QueryMemory | None:
@@ -268,9 +268,10 @@ class XMCPipeline:
                 the rows that a confidence was fitted for.
         """
         num_labels = self.index.catalogue.num_rows if num_labels is None else num_labels
-        key = (id(self.index), num_labels)
-        if key not in self.catalogues:
-            self.catalogues[key] = ranking.catalogue_fingerprint(self.index, num_labels)
+        last = self.catalogue
+        if last is None or last[0] is not self.index or last[1] != num_labels:  # it takes a millisecond
+            last = (self.index, num_labels, ranking.catalogue_fingerprint(self.index, num_labels))
+            self.catalogue = last
         return ranking.ranking_fingerprint(
             self.index,
             self.channels,
@@ -278,7 +279,7 @@ class XMCPipeline:
             self.head_fingerprint,
             self.reranker,
             search,
-            self.catalogues[key],
+            last[2],
         )
 
     def add_labels(self, labels: NewLabels) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What makes `import hf_xmc` enough for transformers to know our model and task, without importing either yet."""
+"""Registers model and task with transformers on `import hf_xmc`, without importing transformers or torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-# Module of transformers -> module of ours that registers there when it is imported.
+# Module of transformers -> module of hf_xmc that registers there when it is imported.
 FOLLOWERS = {
     "transformers.models.auto.modeling_auto": "hf_xmc.modeling",  # AutoConfig and AutoModel
     "transformers.pipelines": "hf_xmc.inference.transformers_pipeline",  # pipeline("xmc-tagging", ...)
@@ -18,10 +18,10 @@ FOLLOWERS = {
 
 
 def register_with_transformers() -> None:
-    """Register the model and the task `xmc-tagging`: now where transformers is there, else once it is imported.
+    """Register the model and the task `xmc-tagging`: now if transformers is imported already, else once it is.
 
-    Registering needs the classes, and they need torch: several seconds that `hf-xmc --help` shall not wait for.
-    Whoever imports `AutoModel` or `pipeline` pays for torch anyway, before or after `import hf_xmc`.
+    Registering needs the classes, and these need torch, whose import takes several seconds: too long for
+    `hf-xmc --help`. Code that imports `AutoModel` or `pipeline` imports torch anyway.
     """
     finder = next((finder for finder in sys.meta_path if isinstance(finder, Follow)), None)
     if finder is None:
@@ -30,9 +30,9 @@ def register_with_transformers() -> None:
 
 
 class Follow(MetaPathFinder):
-    """Finds the modules of transformers as usual. Ours follow once none of them is half imported: modules of
-    transformers import each other, and a follower that ran in between would meet names that are not there
-    yet. The same holds for ours: a follower imports more of transformers, and the next one waits until it is whole."""
+    """Finds modules of transformers as usual, and imports the modules that follow them once none of them is partially
+    imported: they import each other, and a follower that ran in between would not find names defined later. A follower
+    imports more of transformers itself, so the next one waits until it is complete."""
 
     depth = 0
 
@@ -55,7 +55,7 @@ class Follow(MetaPathFinder):
         return spec
 
     def follow(self) -> None:
-        """Import what follows the modules that are there, unless one is being imported."""
+        """Import the followers of imported modules, unless a module is being imported."""
         if self.depth:
             return
         self.depth += 1

@@ -1,4 +1,4 @@
-"""Which of the predictions are given out: the best k, those above a threshold, or a set with a guarantee."""
+"""Which predictions are returned: the best k, those above a threshold, or a conformal prediction set."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.conformal import above
-from hf_xmc.types import Positives, TopK
+from hf_xmc.types import TopK
 
-PRECISION = 0.9  # that `threshold="precision"` asks for
+PRECISION = 0.9  # of `threshold="precision"`
 FORM = re.compile(r"(f1|precision)(?:=([0-9.]+))?(?:@(global|frequency|label))?")
 
 
@@ -28,16 +29,17 @@ def select(
 
     Args:
         topk: predictions, best first; for a conformal set as many as the calibration saw.
-        confidence: what was fitted on held-out predictions of the same search, if anything was.
-        k: predictions a query at most; a conformal set is as large as it has to be.
-        threshold: a number: the least probability or, without a confidence, the least score. `"f1"`: the fitted
+        confidence: fitted on held-out predictions of the same search; None if the ranking is not calibrated.
+        k: predictions per query, at most; a conformal set may be larger.
+        threshold: a number: the lowest probability or, without a confidence, the lowest score. `"f1"`: the fitted
             threshold of the best F1; `"precision=0.8"`: that of this precision; `"f1@frequency"`, `"f1@label"`: one
-            threshold a frequency bin or label.
-        conformal: True for the level that was fitted, or a level, as 0.9.
-        set_method: what the set promises: `"fnr"`, `"all"`, `"frequency"` or `"powerset"` (`Confidence.sets`).
+            threshold per frequency bin or label.
+        conformal: True for the fitted coverage, or a coverage such as 0.9.
+        set_method: what the coverage means: `"fnr"`, `"all"`, `"frequency"` or `"powerset"` (`Confidence.sets`).
 
     Raises:
-        ValueError: a threshold that is none, a threshold and a set together, or what needs a confidence without one.
+        SettingsError: an invalid threshold, a threshold together with a set, or an option that needs a confidence
+            without one.
 
     >>> select(TopK(np.array([[4, 2, -1]]), np.array([[0.9, 0.3, -np.inf]])), None, threshold=0.2).tolist()
     [[True, True, False]]
@@ -45,27 +47,27 @@ def select(
     found = np.asarray(topk.ids) >= 0  # [N, K]
     if conformal is not False:
         if threshold is not None:
-            raise ValueError("threshold and conformal are both given; a threshold would undo what the set promises.")
+            raise SettingsError("threshold and conformal are both given", hint="a threshold would break the coverage")
         fitted = needed(confidence, "conformal")
-        return found & members(topk, fitted.sets(topk, set_method, None if conformal is True else float(conformal)))
+        return found & fitted.sets(topk, set_method, None if conformal is True else float(conformal)).contains(topk)
     best = found & (np.arange(topk.k) < k)
     if threshold is None:
         return best
     if isinstance(threshold, str):
         limits, common = fitted_thresholds(threshold, confidence)
-        return best & members(topk, above(topk, limits, unknown=common))
+        return best & above(topk, limits, unknown=common).contains(topk)
     values = topk.scores if confidence is None else confidence.probabilities(topk)
     return best & (np.asarray(values) >= threshold)
 
 
 def fitted_thresholds(threshold: str, confidence: Confidence | None) -> tuple[float | np.ndarray, float]:
-    """`"f1"`, `"precision=0.8"`, `"f1@label"` as thresholds on scores, for all labels or one a label; and the common
-    one, which labels that were added later have."""
+    """A threshold such as `"f1"`, `"precision=0.8"` or `"f1@label"` as a number for all labels or one per label; and
+    the global threshold, which applies to labels that were added later."""
     match = FORM.fullmatch(threshold)
     if match is None:
-        raise ValueError(
+        raise SettingsError(
             f"threshold is {threshold!r}; expected a number, 'f1' or 'precision=0.9'; the last two also with "
-            "@frequency or @label."
+            "@frequency or @label"
         )
     target, given, by = match.groups()
     value = (float(given) if given else PRECISION) if target == "precision" else None
@@ -77,25 +79,17 @@ def fitted_thresholds(threshold: str, confidence: Confidence | None) -> tuple[fl
 
 def needed(confidence: Confidence | None, what: str) -> Confidence:
     if confidence is None:
-        raise ValueError(
-            f"{what} needs a confidence that was fitted on predictions like these, and there is none: run "
-            "hf-xmc calibrate, and predict with the memory and without reranking as it did."
+        raise SettingsError(
+            f"{what} needs a confidence that was fitted on the same ranking, and there is none",
+            hint="run hf-xmc calibrate, and predict with the same channels and without reranking",
         )
     return confidence
-
-
-def members(topk: TopK, sets: Positives) -> np.ndarray:
-    """Which predictions are in their query's set, bool `[N, K]`."""
-    stride = max(int(np.max(topk.ids, initial=0)), int(sets.indices.max(initial=0))) + 1
-    row_of_pair = np.repeat(np.arange(len(sets)), sets.counts)
-    keys = np.arange(len(topk))[:, None] * stride + topk.ids
-    return (topk.ids >= 0) & np.isin(keys, row_of_pair * stride + sets.indices)
 
 
 def describe(
     labels: Dataset, topk: TopK, keep: np.ndarray, probabilities: np.ndarray | None = None
 ) -> list[list[dict[str, Any]]]:
-    """What people read of the predictions that a mask `keep` `[N, K]` marks: text, uid, id, score, probability."""
+    """The predictions that the mask `keep` `[N, K]` marks, as dicts: text, uid, id, score, probability."""
     wanted = np.unique(topk.ids[keep])
     table = labels.select(wanted)
     known = {i: (text, uid) for i, text, uid in zip(wanted.tolist(), table["text"], table["uid"], strict=True)}

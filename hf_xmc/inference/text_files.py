@@ -1,4 +1,4 @@
-"""Files of texts to be tagged, read a window of rows at a time; and windows with their tags, written."""
+"""Reading files of texts one window of rows at a time, and writing windows with their tags."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_xmc.data.rows import rows as table_rows
 from hf_xmc.errors import DataError, Problems
 
 KINDS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
-# Of Parquet; the probability is null where the model is not calibrated.
+# Type of a tag in Parquet; the probability is null if the model is not calibrated.
 TAG = pa.struct(
     {"label": pa.string(), "uid": pa.string(), "id": pa.int64(), "score": pa.float64(), "probability": pa.float64()}
 )
@@ -29,9 +29,9 @@ class Window:
     """Consecutive rows of a file.
 
     Args:
-        number: from 0.
-        rows: as dicts, or as they stand in a Parquet file.
-        lines: where each row stands in the file.
+        number: of the window, from 0.
+        rows: dicts, or a table as read from a Parquet file.
+        lines: line number of each row in the file.
     """
 
     number: int
@@ -43,10 +43,10 @@ class Window:
 
 
 def read_windows(path: Path, size: int) -> Iterator[Window]:
-    """The rows of a file, `size` at a time. Cells of `.csv` and `.tsv` stay the strings that they are.
+    """The rows of a file, `size` at a time. Cells of `.csv` and `.tsv` remain strings.
 
     Raises:
-        DataError: no such file, a kind that is not known, a line that is not what it should be.
+        DataError: no such file, an unknown kind of file, or an invalid line.
     """
     if plain_suffix(path) == ".parquet" and path.is_file():
         yield from parquet_windows(path, size)
@@ -63,7 +63,7 @@ def parquet_windows(path: Path, size: int) -> Iterator[Window]:
     try:
         with pq.ParquetFile(path) as file:
             empty = file.schema_arrow.empty_table()
-            for batch in file.iter_batches(batch_size=size):  # batches end with their row group
+            for batch in file.iter_batches(batch_size=size):  # a batch ends with its row group
                 waiting.append(pa.Table.from_batches([batch]))
                 while sum(map(len, waiting)) >= size:
                     table = pa.concat_tables(waiting)
@@ -93,7 +93,7 @@ def texts_of(window: Window, column: str, path: Path) -> list[str]:
     """The texts of a window.
 
     Raises:
-        DataError: no such column, a text that is missing or no string; the message names the line.
+        DataError: no such column, or a text that is missing or not a string; the message names the line.
     """
     if isinstance(window.rows, pa.Table):
         if column not in (names := window.rows.column_names):
@@ -116,13 +116,13 @@ def missing(column: str, names: list[str], path: Path) -> DataError:
 def write_window(
     window: Window, tags: Tags, path: Path, suffix: str, schema: pa.Schema | None = None
 ) -> pa.Schema | None:
-    """A window with its tags in the column `labels`; labels that the input had are kept beside as `given_labels`.
+    """Write a window with its tags in the column `labels`; a column `labels` of the input is renamed `given_labels`.
 
     Returns:
-        Of Parquet, the columns of this window and of those before (`schema`).
+        For Parquet the columns of this window and of those before (`schema`), else None.
 
     Raises:
-        DataError: a column of Parquet has another type than before; nothing is written then.
+        DataError: a Parquet column has another type than before; nothing is written then.
     """
     if suffix == ".jsonl":
         rows = window.rows.to_pylist() if isinstance(window.rows, pa.Table) else window.rows
@@ -156,7 +156,7 @@ def changed_type(error: Exception) -> DataError:
 
 
 def number_of_rows(path: Path) -> int | None:
-    """Where the file says it without being read."""
+    """The number of rows, if the file states it; else None."""
     if plain_suffix(path) != ".parquet" or not path.is_file():
         return None
     try:

@@ -1,29 +1,26 @@
-"""`transformers.pipeline("xmc-tagging", model=...)`: our pipeline under the interface of theirs."""
+"""`transformers.pipeline("xmc-tagging", model=...)`: `XMCPipeline` behind the interface of transformers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_xmc.modeling import XMCDualEncoderModel
 
-if TYPE_CHECKING:
-    from hf_xmc.inference.pipeline import XMCPipeline
-
 TASK = "xmc-tagging"
-BATCH_SIZE, WINDOW = 64, 2048  # texts a forward pass, and texts of a stream that are sorted by length together
+BATCH_SIZE, WINDOW = 64, 2048  # texts per forward pass, and texts of a stream that are sorted by length together
 
 
 class XMCTaggingPipeline(Pipeline):
     """Tags texts; registered with transformers by `import hf_xmc`.
 
-    Takes one text, a list, or anything that yields texts (a generator, a data set's column), for which it returns an
-    iterator. Arguments, given here or at each call, are those of [`XMCPipeline`]; `top_k` is another name of `k`.
+    Takes one text, a list of texts, or any iterable of texts (a generator, a data set's column), for which it returns
+    an iterator. Arguments, given here or at each call, are those of [`XMCPipeline`].
 
     Example:
 
@@ -35,15 +32,15 @@ class XMCTaggingPipeline(Pipeline):
         # [{"label": "Sequence alignment", "uid": "operation_0292", "id": 310, "score": 0.71}, ...]
     """
 
-    _load_tokenizer: Any = False  # it is part of the model
+    _load_tokenizer: Any = False  # the model has its own
     _load_processor: Any = False
     _load_image_processor: Any = False
     _load_feature_extractor: Any = False
 
-    tagger: XMCPipeline
+    tagger: Any  # an `XMCPipeline`
 
     def __init__(self, model: XMCDualEncoderModel, **kwargs: Any) -> None:
-        from hf_xmc.inference.pipeline import XMCPipeline  # brings faiss and datasets
+        from hf_xmc.inference.pipeline import XMCPipeline  # slow: imports faiss and datasets
 
         super().__init__(model=model, **kwargs)
         name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
@@ -52,12 +49,12 @@ class XMCTaggingPipeline(Pipeline):
     def _sanitize_parameters(
         self, top_k: int | None = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        return {}, options if top_k is None else {**options, "k": top_k}, {}
+        return {}, options if top_k is None else {**options, "k": top_k}, {}  # so that a call overrides either name
 
     def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
-        """The labels of one text as a list of dicts; of a list of texts a list of those, of other iterables a stream.
+        """A list of dicts for one text, a list of such lists for a list of texts, an iterator for other iterables.
 
-        Texts are encoded in order of their length, `batch_size` at a time (64 by default).
+        Texts are sorted by length and encoded `batch_size` at a time (64 by default).
         """
         options = {**self._forward_params, **self._sanitize_parameters(**kwargs)[1]}
         options["batch_size"] = batch_size or self._batch_size or BATCH_SIZE
@@ -73,7 +70,8 @@ class XMCTaggingPipeline(Pipeline):
             yield from self.run_single(window, {}, options, {})
 
     def run_single(self, inputs: Any, preprocess_params: Any, forward_params: Any, postprocess_params: Any) -> Any:
-        # Without the base class' inference mode and device moves: the model has its own, and explanations gradients.
+        # Bypasses inference mode and device moves of the base class: the model moves its inputs, and explanations need
+        # gradients.
         made = self._forward(self.preprocess(inputs, **preprocess_params), **forward_params)
         return self.postprocess(made, **postprocess_params)
 
@@ -87,11 +85,11 @@ class XMCTaggingPipeline(Pipeline):
         return model_outputs["tags"]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As `XMCPipeline.save_pretrained`: the whole trained folder."""
+        """Save the whole trained folder, as `XMCPipeline.save_pretrained`."""
         self.tagger.save_pretrained(save_directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """As `XMCPipeline.push_to_hub`: the whole trained folder."""
+        """Push the whole trained folder, as `XMCPipeline.push_to_hub`."""
         return self.tagger.push_to_hub(repo_id, **kwargs)
 
 

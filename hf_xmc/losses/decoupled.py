@@ -11,10 +11,10 @@ from hf_xmc.types import Positives
 class DecoupledSoftmaxLoss(StreamingLoss):
     """Mean over queries of the mean over p in P_b of  -log( exp(s_bp) / (exp(s_bp) + sum_n exp(s_bn)) ), n not in P_b.
 
-    From DEXML, "Dual-Encoders for Extreme Multi-Label Classification" (Gupta et al., ICLR 2024). Where each query has
-    one positive it is `SoftmaxLoss`.
+    From DEXML, "Dual-Encoders for Extreme Multi-Label Classification" (Gupta et al., ICLR 2024). If each query has one
+    positive, it equals `SoftmaxLoss`.
 
-    Args: see `StreamingLoss`.
+    See `StreamingLoss` for the arguments.
 
     >>> from hf_xmc import Positives
     >>> queries, labels = torch.eye(2), torch.eye(3, 2)
@@ -34,20 +34,22 @@ class DecoupledSoftmaxLoss(StreamingLoss):
         positives: Positives,
         sampled: Positives | None = None,
         ignored: Positives | None = None,
+        log_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
 
         Args:
-            positives: on tensors beside the embeddings; ids are rows of `labels`. Queries with none add nothing. With
+            positives: tensors, like the embeddings; ids are rows of `labels`. Queries with none add nothing. With
                 weights, the mean over the positives of a query is the weighted one.
-            sampled: run over these positives only; the others are in no denominator.
+            sampled: use these positives only; the others are in no denominator.
             ignored: pairs that are neither positive nor negative.
+            log_weights: the logarithm of how many labels each row of `labels` stands for, `[C]`; zeros by default.
 
         Raises:
             ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
         """
         batch = self.read(queries, labels, positives, sampled, ignored)
-        return self.stream(decoupled_rows, queries, labels, batch, batch.num_queries_with_positives)
+        return self.stream(decoupled_rows, queries, labels, batch, batch.num_queries_with_positives, log_weights)
 
 
 def decoupled_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import softplus
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.losses.pairs import read_local
 from hf_xmc.losses.streaming import StreamingLoss, Tile
 from hf_xmc.types import Positives
@@ -13,7 +14,7 @@ from hf_xmc.types import Positives
 class OneVsAllLoss(StreamingLoss):
     """Mean over all B * C entries of  log(1 + exp(-s_bp)) at positives and log(1 + exp(s_bn)) elsewhere.
 
-    Args: see `StreamingLoss`.
+    See `StreamingLoss` for the arguments.
     """
 
     name = "one_vs_all"
@@ -34,17 +35,18 @@ class OneVsAllLoss(StreamingLoss):
         """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
 
         Args:
-            positives: on tensors beside the embeddings; ids are rows of `labels`. Weights multiply the terms of the
-                positives, and do not count in what the mean divides by.
+            positives: tensors, like the embeddings; ids are rows of `labels`. Weights multiply the terms of the
+                positives; the divisor of the mean does not depend on them.
             sampled: must be None; every entry counts in this loss.
             ignored: pairs that are neither positive nor negative; the mean is over the other entries.
 
         Raises:
-            ValueError: `sampled` is given, ids outside the labels, a label twice in a row (the message names it),
+            SettingsError: `sampled` is given.
+            ValueError: ids outside the labels, a label twice in a row (the message names it),
                 shapes that do not fit.
         """
         if sampled is not None:
-            raise ValueError("One-vs-all compares every query with every label; it takes no sampled positives.")
+            raise SettingsError("one-vs-all compares every query with every label; it takes no sampled positives")
         batch = self.read(queries, labels, positives, None, ignored)
         return self.stream(one_vs_all_rows, queries, labels, batch, batch.num_candidates.sum().clamp(min=1))
 
@@ -63,5 +65,5 @@ def one_vs_all_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _softplus(x: torch.Tensor) -> torch.Tensor:
-    """log(1 + exp(x)). The library goes over to x at 20, where it is off by 2e-9; exp fits much further."""
+    """log(1 + exp(x)). By default torch returns x from 20 on, with an error of 2e-9; exp does not overflow there."""
     return softplus(x, threshold=700.0 if x.dtype == torch.float64 else 80.0)

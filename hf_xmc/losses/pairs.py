@@ -1,4 +1,4 @@
-"""The pairs of a batch that a loss treats by themselves: positives, sampled positives, ignored pairs."""
+"""The pairs of a batch that a loss treats separately: positives, sampled positives, ignored pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_xmc.types import Positives
 
 @dataclass(frozen=True)
 class Pairs:
-    """Query-label pairs, by rising row and column, as coordinates of the score matrix.
+    """Query-label pairs as coordinates of the score matrix, sorted by row and column.
 
     `rows`, `cols`: int64 `[nnz]`; `weights`: `[nnz]`, or None for ones; `num_labels`: width of the matrix.
     """
@@ -28,7 +28,7 @@ class Pairs:
 
     @property
     def keys(self) -> torch.Tensor:
-        """One number a pair, rising; int64 `[nnz]`."""
+        """One number per pair, rising; int64 `[nnz]`."""
         return self.rows * self.num_labels + self.cols
 
     def select(self, which: torch.Tensor | slice) -> Pairs:
@@ -42,7 +42,7 @@ class Pairs:
         return Pairs(self.rows + rows, self.cols + cols, self.weights, num_labels)
 
     def holds(self, other: Pairs) -> torch.Tensor:
-        """Which pairs of `other` are here too, bool `[len(other)]`."""
+        """Which pairs of `other` are also in this set, bool `[len(other)]`."""
         if not len(self):
             return torch.zeros_like(other.rows, dtype=torch.bool)
         keys, wanted = self.keys, other.keys
@@ -51,11 +51,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss has to know beside the embeddings. Rows are the queries of all ranks, columns this rank's labels.
+    """What a loss needs in addition to the embeddings. Rows are the queries of all ranks, columns this rank's labels.
 
-    `pairs` are the positives that the loss runs over, `removed` the pairs in no denominator (ignored ones, and
-    positives that were not sampled). What is per query, `[B]`, counts the labels of all ranks; `num_positives` counts
-    those that were not sampled too.
+    `pairs` are the positives of the loss, `removed` the pairs that are in no denominator (ignored ones, and positives
+    that were not sampled). Numbers per query, `[B]`, are over the labels of all ranks; `num_positives` includes
+    positives that were not sampled.
     """
 
     shard: Shard
@@ -67,11 +67,11 @@ class Batch:
 
     @property
     def num_queries_with_positives(self) -> torch.Tensor:
-        """What a mean over these queries divides by; 1 if there are none."""
+        """The divisor of a mean over these queries; 1 if there are none."""
         return (self.total_weight > 0).sum().clamp(min=1)
 
     def tiles(self, step: int) -> Iterator[tuple[int, Pairs, Pairs]]:
-        """Cut into `step` rows at a time: first row, then pairs and removed pairs with rows that count from it."""
+        """Blocks of `step` rows: the first row, and pairs and removed pairs with rows counted from it."""
         starts = range(0, self.shard.num_queries, step)
         bounds = torch.tensor([*starts, self.shard.num_queries], device=self.pairs.rows.device)
         ends, removed_ends = (torch.searchsorted(p.rows, bounds).tolist() for p in (self.pairs, self.removed))
@@ -82,7 +82,7 @@ class Batch:
 
 
 def queries_with_positives(positives: Positives, num_labels: int, ignored: Positives | None = None) -> torch.Tensor:
-    """How many queries have a positive of weight above zero that is not ignored: what most losses divide by.
+    """Number of queries that have a positive of weight above zero that is not ignored: the divisor of most losses.
 
     >>> int(queries_with_positives(Positives.from_lists([[0, 2], [], [1]]).torch(), 3))
     2
@@ -91,7 +91,7 @@ def queries_with_positives(positives: Positives, num_labels: int, ignored: Posit
 
 
 def read_local(positives: Positives, num_labels: int, ignored: Positives | None = None) -> Batch:
-    """The pairs of this process alone, whatever the others hold."""
+    """The pairs of this process alone."""
     return read_batch(Shard(None, 0, [len(positives)], [num_labels]), positives, None, ignored)
 
 
@@ -102,10 +102,10 @@ def read_batch(
     ignored: Positives | None = None,
     drop_unsampled: bool = True,
 ) -> Batch:
-    """Check the pairs of this rank's queries, sort out their roles, and bring those of all ranks together.
+    """Check the pairs of this rank's queries, determine their roles, and gather those of all ranks.
 
     Raises:
-        ValueError: see `read_pairs`; also a sampled pair that is no positive.
+        ValueError: see `read_pairs`; also a sampled pair that is not a positive.
     """
     shape = shard.own_num_queries, shard.num_labels
     pairs = read_pairs(positives, *shape)
@@ -134,13 +134,13 @@ def read_pairs(csr: Positives, num_queries: int, num_labels: int, name: str = "p
     """The pairs of a `Positives` on tensors, checked in one pass.
 
     Raises:
-        ValueError: another number of rows than queries, ids outside the labels, a label twice in a row, weights below
-            zero. The message names the row. Rows that are merely not sorted are sorted.
+        ValueError: another number of rows than queries, ids outside the labels, a label twice in a row, negative
+            weights. The message names the row. Rows that are only unsorted are sorted.
     """
     if len(csr) != num_queries:
-        raise ValueError(f"Found {num_queries} queries, but {name} with {len(csr)} rows; give one row a query.")
+        raise ValueError(f"Found {num_queries} queries, but {name} with {len(csr)} rows; give one row per query.")
     if csr.weights is not None and len(csr.weights) != len(csr.indices):
-        raise ValueError(f"Found {len(csr.weights)} weights for {len(csr.indices)} {name}; give one a pair.")
+        raise ValueError(f"Found {len(csr.weights)} weights for {len(csr.indices)} {name}; give one per pair.")
     cols = csr.indices.long()
     rows = torch.repeat_interleave(torch.arange(num_queries, device=cols.device), csr.counts)
     if len(rows) != len(cols):
@@ -156,7 +156,7 @@ def read_pairs(csr: Positives, num_queries: int, num_labels: int, name: str = "p
 
 
 def _sort_or_raise(pairs: Pairs, name: str) -> Pairs:
-    """Say what is wrong with the pairs; if only their order is, sort them."""
+    """Sort the pairs, or raise an error that says what is wrong with them."""
     first = lambda mask: int(mask.int().argmax())  # noqa: E731
     outside = (pairs.cols < 0) | (pairs.cols >= pairs.num_labels)
     if outside.any():
@@ -169,7 +169,7 @@ def _sort_or_raise(pairs: Pairs, name: str) -> Pairs:
         i = first(pairs.weights < 0)
         raise ValueError(
             f"Row {int(pairs.rows[i])} of {name} has the weight {float(pairs.weights[i])} for label id "
-            f"{int(pairs.cols[i])}; a weight must not be below zero."
+            f"{int(pairs.cols[i])}; a weight must not be negative."
         )
     pairs = pairs.select(pairs.keys.argsort())
     repeated = pairs.keys.diff() == 0
@@ -197,7 +197,7 @@ def _gather(pairs: Pairs, shard: Shard) -> Pairs:
 
 
 def _own(pairs: Pairs, shard: Shard) -> Pairs:
-    """Those of the pairs whose label this rank holds, with columns that count from its first."""
+    """The pairs whose label this rank holds, with columns counted from its first label."""
     if shard.group is None:
         return pairs
     start, stop = shard.first_label, shard.first_label + shard.own_num_labels

@@ -1,15 +1,15 @@
 """The three matrix products of a step.
 
-float32 and float64 go to the library as they are. Half precision is summed in float32: where the
-device cannot (CPU), parts of the embeddings are converted. The gradient of the scores then takes bfloat16, whatever
-the embeddings have: it spans more than float16 can hold.
+float32 and float64 go to the library as they are. Half precision is summed in float32; on a device that cannot do so
+(CPU), parts of the embeddings are converted. The gradient of the scores is then bfloat16, whatever the embeddings are,
+because its range is larger than that of float16.
 """
 
 from __future__ import annotations
 
 import torch
 
-LABELS_PER_CAST = 2**14  # half-precision embeddings are converted in parts, so that no second copy of all is made
+LABELS_PER_CAST = 2**14  # half-precision embeddings are converted in parts, to avoid a second copy of all of them
 
 
 def score_tile(x: torch.Tensor, y: torch.Tensor, temperature: float, out: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ def times_labels(tile: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def add_labels_gradient(
     grad_y: torch.Tensor, tile: torch.Tensor, x: torch.Tensor, dtype: torch.dtype, beta: int
 ) -> None:
-    """grad_y `[C, D]` = beta grad_y + tile^T x; with beta = 0, what grad_y held does not matter."""
+    """grad_y `[C, D]` = beta grad_y + tile^T x; with beta = 0, grad_y may be uninitialised."""
     if dtype == tile.dtype or tile.device.type != "cuda":
         grad_y.addmm_(tile.T, x, beta=beta)
         return

@@ -1,7 +1,8 @@
-"""Passes over score rows as single Triton kernels, for GPUs. Each does in one reading what torch does in several.
+"""Passes over score rows as single Triton kernels, for GPUs. Each reads the scores once, where torch reads them
+several times.
 
-A program takes one block of columns of one row and leaves its partial sums; torch adds those up. So nothing depends on
-the order in which programs run, and the same input gives the same bits.
+A program handles one block of columns of one row and writes its partial sums, which torch adds up. The result does not
+depend on the order in which programs run, so the same input gives the same bits.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 4096  # columns a program
+BLOCK = 4096  # columns per program
 
 
 def exponentials_(scores: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
-    """Make scores `[b, C]` exp(s - top) in place; gives the sum of each row `[b]`."""
+    """Replace scores `[b, C]` by exp(s - top), in place; returns the sum of each row `[b]`."""
     parts, grid = _parts(scores, 1)
     if scores.numel():
         _exponentials[grid](scores, top, parts, scores.shape[1], scores.stride(0), BLOCK=BLOCK)
@@ -22,7 +23,7 @@ def exponentials_(scores: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
 
 
 def selection(scores: torch.Tensor, t: torch.Tensor, alpha: float) -> torch.Tensor:
-    """How far the labels of each row of scores `[b, C]` are selected at t `[b]`: `[5, b]`, see `soft_top_k`."""
+    """Sums over the labels of each row of scores `[b, C]` at the threshold t `[b]`: `[5, b]`, see `soft_top_k`."""
     parts, grid = _parts(scores, 5)
     if scores.numel():
         _selection[grid](scores, t, parts, scores.shape[1], scores.stride(0), parts.stride(0), alpha, BLOCK=BLOCK)
@@ -30,7 +31,7 @@ def selection(scores: torch.Tensor, t: torch.Tensor, alpha: float) -> torch.Tens
 
 
 def _parts(scores: torch.Tensor, sums: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    """Room for partial sums `[sums, b, blocks]`, and the grid of programs."""
+    """An empty tensor for partial sums `[sums, b, blocks]`, and the grid of programs."""
     grid = len(scores), triton.cdiv(scores.shape[1], BLOCK)
     return scores.new_empty(sums, *grid), grid
 

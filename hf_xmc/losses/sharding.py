@@ -1,4 +1,4 @@
-"""Labels spread over the ranks of a process group: who holds which rows, and what has to be brought together."""
+"""Labels sharded over the ranks of a process group: who holds which rows, and how results are combined."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.distributed as dist
 class Shard:
     """This rank's part of the batch: its queries among those of all ranks, its labels among all labels.
 
-    `query_counts` and `label_counts` have one number a rank. Without a group there is one rank, and nothing is sent.
+    `query_counts` and `label_counts` have one number per rank. Without a group there is one rank, and nothing is sent.
     """
 
     group: dist.ProcessGroup | None
@@ -22,7 +22,7 @@ class Shard:
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None, num_queries: int, num_labels: int, device: torch.device) -> Shard:
-        """Tell the ranks how much each of them holds."""
+        """Exchange the numbers of queries and labels of each rank."""
         if group is None:
             return cls(None, 0, [num_queries], [num_labels])
         own = torch.tensor([num_queries, num_labels], device=device)
@@ -33,17 +33,17 @@ class Shard:
 
     @property
     def num_queries(self) -> int:
-        """Queries of all ranks."""
+        """Number of queries of all ranks."""
         return sum(self.query_counts)
 
     @property
     def num_labels(self) -> int:
-        """Labels of all ranks."""
+        """Number of labels of all ranks."""
         return sum(self.label_counts)
 
     @property
     def widest(self) -> int:
-        """The most labels that a rank holds: tiles are cut by it, so that all ranks cut the same."""
+        """The largest number of labels of a rank, by which all ranks choose the size of their tiles."""
         return max(self.label_counts)
 
     @property
@@ -63,15 +63,15 @@ class Shard:
         return self.label_counts[self.rank]
 
     def gather_queries(self, queries: torch.Tensor) -> torch.Tensor:
-        """Rows of all ranks, in their order."""
+        """The rows of all ranks, in the order of the ranks."""
         return queries if self.group is None else self.gather(queries, self.query_counts)
 
     def own_queries(self, gathered: torch.Tensor) -> torch.Tensor:
-        """This rank's part of what `gather_queries` gives."""
+        """This rank's part of what `gather_queries` returns."""
         return gathered[self.first_query : self.first_query + self.own_num_queries]
 
     def gather(self, tensor: torch.Tensor, lengths: list[int] | None = None) -> torch.Tensor:
-        """Concatenate the ranks' tensors, which may differ in length; padded on the way, as gloo wants one shape."""
+        """Concatenate the ranks' tensors, which may differ in length; padded, since gloo needs equal shapes."""
         if self.group is None:
             return tensor
         if lengths is None:

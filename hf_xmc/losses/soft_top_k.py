@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from hf_xmc.errors import SettingsError
+from hf_xmc.losses.loss import TEMPERATURE
 from hf_xmc.losses.streaming import StreamingLoss, Tile, has_kernels
 from hf_xmc.types import Positives
 
-MOST_PASSES = 100  # bisection alone closes any bracket by then; the rule below takes 3 to 15, mostly under 10
+MOST_PASSES = 100  # enough for bisection alone; the rule below takes 3 to 15, mostly under 10
 FLAT = 0.1  # slope of the sum, as a share of k, below which few labels are still undecided
 
 
@@ -20,12 +22,12 @@ class SoftTopKLoss(StreamingLoss):
     From DEXML, "Dual-Encoders for Extreme Multi-Label Classification" (Gupta et al., ICLR 2024). t is found without
     gradient; the gradient through it is implicit: with v = alpha z (1 - z), dz/ds = diag(v) - v v^T / sum(v).
 
-    A query with no more than k candidates gets all of them selected: z = 1, loss and gradient 0.
+    If a query has at most k candidates, all of them are selected: z = 1, and loss and gradient are 0.
 
     Args:
         temperature: scores are dot products divided by this.
         chunk_size: see `StreamingLoss`.
-        k: how many labels are selected; None: as many as the query has positives.
+        k: number of labels that are selected; None for the number of positives of the query.
         alpha: steepness of the selection; 2 in the paper's code.
         process_group: see `StreamingLoss`.
     """
@@ -35,7 +37,7 @@ class SoftTopKLoss(StreamingLoss):
 
     def __init__(
         self,
-        temperature: float = 0.05,
+        temperature: float = TEMPERATURE,
         chunk_size: int | None = None,
         k: int | None = 5,
         alpha: float = 2.0,
@@ -43,9 +45,9 @@ class SoftTopKLoss(StreamingLoss):
     ) -> None:
         super().__init__(temperature, chunk_size, process_group)
         if k is not None and k < 1:
-            raise ValueError(f"Found k = {k}; give 1 or more, or None for the number of positives.")
+            raise SettingsError(f"k is {k}; it must be at least 1, or None for the number of positives")
         if alpha <= 0:
-            raise ValueError(f"Found alpha = {alpha}; it must be above zero.")
+            raise SettingsError(f"alpha is {alpha}; it must be above 0")
         self.k = k
         self.alpha = alpha
 
@@ -68,9 +70,9 @@ class SoftTopKLoss(StreamingLoss):
         """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
 
         Args:
-            positives: on tensors beside the embeddings; ids are rows of `labels`. Queries with none add nothing. With
+            positives: tensors, like the embeddings; ids are rows of `labels`. Queries with none add nothing. With
                 weights, the mean over the positives of a query is the weighted one.
-            sampled: run over these positives only; the others cannot be selected.
+            sampled: use these positives only; the others cannot be selected.
             ignored: pairs that are neither positive nor negative; they cannot be selected.
 
         Raises:
@@ -108,18 +110,18 @@ def solve_threshold(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """t `[b]` with sum_l sigmoid(alpha (s_l + t)) = k, and which rows have one (k below their candidates), bool `[b]`.
 
-    Newton's rule on the logarithm of the sum, which is a straight line in t before the first label is selected. Where
-    a few labels are almost selected and all others almost not, the sum is k to the last digit over a wide range of t;
-    there the rule runs on a ratio instead: what the labels below 1/2 have of being selected, over what those above
-    lack (whole labels that are too many or too few counted in), whose logarithm is straight between two selections.
-    A step that leaves the bracket, or comes after one that did not halve the error, is a bisection. `low` and `high`
-    bound the scores of a row.
+    Newton's method on the logarithm of the sum, which is linear in t before the first label is selected. If a few
+    labels are almost selected and all others almost not, the sum equals k to the last digit over a wide range of t.
+    The method then uses a ratio instead: the sum of z over the labels below 1/2, divided by the sum of 1 - z over
+    those above (plus the whole labels that are too many or too few), whose logarithm is linear between two selections.
+    A step that leaves the bracket, or follows one that did not halve the error, is a bisection. `low` and `high` bound
+    the scores of a row.
     """
     solvable = (k > 0) & (k < tile.num_candidates)
     k = torch.where(solvable, k, 1).to(low.dtype)
     count = torch.where(solvable, tile.num_candidates, 2).to(low.dtype)
     shift = (k / count).logit() / alpha
-    left, right = shift - high, shift - low  # [b]: there every label has at most, at least k / count
+    left, right = shift - high, shift - low  # [b]: there every z is at most, or at least, k / count
     t, error = left.clone(), torch.full_like(left, math.inf)
     settled = ~solvable
     tolerance = 3e-6 if t.dtype == torch.float64 else 1e-3  # of a step; the error after it is about its square
@@ -144,9 +146,10 @@ def solve_threshold(
 
 
 def _selection(tile: Tile, t: torch.Tensor, alpha: float) -> torch.Tensor:
-    """How far labels are selected at t, over all ranks, `[5, b]`.
+    """Sums over the labels of all ranks at the threshold t, `[5, b]`.
 
-    The number of labels above 1/2, what they lack to 1, what the others have, and the slopes z (1 - z) of both.
+    The number of labels with z above 1/2, the sum of their 1 - z, the sum of the other z, and the slopes z (1 - z) of
+    both.
     """
     if has_kernels(tile.scores):
         from hf_xmc.losses import row_kernels

@@ -11,10 +11,10 @@ from hf_xmc.types import Positives
 class SoftmaxLoss(StreamingLoss):
     """Mean over queries of the sum over p in P_b of  -log( exp(s_bp) / sum_l exp(s_bl) ), l over all labels.
 
-    The sum is not divided by the number of positives, and the positives compete with each other: so does the code of
-    DEXML (Gupta et al., ICLR 2024), whose `DecoupledSoftmaxLoss` is the hint for the latter.
+    As in the code of DEXML (Gupta et al., ICLR 2024), the sum is not divided by the number of positives, and positives
+    compete with each other; `DecoupledSoftmaxLoss` avoids the latter.
 
-    Args: see `StreamingLoss`.
+    See `StreamingLoss` for the arguments.
     """
 
     name = "softmax"
@@ -28,24 +28,26 @@ class SoftmaxLoss(StreamingLoss):
         positives: Positives,
         sampled: Positives | None = None,
         ignored: Positives | None = None,
+        log_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
 
         Args:
-            positives: on tensors beside the embeddings; ids are rows of `labels`. Queries with none add nothing.
+            positives: tensors, like the embeddings; ids are rows of `labels`. Queries with none add nothing.
                 Weights multiply the terms of the sum.
-            sampled: run over these positives only; the others stay in the denominator.
+            sampled: use these positives only; the others stay in the denominator.
             ignored: pairs that are neither positive nor negative; they are in no denominator.
+            log_weights: the logarithm of how many labels each row of `labels` stands for, `[C]`; zeros by default.
 
         Raises:
             ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
         """
         batch = self.read(queries, labels, positives, sampled, ignored, drop_unsampled=False)
-        return self.stream(softmax_rows, queries, labels, batch, batch.num_queries_with_positives)
+        return self.stream(softmax_rows, queries, labels, batch, batch.num_queries_with_positives, log_weights)
 
 
 def softmax_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax of whole rows; see `streaming.RowLoss`. The gradient is softmax * sum_p w_p, less w_p at a positive."""
+    """Softmax of whole rows; see `streaming.RowLoss`. The gradient is softmax * sum_p w_p, minus w_p at a positive."""
     weights, score = tile.weights(), tile.take()  # [nnz]
     tile.put(tile.removed, -torch.inf)
     top, total = tile.exponentials_()  # [b]

@@ -1,9 +1,9 @@
 """The driver of the losses: the [B, C] score matrix passes through one buffer, a block of whole rows at a time.
 
-A loss says one thing: given a tile of whole score rows, its value for each row, and the gradient of the tile. As rows
-are whole, both are known as soon as the tile is, and the gradients of the embeddings are made in the forward pass:
-three matrix products in all (scores, d queries, d labels). Tiling over the labels would cost four, as every score has
-to be made twice. A row of scores takes 1/D of the memory of the labels, so whole rows always fit.
+A loss defines one function: given a tile of whole score rows, the value of each row and the gradient of the tile. As
+rows are whole, both are known as soon as the tile is, and the gradients of the embeddings are computed in the forward
+pass: three matrix products in total (scores, d queries, d labels). Tiling over the labels would cost four, because
+every score would be computed twice. A row of scores takes 1/D of the memory of the labels, so whole rows always fit.
 """
 
 from __future__ import annotations
@@ -15,42 +15,43 @@ from typing import Any
 
 import torch
 
-from hf_xmc.losses.loss import Loss
+from hf_xmc.errors import SettingsError
+from hf_xmc.losses.loss import TEMPERATURE, Loss
 from hf_xmc.losses.pairs import Batch, Pairs, read_batch
 from hf_xmc.losses.products import add_labels_gradient, score_tile, times_labels
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.types import Positives
 
-MEMORY_BUDGET = 64 * 2**20  # bytes of scores held at once, at the least
-SCORES_PER_PART = 2**20  # passes that need memory of their own work on about so many scores at a time
+MEMORY_BUDGET = 64 * 2**20  # bytes of scores held at once, at least
+SCORES_PER_PART = 2**20  # passes that need extra memory process about this many scores at a time
 
 
 class StreamingLoss(Loss):
-    """What the losses on the driver share: their settings.
+    """A loss that runs on this driver, with the settings that all of them have.
 
     Args:
         temperature: scores are dot products divided by this.
-        chunk_size: hold at most `B * chunk_size` scores at once (but never less than one whole row). If not given, as
-            many as fit in a third of the memory of the labels, or in 64 MiB if that is more.
-        process_group: `labels` is then this rank's part of the label table: rank r holds rows
+        chunk_size: hold at most `B * chunk_size` scores at once (but at least one whole row). By default as many as
+            fit in a third of the memory of the labels, or in 64 MiB if that is more.
+        process_group: if set, `labels` is this rank's part of the label table: rank r holds rows
             `[r * L // W, (r + 1) * L // W)`, or any other split in rank order; ids count through the parts. Each rank
-            passes its own queries. Value and gradients are those of one process with all queries and labels; where
-            gradients of shared parameters are averaged over the ranks, as DDP does, multiply by the number of ranks.
+            passes its own queries. Value and gradients are those of a single process with all queries and labels. If
+            gradients of shared parameters are averaged over the ranks, as by DDP, multiply by the number of ranks.
     """
 
     can_shard = True
 
     def __init__(
         self,
-        temperature: float = 0.05,
+        temperature: float = TEMPERATURE,
         chunk_size: int | None = None,
         process_group: torch.distributed.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         if temperature <= 0:
-            raise ValueError(f"Found a temperature of {temperature}; it must be above zero.")
+            raise SettingsError(f"temperature is {temperature}; it must be above 0")
         if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"Found a chunk_size of {chunk_size}; give 1 or more, or None to have it chosen.")
+            raise SettingsError(f"chunk_size is {chunk_size}; it must be at least 1, or None for the default")
         self.temperature = temperature
         self.chunk_size = chunk_size
         self.process_group = process_group
@@ -72,7 +73,7 @@ class StreamingLoss(Loss):
         ignored: Positives | None,
         drop_unsampled: bool = True,
     ) -> Batch:
-        """Check the pairs, and bring those of all ranks together."""
+        """Check the pairs, and gather those of all ranks."""
         if queries.ndim != 2 or labels.ndim != 2 or queries.shape[1] != labels.shape[1]:
             raise ValueError(
                 f"Found queries of shape {list(queries.shape)} and labels of shape {list(labels.shape)}; "
@@ -82,9 +83,19 @@ class StreamingLoss(Loss):
         return read_batch(shard, positives, sampled, ignored, drop_unsampled)
 
     def stream(
-        self, rows: RowLoss, queries: torch.Tensor, labels: torch.Tensor, batch: Batch, count: torch.Tensor
+        self,
+        rows: RowLoss,
+        queries: torch.Tensor,
+        labels: torch.Tensor,
+        batch: Batch,
+        count: torch.Tensor,
+        log_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The sum of a row loss over all queries, divided by `count`; see `stream`."""
+        """The sum of a row loss over all queries, divided by `count`; see the function `stream`. `log_weights`,
+        `[C]`, are added to the scores of each label."""
+        if log_weights is not None:  # within the product, as one more dimension: no pass over the scores for it
+            queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
+            labels = torch.cat([labels, log_weights[:, None] * self.temperature], 1)
         return stream(rows, queries, labels, batch, count, self.temperature, self.chunk_size)
 
 
@@ -92,16 +103,16 @@ class StreamingLoss(Loss):
 class Tile:
     """Whole rows of the score matrix, and the pairs in them.
 
-    `scores` `[b, C]` belongs to the loss: it leaves the gradient there, up to a factor a row. In a sharded run C are
-    the labels of this rank and the pairs are those among them; what is per row counts all ranks.
+    The loss may write to `scores` `[b, C]`: it leaves the gradient there, up to a factor per row. In a sharded run C
+    are the labels of this rank, and the pairs are those among them; counts per row are over all ranks.
     """
 
     scores: torch.Tensor
     pairs: Pairs  # positives that the loss runs over; rows count from the start of the tile
-    removed: Pairs  # pairs in no denominator
-    num_positives: torch.Tensor  # [b], of all ranks, with those that were not sampled
-    total_weight: torch.Tensor  # [b], sum of the weights of the pairs of all ranks
-    num_candidates: torch.Tensor  # [b], labels of all ranks that are not removed
+    removed: Pairs  # pairs that are in no denominator
+    num_positives: torch.Tensor  # [b], over all ranks, including those that were not sampled
+    total_weight: torch.Tensor  # [b], sum of the weights of the pairs, over all ranks
+    num_candidates: torch.Tensor  # [b], number of labels that are not removed, over all ranks
     shard: Shard
 
     def weights(self) -> torch.Tensor:
@@ -119,17 +130,17 @@ class Tile:
         return self.scores[self.pairs.rows, self.pairs.cols]
 
     def put(self, pairs: Pairs, values: torch.Tensor | float) -> None:
-        """Write one value a pair."""
+        """Write one value per pair."""
         values = torch.as_tensor(values, dtype=self.scores.dtype, device=self.scores.device)
         self.scores.index_put_((pairs.rows, pairs.cols), values)
 
     def sum_pairs(self, values: torch.Tensor, everywhere: bool = False) -> torch.Tensor:
-        """Sum of one value a pair over each row, `[b]`; of this rank's pairs, or of all."""
+        """Sum of one value per pair over each row, `[b]`; over the pairs of this rank, or of all ranks."""
         total = values.new_zeros(len(self.scores)).index_add_(0, self.pairs.rows, values)
         return self.shard.sum_(total) if everywhere else total
 
     def parts(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """The scores, a few rows at a time, so that what is computed on the side takes little memory."""
+        """The scores, a few rows at a time, so that intermediate results take little memory."""
         step = max(1, SCORES_PER_PART // max(1, self.scores.shape[1]))
         for start in range(0, len(self.scores), step):
             rows = slice(start, start + step)
@@ -144,7 +155,7 @@ class Tile:
         return -self.shard.max_(-low), self.shard.max_(high)
 
     def exponentials_(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make the scores exp(s - top). Gives top `[b]`, their maximum or 0, and the sums `[b]`."""
+        """Replace the scores by exp(s - top). Returns top `[b]`, their maximum or 0, and the sums `[b]`."""
         scores = self.scores
         top = scores.amax(1) if scores.shape[1] else scores.new_full((len(scores),), -torch.inf)
         top = self.shard.max_(top)
@@ -153,15 +164,15 @@ class Tile:
             from hf_xmc.losses import row_kernels
 
             return top, self.shard.sum_(row_kernels.exponentials_(scores, top))
-        if len(top) and top.abs().amax() < 30:  # their exponentials fit as they are: one pass less
+        if len(top) and top.abs().amax() < 30:  # no overflow: saves one pass
             top.zero_()
         else:
             scores.sub_(top[:, None])
         return top, self.shard.sum_(scores.exp_().sum(1))
 
 
-# Takes a tile, gives the loss of each row (this rank's part of it) and a factor a row: the gradient of the loss with
-# respect to scores [b, C] is the factor times what the function leaves in tile.scores. Both are [b].
+# Takes a tile and returns the loss of each row (this rank's part of it) and a factor per row, both [b]. The gradient
+# of the loss with respect to scores [b, C] is the factor times what the function leaves in tile.scores.
 RowLoss = Callable[[Tile], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -171,15 +182,15 @@ def stream(
     labels: torch.Tensor,
     batch: Batch,
     count: torch.Tensor,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
-    """Sum of a row loss over all queries of all ranks, divided by `count`, a number.
+    """Sum of a row loss over the queries of all ranks, divided by the number `count`.
 
     Differentiable in queries `[B, D]` and labels `[C, D]`.
 
-    Products run in the dtype of the embeddings, or in that of autocast where it is on, and are summed in float32
-    (float64 if the embeddings are float64), in which the scores and the result also are.
+    Products are computed in the dtype of the embeddings, or in that of autocast if it is on, and summed in float32
+    (float64 if the embeddings are float64), the dtype of the scores and of the result.
     """
     device = queries.device.type
     dtype = torch.promote_types(queries.dtype, labels.dtype)
@@ -191,12 +202,12 @@ def stream(
 
 
 def has_kernels(scores: torch.Tensor) -> bool:
-    """Whether passes over these scores go through Triton: on a GPU, where Triton comes with torch."""
+    """Whether these scores are processed by Triton kernels: on a GPU, if Triton is installed."""
     return scores.is_cuda and find_spec("triton") is not None
 
 
 def rows_per_tile(num_queries: int, num_labels: int, dim: int, chunk_size: int | None, itemsize: int = 4) -> int:
-    """How many whole rows of scores to hold at once, such that the tiles are about equal.
+    """Number of whole rows of scores to hold at once, so that tiles are about equal.
 
     >>> rows_per_tile(512, 131_072, 384, None), rows_per_tile(512, 131_072, 384, 1024), rows_per_tile(8, 100, 4, 1)
     (128, 4, 1)
@@ -265,7 +276,7 @@ class _Stream(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients = list(ctx.saved_tensors)
         if grad_loss.device.type != "cpu" or grad_loss != 1:
-            # In place where they are used only once: a second [C, D] may not fit.
+            # In place if they are used only once, because a second [C, D] may not fit into memory.
             in_place = not torch._C._autograd._get_current_graph_task_keep_graph()
             for i, gradient in enumerate(gradients):
                 if gradient is not None:

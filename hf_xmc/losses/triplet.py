@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.losses.loss import Loss
 from hf_xmc.losses.pairs import read_batch
 from hf_xmc.losses.sharding import Shard
@@ -16,15 +17,15 @@ class TripletMarginLoss(Loss):
     """Mean over queries and their hardest negatives of  w_n max(0, r_bn - r_bp + margin),  r the raw dot products.
 
     From NGAME, "Negative Mining-aware Mini-batching for Extreme Classification" (Dahiya et al., WSDM 2023), as its
-    code computes it: w is a softmax over the negatives of r_bn / weight_temperature, in which a negative that already
-    keeps the margin has the logit 0, and the gradient goes through w.
+    code computes it: w is a softmax over the negatives of r_bn / weight_temperature, in which a negative outside the
+    margin has the logit 0, and the gradient includes that of w.
 
-    A label that is positive for a query is never its negative, whoever brought it into the batch. Rows with fewer
-    negatives than `num_negatives` use those that they have, and divide by `num_negatives` all the same.
+    A label that is positive for a query is never its negative, whichever query added it to the batch. Rows with fewer
+    negatives than `num_negatives` use those that they have, but still divide by `num_negatives`.
 
     Args:
         margin: 0.3 in the paper's code.
-        num_negatives: hardest negatives a query; 10 in the paper's code.
+        num_negatives: number of hardest negatives per query; 10 in the paper's code.
         weight_temperature: 0.1 in the paper's code; None gives all negatives the weight 1.
         detach_weights: stop gradients at the weights.
     """
@@ -41,7 +42,7 @@ class TripletMarginLoss(Loss):
     ) -> None:
         super().__init__()
         if num_negatives < 1:
-            raise ValueError(f"Found num_negatives = {num_negatives}; give 1 or more.")
+            raise SettingsError(f"num_negatives is {num_negatives}; it must be at least 1")
         self.margin = margin
         self.num_negatives = num_negatives
         self.weight_temperature = weight_temperature
@@ -68,22 +69,22 @@ class TripletMarginLoss(Loss):
         """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
 
         Args:
-            positives: on tensors beside the embeddings; ids are rows of `labels`, and all rows of `labels` that hold
-                the same label must be named. With weights, the mean over the paired positives of a query is the
+            positives: tensors, like the embeddings; ids are rows of `labels`, all rows of `labels` with
+                the same label must be included. With weights, the mean over the paired positives of a query is the
                 weighted one.
-            sampled: the positives that are paired; all of them if not given. A query with several gets the mean over
-                them, one with none adds nothing.
+            sampled: the positives that are paired; by default all of them. A query with several gets the mean over
+                them, and one with none adds nothing.
             ignored: pairs that are neither positive nor negative.
 
         Raises:
-            ValueError: ids outside the labels, a label twice in a row (the message names it), a row number other than
-                that of the queries.
+            ValueError: ids outside the labels, a label twice in a row (the message names it), or another number of
+                rows than queries.
         """
         shard = Shard.of(None, len(queries), len(labels), queries.device)
         batch = read_batch(shard, positives, sampled, ignored)
         pairs, removed = batch.pairs, batch.removed
         dtype = torch.promote_types(torch.promote_types(queries.dtype, labels.dtype), torch.float32)
-        with torch.autocast(queries.device.type, enabled=False):  # a small matrix: keep all its digits
+        with torch.autocast(queries.device.type, enabled=False):  # a small matrix: full precision costs little
             scores = queries.to(dtype) @ labels.to(dtype).T  # [B, C]
 
         masked = scores.detach().clone()

@@ -14,8 +14,8 @@ __all__ = [
     "catalogue_fingerprint",
 ]
 
-# AutoModel.from_pretrained works where hf_xmc is imported, and elsewhere with trust_remote_code=True, for which
-# save_pretrained copies the files of this folder beside the weights.
+# AutoModel.from_pretrained works once hf_xmc is imported, and without it with trust_remote_code=True, for which
+# save_pretrained copies the files of this folder next to the weights.
 AutoConfig.register("xmc_dual_encoder", XMCDualEncoderConfig)
 AutoModel.register(XMCDualEncoderConfig, XMCDualEncoderModel)
 XMCDualEncoderConfig.register_for_auto_class()

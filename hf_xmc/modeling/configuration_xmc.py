@@ -11,8 +11,8 @@ from .errors_xmc import SettingsError
 POOLINGS = ("mean", "cls", "last")
 LABEL_HEADS = ("residual", "classifier")
 
-# What a user can set besides the backbone: fields of the configuration, with their help texts. This is the one list of
-# them: `from_encoder` accepts these names, and the command line and the fingerprints of encoders derive from it.
+# The settings of a dual encoder in addition to its backbone: fields of the configuration, with their help texts. This
+# is the only list: `from_encoder` accepts these names, and the command line and encoder fingerprints derive from it.
 SETTINGS = {
     "share_encoders": "Use one encoder for queries and labels; false trains one for each.",
     "pooling": "How token vectors become one text embedding: mean, cls (first token) or last (last token).",
@@ -56,7 +56,7 @@ class XMCDualEncoderConfig(PretrainedConfig):
     model_type = "xmc_dual_encoder"
     sub_configs: ClassVar[dict[str, Any]] = {"encoder_config": AutoConfig, "label_encoder_config": AutoConfig}
 
-    encoder_config: Any = None  # a PretrainedConfig once made; dicts come from config.json
+    encoder_config: Any = None  # a PretrainedConfig after initialisation; a dict in config.json
     label_encoder_config: Any = None
     share_encoders: bool = True
     pooling: str = "mean"
@@ -87,19 +87,21 @@ class XMCDualEncoderConfig(PretrainedConfig):
                 positive, or maximum lengths that leave no room for text.
         """
         if self.pooling not in POOLINGS:
-            raise SettingsError(f"pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}.")
+            raise SettingsError(f"pooling is {self.pooling!r}; expected one of {', '.join(POOLINGS)}")
         if self.label_head is not None and self.label_head not in LABEL_HEADS:
             raise SettingsError(
                 f"label_head is {self.label_head!r}; expected one of {', '.join(LABEL_HEADS)}, or None."
             )
         if not self.temperature > 0:
-            raise SettingsError(f"temperature is {self.temperature}; it divides the scores and must be above 0.")
+            raise SettingsError(f"temperature is {self.temperature}; it divides the scores and must be above 0")
         if self.projection_dim is not None and self.projection_dim < 1:
-            raise SettingsError(f"projection_dim is {self.projection_dim}; give 1 or more, or None for no projection.")
+            raise SettingsError(
+                f"projection_dim is {self.projection_dim}; it must be at least 1, or None for no projection"
+            )
         if min(self.max_query_length, self.max_label_length) < 3:
             raise SettingsError(
                 f"max_query_length is {self.max_query_length} and max_label_length {self.max_label_length}; "
-                "both need at least 3 tokens, two of which are special."
+                "both must be at least 3 tokens, two of which are special"
             )
 
     @property

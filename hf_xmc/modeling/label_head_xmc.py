@@ -1,4 +1,4 @@
-"""A vector of its own for each label, beside the text that its embedding comes from."""
+"""Per-label vectors: a learned vector for each label, in addition to the embedding of its text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.nn.functional import normalize as unit
 from transformers.utils import cached_file, logging
 
 from .configuration_xmc import LABEL_HEADS
+from .errors_xmc import ModelFolderError
 
 logger = logging.get_logger(__name__)
 LABEL_HEAD = "label_head.safetensors"
@@ -25,35 +26,34 @@ FIND_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only
 COEFFICIENTS = ("text", "classifier", "text_by_frequency", "classifier_by_frequency")
 BEFORE_FUSION = {"text": 0.5, "classifier": 0.5}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-ROWS = 2**14  # labels whose vectors are brought to float32 at a time
-SAMPLED = 2**22  # numbers that the fingerprint looks at, or one a label where these are more
+ROWS = 2**14  # number of labels whose vectors are converted to float32 at a time
+SAMPLED = 2**22  # numbers that go into the fingerprint, or one per label if there are more labels
 
 
 class LabelHead:
-    """Learned vectors of L labels, in a file of their own: no part of the model's weights, nor of its modules.
+    """Learned vectors of L labels. They are in a file of their own, separate from the model's weights and modules.
 
-    A label's embedding in an index, for its text z and its vector v (frequent labels learn what their text does not
-    say; a label without a vector, because it came later, has its text):
+    With them, frequent labels learn what their texts do not say. The embedding of a label in an index depends on the
+    embedding z of its text and its vector v. A label that was added later has no vector; its embedding is z.
 
-    - `residual`: z + v, of unit length where the texts' embeddings are.
-    - `classifier` (NGAME's second stage): a z + b v, with v of unit length where the texts' embeddings are. The score
-      a q.z + b q.v of a query q fuses the scores of text and classifier, and as both are dot products with q, it is
-      one dot product with one vector: index, search and memory stay what they are. `fusion` holds what was learned
+    - `residual`: z + v, scaled to unit length if the text embeddings are.
+    - `classifier` (NGAME's second stage): a z + b v, with v of unit length if the text embeddings are. The score
+      a q.z + b q.v of a query q combines the scores of text and classifier. As both are dot products with q, it is one
+      dot product with one vector, so index, search and memory work as before. `fusion` holds the coefficients learned
       on validation queries: a = `text` + `text_by_frequency` f and b = `classifier` + `classifier_by_frequency` f with
       f = log(1 + n) / log(1 + n_max) for a label with n training queries, all divided by `text` + `classifier`, so
-      that labels that came later, which score q.z, stand on the scale of the rarest others. Before that a = b = 1/2.
+      that labels that were added later, which score q.z, are on the scale of the rarest others. Default: a = b = 1/2.
 
     Args:
         kind: `"residual"` or `"classifier"`.
         vectors: float32, float16 or bfloat16 on the CPU, `[L, D]`, in the order of the label table.
-        label_counts: training queries of each label, int `[L]`; zeros where they are not known.
-        catalogue: `catalogue_fingerprint` of the label table, so that its vectors are used for no other; `""` if it is
-            not known.
-        fusion: the coefficients of a classifier; empty before they are learned.
+        label_counts: number of training queries of each label, int `[L]`; by default unknown (zeros).
+        catalogue: `catalogue_fingerprint` of the label table, to detect another one; `""` if unknown.
+        fusion: the learned coefficients of a classifier; by default none.
         normalize: as in the model's configuration.
 
     Raises:
-        ValueError: an unknown kind, shapes or types that do not fit, a fusion that is none.
+        ValueError: an unknown kind, shapes or types that do not fit, or invalid coefficients.
 
     >>> head = LabelHead("classifier", torch.tensor([[0.0, 2.0]]), fusion={"text": 3.0, "classifier": 1.0})
     >>> head.embed(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, -1])).tolist()
@@ -86,10 +86,10 @@ class LabelHead:
         self.catalogue = catalogue
         self.fusion = {name: float(value) for name, value in (fusion or {}).items()}
         self.normalize = normalize
-        self.weights(torch.zeros(0, dtype=torch.int64))  # refuses a fusion that is none
+        self.weights(torch.zeros(0, dtype=torch.int64))  # raises an error for invalid coefficients
 
     def __len__(self) -> int:
-        """Number of labels that have a vector."""
+        """Number of labels with a vector."""
         return len(self.vectors)
 
     def __repr__(self) -> str:
@@ -102,8 +102,8 @@ class LabelHead:
 
         Args:
             texts: embeddings of their texts, `[n, D]`.
-            label_ids: their rows in the label table, int `[n]`; by default 0, 1, 2, ... A row that has no vector (-1,
-                or L and more) gives the text's embedding as it is.
+            label_ids: their rows in the label table, int `[n]`; by default 0, 1, 2, ... For a row without a vector
+                (-1, or L and more) the result is the embedding of the text.
 
         Raises:
             ValueError: shapes that do not fit.
@@ -114,7 +114,9 @@ class LabelHead:
             )
         ids = torch.arange(len(texts)) if label_ids is None else label_ids.to("cpu", torch.int64)
         if ids.shape != (len(texts),):
-            raise ValueError(f"Found {len(texts):,} texts and label_ids of shape {list(ids.shape)}; give one a text.")
+            raise ValueError(
+                f"Found {len(texts):,} texts and label_ids of shape {list(ids.shape)}; give one per text."
+            )
         result = texts.float().clone()  # [n, D]
         known = torch.nonzero((ids >= 0) & (ids < len(self)))[:, 0]
         for rows in known.split(ROWS):
@@ -127,25 +129,25 @@ class LabelHead:
         return result
 
     def rows(self, label_ids: Tensor) -> Tensor:
-        """The vectors of labels, float32 `[n, D]`; a classifier's of unit length where the texts' embeddings are."""
+        """The vectors of labels, float32 `[n, D]`; those of a classifier have unit length if text embeddings do."""
         own = self.vectors[label_ids].float()
         return self.scaled(own) if self.kind == "classifier" else own
 
     def scaled(self, embeddings: Tensor) -> Tensor:
-        """Of unit length, where the model's embeddings are."""
+        """Embeddings scaled to unit length, if the model's embeddings are."""
         return unit(embeddings, dim=-1) if self.normalize else embeddings
 
     def frequency(self, label_ids: Tensor | None = None) -> Tensor:
-        """log(1 + n) / log(1 + n_max) of labels with n training queries, float32 `[n]`; 0 where none are known."""
+        """log(1 + n) / log(1 + n_max) of labels with n training queries, float32 `[n]`; 0 if n is unknown."""
         counts = self.label_counts if label_ids is None else self.label_counts[label_ids]
         most = max(int(self.label_counts.max()) if len(self) else 0, 1)
         return torch.log1p(counts.double()).div(torch.log1p(torch.tensor(float(most)).double())).float()
 
     def weights(self, label_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What text and classifier count in the embedding of labels, float32 `[n]` each.
+        """The weights of text and classifier in the embedding of labels, float32 `[n]` each.
 
         Raises:
-            ValueError: unknown names, or coefficients that leave nothing of a label.
+            ValueError: unknown names, or coefficients that do not sum to a positive number.
         """
         fusion = {**dict.fromkeys(COEFFICIENTS, 0.0), **(self.fusion or BEFORE_FUSION)}
         scale = fusion["text"] + fusion["classifier"]
@@ -162,24 +164,27 @@ class LabelHead:
         )
 
     def check_catalogue(self, uids: Sequence[str]) -> None:
-        """Refuse a label table whose first L rows are not the labels that the vectors were learned for.
+        """Check that the first L rows of a label table are the labels that the vectors were learned for.
 
         Raises:
-            ValueError: fewer rows, or others.
+            ModelFolderError: fewer rows, or other labels.
         """
-        hint = "use the label table that the model was trained on (new labels go to its end), or train the head again"
+        hint = (
+            "use the label table that the model was trained on (with new labels at its end), or train the head again"
+        )
         if len(uids) < len(self):
-            raise ValueError(
-                f"The model has vectors of {len(self):,} labels, but the label table has {len(uids):,} rows; {hint}."
+            raise ModelFolderError(
+                f"The model has vectors of {len(self):,} labels, but the label table has {len(uids):,} rows", hint=hint
             )
         if self.catalogue and catalogue_fingerprint(uids[: len(self)]) != self.catalogue:
-            raise ValueError(
+            raise ModelFolderError(
                 f"The first {len(self):,} rows of the label table are not the labels that the model has vectors of, "
-                f"or stand in another order; {hint}."
+                "or are in another order",
+                hint=hint,
             )
 
     def fingerprint(self) -> str:
-        """A hash of all that `embed` depends on: an index that was built with another head is known by it."""
+        """A hash of everything that `embed` depends on, which identifies the head that an index was built with."""
         about = [self.kind, self.catalogue, sorted(self.fusion.items()), self.normalize, str(self.vectors.dtype)]
         digest = blake2b(repr((about, tuple(self.vectors.shape))).encode(), digest_size=12)
         step = min(max(self.vectors.numel() // SAMPLED, 1), max(self.vectors.shape[1], 1))
@@ -188,7 +193,7 @@ class LabelHead:
         return digest.hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `label_head.safetensors`, under a temporary name first; returns its path."""
+        """Write `label_head.safetensors`, first under a temporary name; returns its path."""
         path = Path(folder) / LABEL_HEAD
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{LABEL_HEAD}.{os.getpid()}")
@@ -212,8 +217,8 @@ class LabelHead:
         """Read a head from a folder, or from the file itself.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: a file that is broken, or is no label head of this version or an earlier one.
+            FileNotFoundError: there is no such file.
+            ModelFolderError: the file is damaged, is not a label head, or was written by a later version.
         """
         path = Path(path)
         path = path / LABEL_HEAD if path.is_dir() else path
@@ -234,21 +239,21 @@ class LabelHead:
                     json.loads(about["normalize"]),
                 )
         except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"{path} is no label head that can be read ({error!s:.200}); fetch it again, or train the head again."
+            raise ModelFolderError(
+                f"the label head cannot be read ({error!s:.200})", path, hint="download it or train the head again"
             ) from error
 
 
 def find_label_head(name_or_folder: Any, config: Any, asked: bool, **options: Any) -> LabelHead | None:
-    """The head beside a model's weights, if its configuration says that there is one.
+    """The label head in a model's folder, if its configuration names one.
 
     Args:
         config: the model's [`XMCDualEncoderConfig`].
-        asked: whether the caller asked for this kind, as for a model whose head is still to be trained.
-        options: of `FIND_OPTIONS`, where to look.
+        asked: whether the caller asked for this kind, for a model whose head will be trained.
+        options: options for finding the file (`FIND_OPTIONS`).
 
     Raises:
-        ValueError: a head of another kind or dimension than the configuration's.
+        ModelFolderError: a head of another kind or dimension than in the configuration.
     """
     if config.label_head is None or name_or_folder is None:
         return None
@@ -257,15 +262,17 @@ def find_label_head(name_or_folder: Any, config: Any, asked: bool, **options: An
         if not asked:
             logger.warning(
                 f"config.json of {name_or_folder} names a {config.label_head} head, but there is no {LABEL_HEAD}: "
-                "labels are embedded by their texts alone until one is trained."
+                "labels are embedded by their texts alone until it is trained."
             )
         return None
     head = LabelHead.load(found)
     if head.kind != config.label_head and asked:
-        logger.warning(f"The {head.kind} head of {name_or_folder} is left out, for a {config.label_head} head.")
+        logger.warning(
+            f"The {head.kind} head of {name_or_folder} is not used: a {config.label_head} head was asked for."
+        )
         return None
     if head.kind != config.label_head or head.vectors.shape[1] != config.embedding_dim:
-        raise ValueError(
+        raise ModelFolderError(
             f"{found} holds a {head.kind} head of {head.vectors.shape[1]} dimensions, but the model has a "
             f"{config.label_head} head of {config.embedding_dim}; were they saved together?"
         )
@@ -274,7 +281,7 @@ def find_label_head(name_or_folder: Any, config: Any, asked: bool, **options: An
 
 
 def catalogue_fingerprint(uids: Iterable[str]) -> str:
-    """A hash of the labels of a table in their order.
+    """A hash of the uids of a label table in their order.
 
     >>> catalogue_fingerprint(["a", "b"]) == catalogue_fingerprint(["ab"])
     False

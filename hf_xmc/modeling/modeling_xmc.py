@@ -1,4 +1,4 @@
-"""The dual encoder: texts of queries and labels to embeddings in one space."""
+"""The dual encoder: embeddings of queries and labels in one space."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
 @dataclass
 class XMCDualEncoderOutput(ModelOutput):
     """Args:
-    embeddings: what is compared, `[B, D]`: pooled, projected and, if the config says so, of unit length.
+    embeddings: the embeddings to compare, `[B, D]`: pooled, projected and, by default, of unit length.
     pooled: the pooled hidden states before the projection, `[B, H]`.
     """
 
@@ -38,7 +38,7 @@ class XMCDualEncoderOutput(ModelOutput):
 
 
 class XMCDualEncoderModel(PreTrainedModel):
-    """Two encoders, or one for both sides, on any `AutoModel` backbone.
+    """Two encoders, or one for queries and labels, with any `AutoModel` backbone.
 
     The tokenizer is part of the model: `from_encoder` and `from_pretrained` load it, `save_pretrained` saves it.
 
@@ -64,16 +64,16 @@ class XMCDualEncoderModel(PreTrainedModel):
         label_encoder: PreTrainedModel | None = None,
     ) -> None:
         super().__init__(config)
-        config.check()  # again: from_pretrained sets overrides after the config was made
+        config.check()  # again, because from_pretrained sets overrides after the config was made
         if not config.share_encoders and config.label_encoder_config is None:
             raise ModelFolderError(
-                "share_encoders is False, but the checkpoint has one encoder for both sides; start two towers with "
-                "from_encoder(..., share_encoders=False)."
+                "share_encoders is False, but the checkpoint has one encoder for queries and labels; make two with "
+                "from_encoder(..., share_encoders=False)"
             )
         check_dimensions(config)
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        self.label_head: LabelHead | None = None  # no module: a vector a label has no place in the weights
-        self.packing = True  # False: texts are padded also where the attention allows to pack them
+        self.label_head: LabelHead | None = None  # not a module: per-label vectors are in a file of their own
+        self.packing = True  # False: texts are padded even if they could be packed
         self.query_encoder = as_tower(query_encoder or AutoModel.from_config(config.encoder_config))
         self.label_encoder: PreTrainedModel | None = None
         if not config.share_encoders:
@@ -119,7 +119,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         if unknown := sorted(set(config) - set(SETTINGS)):
             raise TypeError(f"from_encoder does not know {unknown[0]!r}; it takes {', '.join(SETTINGS)}.")
         if label_encoder is not None and config.get("share_encoders", True):
-            raise SettingsError("label_encoder is given, but share_encoders is True; pass share_encoders=False.")
+            raise SettingsError("label_encoder is given, but share_encoders is True; pass share_encoders=False")
         load = {"dtype": dtype, **({"attn_implementation": attn_implementation} if attn_implementation else {})}
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
@@ -140,11 +140,11 @@ class XMCDualEncoderModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in any `PreTrainedModel`; tokenizer and label head come with it."""
+        """Load a model as with any `PreTrainedModel`, with its tokenizer and label head."""
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found = model[0] if isinstance(model, tuple) else model
         hub = {key: kwargs[key] for key in (*HUB_OPTIONS, "subfolder") if key in kwargs}
-        # The backbone's configuration, so that the tokenizer is not looked up under the dual encoder's own.
+        # With the backbone's configuration, by which the class of the tokenizer is chosen.
         found.tokenizer = load_tokenizer(pretrained_model_name_or_path, config=found.query_encoder.config, **hub)
         options = {key: kwargs[key] for key in FIND_OPTIONS if key in kwargs}
         asked = kwargs.get("label_head") is not None
@@ -152,7 +152,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As in any `PreTrainedModel`; tokenizer and label head go with it."""
+        """Save the model as with any `PreTrainedModel`, with its tokenizer and label head."""
         if self.label_head is not None:
             self.config.label_head = self.label_head.kind
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -163,7 +163,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         if self.label_head is not None:
             self.label_head.save(save_directory)
         else:
-            Path(save_directory, LABEL_HEAD).unlink(missing_ok=True)  # of another model
+            Path(save_directory, LABEL_HEAD).unlink(missing_ok=True)  # from another model
 
     def forward(
         self,
@@ -177,11 +177,11 @@ class XMCDualEncoderModel(PreTrainedModel):
 
         Args:
             input_ids: token ids, `[B, T]`.
-            attention_mask: 1 for tokens, 0 for padding, `[B, T]`; `None` where there is no padding.
+            attention_mask: 1 for tokens, 0 for padding, `[B, T]`; `None` if there is no padding.
             side: which tower and projection to use.
-            pooled: pooled hidden states `[B, H]` that were computed before; the encoder is then skipped.
-            **packed: `position_ids`, `cu_seq_lens` and `max_length` of texts that stand one after the other in a
-                single row of `input_ids`, as `pack` makes them, for an encoder that `packs`.
+            pooled: pooled hidden states `[B, H]` computed earlier; the encoder is then skipped.
+            **packed: `position_ids`, `cu_seq_lens` and `max_length` of texts that `pack` has packed into a single row
+                of `input_ids`, for an encoder that `packs`.
         """
         if pooled is None:
             batch = {"input_ids": input_ids, "attention_mask": attention_mask, **packed}
@@ -196,15 +196,15 @@ class XMCDualEncoderModel(PreTrainedModel):
         return XMCDualEncoderOutput(embeddings=embeddings, pooled=pooled)
 
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
-        """Token ids of each text with the side's prefix, and `end_token` if any, cut at the side's length."""
+        """Token ids of each text, with the side's prefix and `end_token`, truncated at the side's maximum length."""
         return tokenize(self.tokenizer, texts, self.config, side)
 
     def end_token(self) -> int | None:
-        """What `tokenize` puts after each text besides what the tokenizer puts there, if anything."""
+        """The token that `tokenize` appends to each text in addition to those of the tokenizer, if any."""
         return None if self.tokenizer is None else end_token(self.tokenizer, self.config.pooling)
 
     def encode_queries(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Tensor:
-        """Embeddings of queries, float32 on the CPU, `[N, D]`, in the order given."""
+        """Embeddings of queries in the given order, float32 on the CPU, `[N, D]`."""
         return self.encode_tokens(self.tokenize(as_list(texts), "query"), "query", batch_size, progress)
 
     def encode_labels(
@@ -214,10 +214,10 @@ class XMCDualEncoderModel(PreTrainedModel):
         batch_size: int = 64,
         progress: bool = False,
     ) -> Tensor:
-        """Embeddings of label texts, float32 on the CPU, `[N, D]`, in the order given.
+        """Embeddings of label texts in the given order, float32 on the CPU, `[N, D]`.
 
-        With `label_ids`, their rows in the label table, `[N]`, a model that has a vector a label (`label_head`) gives
-        what an index holds. Without them, and for labels that have no vector, the text alone counts.
+        With `label_ids`, their rows in the label table, `[N]`, a model with per-label vectors (`label_head`) includes
+        them, as in an index. Without `label_ids`, and for labels without a vector, embeddings are those of the texts.
         """
         embeddings = self.encode_tokens(self.tokenize(as_list(texts), "label"), "label", batch_size, progress)
         if self.label_head is None or label_ids is None:
@@ -234,10 +234,13 @@ class XMCDualEncoderModel(PreTrainedModel):
         output: Literal["embeddings", "pooled"] = "embeddings",
         rows: np.ndarray | None = None,
     ) -> Tensor:
-        """Embeddings of tokenised texts (`ids[i]`: token ids; or a table with `lengths` and `take`) without gradients,
-        float32 on the CPU, `[N, D]`, in the order given; of the texts `rows` alone, if given.
+        """Embeddings of tokenised texts in the given order, without gradients, float32 on the CPU, `[N, D]`.
 
-        A batch has at most `batch_size` texts and as many tokens as suit the device, of texts of about one length.
+        A batch has at most `batch_size` texts, of similar length, and as many tokens as suit the device.
+
+        Args:
+            ids: token ids of each text, or a table with `lengths` and `take`.
+            rows: encode only these texts.
         """
         was_training = self.training
         self.eval()
@@ -246,17 +249,17 @@ class XMCDualEncoderModel(PreTrainedModel):
         return result
 
     def batch(self, tokens: Tensor, lengths: Tensor, side: Side) -> dict[str, Any]:
-        """What `forward` takes, on the model's device, for texts one after the other (as `flatten` gives them)."""
+        """The arguments of `forward`, on the model's device, for texts concatenated by `flatten`."""
         if self.packs(side):
             batch = pack(tokens, lengths, positions_from(self.tower(side)))
         else:
             batch = pad(tokens, lengths, self.padding)
             if batch["input_ids"].numel() == len(tokens):
-                del batch["attention_mask"]  # attention without a mask is faster
+                del batch["attention_mask"]  # attention is faster without a mask
         return {name: x.to(self.device) if isinstance(x, Tensor) else x for name, x in batch.items()}
 
     def packs(self, side: Side) -> bool:
-        """Whether texts of a side are packed without padding: where its encoder and its attention allow it."""
+        """Whether texts of a side are packed without padding, which depends on its encoder and attention."""
         return self.packing and packs(self.tower(side))
 
     def tower(self, side: Side) -> PreTrainedModel:
@@ -264,30 +267,30 @@ class XMCDualEncoderModel(PreTrainedModel):
         return self.query_encoder if side == "query" or self.label_encoder is None else self.label_encoder
 
     def width(self, side: Side, output: Literal["embeddings", "pooled"] = "embeddings") -> int:
-        """Dimension of a side's output."""
+        """Dimension of the output of a side."""
         config = self.config
         tower = config.encoder_config if side == "query" or config.share_encoders else config.label_encoder_config
         return config.projection_dim or tower.hidden_size if output == "embeddings" else tower.hidden_size
 
     def get_input_embeddings(self) -> nn.Module:
-        """Those of the query tower."""
+        """The input embeddings of the query tower."""
         return self.query_encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.query_encoder.set_input_embeddings(value)
 
     def pad(self, ids: Sequence[Any]) -> dict[str, Tensor]:
-        """Token lists to `input_ids` and `attention_mask`, int64 `[B, T]`."""
+        """Token lists as `input_ids` and `attention_mask`, int64 `[B, T]`."""
         return pad(*flatten(ids, np.arange(len(ids))), self.padding)
 
     @property
     def padding(self) -> int:
-        """The token id that fills up rows."""
+        """The token id of padding."""
         return 0 if self.tokenizer is None else self.tokenizer.pad_token_id or 0
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Projections start as the identity (orthogonal where dimensions differ): training begins with the encoder's
-        # own geometry. Also called for a projection that a checkpoint lacks.
+        # Projections start as the identity (orthogonal if dimensions differ): training starts from the geometry of the
+        # encoder. This is also called for a projection that a checkpoint lacks.
         if module in (self.query_projection, self.label_projection) and isinstance(module, nn.Linear):
             if not getattr(module.weight, "_is_hf_initialized", False):
                 square = module.in_features == module.out_features

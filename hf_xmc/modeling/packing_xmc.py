@@ -1,4 +1,4 @@
-"""Texts to a batch without wasted tokens: packed into one row where the attention allows, else padded a little."""
+"""Batches with little or no padding: texts are packed into one row if the attention allows it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from transformers.masking_utils import sdpa_mask
 
 from .towers_xmc import OFFSET_POSITIONS
 
-PACKED_SDPA = "packed_sdpa"  # the name under which transformers finds `packed_sdpa`
-CHUNK_TOKENS = {"cpu": 1024}  # with MiniLM, 2,048 took a tenth longer than 512
-DEFAULT_CHUNK_TOKENS = 16384  # on an accelerator, which wants large products
+PACKED_SDPA = "packed_sdpa"  # the name under which `packed_sdpa` is registered with transformers
+CHUNK_TOKENS = {"cpu": 1024}  # with MiniLM, 2,048 took 10 % longer than 512
+DEFAULT_CHUNK_TOKENS = 16384  # on an accelerator, which needs large products
 
 
 def encode_texts(
     model: Any, ids: Any, side: str, batch_size: int | None, progress: bool, output: str, rows: np.ndarray | None
 ) -> Tensor:
-    """The work of `XMCDualEncoderModel.encode_tokens`."""
+    """Embeddings of tokenised texts in their order; see `XMCDualEncoderModel.encode_tokens`."""
     rows = np.arange(len(ids)) if rows is None else rows
     lengths = ids.lengths[rows] if hasattr(ids, "lengths") else np.array([len(ids[i]) for i in rows], np.int64)
     result = torch.empty(len(rows), model.width(side, output))
@@ -37,11 +37,11 @@ def encode_texts(
 
 
 def flatten(ids: Any, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Tokens of the texts `rows` of a table one after the other, int64 `[T]`, and how many each has, int64 `[n]`.
+    """The concatenated tokens of some texts, int64 `[T]`, and the length of each text, int64 `[n]`.
 
     Args:
-        ids: token ids of each text; or a table with a method `take` that does this.
-        rows: numbers of texts, int `[n]`.
+        ids: token ids of each text; or a table with a method `take`, which returns both for `rows`.
+        rows: which texts, int `[n]`.
     """
     if hasattr(ids, "take"):
         tokens, lengths = ids.take(rows)
@@ -53,7 +53,7 @@ def flatten(ids: Any, rows: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def pad(tokens: Tensor, lengths: Tensor, padding: int = 0) -> dict[str, Any]:
-    """Texts as rows, padded on the right: `input_ids` and `attention_mask`, int64 `[n, width]`.
+    """Texts as padded rows (on the right): `input_ids` and `attention_mask`, int64 `[n, width]`.
 
     >>> pad(torch.tensor([5, 6, 7]), torch.tensor([2, 1]))["input_ids"].tolist()
     [[5, 6], [7, 0]]
@@ -66,8 +66,8 @@ def pad(tokens: Tensor, lengths: Tensor, padding: int = 0) -> dict[str, Any]:
 
 
 def pack(tokens: Tensor, lengths: Tensor, first_position: int = 0) -> dict[str, Any]:
-    """Texts one after the other in a single row, without padding: `input_ids` and `position_ids`, which begin anew
-    with each text, int64 `[1, T]`; `cu_seq_lens`, where texts begin and end, int32 `[n + 1]`; `max_length`, an int.
+    """Texts packed into a single row, without padding: `input_ids` and `position_ids`, which start again with each
+    text, int64 `[1, T]`; `cu_seq_lens`, the boundaries of the texts, int32 `[n + 1]`; and `max_length`, an int.
 
     >>> batch = pack(torch.tensor([5, 6, 7]), torch.tensor([2, 1]))
     >>> batch["position_ids"].tolist(), batch["cu_seq_lens"].tolist(), batch["max_length"]
@@ -84,8 +84,8 @@ def pack(tokens: Tensor, lengths: Tensor, first_position: int = 0) -> dict[str, 
 
 
 def chunks_of(lengths: np.ndarray, max_tokens: int, max_texts: int | None, packed: bool) -> list[np.ndarray]:
-    """Texts sorted by length and cut into chunks of at most `max_tokens` tokens, padding included, and `max_texts`
-    texts; a longer text is a chunk of its own.
+    """Texts sorted by length and split into chunks of at most `max_tokens` tokens, including padding, and at most
+    `max_texts` texts. A longer text is a chunk of its own.
 
     >>> [chunk.tolist() for chunk in chunks_of(np.array([3, 9, 3, 2]), max_tokens=8, max_texts=None, packed=False)]
     [[3, 0], [2], [1]]
@@ -93,11 +93,11 @@ def chunks_of(lengths: np.ndarray, max_tokens: int, max_texts: int | None, packe
     [[3, 0, 2], [1]]
     """
     order = np.argsort(lengths, kind="stable")
-    most = min(max_texts or max_tokens, max_tokens)  # no text is shorter than a token
+    most = min(max_texts or max_tokens, max_tokens)  # every text has at least one token
     chunks, start = [], 0
     while start < len(order):
         ahead = lengths[order[start : start + most]].astype(np.int64)
-        tokens = ahead.cumsum() if packed else ahead * np.arange(1, len(ahead) + 1)  # of a chunk that ends here
+        tokens = ahead.cumsum() if packed else ahead * np.arange(1, len(ahead) + 1)  # of the chunk if it ends here
         stop = start + max(int(np.searchsorted(tokens, max_tokens, side="right")), 1)
         chunks.append(order[start:stop])
         start = stop
@@ -105,21 +105,21 @@ def chunks_of(lengths: np.ndarray, max_tokens: int, max_texts: int | None, packe
 
 
 def chunk_tokens(device: torch.device) -> int:
-    """Tokens a chunk that suit a device."""
+    """Number of tokens per chunk that suits a device."""
     return CHUNK_TOKENS.get(device.type, DEFAULT_CHUNK_TOKENS)
 
 
 def packed_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attention within each text of a packed row; what is not packed is left to the library's `sdpa`.
+    """Attention within each text of a packed row; for batches that are not packed, the same as `sdpa`.
 
-    Texts of one length are a batch without padding, so neighbours should be of one length: each run of them is one
-    call. On a CPU this beats padding, also with runs of one; a GPU has kernels for it (flash attention).
+    Texts of the same length form a batch without padding, so texts should be sorted by length: each run is one call.
+    On a CPU this is faster than padding, even with runs of one text; GPUs have kernels for it (flash attention).
 
     Args:
         query, key, value: `[1, heads, T, d]`.
-        attention_mask: ignored where `cu_seq_lens_q` is among `kwargs`.
+        attention_mask: ignored if `kwargs` contain `cu_seq_lens_q`.
     """
     boundaries = kwargs.get("cu_seq_lens_q")
     if boundaries is None:
@@ -137,7 +137,7 @@ def packed_sdpa(
 
 
 def runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Runs of equal numbers: the number, and how often it stands there.
+    """Runs of equal numbers: the number, and how often it occurs.
 
     >>> runs([3, 3, 5])
     [(3, 2), (5, 1)]
@@ -152,7 +152,7 @@ def runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def positions_from(encoder: Any) -> int:
-    """The position of a text's first token: some models count from the padding id."""
+    """The position of the first token of a text: some models count positions from the padding id."""
     return encoder.config.pad_token_id + 1 if encoder.config.model_type in OFFSET_POSITIONS else 0
 
 

@@ -1,4 +1,4 @@
-"""Hidden states to one vector a text."""
+"""Pooling: hidden states to one vector per text."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .errors_xmc import SettingsError
 
 
 def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str, cu_seq_lens: Tensor | None = None) -> Tensor:
-    """Hidden states `[B, T, H]` to one vector a text, `[B, H]`; padding may stand on either side.
+    """Hidden states `[B, T, H]` to one vector per text, `[B, H]`; padding may be on either side.
 
-    With `cu_seq_lens`, `[B + 1]`, texts stand one after the other in the single row of `hidden`, `[1, T, H]`.
+    With `cu_seq_lens`, `[B + 1]`, texts are packed into the single row of `hidden`, `[1, T, H]`.
 
     >>> hidden = torch.tensor([[[1.0], [3.0], [9.0]]])
     >>> mask = torch.tensor([[1, 1, 0]])
@@ -37,7 +37,7 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, pooling: str, cu_seq_len
 
 
 def pool_packed(hidden: Tensor, bounds: Tensor, pooling: str) -> Tensor:
-    """Hidden states of texts one after the other, `[T, H]`, to one vector a text, `[B, H]`.
+    """Hidden states of packed texts, `[T, H]`, to one vector per text, `[B, H]`.
 
     >>> hidden = torch.tensor([[1.0], [3.0], [9.0]])
     >>> [pool_packed(hidden, torch.tensor([0, 2, 3]), how).flatten().tolist() for how in ("mean", "cls", "last")]

@@ -1,4 +1,4 @@
-"""Texts to token ids: the tokenizer of a dual encoder, how it is loaded, and what it makes of texts."""
+"""Texts to token ids: loading and using the tokenizer of a dual encoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors_xmc import ModelFolderError
 def tokenize(
     tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str], config: Any, side: str
 ) -> list[list[int]]:
-    """The work of `XMCDualEncoderModel.tokenize`; `config` is its configuration.
+    """Token ids of texts of one side; see `XMCDualEncoderModel.tokenize`. `config` is the model's configuration.
 
     Raises:
         ModelFolderError: there is no tokenizer.
@@ -29,13 +29,13 @@ def tokenize(
     texts = [prefix + text for text in texts] if prefix else list(texts)
     end = [] if (token := end_token(tokenizer, config.pooling)) is None else [token]
     ids = tokenizer(texts, truncation=True, max_length=max_length - len(end))["input_ids"]
-    # A tokenizer without special tokens makes nothing of an empty text; something must be pooled.
+    # Without special tokens an empty text has no tokens, but pooling needs one.
     return [row + end or [tokenizer.pad_token_id] for row in ids]
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase, pooling: str) -> int | None:
-    """The token to put after each text: the end token, where the last token is what is pooled and the tokenizer ends
-    texts with none of its own (as for E5-Mistral; Qwen3-Embedding's tokenizer adds one)."""
+    """The token to append to each text: the end token, if the last token is pooled and the tokenizer does not append
+    one itself (E5-Mistral's does not, Qwen3-Embedding's does)."""
     if pooling != "last" or tokenizer.eos_token_id is None:
         return None
     ids = tokenizer("a")["input_ids"]
@@ -48,20 +48,20 @@ def same_vocabulary(one: PreTrainedTokenizerBase | None, other: PreTrainedTokeni
 
 
 def load_tokenizer(name_or_folder: Any, **options: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model; decoders without a padding token pad with their end token."""
+    """The tokenizer of a model, or `None`; decoders without a padding token pad with their end token."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
     except (OSError, ValueError):
-        return None  # a checkpoint without tokenizer files: tokenize() says what to do
+        return None  # a checkpoint without tokenizer files: tokenize() raises a helpful error
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        return None  # no vocabulary: what is made up where the files are missing
+        return None  # an empty vocabulary, which transformers makes up if the files are missing
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def as_list(texts: Sequence[str]) -> list[str]:
-    """A list of texts; a single string is most likely a mistake, since it would be taken letter by letter."""
+    """Texts as a list. A single string is rejected, because it would be read letter by letter."""
     if isinstance(texts, str):
         raise TypeError(f"Found one string, expected a list of texts; pass [{texts[:40]!r}].")
     return list(texts)

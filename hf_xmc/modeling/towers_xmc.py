@@ -1,4 +1,4 @@
-"""The encoders that a dual encoder is made of: what must fit together, and how they are loaded."""
+"""The towers (encoders) of a dual encoder: how they are loaded, and what must fit together."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer"
 def load_towers(
     name_or_folder: Any, label_encoder: Any | None, share: bool, hub: dict[str, Any], **load: Any
 ) -> tuple[PreTrainedModel, PreTrainedModel | None, PreTrainedTokenizerBase | None]:
-    """The towers of both sides, the second `None` where they share one and a copy where there is no other; and their
-    tokenizer.
+    """The query tower, the label tower (`None` if shared, by default a copy), and their tokenizer.
 
     Args:
-        hub: where and how to find them, for towers and tokenizer.
-        **load: for the towers alone.
+        hub: options for finding towers and tokenizer on the Hub.
+        **load: further options for loading the towers.
 
     Raises:
         SettingsError: the two have different tokenizers.
@@ -36,16 +35,18 @@ def load_towers(
         label_tower = copy.deepcopy(query_tower)
     for tower in (query_tower, label_tower):
         if tower is not None and os.path.exists(tower.config._name_or_path):
-            tower.config._name_or_path = ""  # a path of this machine says nothing elsewhere
+            tower.config._name_or_path = ""  # a path on this machine is meaningless elsewhere
     tokenizer = load_tokenizer(name_or_folder, **hub)
     if label_encoder is not None and not same_vocabulary(tokenizer, load_tokenizer(label_encoder, **hub)):
-        raise SettingsError(f"{name_or_folder} and {label_encoder} have different tokenizers; the towers share one.")
+        raise SettingsError(
+            f"{name_or_folder} and {label_encoder} have different tokenizers; both towers need the same"
+        )
     return query_tower, label_tower, tokenizer
 
 
 def as_tower(encoder: Any) -> Any:
-    """Make a backbone a tower: no pooling layer, which some add and which, unused, breaks distributed runs; and no
-    cache of keys and values, which decoders keep to go on writing."""
+    """Make a backbone a tower: without its pooling layer, which would be unused and break distributed training, and
+    without the key-value cache of decoders."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
     if getattr(encoder.config, "use_cache", None):
@@ -54,10 +55,10 @@ def as_tower(encoder: Any) -> Any:
 
 
 def check_dimensions(config: XMCDualEncoderConfig) -> None:
-    """Two towers must end in one space.
+    """Check that two towers produce embeddings of the same dimension.
 
     Raises:
-        SettingsError: their sizes differ, and no projection of each side's own brings them together.
+        SettingsError: their hidden sizes differ, and there is no separate projection for each side.
     """
     label_config = config.label_encoder_config
     if label_config is None or label_config.hidden_size == config.hidden_size:
@@ -65,12 +66,12 @@ def check_dimensions(config: XMCDualEncoderConfig) -> None:
     if config.projection_dim is None or config.share_projection:
         raise SettingsError(
             f"The query tower has {config.hidden_size} dimensions and the label tower {label_config.hidden_size}; "
-            "give projection_dim, and leave share_projection False."
+            "give projection_dim, and leave share_projection False"
         )
 
 
 def cut_lengths(config: XMCDualEncoderConfig) -> None:
-    """Cut the lengths in tokens to what the towers have positions for."""
+    """Reduce the maximum lengths to the number of positions of the towers."""
     for side, tower in (("query", config.encoder_config), ("label", config.label_encoder_config)):
         tower = tower or config.encoder_config
         positions = getattr(tower, "max_position_embeddings", None)

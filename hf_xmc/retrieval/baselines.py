@@ -1,4 +1,4 @@
-"""Simple predictions that a trained model has to beat. None of them learns from pairs of text and label."""
+"""Simple baselines that a trained model has to beat. None of them learns from pairs of text and label."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def popularity(train_label_counts: np.ndarray, num_queries: int, k: int) -> TopK
 
 
 def tfidf(queries: Sequence[str], labels: Sequence[str], train_queries: Sequence[str], k: int) -> TopK:
-    """The labels whose text shares the most words with the query: cosine of tf-idf vectors, weights of words learned
-    from the training queries and the label texts.
+    """Labels by the cosine of tf-idf vectors of their texts and the query; word weights are learned from the training
+    queries and the label texts.
 
     >>> tfidf(["a red car"], ["blue", "red", "car red"], ["blue car"], k=2).ids.tolist()
     [[2, 1]]

@@ -1,4 +1,4 @@
-"""What scores are worth: probabilities, thresholds, label sets with a guarantee, fitted on held-out predictions."""
+"""Probabilities, thresholds and conformal prediction sets, fitted on held-out predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from transformers.utils import logging
 
 from hf_xmc.data.files import read_json, replacing
-from hf_xmc.errors import DataError
+from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.calibration import RankedMap, ScoreMap
 from hf_xmc.retrieval.conformal import (
     Risk,
@@ -36,19 +36,20 @@ CONFIDENCE, ARRAYS = "confidence.json", "confidence.safetensors"
 CONFIDENCE_FILES = (CONFIDENCE, ARRAYS)
 FORMAT = 1
 SET_METHODS = ("fnr", "all", "frequency", "powerset")
-TABLE_DEPTH = 100  # predictions a query that thresholds are found in
+TABLE_DEPTH = 100  # predictions per query that thresholds are fitted on
 
 
 @dataclass
 class Confidence:
-    """Calibration of one frozen search: the same model, index, search parameters, memory and depth as in use.
+    """Calibration of one ranking: it is valid for the same model, index, channels, weights and depth only.
 
     Args:
-        settings: `method`, `level` (the default of `sets`), `depth` (predictions a query), `num_queries`, and what the
-            caller adds; JSON values.
-        score_map: rankings to probabilities.
-        table: what thresholds are found in.
-        risks: of `"fnr"`, `"all"`, and the frequency bins `"head"`, `"torso"`, `"tail"`.
+        settings: `method`, `level` (the default coverage of `sets`), `depth` (predictions per query), `num_queries`,
+            `num_labels`, and what the caller adds, above all `ranking`: the fingerprint of the ranking that it is
+            valid for (`XMCPipeline.ranking_fingerprint`). JSON values.
+        score_map: maps rankings to probabilities.
+        table: precision and recall at every threshold.
+        risks: of the sets `"fnr"` and `"all"`, and of the frequency bins `"head"`, `"torso"`, `"tail"`.
         powerset: for whole label sets.
 
     >>> topk = TopK(np.tile([0, 1, 2], (40, 1)), np.linspace(0.9, 0.1, 120).reshape(40, 3))
@@ -75,38 +76,38 @@ class Confidence:
         seed: int = 0,
         **about: Any,
     ) -> Confidence:
-        """Fit on the predictions of held-out queries, which are used for nothing else.
+        """Fit on the predictions of held-out queries, which must be used for nothing else.
 
         Args:
-            topk: predictions `[N, K]`, made by the search that is used later, at the same depth. A level of 90 % needs
-                a K at which few true labels are missed.
+            topk: predictions `[N, K]`, made by the search that is used later, at the same depth. A coverage of 90 %
+                needs a K at which few true labels are missed.
             positives: the truth.
-            label_counts: training queries a label, `[L]`, for all that goes by frequency.
-            method: of the probabilities: `"isotonic"`, `"platt"`, `"temperature"` or `"beta"`.
-            level: default level of the sets.
-            candidates: labels a query that whole label sets are made of, at most 20.
-            seed: of the halves for whole label sets.
-            **about: more for `settings`.
+            label_counts: training queries per label, `[L]`, for everything that depends on label frequency.
+            method: of the probabilities: `"isotonic"` or `"platt"`.
+            level: default coverage of the sets.
+            candidates: labels per query that whole label sets are made of, at most 20.
+            seed: for splitting the queries in two halves, which whole label sets need.
+            **about: more entries for `settings`.
 
         Raises:
-            ValueError: predictions and truth of different queries, more than 20 candidates, a method or level that
-                is none, predictions that are all right or all wrong.
+            SettingsError: an invalid method or level, or more than 20 candidates.
+            DataError: predictions and truth of different queries, or predictions that are all right or all wrong.
         """
         truth = positives.numpy()
         topk = topk.sorted()
         if not 0 < level < 1:
-            raise ValueError(f"level is {level}; it must lie between 0 and 1, as 0.9.")
+            raise SettingsError(f"level is {level}; it must be between 0 and 1, such as 0.9")
         largest = max(int(topk.ids.max(initial=-1)), int(truth.indices.max(initial=-1)))
         counts = np.zeros(largest + 1, np.int64) if label_counts is None else np.asarray(label_counts)
         if largest >= len(counts):
-            raise ValueError(f"There are {len(counts):,} label counts, but label id {largest:,} occurs.")
+            raise DataError(f"There are {len(counts):,} label counts, but label id {largest:,} occurs")
         scores = true_scores(topk, truth)
         risks = {
             "fnr": false_negative_risk(scores, truth),
             "all": any_missing_risk(scores, truth),
             **frequency_risks(scores, truth, counts),
         }
-        top = TopK(topk.ids[:, :TABLE_DEPTH], topk.scores[:, :TABLE_DEPTH])
+        top = topk.first(TABLE_DEPTH)
         return cls(
             settings={
                 "method": method,
@@ -124,58 +125,61 @@ class Confidence:
 
     @property
     def depth(self) -> int:
-        """Predictions a query that the calibration saw, and that `sets` needs."""
+        """Predictions per query that the calibration saw, and that `sets` needs."""
         return int(self.settings["depth"])
 
     @property
     def level(self) -> float:
-        """The default level of the sets."""
+        """The default coverage of the sets."""
         return float(self.settings["level"])
 
     def probabilities(self, topk: TopK) -> np.ndarray:
-        """The chance that each prediction is a true label, float64 `[N, K]`; 0 for padding.
+        """The probability that each prediction is a true label, float64 `[N, K]`; 0 for padding.
 
-        It depends on score and rank: give rankings from the first prediction on. Within a query it never rises from
-        rank to rank, so the order stays; where the map makes ties, keep the order of the scores.
+        It depends on score and rank, so rankings must be passed from their first rank on. Within a query it never
+        rises from rank to rank; among equal probabilities keep the order of the scores.
         """
         return self.score_map(topk)
 
     def threshold(self, target: str = "f1", value: float | None = None, by: str = "global") -> float | np.ndarray:
-        """A threshold on *scores* (not probabilities); labels with score >= it are kept.
+        """A threshold on *scores* (not probabilities): keep labels with score >= threshold.
 
         Args:
-            target: `"f1"`, or `"precision"` with its `value`.
-            by: `"global"` gives a float; `"frequency"` and `"label"` give one a label, `[L]`.
+            target: `"f1"` for the best F1, or `"precision"` for a precision of at least `value`.
+            by: `"global"` returns a float; `"frequency"` and `"label"` return one threshold per label, `[L]`.
 
         Raises:
-            ValueError: see `ThresholdTable.thresholds`.
+            SettingsError: see `ThresholdTable.thresholds`.
         """
         return self.table.thresholds(target, value, by)
 
     def sets(self, topk: TopK, method: str = "fnr", level: float | None = None) -> Positives:
-        """For each query a set of labels with a guarantee, as label ids.
-
-        - `"fnr"`: the mean share of true labels that are in the set is at least `level`.
-        - `"all"`: with probability `level` all true labels are in it.
-        - `"frequency"`: the promise of `"fnr"` for head, torso and tail labels each. Where a bin cannot reach the
-          level (too few true pairs, or too many that search does not find) all its retrieved labels are in the set.
-        - `"powerset"`: the union of all label sets that are plausible at `level`; see `regions`. Where a region is
-          open (a true label that is no candidate would not make the set implausible) nothing is promised beyond the
-          candidates, and a warning says so.
+        """A conformal prediction set for each query, as label ids.
 
         Args:
-            topk: predictions of the search that was calibrated, as deep (`depth`) or deep enough that the last score
-                is below the threshold.
+            topk: predictions of the search that was calibrated, to the same `depth`, or so deep that the last score is
+                below the threshold.
+            method: what the coverage means:
+
+                - `"fnr"`: the mean share of true labels that are in the set is at least `level`.
+                - `"all"`: with probability `level` all true labels are in the set.
+                - `"frequency"`: as `"fnr"`, for head, torso and tail labels separately. If a bin cannot reach the
+                  coverage (too few true pairs, or too many that the search does not find), all its retrieved labels
+                  are in the set.
+                - `"powerset"`: the union of all label sets that are plausible at `level`; see `regions`. If a region
+                  is open (a true label that is not a candidate would not make the set implausible), nothing is
+                  guaranteed beyond the candidates, and a warning says so.
+            level: the coverage; by default the fitted one.
 
         Raises:
-            ValueError: a level that cannot be reached, or predictions that are too shallow.
+            SettingsError: an unknown method, a coverage that cannot be reached, or predictions that are too shallow.
         """
         level = self.level if level is None else level
         if method == "powerset":
             if (is_open := self.powerset.is_open(topk, level)).any():
                 logger.warning_once(
                     f"The plausible label sets of {is_open.mean():.1%} of the queries are open at {level:.0%}: labels "
-                    "that are no candidates may be true as well. Ask for a lower level, or fit more candidates."
+                    "that are not candidates may be true as well. Use a lower coverage, or fit more candidates."
                 )
             return chosen(*self.powerset.union(topk, level))
         if method == "frequency":
@@ -183,36 +187,37 @@ class Confidence:
             self.check_depth(topk, limits.min())
             return above(topk, limits[self.table.bins], unknown=limits[-1])
         if method not in SET_METHODS:
-            raise ValueError(f"method is {method!r}; expected one of {', '.join(SET_METHODS)}.")
+            raise SettingsError(f"method is {method!r}; expected one of {', '.join(SET_METHODS)}")
         threshold = self.risks[method].threshold(level)
         self.check_depth(topk, threshold)
         return above(topk, threshold)
 
     def regions(self, topk: TopK, level: float | None = None, most: int = 1000) -> list[Region]:
-        """For each query the whole label sets that are plausible, the most plausible first, with p-values.
+        """The plausible label sets of each query, the most plausible first, with p-values.
 
-        P(the true set is among them) >= level; where a region is `open` the true set may have more labels than the
-        candidates besides.
+        P(the true set is among them) >= level. If a region is `open`, the true set may contain further labels that are
+        not candidates.
         """
         return self.powerset.regions(topk, self.level if level is None else level, most)
 
     def bin_threshold(self, name: str, level: float) -> float:
-        """The threshold of a frequency bin; -inf where it cannot reach the level."""
+        """The threshold of a frequency bin; -inf if it cannot reach the coverage."""
         risk = self.risks[name]
         if risk.reaches(level):
             return risk.threshold(level)
         if risk.num_queries:
-            logger.warning_once(f"Frequency bin {name}: {level:.0%} cannot be promised; all retrieved labels stay.")
+            logger.warning_once(f"Frequency bin {name} cannot reach {level:.0%}; all its retrieved labels are kept.")
         return float("-inf")
 
     def check_depth(self, topk: TopK, threshold: float) -> None:
-        """Refuse predictions of which some above the threshold may be cut off."""
+        """Raise a SettingsError if predictions above the threshold may be cut off."""
         lowest = np.asarray(topk.scores).min(axis=1, initial=np.inf)
-        full = (np.asarray(topk.ids) >= 0).all(axis=1)  # padding says that there was no more to find
+        full = (np.asarray(topk.ids) >= 0).all(axis=1)  # with padding, there was nothing more to find
         if topk.k < self.depth and (full & (lowest >= threshold)).any():
-            raise ValueError(
-                f"The calibration saw {self.depth} predictions a query, these are {topk.k}, and some that belong into "
-                f"the set may be cut off: predict with k={self.depth}."
+            raise SettingsError(
+                f"The calibration saw {self.depth} predictions per query, but these are {topk.k}, so labels of the "
+                "set may be cut off",
+                hint=f"predict with k={self.depth}",
             )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -251,24 +256,24 @@ class Confidence:
         """Load from a folder or a Hub repository (`revision`, `token`, ... are passed on).
 
         Raises:
-            DataError: no confidence there, or files that do not fit together.
+            ModelFolderError: there is no confidence, or its files do not fit together.
         """
         folder = fetch_folder(name_or_folder, [CONFIDENCE, ARRAYS], **hub)
         for name in (CONFIDENCE, ARRAYS):
             if not (folder / name).is_file():
-                raise DataError(f"no {name}", folder, hint="fit it with hf-xmc calibrate")
+                raise ModelFolderError(f"no {name}", folder, hint="fit it with hf-xmc calibrate")
         try:
             about = read_json(folder / CONFIDENCE)
             if about["format"] > FORMAT:
-                raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
+                raise ModelFolderError(f"format {about['format']}, this version reads {FORMAT}")
             return from_arrays(about, load_file(str(folder / ARRAYS)))
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             hint = "fit it again with hf-xmc calibrate"
-            raise DataError(f"the confidence cannot be read ({error!s:.200})", folder, hint=hint) from error
+            raise ModelFolderError(f"the confidence cannot be read ({error!s:.200})", folder, hint=hint) from error
 
 
 def from_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Confidence:
-    """A `Confidence` from the content of its two files."""
+    """A `Confidence` from the contents of its two files."""
 
     def score_map(name: str) -> ScoreMap:
         given = about[name]

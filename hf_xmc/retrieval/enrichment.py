@@ -1,8 +1,8 @@
-"""Label vectors enriched with the centroid of their training queries: no training, one sparse product.
+"""Label vectors moved towards the centroids of their training queries, without training.
 
 z_l = |text_l| unit((1 - b_l) unit(text_l) + b_l c_l), with c_l the unit mean of the label's n_l training queries and
-b_l = n_l / (n_l + kappa): frequent labels move to where their queries are, rare ones stay with their text, labels
-without queries stay as they are. kappa is tuned on validation.
+b_l = n_l / (n_l + kappa): frequent labels move to their queries, rare ones stay close to their text, and labels
+without queries do not change. kappa is tuned on validation.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.metrics.hits import search_depth
 from hf_xmc.metrics.ranking import ranking_metrics
 from hf_xmc.retrieval.search import as_matrix, exact_search
@@ -22,13 +23,13 @@ KAPPAS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 def enrich_labels(labels: Any, queries: Any, positives: Positives, kappa: float) -> np.ndarray:
-    """Enriched label vectors, as long as those of their texts, float32 `[L, D]`.
+    """Label vectors of the same lengths, moved towards their centroids, float32 `[L, D]`.
 
     Args:
         labels: embeddings of the label texts, `[L, D]`.
         queries: embeddings of the training queries, `[N, D]`.
         positives: their labels, N rows.
-        kappa: how many queries weigh as much as the text; `inf` leaves the texts.
+        kappa: number of queries that weigh as much as the text; `inf` keeps the text vectors.
 
     >>> text, queries = np.array([[1.0, 0.0]]), np.array([[0.6, 0.8], [0.0, 1.0]])
     >>> enrich_labels(text, queries, Positives.from_lists([[0], [0]]), kappa=2).round(4)
@@ -36,17 +37,6 @@ def enrich_labels(labels: Any, queries: Any, positives: Positives, kappa: float)
     """
     text, (sums, counts) = as_matrix(labels), label_sums(labels, queries, positives)
     return blend(text, sums, counts, kappa)
-
-
-def leave_one_out_labels(labels: Any, queries: Any, positives: Positives, kappa: float) -> np.ndarray:
-    """For each pair (training query, its label) the label's vector without this query, float32 `[nnz, D]`.
-
-    What scores a training query against its own labels must use these: a centroid that holds the query is drawn to it.
-    """
-    text, matrix, truth = as_matrix(labels), as_matrix(queries), positives.numpy()
-    sums, counts = label_sums(text, matrix, truth)
-    row_of_pair = np.repeat(np.arange(len(truth)), truth.counts)
-    return blend(text[truth.indices], sums[truth.indices] - matrix[row_of_pair], counts[truth.indices] - 1, kappa)
 
 
 def tune_enrichment(
@@ -59,8 +49,8 @@ def tune_enrichment(
     filters: Positives | None = None,
     k: int = 5,
 ) -> tuple[float, list[dict[str, float]]]:
-    """The kappa with the largest mean of P@1 and nDCG@k on held-out queries, and what was tried; `inf` (texts alone)
-    is tried first and wins where centroids do not help.
+    """The kappa with the largest mean of P@1 and nDCG@k on held-out queries, and what was tried. `inf` (texts alone)
+    is tried first and wins if centroids do not help.
 
     Args:
         labels, train_queries, train_positives: see `enrich_labels`.
@@ -78,10 +68,10 @@ def tune_enrichment(
 
 
 def label_sums(labels: Any, queries: Any, positives: Positives) -> tuple[np.ndarray, np.ndarray]:
-    """The sum of the training queries of each label `[L, D]`, and how many there are `[L]`."""
+    """The sum of the training queries of each label `[L, D]`, and their number `[L]`."""
     matrix, truth = as_matrix(queries), positives.numpy()
     if len(matrix) != len(truth):
-        raise ValueError(f"Found {len(matrix):,} query embeddings, but positives of {len(truth):,} queries.")
+        raise DataError(f"Found {len(matrix):,} query embeddings, but positives of {len(truth):,} queries")
     truth.validate(len(labels))
     ones = np.ones(len(truth.indices), dtype=np.float32)
     incidence = csr_matrix((ones, truth.indices, truth.indptr), shape=(len(truth), len(labels)))
@@ -89,15 +79,15 @@ def label_sums(labels: Any, queries: Any, positives: Positives) -> tuple[np.ndar
 
 
 def blend(text: np.ndarray, sums: np.ndarray, counts: np.ndarray, kappa: float) -> np.ndarray:
-    """Texts and centroids by frequency, each as long as its text's embedding was."""
+    """Text vectors and centroids weighted by frequency; each row keeps the length of its text vector."""
     if not kappa > 0:
-        raise ValueError(f"kappa is {kappa}; it must be above 0.")
+        raise SettingsError(f"kappa is {kappa}; it must be above 0")
     share = (counts / (counts + kappa) if np.isfinite(kappa) else np.zeros(len(counts)))[:, None].astype(np.float32)
-    # A length of 1 stays 1; where a classifier is fused with the text, the length counts in the score.
+    # A length of 1 stays 1; if a classifier is fused with the text, the length matters for the score.
     return np.linalg.norm(text, axis=1, keepdims=True) * unit((1 - share) * unit(text) + share * unit(sums))
 
 
 def unit(matrix: np.ndarray) -> np.ndarray:
-    """Rows of length 1; rows of zeros stay."""
+    """Rows scaled to length 1; zero rows stay zero."""
     length = np.linalg.norm(matrix, axis=1, keepdims=True)
     return matrix / np.where(length > 0, length, 1)

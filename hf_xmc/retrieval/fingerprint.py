@@ -1,4 +1,4 @@
-"""Short names for an encoder and its label head, so that embeddings of two models are never mixed."""
+"""Fingerprints of an encoder and its label head, so that embeddings of two models are never mixed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
-
-WHOLE = 2**20  # numbers; of a larger tensor about so many are looked at, evenly spaced
+WHOLE = 2**20  # numbers of a tensor that are read; of a larger one about as many, evenly spaced
 
 
 def encoder_fingerprint(model: nn.Module) -> str:
@@ -23,6 +21,8 @@ def encoder_fingerprint(model: nn.Module) -> str:
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(nn.Linear(3, 2)))
     False
     """
+    from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS  # slow, and a label index alone needs no model
+
     config: Any = getattr(model, "config", None)
     settings = repr([(name, getattr(config, name, None)) for name in EMBEDDING_SETTINGS]).encode()
     digests = [blake2b(settings, digest_size=12), blake2b(settings, digest_size=12)]
@@ -35,14 +35,14 @@ def encoder_fingerprint(model: nn.Module) -> str:
 
 
 def head_fingerprint(model: nn.Module) -> str | None:
-    """A fingerprint of a model's vectors a label, and of how they are used; None where it has none."""
+    """A fingerprint of a model's per-label vectors and of how they are used; None if it has none."""
     head: Any = getattr(model, "label_head", None)
     return None if head is None else head.fingerprint()
 
 
 def same_encoder(one: str | None, other: str | None) -> bool:
-    """Whether two fingerprints may be of one encoder: they agree after rounding to bfloat16 or to half precision, or
-    one of them is not known."""
+    """Whether two fingerprints may belong to the same encoder: they agree after rounding to bfloat16 or to half
+    precision, or one of them is unknown."""
     return one is None or other is None or any(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))
 
 

@@ -1,9 +1,9 @@
-"""What the scores of a label's text and of its classifier count together, learned on held-out queries.
+"""Weights for the scores of a label's text and of its classifier, learned on held-out queries.
 
-The third stage of NGAME (Dahiya et al. 2023). Its code fits a decision tree on both scores and the label's propensity,
-and adds the tree's output to the scores with a weight chosen by hand. Here a logistic regression on both scores, and
-on the label's frequency times their difference, learns coefficients that make one vector of the two
-(`LabelHead.embed`): what was learned is two or three numbers, nothing is pickled, and a search does nothing more.
+This is the third stage of NGAME (Dahiya et al. 2023). Its code fits a decision tree on both scores and the label's
+propensity, and adds the tree's output to the scores with a weight chosen by hand. Here a logistic regression on both
+scores, and on the label's frequency times their difference, learns coefficients that merge both vectors into one
+(`LabelHead.embed`): the result is two or three numbers, nothing is pickled, and search costs nothing extra.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 
+from hf_xmc.errors import DataError
 from hf_xmc.metrics import find_hits, per_query_metrics
 from hf_xmc.retrieval.scores import best_of
 from hf_xmc.retrieval.search import as_matrix, exact_search
 from hf_xmc.types import Positives
 
 FOLDS = 5
-WEAK = 1e3  # C of the regression: so many pairs for so few coefficients need no more
-CELLS = 2**24  # numbers of embeddings that are gathered at a time
+WEAK = 1e3  # C of the regression: with many pairs for few coefficients, a weak penalty is enough
+CELLS = 2**24  # numbers of embeddings gathered at a time
 Coefficients = dict[str, float]
 
 
@@ -40,36 +41,36 @@ def fit_fusion(
     k: int = 5,
     seed: int = 0,
 ) -> tuple[Coefficients, list[dict[str, Any]]]:
-    """Coefficients for `LabelHead.fusion`, chosen among a fit with and one without frequency, the mean of both scores,
-    the text alone and the classifier alone; and what was tried.
+    """Coefficients for `LabelHead.fusion`, and what was tried: a fit without and one with frequency, the mean of both
+    scores, the text alone and the classifier alone.
 
-    The best has the largest mean of P@1, nDCG@k and PSP@k, so that rare labels are not lost; the first way that is
-    less than one standard error of the difference behind it wins. (A fit knows the ways after it as special cases; of
-    few queries luck would pick one of these.) What is fitted is judged by cross-validation over queries, and then
-    fitted to all of them. Coefficients below 0 at any frequency are no candidates: a label would score the less, the
-    better its text fits.
+    The best has the largest mean of P@1, nDCG@k and PSP@k, so that rare labels are not lost. The first candidate that
+    is less than one standard error of the difference behind the best is chosen: with few queries, chance would often
+    favour one of the later candidates, which are special cases of the fits. Fits are measured by cross-validation over
+    queries, and then repeated on all of them. Fits with a coefficient below 0 at any frequency are excluded: a label
+    would score less, the better its text fits.
 
     Args:
-        queries: embeddings of held-out queries, on which nothing was trained, `[N, D]`.
-        texts, classifier: embeddings of the labels' texts, and their vectors, `[L, D]`.
+        queries: embeddings of held-out queries, which were not used in training, `[N, D]`.
+        texts, classifier: embeddings of the labels' texts, and their classifier vectors, `[L, D]`.
         frequency: of each label, 0 to 1, `[L]`, as in `LabelHead.frequency`.
-        positives, filters: the truth, and pairs that are no valid predictions.
-        inverse_propensity: one weight a label, `[L]`; without it P@1 and nDCG@k decide.
+        positives, filters: the truth, and pairs that are not valid predictions.
+        inverse_propensity: one weight per label, `[L]`; without it P@1 and nDCG@k decide.
         allowed: labels that may be predicted, bool `[L]`; by default all.
-        depth: labels a query, the best by text and as many by classifier, that are learned from.
-        seed: of the folds.
+        depth: labels per query to learn from: the best by text, and as many by classifier.
+        seed: for the folds of cross-validation.
 
     Returns:
-        The coefficients, `text` and `classifier` summing to 1; and one row for each way that was tried: `name`,
-        `fusion` (None where it is no candidate), and its metrics.
+        The coefficients, of which `text` and `classifier` sum to 1; and one row for each candidate: `name`, `fusion`
+        (None if it is excluded), and its metrics.
 
     Raises:
-        ValueError: fewer than two queries, or arrays that do not fit.
+        DataError: fewer than two queries, or arrays of different lengths.
     """
     pairs = candidate_pairs(queries, texts, classifier, frequency, positives, filters, allowed, depth)
     truth = positives.numpy()
     if len(truth) < 2:
-        raise ValueError(f"Found {len(truth)} held-out queries; fusion needs some hundreds.")
+        raise DataError(f"Found {len(truth)} held-out queries; fusion needs a few hundred")
     folds = KFold(min(FOLDS, len(truth)), shuffle=True, random_state=seed).split(np.arange(len(truth)))
     parted = [(pairs.of(np.isin(pairs.query, rest)), np.isin(pairs.query, fold)) for rest, fold in folds]
     tried, candidates, gains = list[dict[str, Any]](), list[Coefficients](), list[np.ndarray]()
@@ -79,7 +80,7 @@ def fit_fusion(
         if fusion is None or len(by_fold) < len(parted):
             tried.append({"name": name, "fusion": None})
             continue
-        scores = np.zeros(len(pairs.query))  # of each fold by what the others taught
+        scores = np.zeros(len(pairs.query))  # of each fold, by coefficients learned on the others
         for learned, (_, own) in zip(by_fold, parted, strict=True):
             scores[own] = pairs.of(own).scores(learned)
         topk = best_of(pairs.query, pairs.label, scores, len(truth), k)
@@ -92,7 +93,7 @@ def fit_fusion(
 
 
 def first_of_the_best(gains: Sequence[np.ndarray]) -> int:
-    """The first of several systems that is less than a standard error behind the best, by what each query adds, `[N]`.
+    """The first of several systems that is at most one standard error behind the best, given each query's gain, `[N]`.
 
     >>> first_of_the_best([np.array([0.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.5])])
     0
@@ -106,8 +107,8 @@ def first_of_the_best(gains: Sequence[np.ndarray]) -> int:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Queries and candidate labels, `[M]` each, sorted by query: rows, ids, both scores, the label's frequency, and
-    whether the label is true for the query."""
+    """Pairs of a query and a candidate label, `[M]` each, sorted by query: row, id, both scores, the label's
+    frequency, and whether the label is true for the query."""
 
     query: np.ndarray
     label: np.ndarray
@@ -117,7 +118,7 @@ class Pairs:
     true: np.ndarray
 
     def of(self, rows: np.ndarray) -> Pairs:
-        """Some of them: numbers or a mask, `[M]`."""
+        """The pairs of these positions, or of this mask `[M]`."""
         return Pairs(*(values[rows] for values in vars(self).values()))
 
     def scores(self, fusion: Coefficients) -> np.ndarray:
@@ -136,13 +137,14 @@ def candidate_pairs(
     allowed: np.ndarray | None = None,
     depth: int = 100,
 ) -> Pairs:
-    """Each query with its best labels by text and its best by classifier, filtered pairs left out."""
+    """Each query with its best labels by text and by classifier, without filtered pairs."""
     sides = [as_matrix(texts), as_matrix(classifier)]
     matrix, num_labels = as_matrix(queries), len(sides[0])
     if not len(matrix) == len(positives) or not num_labels == len(sides[1]) == len(frequency):
-        raise ValueError(
+        raise DataError(
             f"Found {len(matrix):,} queries with the truth of {len(positives):,}, and {num_labels:,} texts, "
-            f"{len(sides[1]):,} vectors and {len(frequency):,} frequencies of labels; give one each."
+            f"{len(sides[1]):,} vectors and {len(frequency):,} frequencies of labels",
+            hint="the numbers of queries, and those of labels, must agree",
         )
     live = np.arange(num_labels) if allowed is None else np.flatnonzero(allowed)
     keys = []
@@ -151,7 +153,7 @@ def candidate_pairs(
         keys.append(np.arange(len(matrix))[:, None] * num_labels + live[found.ids])
     chosen = np.unique(np.concatenate(keys, axis=1))
     if filters is not None:
-        chosen = chosen[~np.isin(chosen, keys_of(filters, num_labels))]
+        chosen = chosen[~np.isin(chosen, filters.numpy().keys(num_labels))]
     query, label = np.divmod(chosen, num_labels)
     text, own = (np.empty(len(chosen), np.float32) for _ in sides)
     step = max(1, CELLS // matrix.shape[1])
@@ -159,21 +161,16 @@ def candidate_pairs(
         rows = slice(start, start + step)
         for side, score in zip(sides, (text, own), strict=True):
             np.einsum("md,md->m", matrix[query[rows]], side[label[rows]], out=score[rows])
-    true = np.isin(chosen, keys_of(positives, num_labels))
+    true = np.isin(chosen, positives.numpy().keys(num_labels))
     return Pairs(query, label, text, own, np.asarray(frequency, np.float32)[label], true)
 
 
-def keys_of(positives: Positives, num_labels: int) -> np.ndarray:
-    """One number a pair of query and label."""
-    truth = positives.numpy()
-    return np.repeat(np.arange(len(truth)), truth.counts) * num_labels + truth.indices
-
-
 def regression(pairs: Pairs, by_frequency: bool) -> Coefficients | None:
-    """Coefficients of a logistic regression, or None where it has nothing to learn from or has learned nonsense.
+    """Coefficients of a logistic regression, or None if there is nothing to learn from or a coefficient is negative.
 
-    By frequency weight moves from the one score to the other; their sum stays. With a coefficient for each of the four
-    products, the sum grew with the frequency: frequent labels came first whatever the scores said, and PSP@1 fell.
+    By frequency, weight moves from one score to the other while their sum stays the same. With a coefficient for each
+    of the four products, the sum grew with frequency: frequent labels were ranked first regardless of the scores, and
+    PSP@1 fell.
     """
     if pairs.true.all() or not pairs.true.any():
         return None

@@ -1,4 +1,4 @@
-"""Score thresholds for the best F1 or a wanted precision: one for all labels, a frequency bin, or a label."""
+"""Score thresholds for the best F1 or a required precision: global, per frequency bin, or per label."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.metrics.breakdown import frequency_bands
 from hf_xmc.types import Positives, TopK
 
-PRIOR = 10.0  # true examples that the common threshold counts for, against a label's own
+PRIOR = 10.0  # weight of the global threshold against a label's own, in true examples
 SCOPES = ("global", "frequency", "label")
 
 
 @dataclass(frozen=True)
 class ThresholdTable:
-    """Precision and recall at every threshold that can be best: the scores of hits.
+    """Precision and recall at every threshold that can be optimal: the scores of hits.
 
-    Between two hits a threshold can only lose precision, so the hits say all, exactly and in little space.
+    Between two hits, lowering the threshold only loses precision, so that the hits are sufficient.
 
     Args:
         scores: of the hits, falling, `[H]`.
         labels: of the hits, `[H]`.
-        predicted: predictions that score at least as much as the hit, int `[H, 3]`: among all, among labels of the
-            same frequency bin, and of the same label.
+        predicted: predictions that score at least as much as the hit, int `[H, 3]`: among all labels, among labels of
+            the same frequency bin, and of the same label.
         true: true pairs of each label, found or not, `[L]`.
         bins: frequency bin of each label, `[L]`.
     """
@@ -36,13 +37,11 @@ class ThresholdTable:
 
     @classmethod
     def of(cls, topk: TopK, positives: Positives, label_counts: np.ndarray) -> ThresholdTable:
-        """Count predictions `[N, K]` against the truth; `label_counts` `[L]` are training queries a label."""
+        """Compare predictions `[N, K]` with the truth; `label_counts` `[L]` are training queries per label."""
         truth, counts = positives.numpy(), np.asarray(label_counts)
-        stride = len(counts)
         rows, columns = np.nonzero((topk.ids >= 0) & np.isfinite(topk.scores))
         ids, scores = topk.ids[rows, columns].astype(np.int64), np.asarray(topk.scores)[rows, columns]
-        row_of_pair = np.repeat(np.arange(len(truth)), truth.counts)
-        hit = np.isin(rows * stride + ids, row_of_pair * stride + truth.indices)
+        hit = truth.contains(topk)[rows, columns]
         bins = frequency_bands(counts, "head")[1]
         of_hits = [at_least(scores, group, hit) for group in (np.zeros_like(ids), bins[ids], ids)]
         order = np.argsort(-scores[hit], kind="stable")
@@ -55,29 +54,29 @@ class ThresholdTable:
         )
 
     def thresholds(self, target: str = "f1", value: float | None = None, by: str = "global") -> float | np.ndarray:
-        """The threshold (a float) or, by frequency or label, one a label `[L]`; labels with score >= it are kept.
-
-        - `by="frequency"`: bins head, torso and tail; a bin without a true example takes the common threshold.
-        - `by="label"`: (n t_own + m t_common) / (n + m), with n true examples of the label and m = 10: labels with few
-          keep close to the common one.
+        """The threshold (a float) or, by frequency or label, one per label `[L]`: keep labels with score >= threshold.
 
         Args:
-            target: `"f1"`, the largest; or `"precision"`, the lowest threshold at which it is at least `value`.
+            target: `"f1"`: the threshold of the best F1; or `"precision"`: the lowest threshold at which the precision
+                is at least `value`.
+            by: `"global"`; `"frequency"`: one threshold each for head, torso and tail, and the global one for a bin
+                without true examples; or `"label"`: (n t_own + m t_global) / (n + m), with n true examples of the
+                label and m = 10, so that labels with few examples stay close to the global threshold.
 
         Raises:
-            ValueError: an unknown target or scope, a precision outside (0, 1], or one that no threshold reaches.
+            SettingsError: an unknown target or scope, a precision outside (0, 1], or one that no threshold reaches.
         """
         if by not in SCOPES:
-            raise ValueError(f"by is {by!r}; expected one of {', '.join(SCOPES)}.")
+            raise SettingsError(f"by is {by!r}; expected one of {', '.join(SCOPES)}")
         if target not in ("f1", "precision") or (target == "precision") != (value is not None):
-            raise ValueError(f"target is {target!r} with value {value}; expected 'f1', or 'precision' with a value.")
+            raise SettingsError(f"target is {target!r} with value {value}; expected 'f1', or 'precision' with a value")
         if value is not None and not 0 < value <= 1:
-            raise ValueError(f"The precision is {value}; it must lie above 0 and not above 1.")
+            raise SettingsError(f"The precision is {value}; it must be above 0 and not above 1")
         common = self.best(np.zeros(len(self.labels), np.int64), 0, self.true.sum(keepdims=True), value)[0]
         if np.isinf(common):
-            raise ValueError(
+            raise SettingsError(
                 f"No threshold reaches a precision of {value}: the best on {int(self.true.sum()):,} true pairs is "
-                f"{self.best_precision():.3f}. Ask for less."
+                f"{self.best_precision():.3f}"
             )
         if by == "global":
             return float(common)
@@ -93,20 +92,20 @@ class ThresholdTable:
         return float((rank / self.predicted[:, 0]).max()) if len(rank) else 0.0
 
     def best(self, group: np.ndarray, column: int, true: np.ndarray, precision: float | None) -> np.ndarray:
-        """The best threshold of each group, `[G]`; infinite where there is none."""
+        """The best threshold of each group, `[G]`; infinity for a group without one."""
         result = np.full(len(true), np.inf)
         if not len(group):
             return result
         order = np.argsort(group, kind="stable")  # scores stay falling within a group
         group, scores, predicted = group[order], self.scores[order], self.predicted[order, column]
-        # Hits of one score stand and fall together: the last one has them all.
+        # Hits of equal score are kept or lost together: the last of them counts all.
         start = np.searchsorted(group, group)
         hits = np.arange(len(group)) - start + 1
         last = np.append((group[1:] != group[:-1]) | (scores[1:] != scores[:-1]), True)
         group, scores, hits, predicted = group[last], scores[last], hits[last], predicted[last]
         if precision is None:
             f1 = 2 * hits / (predicted + np.asarray(true)[group])
-            order = np.lexsort((-scores, f1))  # the best last; of equal ones the lower threshold, which finds more
+            order = np.lexsort((-scores, f1))  # the best last; among equals the lower threshold, with higher recall
             result[group[order]] = scores[order]
             return result
         enough = hits / predicted >= precision
@@ -115,7 +114,7 @@ class ThresholdTable:
 
 
 def shrink(own: np.ndarray, true: np.ndarray, common: float, prior: float = PRIOR) -> np.ndarray:
-    """Thresholds of labels drawn to the common one by how few true examples they have; infinite ones are common.
+    """Thresholds of labels, moved towards the common one if they have few true examples; infinite ones become it.
 
     >>> shrink(np.array([0.8, 0.8, np.inf]), np.array([2, 40, 0]), common=0.5).round(2).tolist()
     [0.55, 0.74, 0.5]
@@ -125,7 +124,7 @@ def shrink(own: np.ndarray, true: np.ndarray, common: float, prior: float = PRIO
 
 
 def at_least(scores: np.ndarray, group: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """For each hit, the predictions of its group that score as much or more, `[H]`."""
+    """For each hit, the number of predictions of its group with at least its score, `[H]`."""
     order = np.lexsort((-scores, group))
     group, scores = group[order], scores[order]
     start = np.searchsorted(group, group)

@@ -39,6 +39,23 @@ def to_columns(pairs: Positives, candidates: Tensor) -> Positives:
     return Positives(pairs.indptr, columns, pairs.weights).keep(kept)
 
 
+def all_but(pairs: list[Positives], num_columns: int, with_: Positives | None = None) -> Positives:
+    """All pairs of a matrix `[B, num_columns]` that are in none of these sets, and in any case those of `with_`; ids
+    are columns.
+
+    >>> positives, negatives = Positives.from_lists([[0], [2]]).torch(), Positives.from_lists([[], [0]]).torch()
+    >>> all_but([positives, negatives], 3).indices.tolist()
+    [1, 2, 1]
+    """
+    rest = torch.ones(len(pairs[0]), num_columns, dtype=torch.bool, device=pairs[0].indices.device)
+    for named in pairs:
+        rest[named.rows, named.indices] = False
+    if with_ is not None:
+        rest[with_.rows, with_.indices] = True
+    counts = rest.sum(1)
+    return Positives(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), rest.nonzero()[:, 1])
+
+
 def by_gradient(
     norms: Tensor, positives: Tensor, budget: int, random_share: float = 0.0, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -48,7 +65,7 @@ def by_gradient(
         norms: gradient norm of each label, `[L]`.
         positives: label ids that are always candidates, sorted, even beyond the budget.
         budget: number of candidates.
-        random_share: share of the candidates beside the positives that is drawn at random from the remaining labels.
+        random_share: share of the places left by the positives that is drawn at random from the remaining labels.
         seed: seed of the draw.
 
     Returns:

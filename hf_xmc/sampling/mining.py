@@ -100,11 +100,4 @@ def known_counts(positives: Positives, ignored: Positives | None) -> np.ndarray:
     >>> known_counts(Positives.from_lists([[2, 5], [3]]), Positives.from_lists([[5], [2]])).tolist()
     [1, 1]
     """
-    csr = positives.numpy()
-    if ignored is None:
-        return csr.counts
-    other = ignored.numpy()
-    width = 1 + max(csr.indices.max(initial=0), other.indices.max(initial=0))
-    rows = np.repeat(np.arange(len(csr)), csr.counts)
-    gone = np.isin(rows * width + csr.indices, np.repeat(np.arange(len(other)), other.counts) * width + other.indices)
-    return np.bincount(rows[~gone], minlength=len(csr))
+    return positives.numpy().minus(None if ignored is None else ignored.numpy()).counts

@@ -17,6 +17,7 @@ from hf_xmc import (
     XMCPipeline,
     XMCTrainingArguments,
     calibrate,
+    evaluate,
     load_xmc_dataset,
     train_reranker,
     train_tagger,
@@ -194,3 +195,34 @@ def test_a_seed_gives_the_same_model(options: dict[str, Any], tiny_encoder: str,
     assert np.array_equal(
         *(LabelIndex.from_pretrained(tmp_path / run).search(np.eye(16), 5).ids for run in ("one", "two"))
     )
+
+
+def test_every_fit_follows_from_its_seed(folder: Path, data: Path, tiny_encoder: str) -> None:
+    fits = [
+        train_reranker(XMCPipeline.from_pretrained(folder), data, tiny_encoder, 3, 32, batch_size=64) for _ in "ab"
+    ]
+    assert fits[0].metrics == fits[1].metrics
+    texts = ["a red car", "a green bird is here"]
+    one, two = (fit.pipeline.predict(texts, 3, rerank=3).scores for fit in fits)
+    assert np.array_equal(one, two)
+    one, two = (calibrate(tagger, data, level=0.5, seed=7).summary for _ in range(2))
+    assert one == two
+
+
+def test_a_tagger_in_memory_is_saved_where_it_is_told(folder: Path, data: Path, tmp_path: Path) -> None:
+    tagger = XMCPipeline.from_pretrained(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    fitted = calibrate(tagger, data, level=0.5, output_dir=tmp_path / "new")
+    assert tagger.confidence is None
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    again = XMCPipeline.from_pretrained(tmp_path / "new")
+    assert again("a red car") == fitted.pipeline("a red car")
+    with pytest.raises(ModelFolderError, match="no such folder"):
+        calibrate(tmp_path / "nowhere", data)
+
+
+def test_an_evaluation_into_the_folder_is_on_its_card(folder: Path, data: Path) -> None:
+    found = evaluate(folder, data, "test", output_dir=folder, baselines=False)
+    assert read(folder / "metrics.json")["metrics"] == found.metrics
+    assert "On the test split" in (folder / "README.md").read_text()
+    assert "report.html" not in files_to_push(folder)

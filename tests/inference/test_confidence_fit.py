@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from hf_xmc import Positives, TopK, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
+from hf_xmc import Positives, TopK, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import DataError
@@ -21,37 +20,24 @@ from hf_xmc.inference.fitting.confidence import Held, choose_depth, fit_confiden
 from hf_xmc.retrieval.channels.query_memory import MEMORY, MEMORY_FILES, QueryMemory
 from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.index import INDEX
-from tests.conftest import COLOURS, THINGS, write_lines
+from tests.conftest import COLOURS
 
 FITTED = (*CONFIDENCE_FILES, *MEMORY_FILES)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts that name a colour and a thing, and labels that the random encoder knows nothing of: numbers."""
-    made = tmp_path_factory.mktemp("numbers")
-    names = [*COLOURS, *THINGS]
-    write_lines(made / "lbl.jsonl", [{"uid": name, "text": f"number {i}"} for i, name in enumerate(names)])
-    draw = random.Random(0)
-    for stem, count in (("trn", 300), ("val", 120), ("tst", 150)):
-        rows = []
-        for i in range(count):
-            colour, thing = draw.randrange(6), draw.randrange(6)
-            text = f"a {COLOURS[colour]} {THINGS[thing]} {draw.choice(('is', 'was'))} here"
-            labels = [colour, 6 + thing] if draw.random() < 0.8 else [draw.randrange(6), 6 + thing]
-            rows.append({"uid": f"{stem}{i}", "text": text, "labels": labels})
-        write_lines(made / f"{stem}.jsonl", rows)
-    return made
+@pytest.fixture
+def folder(numbers_folder: Path) -> Path:
+    return numbers_folder
 
 
-@pytest.fixture(scope="module")
-def data(folder: Path) -> XMCDataset:
-    return load_xmc_dataset(folder)
+@pytest.fixture
+def data(numbers_data: XMCDataset) -> XMCDataset:
+    return numbers_data
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_encoder: str, data: XMCDataset) -> XMCPipeline:
-    return XMCPipeline.build(XMCDualEncoderModel.from_encoder(tiny_encoder, max_query_length=16), data.labels)
+@pytest.fixture
+def pipeline(numbers_pipeline: XMCPipeline) -> XMCPipeline:
+    return numbers_pipeline
 
 
 def test_the_memory_knows_what_the_texts_of_labels_do_not_say(pipeline: XMCPipeline, data: XMCDataset) -> None:

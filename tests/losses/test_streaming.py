@@ -155,9 +155,9 @@ def test_more_errors():
         loss(queries, labels[:, :3], positives_of([0], [1]))
     with pytest.raises(ValueError, match=r"weight -1\.0 for label id 1"):
         loss(queries, labels, Positives.from_lists([[0], [1]], [[1.0], [-1.0]]).torch())
-    with pytest.raises(ValueError, match="chunk_size of 0"):
+    with pytest.raises(ValueError, match="chunk_size is 0"):
         DecoupledSoftmaxLoss(chunk_size=0)
-    with pytest.raises(ValueError, match="temperature of 0"):
+    with pytest.raises(ValueError, match="temperature is 0"):
         DecoupledSoftmaxLoss(temperature=0)
 
 

@@ -238,8 +238,8 @@ def test_overrides_at_load_are_checked(tiny_encoder: str, tmp_path: Path) -> Non
     for override, message in (
         ({"pooling": "max"}, "expected one of mean"),
         ({"temperature": -1.0}, "above 0"),
-        ({"share_encoders": False}, "one encoder for both sides"),
-        ({"projection_dim": 0}, "1 or more"),
+        ({"share_encoders": False}, "one encoder for queries and labels"),
+        ({"projection_dim": 0}, "at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             XMCDualEncoderModel.from_pretrained(tmp_path, **override)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 from scipy.special import expit
 
 from hf_xmc import Positives, TopK
-from hf_xmc.errors import DataError
+from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.metrics import calibration_metrics, ranking_metrics, reliability
 from hf_xmc.metrics.hits import drop_pairs
-from hf_xmc.retrieval.calibration import METHODS, ScoreMap, fit_beta, fit_score_map
+from hf_xmc.retrieval.calibration import METHODS, RankedMap, ScoreMap, fit_score_map
 from hf_xmc.retrieval.confidence import ARRAYS, CONFIDENCE, Confidence
 from hf_xmc.retrieval.thresholds import ThresholdTable, shrink
 
@@ -35,24 +36,43 @@ def test_isotonic_by_hand() -> None:
     assert fitted(np.array([-5.0, 5.0, -np.inf])).tolist() == [0, 1, 0]
 
 
-def test_beta_by_hand() -> None:
-    made = ScoreMap("beta", {"a": 1.2, "b": 0.8, "c": -0.3, "low": 0.0, "high": 1.0})
-    assert made(0.7) == pytest.approx(0.5585, abs=1e-4)
-    rng = np.random.default_rng(0)
-    p = rng.random(50_000)
-    found = fit_beta(p, rng.random(50_000) < made(p))
-    assert [found[name] for name in "abc"] == pytest.approx([1.2, 0.8, -0.3], abs=0.1)
-    turned = fit_beta(p, rng.random(50_000) < 1 - p)  # falls with the score: both weights would be negative
-    assert (turned["a"], turned["b"]) == (0, 0)
+@pytest.mark.parametrize(
+    ("method", "parameters", "score", "probability"),
+    [
+        ("beta", {"a": 1.2, "b": 0.8, "c": -0.3, "low": 0.0, "high": 1.0}, 0.7, 0.5585),
+        ("temperature", {"temperature": 0.5}, 0.7, 0.8022),
+    ],
+)
+def test_maps_that_are_fitted_no_more_still_load_and_apply(
+    method: str, parameters: dict[str, float], score: float, probability: float, tmp_path: Path
+) -> None:
+    made = ScoreMap(method, parameters)
+    assert made(score) == pytest.approx(probability, abs=1e-4)
+    with pytest.raises(SettingsError, match="expected one of isotonic, platt"):
+        fit_score_map(np.array([0.1, 0.2]), np.array([False, True]), method)
+    topk, truth = predictions(num_queries=50)
+    confidence = Confidence.fit(topk, truth)
+    old = replace(confidence, score_map=RankedMap(made, 0.1))
+    old.save_pretrained(tmp_path)
+    again = Confidence.from_pretrained(tmp_path)
+    assert again.score_map.score_map.method == method
+    assert np.array_equal(again.probabilities(topk), old.probabilities(topk))
+    assert again.probabilities(topk).max() > again.probabilities(topk).min()
+    about = json.loads((tmp_path / CONFIDENCE).read_text())
+    about["score_map"]["method"] = "spline"
+    (tmp_path / CONFIDENCE).write_text(json.dumps(about))
+    with pytest.raises(ModelFolderError, match="unknown kind 'spline'"):
+        Confidence.from_pretrained(tmp_path)
 
 
-def test_platt_finds_an_offset_and_temperature_cannot() -> None:
+def test_platt_finds_an_offset() -> None:
     rng = np.random.default_rng(0)
     scores = rng.uniform(-2, 2, 50_000)
     hits = rng.random(50_000) < expit(2 * scores - 1)
-    platt, temperature = (fit_score_map(scores, hits, method) for method in ("platt", "temperature"))
+    platt = fit_score_map(scores, hits, "platt")
     assert platt(0.0) == pytest.approx(0.27, abs=0.01)
-    assert temperature(0.0) == 0.5
+    turned = fit_score_map(-scores, hits, "platt")  # rank worse than chance: no order is reversed
+    assert turned.parameters["slope"] == 0
     assert [platt.parameters["slope"], platt.parameters["offset"]] == pytest.approx([2, -1], abs=0.05)
 
 
@@ -71,8 +91,7 @@ def test_maps_never_fall_and_calibrate(method: str) -> None:
     assert ((p >= 0) & (p <= 1)).all()
     before = calibration_metrics(new, new_truth, ks=(20,))["ECE@20"]
     after = calibration_metrics(TopK(new.ids, p), new_truth, ks=(20,))["ECE@20"]
-    if method != "temperature":  # true labels are rare, and it has no offset
-        assert after < 0.3 * before
+    assert after < 0.3 * before
     if method != "isotonic":  # a strictly rising map keeps every ranking metric
         assert ranking_metrics(TopK(new.ids, p), new_truth) == ranking_metrics(new, new_truth)
 
@@ -173,18 +192,18 @@ def test_save_and_load(tmp_path: Path, method: str) -> None:
 
 
 def test_folders_without_or_with_a_broken_confidence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="hf-xmc calibrate"):
+    with pytest.raises(ModelFolderError, match="hf-xmc calibrate"):
         Confidence.from_pretrained(tmp_path)
     topk, truth = predictions()
     Confidence.fit(topk, truth).save_pretrained(tmp_path)
     about = json.loads((tmp_path / CONFIDENCE).read_text())
     for wrong in ({}, about | {"format": 99}):
         (tmp_path / CONFIDENCE).write_text(json.dumps(wrong))
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(ModelFolderError, match="cannot be read"):
             Confidence.from_pretrained(tmp_path)
     Confidence.fit(topk, truth).save_pretrained(tmp_path)
     (tmp_path / ARRAYS).write_bytes(b"broken")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(ModelFolderError, match="cannot be read"):
         Confidence.from_pretrained(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The query memory, its fusion with label scores, and labels enriched with centroids: the worked numbers and edges."""
+"""The query memory: worked numbers and edge cases."""
 
 from __future__ import annotations
 
@@ -21,27 +21,10 @@ from hf_xmc.retrieval.channels.query_memory import (
     joint_softmax,
     sum_votes,
 )
-from hf_xmc.retrieval.enrichment import enrich_labels, leave_one_out_labels, tune_enrichment
-from hf_xmc.retrieval.fusion import fuse, fuse_channels, tune_channel
+from hf_xmc.retrieval.fusion import fuse_channels
 from hf_xmc.retrieval.search import exact_search
 from tests.agree import assert_same_ranking
-
-FEW = (0.1, 0.3, 0.6, 0.9)
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def world(num_queries: int = 300, num_labels: int = 25, seed: int = 0) -> tuple[np.ndarray, Positives]:
-    """Unit vectors near the mean of their labels' directions."""
-    rng = np.random.default_rng(seed)
-    centres = unit(np.random.default_rng(99).normal(size=(num_labels, 16)))
-    truth = Positives.from_lists(
-        rng.choice(num_labels, size=n, replace=False) for n in rng.integers(1, 4, num_queries)
-    )
-    mean = np.stack([centres[truth.row(i)].mean(axis=0) for i in range(num_queries)])
-    return unit(mean + 0.15 * rng.normal(size=mean.shape)).astype(np.float32), truth
+from tests.retrieval.made import fuse, unit, world
 
 
 def test_joint_softmax_by_hand() -> None:
@@ -104,26 +87,6 @@ def test_a_training_query_does_not_vote_for_itself() -> None:
     assert (near.ids >= 0).all()
     none = memory.neighbours(queries, 5, exclude=np.full(300, -1))
     assert np.array_equal(none.ids, memory.neighbours(queries, 5).ids)
-
-
-def test_fuse_equals_dense_sums() -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(30, 12)).astype(np.float32)
-    labels = exact_search(np.eye(30), scores.T, k=8)
-    votes = np.where(rng.random((30, 12)) < 0.3, rng.random((30, 12)), 0).astype(np.float32)
-    memory = TopK.from_lists([np.flatnonzero(row).tolist() for row in votes])
-    given = np.where(memory.ids >= 0, np.take_along_axis(votes, np.maximum(memory.ids, 0), 1), -np.inf)
-    found = fuse(labels, TopK(memory.ids, given), weight=0.3, k=12)
-    for row in range(30):
-        floor = labels.scores[row, 7]
-        for label, score in zip(found.ids[row], found.scores[row], strict=True):
-            if label >= 0:
-                own = scores[row, label] if label in labels.ids[row] else floor
-                assert score == pytest.approx(0.7 * own + 0.3 * votes[row, label], abs=1e-5)
-        assert (found.ids[row] >= 0).sum() == len(set(labels.ids[row]) | set(np.flatnonzero(votes[row])))
-    assert np.array_equal(fuse(labels, TopK(memory.ids, given), 0.0, 8).ids, labels.ids)
-    with pytest.raises(ValueError, match="30 queries, but votes for 29"):
-        fuse(labels, TopK(memory.ids[:29], given[:29]), 0.5, 3)
 
 
 def test_fuse_with_nothing_on_one_side() -> None:
@@ -194,59 +157,3 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"combine|weight|num_neighbours|temperature"):
             MemorySettings(**wrong)
-
-
-def test_tuning_takes_what_helps_and_nothing_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(QueryMemory.versions, "__defaults__", ((20,), (0.05,)))
-    queries, truth = world(600)
-    held, held_truth = world(200, seed=1)
-    noise = unit(np.random.default_rng(5).normal(size=(25, 16)))
-    centres = unit(np.random.default_rng(99).normal(size=(25, 16)))
-    memory = QueryMemory.build(queries, truth, 25)
-    tuned, table = tune_channel(memory, exact_search(held, noise, 25), None, held, held_truth, weights=FEW)
-    assert tuned.weight > 0.5  # label vectors that say nothing
-    assert table[0]["weight"] == 0
-    assert table[0]["P@1"] < max(row["P@1"] for row in table) - 0.3
-    shuffled = QueryMemory.build(queries, truth.take(np.random.default_rng(0).permutation(600)), 25)
-    tuned, table = tune_channel(shuffled, exact_search(held, centres, 25), None, held, held_truth, weights=FEW)
-    assert tuned.weight <= 0.3  # a memory that says nothing
-    filters = Positives.from_lists([held_truth.row(i)[:1].tolist() for i in range(200)])
-    labels = exact_search(held, centres, 25)
-    _, filtered = tune_channel(memory, labels, None, held, held_truth, filters=filters, weights=FEW)
-    assert filtered[0]["P@1"] < table[0]["P@1"]
-
-
-def test_enrichment_by_hand() -> None:
-    text, queries = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.6, 0.8], [0.0, 1.0]])
-    truth = Positives.from_lists([[0], [0]])
-    assert enrich_labels(text, queries, truth, np.inf) == pytest.approx(text)
-    enriched = enrich_labels(text, queries, truth, kappa=2)
-    assert enriched[0] == pytest.approx([0.8112, 0.5847], abs=1e-4)
-    assert enriched[1] == pytest.approx(text[1])  # no training query: the text alone
-    assert enrich_labels(text, queries, truth, 1e-9)[0] == pytest.approx([0.3162, 0.9487], abs=1e-4)  # the centroid
-    for wrong in (0.0, -1.0, np.nan):
-        with pytest.raises(ValueError, match="above 0"):
-            enrich_labels(text, queries, truth, wrong)
-
-
-def test_leave_one_out_is_the_vector_without_the_query() -> None:
-    queries, truth = world(60)
-    text = unit(np.random.default_rng(3).normal(size=(25, 16))).astype(np.float32)
-    vectors = leave_one_out_labels(text, queries, truth, kappa=5)
-    for row in (0, 7, 31):
-        others = np.flatnonzero(np.arange(60) != row)
-        without = enrich_labels(text, queries[others], truth.take(others), kappa=5)
-        pairs = slice(truth.indptr[row], truth.indptr[row + 1])
-        assert vectors[pairs] == pytest.approx(without[truth.row(row)], abs=1e-5)
-
-
-def test_centroids_help_where_texts_say_little() -> None:
-    queries, truth = world(600)
-    held, held_truth = world(200, seed=1)
-    noise = unit(np.random.default_rng(5).normal(size=(25, 16)))
-    kappa, table = tune_enrichment(noise, queries, truth, held, held_truth)
-    assert kappa < np.inf
-    assert table[0]["kappa"] == np.inf
-    centres = unit(np.random.default_rng(99).normal(size=(25, 16)))
-    nobody = Positives.from_lists([[] for _ in range(600)])
-    assert tune_enrichment(centres, queries, nobody, held, held_truth)[0] == np.inf  # equal: the simplest wins

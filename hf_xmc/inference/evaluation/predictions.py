@@ -1,4 +1,4 @@
-"""Files of predictions: our own, and those of other systems."""
+"""Files of predictions, of this package and of other systems."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def write_predictions(topk: TopK, uids: Sequence[str], path: str | Path) -> Path
     path = Path(path)
     ordered = topk.sorted()
     if len(ordered) != len(uids):
-        raise ValueError(f"There are {len(ordered):,} rows of predictions and {len(uids):,} uids; give one uid a row.")
+        raise DataError(
+            f"there are {len(ordered):,} rows of predictions and {len(uids):,} uids", hint="give one uid per row"
+        )
     kept = ordered.ids >= 0
     precision = pa.float64() if ordered.scores.dtype == np.float64 else pa.float32()
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), pa.int32())
@@ -42,16 +44,17 @@ def write_predictions(topk: TopK, uids: Sequence[str], path: str | Path) -> Path
 def read_predictions(path: str | Path, uids: Sequence[str], label_uids: Sequence[str]) -> TopK:
     """Read predictions of any system from `.parquet` or `.jsonl`, in the order of the queries `uids`.
 
-    A row is a query: its labels, best first, in a column `ids` or `labels`, as integer ids (rows of the label table),
-    as label uids, or as `hf-xmc predict` writes them; their scores in `scores`, else the order ranks them. With a
-    column `uid` rows may come in any order; without one they are the queries of the split in their order.
+    Each row is a query. Its labels, best first, are in a column `ids` or `labels`: as integer ids (rows of the label
+    table), as label uids, or in the form that `hf-xmc predict` writes. Their scores are in `scores`; without that
+    column, the order ranks them. With a column `uid`, rows may come in any order; without it, they must be the queries
+    of the split in their order.
 
     Returns:
         ids int64 `[N, K]` and scores float64 `[N, K]`, K that of the longest row.
 
     Raises:
-        DataError: a file of another form, a query or label that is not known, is missing or stands twice, scores that
-            do not fit their labels; the message names file, row and hint.
+        DataError: a file in another form, a query or label that is unknown, missing or repeated, or scores that do not
+            fit their labels; the message names the file and the row.
     """
     path = Path(path)
     try:
@@ -98,7 +101,7 @@ def _predictions(table: pa.Table, path: Path, uids: Sequence[str], label_uids: S
 
 
 def _are_other_numbers(label_uids: Sequence[str]) -> bool:
-    """Whether all uids are whole numbers, and not those of their rows."""
+    """Whether all uids are whole numbers, other than their row numbers."""
     numbers = all(uid.isdecimal() for uid in label_uids)
     return numbers and any(uid != str(row) for row, uid in enumerate(label_uids))
 
@@ -151,12 +154,12 @@ def _scores(lists: pa.Array, lengths: np.ndarray, path: Path) -> pa.Array:
     if pa.types.is_null(lists.type):
         lists = lists.cast(pa.list_(pa.float64()))
     if not pa.types.is_list(lists.type) and not pa.types.is_large_list(lists.type):
-        raise DataError(f"column scores is {lists.type}", path, hint="expected one list of numbers a row")
+        raise DataError(f"column scores is {lists.type}", path, hint="expected one list of numbers per row")
     found = np.asarray(lists.value_lengths().fill_null(0), dtype=np.int64)
     if (bad := found != lengths).any():
         i = int(bad.argmax())
         raise DataError(
-            f"row {i + 1} has {lengths[i]} labels and {found[i]} scores", path, hint="give one score a label"
+            f"row {i + 1} has {lengths[i]} labels and {found[i]} scores", path, hint="give one score per label"
         )
     return lists.flatten()
 
@@ -168,7 +171,7 @@ def _numbers(scores: pa.Array, row: np.ndarray, path: Path) -> np.ndarray:
         raise DataError(f"scores are {scores.type}", path, hint="expected numbers") from error
     if (bad := np.isnan(values)).any():
         raise DataError(
-            f"row {row[bad.argmax()] + 1} has a score that is no number", path, hint="leave such labels out"
+            f"row {row[bad.argmax()] + 1} has a score that is not a number", path, hint="leave such labels out"
         )
     return values
 
@@ -180,7 +183,7 @@ def _rows_of_queries(table: pa.Table, uids: Sequence[str], path: Path) -> np.nda
             raise DataError(
                 f"{table.num_rows:,} rows for {len(uids):,} queries",
                 path,
-                hint="give one row a query, or a column uid",
+                hint="give one row per query, or a column uid",
             )
         return np.arange(len(uids))
     found = _column(table, "uid").cast(pa.string())
@@ -190,21 +193,21 @@ def _rows_of_queries(table: pa.Table, uids: Sequence[str], path: Path) -> np.nda
         raise DataError(
             f"row {first + 1} is query {found[first].as_py()!r:.80}",
             path,
-            hint="the split has none; is it another split?",
+            hint="the split has no such query; is it from another split?",
         )
     rows = np.asarray(known, dtype=np.int64)
     times = np.bincount(rows, minlength=len(uids))
     if (times > 1).any():
         second = int(np.flatnonzero(rows == times.argmax())[1])
         raise DataError(
-            f"row {second + 1} repeats query {uids[int(times.argmax())]!r:.80}", path, hint="give one row a query"
+            f"row {second + 1} repeats query {uids[int(times.argmax())]!r:.80}", path, hint="give one row per query"
         )
     if (times == 0).any():
         absent = uids[int(times.argmin())]
         raise DataError(
             f"{(times == 0).sum():,} of {len(uids):,} queries have no row, the first is {absent!r:.80}",
             path,
-            hint="give every query of the split a row; an empty list where nothing was predicted",
+            hint="give every query of the split a row, with an empty list if nothing was predicted",
         )
     order = np.empty(len(uids), dtype=np.int64)
     order[rows] = np.arange(len(rows))

@@ -1,7 +1,7 @@
 """`report.html`: one self-contained page about a ranking, made from arrays and texts alone.
 
-Plots are SVG made by matplotlib inside `data:` images: some 20 KB each, where the script of an interactive library
-would add 4.5 MB. The page's policy forbids every request, and every script but its own.
+Plots are SVG images made by matplotlib, about 20 KB each; the script of an interactive library would add 4.5 MB. The
+content policy of the page forbids all requests, and all scripts except its own.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Texts:
-    """What the page shows in words.
+    """The texts on the page.
 
     Args:
         queries: text of each query, `[N]`; anything that can be indexed by a row number.
@@ -89,19 +89,19 @@ def render_report(
     sample_size: int = 200,
     seed: int = 0,
 ) -> str:
-    """The page as a string. Texts are escaped wherever they stand.
+    """The page as a string. All texts are escaped.
 
     Args:
         title: heading of the page.
-        metrics: what `ranking_metrics` gave.
-        topk, positives, filters: what it was given.
+        metrics: the result of `ranking_metrics`.
+        topk, positives, filters: its arguments.
         texts: of queries and labels.
-        label_counts: training queries a label, `[L]`.
-        settings: printed as a table; every choice the values depend on.
-        intervals, comparison: of `bootstrap_intervals` and `paired_test`, where they were made.
+        label_counts: training queries per label, `[L]`.
+        settings: every choice that the metrics depend on; shown as a table.
+        intervals, comparison: results of `bootstrap_intervals` and `paired_test`, if there are any.
         baselines: name -> metrics of other systems.
-        confidence: what `measure_confidence` found.
-        sample_size, seed: how many queries to show, and which.
+        confidence: the result of `measure_confidence`, if there is one.
+        sample_size, seed: number of queries to show, and the seed that chooses them.
     """
     ks = sorted({int(name.split("@")[1]) for name in metrics if "@" in name})
     depth = max(ks)
@@ -234,7 +234,7 @@ def _short(text: str, length: int = LABEL_LENGTH) -> str:
 
 
 def confidence_section(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the evaluation page shows of `measure_confidence`: a plot and two tables of strings."""
+    """The result of `measure_confidence` for the page: a plot and two tables of strings."""
     if measured is None:
         return None
     errors = measured["calibration"]
@@ -277,8 +277,8 @@ def draw_plots(hits: Hits, topk: TopK, deciles: Sequence[LabelGroup]) -> list[di
     """Precision by label frequency, coverage, score distribution and calibration: `alt` and base64 `svg` of each."""
     depth = hits.ids.shape[1]
     scores, right = scored_predictions(hits, topk)
-    frequency = f"Precision and recall of the first {depth} by label frequency, a tenth of the labels a step"
-    coverage = "Share of the true labels that are predicted rightly at least once, by cut-off"
+    frequency = f"Precision and recall of the first {depth} by label frequency, a tenth of the labels per step"
+    coverage = "Share of the true labels that are predicted correctly at least once, by cut-off"
     distribution = f"Scores of right and wrong predictions among the first {depth}"
     calibration = "Share of right predictions by score, in bins of equal size"
     return [

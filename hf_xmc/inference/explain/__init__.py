@@ -1,1 +1,1 @@
-"""Why a label was predicted: the words that spoke for it."""
+"""Why a label was predicted: the words and training texts that support it."""
