@@ -15,7 +15,7 @@ from hf_xmc.inference.options import SearchOptions
 from hf_xmc.retrieval.channels import FusedChannel, LabelVectors
 from hf_xmc.retrieval.fingerprint import same_encoder
 from hf_xmc.retrieval.fusion import fuse_channels
-from hf_xmc.retrieval.geometry import frechet_search, frechet_tree
+from hf_xmc.retrieval.geometry import TEMPERATURE, frechet_search, frechet_tree
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.rerank import PairScorer, Reranker, rerank
 from hf_xmc.types import TopK
@@ -33,7 +33,7 @@ def rank_labels(
     embeddings: Any,
     k: int,
     search: SearchOptions,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
 ) -> TopK:
     """The k best labels of each query, `[N, k]`, before any reranking.
 
