@@ -52,7 +52,7 @@ def relaunch(command: str, argv: Sequence[str]) -> list[str]:
 
 
 def config_path(name: str) -> Path:
-    """The file of a configuration: one that comes with the package, by name, or a file of one's own.
+    """The file of a configuration: one that comes with the package, by name, or another file.
 
     >>> config_path("cpu_2proc").name
     'cpu_2proc.yaml'

@@ -31,7 +31,7 @@ def settings_as_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
     """A file of settings as command-line arguments, for the parser to read as it reads any.
 
     Words are kept as they stand (`no` is no boolean here, `1e-4` no text): each is read as its flag would read it.
-    Keys without a value are left out; a mapping is handed on as JSON.
+    Keys without a value are left out; a mapping becomes JSON.
 
     Raises:
         DataError: the file cannot be read, is not a mapping, or has a key that is no argument.
@@ -41,10 +41,10 @@ def settings_as_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
         words, values = yaml.load(text, Words), yaml.safe_load(text)
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise DataError(
-            f"cannot be read as YAML ({error})", path, hint="expected a line `key: value` a setting"
+            f"cannot be read as YAML ({error})", path, hint="expected one `key: value` per line"
         ) from error
     if not isinstance(words, dict):
-        raise DataError(f"found {type(values).__name__}", path, hint="expected a line `key: value` a setting")
+        raise DataError(f"found {type(values).__name__}", path, hint="expected one `key: value` per line")
     known = {action.dest for action in parser._actions} - {"help"}
     flags: list[str] = []
     for key, value in words.items():

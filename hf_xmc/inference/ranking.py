@@ -15,14 +15,14 @@ from hf_xmc.inference.options import SearchOptions
 from hf_xmc.retrieval.channels import FusedChannel, LabelVectors
 from hf_xmc.retrieval.fingerprint import same_encoder
 from hf_xmc.retrieval.fusion import fuse_channels
-from hf_xmc.retrieval.geometry import frechet_search, frechet_tree
+from hf_xmc.retrieval.geometry import TEMPERATURE, frechet_search, frechet_tree
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.rerank import PairScorer, Reranker, rerank
 from hf_xmc.types import TopK
 
-FUSION_DEPTH = 100  # labels by their vectors that other channels are combined with
+FUSION_DEPTH = 100  # best labels by their vectors that are combined with the other channels
 RERANK_DEPTH = 50  # labels that a reranker reads
-GEOMETRY_DEPTH = 50  # likely labels whose middle is looked for
+GEOMETRY_DEPTH = 50  # likely labels whose middle is computed
 SAMPLE = 1000  # uids that the fingerprint of a label table reads
 
 
@@ -33,12 +33,12 @@ def rank_labels(
     embeddings: Any,
     k: int,
     search: SearchOptions,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
 ) -> TopK:
     """The k best labels of each query, `[N, k]`, before any reranking.
 
     Args:
-        channels: what the label vectors are combined with.
+        channels: channels that are combined with the label vectors.
         texts: of the queries, `[N]`; None if only label vectors and channels that need no texts are used.
         embeddings: of the queries, `[N, D]`.
         temperature: of the softmax that turns scores into likelihoods, for `search.geometry`.
@@ -98,7 +98,7 @@ def channels_used(channels: Sequence[FusedChannel], search: SearchOptions) -> li
     names = [channel.name for channel in channels]
     wanted = names if search.channels is None else list(search.channels)
     if missing := [name for name in wanted if name not in names]:
-        known = ", ".join(names) or "none beside the label vectors"
+        known = ", ".join(names) or "label vectors only"
         raise SettingsError(f"there is no channel {missing[0]!r}; the pipeline has {known}")
     return [c for c in channels if c.name in wanted and (search.memory or c.name != "memory")]
 
@@ -142,7 +142,8 @@ def ranking_fingerprint(
         parts.append(("geometry", search.geometry))
     if search.rerank:
         known = reranker.fingerprint() if isinstance(reranker, Reranker) else type(reranker).__qualname__
-        parts.append(("rerank", int(search.rerank), known))
+        depth = RERANK_DEPTH if search.rerank is True else search.rerank
+        parts.append(("rerank", depth, known))
     return "-".join(
         blake2b(f"{precision} {parts}".encode(), digest_size=12).hexdigest() for precision in encoder.split("-")
     )
@@ -164,7 +165,7 @@ def same_settings(
 
     Args:
         fitted: the settings of the confidence.
-        channels: names of those that take part, beside the label vectors.
+        channels: names of the channels used in addition to the label vectors.
     """
     return (
         list(channels) == (["memory"] if fitted.get("memory", False) else [])

@@ -34,6 +34,7 @@ class DecoupledSoftmaxLoss(StreamingLoss):
         positives: Positives,
         sampled: Positives | None = None,
         ignored: Positives | None = None,
+        log_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
 
@@ -42,12 +43,13 @@ class DecoupledSoftmaxLoss(StreamingLoss):
                 weights, the mean over the positives of a query is the weighted one.
             sampled: use these positives only; the others are in no denominator.
             ignored: pairs that are neither positive nor negative.
+            log_weights: the logarithm of how many labels each row of `labels` stands for, `[C]`; zeros by default.
 
         Raises:
             ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
         """
         batch = self.read(queries, labels, positives, sampled, ignored)
-        return self.stream(decoupled_rows, queries, labels, batch, batch.num_queries_with_positives)
+        return self.stream(decoupled_rows, queries, labels, batch, batch.num_queries_with_positives, log_weights)
 
 
 def decoupled_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:

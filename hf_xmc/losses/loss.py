@@ -11,6 +11,8 @@ from hf_xmc.errors import SettingsError
 from hf_xmc.losses.pairs import queries_with_positives
 from hf_xmc.types import Positives
 
+TEMPERATURE = 0.05  # DEXML
+
 
 class Loss(nn.Module):
     """A loss on embeddings, as the trainer uses it. Subclasses define `forward`; the rest has defaults.
@@ -27,7 +29,8 @@ class Loss(nn.Module):
         summary: a few words for the help text of `--loss`.
         temperature: scores are dot products divided by this.
         score_is_log_weight: whether a label counts w times if log w is added to its scores, as in a sum of
-            exponentials. Candidates that are sampled at random then stand for those that were not.
+            exponentials. `forward` then takes `log_weights` as well, one per label, `[C]`: candidates that are sampled
+            at random stand for those that were not.
         can_shard: whether each process may pass its part of the labels only (see `process_group`). The trainer gathers
             the labels of all processes for any other loss.
         process_group: if set, `labels` is this process's part of the label table, in the order of the processes, and

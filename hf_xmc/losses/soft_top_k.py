@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses.loss import TEMPERATURE
 from hf_xmc.losses.streaming import StreamingLoss, Tile, has_kernels
 from hf_xmc.types import Positives
 
@@ -36,7 +37,7 @@ class SoftTopKLoss(StreamingLoss):
 
     def __init__(
         self,
-        temperature: float = 0.05,
+        temperature: float = TEMPERATURE,
         chunk_size: int | None = None,
         k: int | None = 5,
         alpha: float = 2.0,

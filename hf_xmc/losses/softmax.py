@@ -28,6 +28,7 @@ class SoftmaxLoss(StreamingLoss):
         positives: Positives,
         sampled: Positives | None = None,
         ignored: Positives | None = None,
+        log_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The loss of queries `[B, D]` against labels `[C, D]`, a scalar.
 
@@ -36,12 +37,13 @@ class SoftmaxLoss(StreamingLoss):
                 Weights multiply the terms of the sum.
             sampled: use these positives only; the others stay in the denominator.
             ignored: pairs that are neither positive nor negative; they are in no denominator.
+            log_weights: the logarithm of how many labels each row of `labels` stands for, `[C]`; zeros by default.
 
         Raises:
             ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
         """
         batch = self.read(queries, labels, positives, sampled, ignored, drop_unsampled=False)
-        return self.stream(softmax_rows, queries, labels, batch, batch.num_queries_with_positives)
+        return self.stream(softmax_rows, queries, labels, batch, batch.num_queries_with_positives, log_weights)
 
 
 def softmax_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:

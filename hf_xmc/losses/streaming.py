@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from hf_xmc.errors import SettingsError
-from hf_xmc.losses.loss import Loss
+from hf_xmc.losses.loss import TEMPERATURE, Loss
 from hf_xmc.losses.pairs import Batch, Pairs, read_batch
 from hf_xmc.losses.products import add_labels_gradient, score_tile, times_labels
 from hf_xmc.losses.sharding import Shard
@@ -43,7 +43,7 @@ class StreamingLoss(Loss):
 
     def __init__(
         self,
-        temperature: float = 0.05,
+        temperature: float = TEMPERATURE,
         chunk_size: int | None = None,
         process_group: torch.distributed.ProcessGroup | None = None,
     ) -> None:
@@ -83,9 +83,19 @@ class StreamingLoss(Loss):
         return read_batch(shard, positives, sampled, ignored, drop_unsampled)
 
     def stream(
-        self, rows: RowLoss, queries: torch.Tensor, labels: torch.Tensor, batch: Batch, count: torch.Tensor
+        self,
+        rows: RowLoss,
+        queries: torch.Tensor,
+        labels: torch.Tensor,
+        batch: Batch,
+        count: torch.Tensor,
+        log_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The sum of a row loss over all queries, divided by `count`; see the function `stream`."""
+        """The sum of a row loss over all queries, divided by `count`; see the function `stream`. `log_weights`,
+        `[C]`, are added to the scores of each label."""
+        if log_weights is not None:  # within the product, as one more dimension: no pass over the scores for it
+            queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
+            labels = torch.cat([labels, log_weights[:, None] * self.temperature], 1)
         return stream(rows, queries, labels, batch, count, self.temperature, self.chunk_size)
 
 
@@ -172,7 +182,7 @@ def stream(
     labels: torch.Tensor,
     batch: Batch,
     count: torch.Tensor,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
     """Sum of a row loss over the queries of all ranks, divided by the number `count`.

@@ -7,6 +7,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.metrics.hits import Hits
 from hf_xmc.metrics.per_query import per_query_metrics, ratio
 from hf_xmc.types import Array
@@ -55,7 +56,7 @@ def by_label_frequency(hits: Hits, label_counts: Array, k: int, bands: str = "de
     ids, hit = hits.ids[:, :k], hits.hit[:, :k]
     largest = max(int(ids.max(initial=-1)), int(hits.positives.indices.max(initial=-1)))
     if largest >= len(counts):
-        raise ValueError(f"There are {len(counts):,} label counts, but label id {largest:,} occurs; count all labels.")
+        raise DataError(f"There are {len(counts):,} label counts, but label id {largest:,} occurs; count all labels.")
     if k > hits.ids.shape[1]:
         raise ValueError(f"Hits have a depth of {hits.ids.shape[1]}, but k is {k}; call find_hits with depth={k}.")
     names, group = frequency_bands(counts, bands)
@@ -111,7 +112,7 @@ def frequency_bands(counts: np.ndarray, bands: str) -> tuple[list[str], np.ndarr
     if bands == "head":
         return ["head", "torso", "tail"], np.where(counts > FREQUENT, 0, np.where(counts >= RARE, 1, 2))
     if bands != "deciles":
-        raise ValueError(f"Bands are 'deciles' or 'head', found {bands!r}.")
+        raise SettingsError(f"Bands are 'deciles' or 'head', found {bands!r}.")
     group = np.empty(len(counts), dtype=np.int64)
     group[np.argsort(counts, kind="stable")] = np.arange(len(counts)) * 10 // max(len(counts), 1)
     return [f"{10 * i}-{10 * i + 10} %" for i in range(10)], group

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from hf_xmc.errors import DataError
 from hf_xmc.metrics.hits import find_hits
 from hf_xmc.metrics.per_query import ratio
 from hf_xmc.metrics.ranking import checked_ks
@@ -106,11 +107,11 @@ def ancestor_closure(parents: Array, num_nodes: int, exclude: Sequence[int] | np
     """
     edges = np.asarray(parents, dtype=np.int64).reshape(-1, 2) if len(parents) == 0 else np.asarray(parents)
     if edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer):
-        raise ValueError(f"Parents must be integer pairs (child, parent) [E, 2], found {edges.dtype} {edges.shape}.")
+        raise DataError(f"Parents must be integer pairs (child, parent) [E, 2], found {edges.dtype} {edges.shape}.")
     if len(edges) and (edges.min() < 0 or edges.max() >= num_nodes):
-        raise ValueError(f"Parents name node {edges.max():,} or a negative one; there are {num_nodes:,} nodes.")
+        raise DataError(f"Parents name node {edges.max():,} or a negative one; there are {num_nodes:,} nodes.")
     if (closing := find_circle(edges, num_nodes)) is not None:
-        raise ValueError(
+        raise DataError(
             f"Parents form a circle: {closing[1]} is above {closing[0]} and below it. Remove the pair that closes it."
         )
     step = csr_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(num_nodes, num_nodes))

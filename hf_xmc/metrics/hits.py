@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_xmc.errors import DataError
 from hf_xmc.types import CHUNK_ROWS, Positives, TopK, contains_ids, to_numpy
 
 
@@ -37,7 +38,7 @@ def find_hits(topk: TopK, positives: Positives, depth: int, filters: Positives |
     """
     ids, scores = to_numpy(topk.ids), to_numpy(topk.scores)
     if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"Predicted ids must be integers, found {ids.dtype}.")
+        raise DataError(f"Predicted ids must be integers, found {ids.dtype}.")
     truth = _checked(positives, len(ids), "positives")
     dropped = None if filters is None else _checked(filters, len(ids), "filters")
     width = min(depth, ids.shape[1])
@@ -91,7 +92,7 @@ def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = 
         ids = ids.astype(np.int64)
     lowest = ids.min(initial=0)
     if lowest < -1:
-        raise ValueError(f"Row {start + int((ids < -1).any(1).argmax())} predicts label id {lowest}; padding is -1.")
+        raise DataError(f"Row {start + int((ids < -1).any(1).argmax())} predicts label id {lowest}; padding is -1.")
     if dropped is not None and (gone := contains_ids(ids, dropped, start)).any():
         ids, lowest = np.where(gone, -1, ids), -1
     if lowest < 0:
@@ -104,7 +105,7 @@ def ranked_ids(ids: np.ndarray, scores: np.ndarray, dropped: Positives | None = 
         return ids
     rows = np.flatnonzero(~falls.reshape(scores.shape).all(axis=1))
     if (invalid := np.isnan(scores[rows]).any(axis=1)).any():
-        raise ValueError(f"Row {start + int(rows[invalid.argmax()])} has a score that is NaN.")
+        raise DataError(f"Row {start + int(rows[invalid.argmax()])} has a score that is NaN.")
     if len(rows) == len(ids):
         return _sorted_ids(ids, scores)
     result = ids.copy()
@@ -144,7 +145,7 @@ def _drop_repeats(found: Hits) -> None:
 
 def _checked(pairs: Positives, num_rows: int, name: str) -> Positives:
     if len(pairs) != num_rows:
-        raise ValueError(
+        raise DataError(
             f"Predictions have {num_rows:,} rows, but {name} have {len(pairs):,}; were they made for the same split?"
         )
     pairs = pairs.numpy()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.metrics.hits import Hits, find_hits
 from hf_xmc.metrics.per_query import per_query_metrics, ratio
 from hf_xmc.types import Array, Positives, TopK
@@ -76,7 +77,7 @@ def checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
     """
     cutoffs = tuple(int(k) for k in ks)
     if not cutoffs or min(cutoffs) < 1:
-        raise ValueError(f"Cut-offs must be integers from 1 on, found ks={list(ks)}.")
+        raise SettingsError(f"Cut-offs must be integers from 1 on, found ks={list(ks)}.")
     return cutoffs
 
 
@@ -89,7 +90,7 @@ def checked_weights(inverse_propensity: Array, positives: Positives) -> np.ndarr
     tensor = inverse_propensity
     weights = np.asarray(tensor.cpu() if hasattr(tensor, "cpu") else tensor, dtype=np.float64)
     if len(positives.indices) and positives.indices.max() >= len(weights):
-        raise ValueError(
+        raise DataError(
             f"There are {len(weights):,} inverse propensities, but positives refer to label id "
             f"{positives.indices.max():,}; give one for each row of the label table."
         )

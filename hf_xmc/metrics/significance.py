@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.metrics.per_query import PerQuery
 
 BATCH = 8_000_000  # cells of a batch of resamples, so that memory does not grow with their number
@@ -72,10 +73,10 @@ def paired_test(
     """
     _check(confidence, num_resamples)
     if list(a) != list(b):
-        raise ValueError(f"Both systems need the same metrics, found {list(a)} and {list(b)}.")
+        raise DataError(f"Both systems need the same metrics, found {list(a)} and {list(b)}.")
     first, second = _stacked(a), _stacked(b)
     if first.shape != second.shape:
-        raise ValueError(f"The systems have {len(first):,} and {len(second):,} queries; a paired test needs the same.")
+        raise DataError(f"The systems have {len(first):,} and {len(second):,} queries; a paired test needs the same.")
     both = np.concatenate([first, second], axis=2)  # [N, 2, 2M]
     num = len(a)
     gaps = [values[:, num:] - values[:, :num] for values in map(_ratios, _bootstrap_totals(both, num_resamples, seed))]
@@ -96,7 +97,7 @@ def paired_test(
 
 def _check(confidence: float, num_resamples: int) -> None:
     if not 0 < confidence < 1 or num_resamples < 1:
-        raise ValueError(f"Need 0 < confidence < 1 and resamples, found {confidence} and {num_resamples}.")
+        raise SettingsError(f"Need 0 < confidence < 1 and resamples, found {confidence} and {num_resamples}.")
 
 
 def _stacked(metrics: Mapping[str, PerQuery]) -> np.ndarray:

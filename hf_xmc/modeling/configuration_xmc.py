@@ -11,8 +11,8 @@ from .errors_xmc import SettingsError
 POOLINGS = ("mean", "cls", "last")
 LABEL_HEADS = ("residual", "classifier")
 
-# What a user can set besides the backbone: fields of the configuration, with their help texts. This is the one list of
-# them: `from_encoder` accepts these names, and the command line and the fingerprints of encoders derive from it.
+# The settings of a dual encoder in addition to its backbone: fields of the configuration, with their help texts. This
+# is the only list: `from_encoder` accepts these names, and the command line and encoder fingerprints derive from it.
 SETTINGS = {
     "share_encoders": "Use one encoder for queries and labels; false trains one for each.",
     "pooling": "How token vectors become one text embedding: mean, cls (first token) or last (last token).",

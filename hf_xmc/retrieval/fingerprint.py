@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
-
 WHOLE = 2**20  # numbers of a tensor that are read; of a larger one about as many, evenly spaced
 
 
@@ -23,6 +21,8 @@ def encoder_fingerprint(model: nn.Module) -> str:
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(nn.Linear(3, 2)))
     False
     """
+    from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS  # slow, and a label index alone needs no model
+
     config: Any = getattr(model, "config", None)
     settings = repr([(name, getattr(config, name, None)) for name in EMBEDDING_SETTINGS]).encode()
     digests = [blake2b(settings, digest_size=12), blake2b(settings, digest_size=12)]

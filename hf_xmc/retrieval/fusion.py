@@ -1,7 +1,7 @@
 """One ranking from any number of channels, and how their weights are learned.
 
-A label's score is the weighted sum of its scores in all channels; the weights sum to 1, and what the other channels
-leave belongs to the label vectors. Weights are learned channel by channel on held-out queries.
+A label's score is the weighted sum of its scores in all channels. The weights sum to 1: the label vectors have the
+share that the other channels leave. Weights are learned channel by channel on held-out queries.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_xmc.errors import SettingsError
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.metrics.hits import search_depth
 from hf_xmc.metrics.ranking import ranking_metrics
 from hf_xmc.retrieval.channels.channel import FusedChannel
@@ -20,7 +20,7 @@ from hf_xmc.retrieval.channels.query_memory import QueryMemory
 from hf_xmc.retrieval.scores import add_scores
 from hf_xmc.types import Positives, TopK
 
-WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # that are tried on validation
+WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # tried on validation
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ def fuse_channels(
 ) -> TopK:
     """The k best allowed labels by the label vectors and all channels together, `[N, k]`.
 
-    Channels may know labels that were removed since, or that a filter excludes. These are ranked with the others and
-    then taken out, so that k are left.
+    Channels may return labels that were removed from the index, or that a filter excludes. These are ranked with the
+    others and then taken out, so that k are left.
 
     Args:
         labels: the best allowed labels by their vectors, `[N, K]`, K >= k.
-        channels: with their weights; those of weight 0 are not asked.
+        channels: channels with their weights; those of weight 0 are skipped.
         texts, embeddings: of the queries.
         allowed: rows of the label table that may be predicted, bool `[L]`; None for all.
     """
@@ -103,7 +103,7 @@ def weighted_sum(rankings: Sequence[Ranked], k: int) -> TopK:
     """
     counts = [len(one.topk) for one in rankings]
     if len(set(counts)) > 1:
-        raise SettingsError(f"Found label scores of {counts[0]:,} queries, but votes for {min(counts):,}")
+        raise DataError(f"The channels rank different numbers of queries: {', '.join(f'{n:,}' for n in counts)}")
     if len(rankings) == 1:
         return rankings[0].topk.sorted().padded(k)
     lifted = [above_floor(one) for one in rankings]
@@ -118,8 +118,8 @@ def weighted_sum(rankings: Sequence[Ranked], k: int) -> TopK:
 
 
 def above_floor(ranked: Ranked) -> tuple[TopK, np.ndarray]:
-    """Weighted scores less what a label that is not listed has, and that floor `[N, 1]`: then labels that are in some
-    of the lists and labels that are in all of them can be summed alike."""
+    """Weighted scores minus the score of labels that are not listed, and that floor `[N, 1]`. Labels that are in all
+    lists and labels that are in only some can then be summed alike."""
     ids, scores = np.asarray(ranked.topk.ids), np.asarray(ranked.topk.scores, dtype=np.float32)
     real = ids >= 0
     floor = np.zeros((len(ids), 1), np.float32)
@@ -128,14 +128,6 @@ def above_floor(ranked: Ranked) -> tuple[TopK, np.ndarray]:
         floor = np.where(np.isfinite(lowest), lowest, 0.0).astype(np.float32)
         scores = np.where(real, scores, 0) - floor
     return TopK(ids, np.where(real, ranked.weight * scores, -np.inf)), floor
-
-
-def fuse(labels: TopK, votes: TopK, weight: float, k: int) -> TopK:
-    """The k labels of largest (1 - weight) label score + weight votes; a label without votes has 0 of them."""
-    if len(labels) != len(votes):
-        raise SettingsError(f"Found label scores of {len(labels):,} queries, but votes for {len(votes):,}")
-    other = [Ranked(votes, weight, complete=True)] if weight else []
-    return weighted_sum([Ranked(labels, 1 - weight, complete=False), *other], k)
 
 
 def tune_channel(
@@ -151,9 +143,9 @@ def tune_channel(
 ) -> tuple[FusedChannel, list[dict[str, Any]]]:
     """Choose the settings and the weight of a channel on held-out queries; returns it, and what was tried.
 
-    The best has the largest mean of P@1 and nDCG@k: P@1 is what the first label is worth, but of few queries it says
-    little; nDCG is steadier. Of equal ones the first wins. Weight 0 is tried first, so that a channel that does not
-    help gets weight 0.
+    The best has the largest mean of P@1 and nDCG@k: P@1 is the quality of the first label, but noisy on few queries;
+    nDCG is steadier. Ties go to the first. Weight 0 is tried first, so that a channel that does not help gets weight
+    0.
 
     Args:
         channel: fitted on training queries only.
@@ -161,7 +153,7 @@ def tune_channel(
         texts, embeddings: of the held-out queries.
         positives, filters: the truth, and pairs that are removed from predictions.
         others: channels that are in the fusion already. A weight w of the new one leaves them 1 - w of theirs.
-        weights: that are tried, beside 0.
+        weights: weights to try, in addition to 0.
     """
     depth = search_depth(k, filters)
     before = ranked_by(labels, others, texts, embeddings, depth)

@@ -23,13 +23,14 @@ from hf_xmc.retrieval.search import as_matrix, best_of_each
 from hf_xmc.types import TopK
 
 BLOCK = 256  # queries at a time
+TEMPERATURE = 0.05  # of the softmax over likely labels
 
 
 def frechet_search(
     index: LabelIndex,
     topk: TopK,
     k: int = 5,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     queries: Any = None,
     beta: float = 1.0,
     clusters: int = 1,
@@ -79,7 +80,7 @@ def frechet_tree(
     num_labels: int,
     topk: TopK,
     k: int = 5,
-    temperature: float = 0.05,
+    temperature: float = TEMPERATURE,
     allowed: np.ndarray | None = None,
 ) -> TopK:
     """The labels of smallest S_v by hops in a hierarchy, scored -S_v.

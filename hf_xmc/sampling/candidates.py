@@ -65,7 +65,7 @@ def by_gradient(
         norms: gradient norm of each label, `[L]`.
         positives: label ids that are always candidates, sorted, even beyond the budget.
         budget: number of candidates.
-        random_share: share of the candidates beside the positives that is drawn at random from the remaining labels.
+        random_share: share of the places left by the positives that is drawn at random from the remaining labels.
         seed: seed of the draw.
 
     Returns:

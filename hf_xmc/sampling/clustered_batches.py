@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.sampling.clusters import METHODS, Clusters, balanced_clusters
 
 
@@ -63,9 +64,9 @@ class ClusteredBatchSampler(Sampler[list[int]]):
             "refresh_epochs": refresh_epochs,
         }.items():
             if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
+                raise SettingsError(f"{name} is {value}; it must be at least 1.")
         if method not in METHODS:
-            raise ValueError(f"method is {method!r}; expected one of {METHODS}.")
+            raise SettingsError(f"method is {method!r}; expected one of {METHODS}.")
         self.num_queries = num_queries
         self.batch_size = batch_size
         self.cluster_size = cluster_size
@@ -176,7 +177,7 @@ class ClusteredBatchSampler(Sampler[list[int]]):
         """
         for name in ("num_queries", "batch_size"):
             if int(state[name]) != getattr(self, name):
-                raise ValueError(
+                raise SettingsError(
                     f"The clusters were saved with a {name} of {int(state[name]):,}, but here it is "
                     f"{getattr(self, name):,}; resume with the data, batch size, accumulation steps and processes of "
                     "the run that saved them."

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from hf_xmc.errors import DataError, SettingsError
+
 METHODS = ("bisecting", "kmeans")
 BLOCK = 2**14  # rows that are gathered and worked on in memory
 SAMPLE = 2**12  # rows that two centroids are found on
@@ -62,12 +64,12 @@ def balanced_clusters(embeddings: np.ndarray, num_clusters: int, seed: int = 0, 
     [[0, 2], [1, 3]]
     """
     if method not in METHODS:
-        raise ValueError(f"method is {method!r}; expected one of {METHODS}.")
+        raise SettingsError(f"method is {method!r}; expected one of {METHODS}.")
     if embeddings.ndim != 2:
         raise ValueError(f"embeddings have the shape {embeddings.shape}; expected [N, D], a row for each text.")
     total = len(embeddings)
     if not 1 <= num_clusters <= total:
-        raise ValueError(
+        raise SettingsError(
             f"{num_clusters:,} clusters of {total:,} rows: there must be at least one, and a row for each."
         )
     table = UnitRows(embeddings)
@@ -90,7 +92,7 @@ class UnitRows:
             self.scale[start : start + CHUNK] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
         wrong = np.flatnonzero(~np.isfinite(self.scale))
         if len(wrong):
-            raise ValueError(
+            raise DataError(
                 f"{len(wrong):,} of {len(embeddings):,} embeddings are not finite, the first of them in row "
                 f"{wrong[0]:,}; did the training diverge? Try a lower learning rate, or bf16 in place of fp16."
             )

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.modeling import XMCDualEncoderModel
 
 
@@ -18,13 +19,15 @@ def with_adapters(model: XMCDualEncoderModel, config: Any) -> XMCDualEncoderMode
     QLoRA, Dettmers et al. 2023, advises), and projections are trained in full.
 
     Raises:
-        ValueError: the method cannot be merged into the weights (prompts, for one), so that no plain model would come
-            out of the training.
+        SettingsError: the method cannot be merged into the weights (as prompts), so that training would give no plain
+            model.
     """
     from peft import get_peft_model
 
     if config.is_prompt_learning:
-        raise ValueError(f"{config.peft_type} cannot be merged into the weights; use LoRA or another kind of adapter.")
+        raise SettingsError(
+            f"{config.peft_type} cannot be merged into the weights; use LoRA or another kind of adapter."
+        )
     config = copy.copy(config)
     if getattr(config, "target_modules", None) in (None, "all-linear"):
         config.target_modules = all_linear(model)

@@ -63,6 +63,7 @@ class LabelStep:
         self.sharded = loss.sharded
         self.done = 0  # micro-batches
         self.candidates = Candidates(None)
+        self.log_weights: Tensor | None = None  # of this rank's labels, `[c]`
         # [c, D] for each of the encoder's V views; this rank's part, of all where the loss is not sharded
         self.labels: Tensor | None = None
         self.detached: Tensor | None = None
@@ -109,9 +110,7 @@ class LabelStep:
             labels = torch.zeros(0, width, device=queries.device, requires_grad=True)
         width = queries.shape[1]
         self.rule.encoded(window, self.candidates, ids, labels[:, :width].detach())
-        if log_weights is not None:  # as one more dimension, which `compare` gives the queries a 1 in
-            column = log_weights[own, None] * self.criterion.temperature
-            labels = torch.cat([x for view in labels.split(width, 1) for x in (view, column)], 1)  # [c, V (D + 1)]
+        self.log_weights = log_weights if log_weights is None or not self.sharded else log_weights[own]
         if self.ranks.group is not None and not self.sharded:
             labels = GatherLabels.apply(labels, self.ranks, own)
         self.labels = labels
@@ -141,10 +140,10 @@ class LabelStep:
 
     def compare(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> Tensor:
         """The loss of these queries, `[B, D]`, over each of the matrices that stand side by side in `labels`."""
-        if self.candidates.log_weights is not None:  # labels have them as a column
-            queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
+        weighted = {} if self.log_weights is None else {"log_weights": self.log_weights}
         views = zip(self.encoder.view_weights, labels.split(queries.shape[1], 1), strict=True)
-        return sum(weight * self.criterion(queries, view, positives, ignored=ignored) for weight, view in views)
+        losses = (w * self.criterion(queries, view, positives, ignored=ignored, **weighted) for w, view in views)
+        return sum(losses)
 
     def queries(self, index: int) -> Tensor:
         """Embeddings of a micro-batch with gradients, `[B, D]`; a rank may have run out of queries."""

@@ -1,4 +1,4 @@
-"""The learned vector of each label while it is trained: a shard on each process, of which a step touches few rows."""
+"""Per-label vectors while they are trained: a shard on each process, of which a step touches few rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.modeling.label_head_xmc import LabelHead
 from hf_xmc.training.arguments import XMCTrainingArguments
@@ -27,13 +28,10 @@ class LabelVectors:
     step's candidates are read and written.
 
     The loss of a step is `label_head_loss_weight` times that over the head's label embeddings plus the rest times that
-    over the embeddings of the texts alone, on the same candidates: texts go on to work by themselves, as new labels
-    need it, while vectors learn what texts do not say. With a classifier this is UniDEC's joint training (Kharbanda
-    et al. 2024: one loss shared by encoder and classifier), and with a weight of 1 NGAME's second stage. Measured with
-    a frozen MiniLM and projections on biotools_edam (validation, P@1 / P@5 / PSP@5, and those of the texts alone;
-    `scripts/benchmarks/ngame.py`, heads): no head 58.3 / 34.3 / 30.4; residual at 0.5 60.9 / 36.3 / 33.0 (texts
-    57.3 / 33.7 / 30.5), at 1 61.1 / 35.9 / 33.2 (texts 35.1 / 20.7 / 22.6); classifier at 0.5 60.7 / 36.4 / 33.1
-    (texts 58.3 / 34.1 / 30.7).
+    over the embeddings of the texts alone, on the same candidates: the text embeddings keep working without the
+    head, as new labels need it, while vectors learn what texts do not say. With a classifier this is UniDEC's joint
+    training (Kharbanda et al. 2024: one loss shared by encoder and classifier), and with a weight of 1 NGAME's second
+    stage. `docs/experiments.md` has the measurements.
 
     Args:
         kind: `"residual"` or `"classifier"`.
@@ -136,9 +134,9 @@ class LabelVectors:
 
     @torch.no_grad()
     def start(self, texts: Callable[[Tensor], Tensor], before: LabelHead | None = None) -> None:
-        """Begin at zero, so that label embeddings are those of their texts (residual), or with these (classifier); but
-        labels that a head of this kind, trained before over the first rows of the same label table, has vectors of go
-        on with them.
+        """Start at zero, so that label embeddings are those of their texts (residual), or at the text embeddings
+        (classifier). Labels that have a vector in a head of this kind, trained before over the first rows of the same
+        label table, keep it.
 
         Args:
             texts: label ids of this rank to the embeddings of their texts.
@@ -170,11 +168,11 @@ class LabelVectors:
         """Read vectors and state of a checkpoint; one that was written with `save_only_model` has no state.
 
         Raises:
-            ValueError: the vectors are of another kind, or of another number of labels.
+            SettingsError: the vectors are of another kind, or of another number of labels.
         """
         head = LabelHead.load(folder)
         if (head.kind, len(head)) != (self.kind, len(self.label_counts)):
-            raise ValueError(
+            raise SettingsError(
                 f"{folder} holds a {head.kind} head of {len(head):,} labels, but this run has a {self.kind} head of "
                 f"{len(self.label_counts):,}; resume with the label table and the label_head of the run that wrote it."
             )

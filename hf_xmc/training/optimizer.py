@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.training.arguments import XMCTrainingArguments
 
 # Argument -> the modules that it is for. Adapters and wrappers put names around these, never inside.
@@ -24,7 +25,7 @@ def split_by_part(optimizer: Optimizer, model: nn.Module, args: XMCTrainingArgum
     is logged.
 
     Raises:
-        ValueError: a rate is given for a part that has nothing to train.
+        SettingsError: a rate is given for a part that has nothing to train.
     """
     rates = {modules: getattr(args, name) for name, modules in PARTS.items() if getattr(args, name) is not None}
     if not rates:
@@ -43,7 +44,7 @@ def split_by_part(optimizer: Optimizer, model: nn.Module, args: XMCTrainingArgum
             rate = group["lr"] if part is None else rates[part]
             divided.append({**group, "params": parameters, "lr": rate})
         if part is not None and not any(group["params"] for group in divided[-len(optimizer.param_groups) :]):
-            raise ValueError(
+            raise SettingsError(
                 f"{next(name for name in PARTS if PARTS[name] == part)} is given, but the model has no trainable "
                 f"{' or '.join(part)}; leave it out, or make the part (projection_dim, share_encoders=False)."
             )

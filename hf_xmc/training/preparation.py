@@ -1,4 +1,4 @@
-"""What is done to a model before it is trained, and what its texts are tokenised by."""
+"""Preparing a model for training, and the keys of its token caches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from hf_xmc.data.tokenized import tokenizer_key
+from hf_xmc.errors import SettingsError
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.training.adapters import has_adapters, with_adapters
 from hf_xmc.training.arguments import XMCTrainingArguments
@@ -16,7 +17,7 @@ def prepare(model: XMCDualEncoderModel, args: XMCTrainingArguments, peft_config:
     """Make a model ready for training: dropout as the arguments say, adapters if there are any."""
     check_trainable(model, args)
     if args.freeze_encoder and (peft_config is not None or has_adapters(model)):
-        raise ValueError("freeze_encoder leaves adapters nothing to do; leave out one of the two.")
+        raise SettingsError("freeze_encoder leaves nothing for adapters to train; use one of the two")
     if args.disable_dropout:
         disable_dropout(model)
     return model if peft_config is None else with_adapters(model, peft_config)
@@ -25,12 +26,12 @@ def prepare(model: XMCDualEncoderModel, args: XMCTrainingArguments, peft_config:
 def check_trainable(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
     """Refuse a run that would train nothing."""
     if args.freeze_encoder and model.query_projection is None and model.config.label_head is None:
-        raise ValueError(
+        raise SettingsError(
             "freeze_encoder leaves nothing to train: the model has no projection and no label head. Make it with one, "
             'as in XMCDualEncoderModel.from_encoder(..., projection_dim=384) or label_head="residual".'
         )
     if args.fp16 and (classifier_alone(model, args) or (args.freeze_encoder and model.query_projection is None)):
-        raise ValueError("A label head that is trained alone leaves fp16 nothing to scale; use bf16, or neither.")
+        raise SettingsError("fp16 has nothing to scale when a label head alone is trained; use bf16, or neither")
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -63,12 +64,12 @@ def tower_parameters(model: XMCDualEncoderModel) -> list[nn.Parameter]:
 
 
 def token_keys(model: XMCDualEncoderModel) -> list[str | None]:
-    """Those of both sides."""
+    """The keys of both sides."""
     return [token_key(model, "query"), token_key(model, "label")]
 
 
 def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
-    """What `model.tokenize` depends on besides the texts: tokens are kept under it for the next run."""
+    """What `model.tokenize` depends on apart from the texts: the key of the token cache."""
     config = model.config
     if side == "query":
         return tokenizer_key(model.tokenizer, config.query_prefix, config.max_query_length, model.end_token())

@@ -1,4 +1,4 @@
-"""Which queries make a batch, where the arguments ask for clusters: the trainer's side of `ClusteredBatchSampler`."""
+"""Batches of similar queries: what the trainer adds to `ClusteredBatchSampler`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RowsInTurn(Sampler[int]):
 
 
 class QueryBatches:
-    """The clustered batches of a training, if it has such; all of its processes have the same.
+    """The clustered batches of a training, if it uses them; the same on all processes.
 
     Args:
         args: `train_sampling_strategy`, `cluster_*`, `seed` and `data_seed`.
@@ -126,10 +126,11 @@ class QueryBatches:
             save_file({name: torch.as_tensor(value) for name, value in state.items()}, folder / CLUSTERS)
 
     def load(self, folder: Path) -> None:
-        """Read the clusters of a checkpoint; where it has none, or those of other batches, they are made anew.
+        """Read the clusters of a checkpoint. Where it has none, or clusters for batches of another size, the queries
+        are clustered again.
 
         Raises:
-            ValueError: they are of other queries.
+            SettingsError: they belong to other queries.
         """
         path = folder / CLUSTERS
         if self.sampler is None or not path.is_file():
@@ -138,7 +139,7 @@ class QueryBatches:
         if int(state["batch_size"]) != self.sampler.batch_size:
             logger.warning(
                 f"{path} is of steps of {int(state['batch_size']):,} queries, and here they have "
-                f"{self.sampler.batch_size:,}: the queries are clustered anew."
+                f"{self.sampler.batch_size:,}: the queries are clustered again."
             )
             return
         self.sampler.load_state_dict(state)

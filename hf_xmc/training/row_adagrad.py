@@ -1,4 +1,4 @@
-"""Adagrad for a table of which each step touches few rows: one number of state a row, rows in half precision."""
+"""Adagrad for a table of which each step touches few rows: one number of state per row, rows in half precision."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def update_rows(
 
     A row keeps the sum over its steps of the mean square of its gradient; it moves against its gradient, divided by
     the root of that sum. So a row is moved less the more often it was, and one that is touched for the first time
-    moves by about `learning_rate` a dimension. This is Adagrad (Duchi, Hazan, Singer 2011) with a state for each row
-    in place of each number, as recommenders train their embedding tables: 4 bytes a row, where Adam keeps 8 D.
+    moves by about `learning_rate` per dimension. This is Adagrad (Duchi, Hazan, Singer 2011) with a state for each row
+    in place of each number, as recommenders train their embedding tables: 4 bytes per row, where Adam keeps 8 D.
 
     Half-precision rows are rounded up or down at random, with chances that keep the mean, so that steps smaller than
     the spacing of their numbers are not lost.

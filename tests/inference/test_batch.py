@@ -149,9 +149,7 @@ def start(python: str, *args: str | Path, launch: tuple[str, ...] = (), seconds:
 
 
 @pytest.mark.parametrize("out", [".jsonl", ".parquet"])
-def test_a_killed_run_is_gone_on_with(
-    pipeline: XMCPipeline, folder: Path, tmp_path: Path, python: str, out: str
-) -> None:
+def test_a_killed_run_is_resumed(pipeline: XMCPipeline, folder: Path, tmp_path: Path, python: str, out: str) -> None:
     source = many_rows(tmp_path / "in.parquet")
     undisturbed, target = tmp_path / f"undisturbed{out}", tmp_path / f"out{out}"
     predict_file(pipeline, source, undisturbed, window=20)

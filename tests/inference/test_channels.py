@@ -14,6 +14,7 @@ import pytest
 from hf_xmc import TopK, XMCPipeline
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import SettingsError
+from hf_xmc.hub.folder import files_to_push
 from hf_xmc.inference.fitting.confidence import fit_confidence
 from hf_xmc.retrieval.channels import CHANNELS, FusedChannel, QueryMemory, TrainQueries
 from hf_xmc.retrieval.confidence import Confidence
@@ -85,6 +86,7 @@ def test_a_third_channel_is_fitted_saved_and_loaded(
 
     fitted.pipeline.save_pretrained(tmp_path)
     assert (tmp_path / "uids.json").is_file()
+    assert "uids.json" in files_to_push(tmp_path)
     loaded = XMCPipeline.from_pretrained(tmp_path)
     texts = numbers_data.queries["test"]["text"][:]
     one, other = fitted.pipeline.predict(texts, 12), loaded.predict(texts, 12)

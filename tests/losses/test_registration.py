@@ -67,3 +67,30 @@ def test_a_module_is_given_what_it_takes() -> None:
     assert loss(torch.ones(1, 2), torch.ones(1, 2), Positives.from_lists([[0]]).torch()).item() == 2
     assert not loss.can_shard
     assert not loss.score_is_log_weight
+
+
+def test_losses_and_models_have_one_default_temperature() -> None:
+    """The modeling folder is published by itself, so it cannot import the constant of the losses."""
+    from hf_xmc.losses.loss import TEMPERATURE
+    from hf_xmc.modeling import XMCDualEncoderConfig
+
+    assert XMCDualEncoderConfig.temperature == TEMPERATURE == LOSSES["softmax"]().temperature
+
+
+def test_log_weights_count_labels_several_times() -> None:
+    """A label of log weight log 3 counts as three labels, in value and gradient."""
+    generator = torch.Generator().manual_seed(0)
+    queries, labels = (torch.randn(n, 4, generator=generator) for n in (2, 3))
+    positives = Positives.from_lists([[0], [1]]).torch()
+    for name in ("decoupled_softmax", "softmax"):
+        loss = LOSSES[name](temperature=1.0)
+        thrice = torch.cat([labels, labels[2:], labels[2:]]).requires_grad_()
+        one = labels.clone().requires_grad_()
+        expected = loss(queries, thrice, positives)
+        found = loss(queries, one, positives, log_weights=torch.tensor([1.0, 1.0, 3.0]).log())
+        torch.testing.assert_close(found, expected)
+        expected.backward()
+        found.backward()
+        assert one.grad is not None
+        assert thrice.grad is not None
+        torch.testing.assert_close(one.grad[2], thrice.grad[2:].sum(0))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_xmc import Positives
+from hf_xmc import Positives, TopK
+from hf_xmc.retrieval.fusion import Ranked, weighted_sum
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -20,3 +21,9 @@ def world(num_queries: int = 300, num_labels: int = 25, seed: int = 0) -> tuple[
     )
     mean = np.stack([centres[truth.row(i)].mean(axis=0) for i in range(num_queries)])
     return unit(mean + 0.15 * rng.normal(size=mean.shape)).astype(np.float32), truth
+
+
+def fuse(labels: TopK, votes: TopK, weight: float, k: int) -> TopK:
+    """The k labels of largest (1 - weight) label score + weight votes."""
+    others = [Ranked(votes, weight, complete=True)] if weight else []
+    return weighted_sum([Ranked(labels, 1 - weight, complete=False), *others], k)

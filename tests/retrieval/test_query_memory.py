@@ -21,10 +21,10 @@ from hf_xmc.retrieval.channels.query_memory import (
     joint_softmax,
     sum_votes,
 )
-from hf_xmc.retrieval.fusion import fuse, fuse_channels
+from hf_xmc.retrieval.fusion import fuse_channels
 from hf_xmc.retrieval.search import exact_search
 from tests.agree import assert_same_ranking
-from tests.retrieval.made import unit, world
+from tests.retrieval.made import fuse, unit, world
 
 
 def test_joint_softmax_by_hand() -> None:

@@ -29,8 +29,8 @@ def warm_python() -> Iterator[str]:
     if sys.platform == "win32" or os.environ.get("XMC_TEST_WARM_PYTHON") == "0":
         yield sys.executable
         return
-    with tempfile.TemporaryDirectory(prefix="warm-python-") as folder:  # a short path: sockets have no long names
-        python, address = Path(folder, "python"), Path(folder, "socket")
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder:  # a short path: sockets have no long names
+        python, address = Path(folder, "python"), Path(folder, "s")
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{HERE / "client.py"}" "{address}" "$@"\n')
         python.chmod(0o755)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}

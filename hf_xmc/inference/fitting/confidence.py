@@ -247,8 +247,8 @@ def fit_channels(
     index: LabelIndex,
     held: Held,
 ) -> tuple[list[FusedChannel], dict[str, list[dict[str, Any]]]]:
-    """Fit channels one after the other, each with the weight that helps most beside those before it; those that help,
-    and what was tried for each.
+    """Fit channels one after the other, each with the weight that helps most in combination with those before it.
+    Returns the channels that help, and what was tried for each.
 
     Args:
         embeddings: of the training queries.

@@ -29,8 +29,8 @@ MEMORY, EMBEDDINGS, POSITIVES = "memory/memory.json", "memory/embeddings.npy", "
 MEMORY_FILES = (MEMORY, EMBEDDINGS, POSITIVES)
 FORMAT = 1
 COMBINATIONS = ("sum", "joint")
-NEIGHBOURS = (10, 30, 100)  # numbers of neighbours that are tried on validation
-TEMPERATURES = (0.04, 0.08, 0.15)  # temperatures that are tried on validation
+NEIGHBOURS = (10, 30, 100)  # numbers of neighbours tried on validation
+TEMPERATURES = (0.04, 0.08, 0.15)  # temperatures tried on validation
 BLOCK = 2**16  # rows of the memory searched at a time
 ROWS = 1024  # queries whose neighbours' labels are unfolded at a time
 SAMPLE = 2**20  # numbers of a large array that its fingerprint reads, evenly spaced
@@ -130,7 +130,7 @@ class QueryMemory:
         self.settings = replace(self.settings, weight=value)
 
     def rank(self, texts: Sequence[str] | None, embeddings: Any, k: int, allowed: np.ndarray | None = None) -> TopK:
-        """All labels with a vote, whatever `k` is: a label needs its votes even where few others have more."""
+        """All labels with a vote, regardless of `k`, since few votes can still change the order of similar labels."""
         return self.votes(self.neighbours(embeddings, self.settings.num_neighbours), None, self.settings.temperature)
 
     def search(
@@ -145,7 +145,7 @@ class QueryMemory:
 
         Args:
             queries: embeddings `[B, D]`.
-            num_neighbours: training queries that vote; by default as tuned.
+            num_neighbours: number of training queries that vote; by default as tuned.
             temperature: a neighbour's vote is its share of the softmax of cosine / temperature, so that the votes for
                 a label lie between 0 and 1. `None`: all votes are equal and the score is sigmoid(votes), as in
                 PatentSBERTa (Bekamiri, Hain, Jurowetzki), which predicts labels above 0.9, or three votes. By

@@ -17,7 +17,7 @@ class BankedLabels(CandidateRule):
 
     Each step also encodes the `label_refresh` oldest rows of the bank, without gradients. What a step encodes with
     gradients goes into the bank as well. Rows of the bank only choose candidates: they are never candidates
-    themselves, since nothing would push a stale embedding away (`docs/experiments.md`, candidates).
+    themselves, since nothing would push a stale embedding away (`docs/experiments.md`).
 
     All ranks hold the whole bank. Each scores its part of it, where the loss can run on parts, and refreshes its part
     of the oldest rows.

@@ -12,7 +12,7 @@ class InBatchLabels(CandidateRule):
     """The positives of the step's queries, at most `num_positives` per query, drawn again in each step.
 
     The loss of a query runs over all its positives among these candidates, also over those that another query brought
-    in. Leaving those out was worse where labels are frequent (`docs/experiments.md`, candidates).
+    in. Leaving those out was worse where labels are frequent (`docs/experiments.md`).
     """
 
     name: ClassVar[str] = "in_batch"

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hf_xmc.errors import SettingsError
+
 BANK = "label_bank.safetensors"
 MAPPED_BYTES = 2**30  # a bank from this size on lies in a file that is mapped, not in memory
 ROWS = 2**14  # rows worked on at a time, so that no float32 copy of all is made
@@ -85,7 +87,7 @@ class LabelBank:
         """Read the bank of a checkpoint; False where it has none, as another strategy was in use.
 
         Raises:
-            ValueError: it is of another shape or dtype.
+            SettingsError: it is of another shape or dtype.
         """
         path = Path(folder) / BANK
         if not path.is_file():
@@ -93,7 +95,7 @@ class LabelBank:
         found = load_file(path)
         shapes = [(tuple(x.shape), x.dtype) for x in (found["embeddings"], self.embeddings)]
         if shapes[0] != shapes[1]:
-            raise ValueError(
+            raise SettingsError(
                 f"{path} holds a label bank of {shapes[0]}, but this run has one of {shapes[1]}; resume with the "
                 "label table, the model and the label_bank_dtype of the run that wrote it."
             )

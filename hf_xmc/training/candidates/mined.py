@@ -18,7 +18,7 @@ class MinedLabels(MixedLabels):
 
     This is what the second stage of the NGAME recipes trains a classifier with. It suits small steps from a good
     model: all other labels move freely, and overtake the mined ones before these are mined again. Training from
-    scratch with it fails (`docs/experiments.md`, candidates); use `mixed` there.
+    scratch with it fails (`docs/experiments.md`); use `mixed` there.
     """
 
     name: ClassVar[str] = "mined"

@@ -22,7 +22,7 @@ class SelectiveLabels(BankedLabels):
 
     Of the places that the positives leave, `label_random_share` goes to labels drawn at random that stand, with a
     weight, for all labels that are left over; the rest goes to the labels whose gradient, estimated from the label
-    bank, has the largest norm. A budget of all labels is the exact method. `docs/experiments.md`, candidates, has the
+    bank, has the largest norm. A budget of all labels is the exact method. `docs/experiments.md` has the
     measurements.
     """
 

@@ -1,4 +1,4 @@
-"""What an encoder costs on this machine, measured: bytes kept for the backward pass, FLOPs, seconds a token."""
+"""What an encoder costs on this machine, measured: bytes kept for the backward pass, FLOPs, seconds per token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few seconds on this machine: what `training/plan.py` has to know of model, data and settings."""
+"""Measures for a few seconds what `plan.py` needs to know of model, machine and data."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def measure(
 
 
 def vector_bytes(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> int:
-    """Bytes of a label's own vector and its optimizer state; 0 for a model without."""
+    """Bytes per label of a label head and its optimizer state; 0 for a model without."""
     if model.config.label_head is None:
         return 0
     return model.width("label") * int(getattr(torch, args.label_head_dtype).itemsize) + 4
@@ -122,13 +122,13 @@ def text_seconds(
     queries: TokenizedQueries,
     seconds: float,
 ) -> list[float]:
-    """Seconds for a token of a query and of a label, forward and backward, and of a forward pass alone.
+    """Seconds per token of a query and of a label, forward and backward, and of a forward pass alone.
 
     Under a frozen encoder, which runs once over each text, only the last.
     """
     draw = np.random.default_rng(0)
     args = copy.copy(args)
-    args.gradient_caching = False  # whose pass the plan counts by itself
+    args.gradient_caching = False  # the plan counts its pass separately
     encoder = TextEncoder(model, args, labels)
 
     def some(count: int, most: int) -> np.ndarray:
@@ -167,7 +167,7 @@ def backward(embeddings: Tensor) -> None:
 
 
 def loss_seconds(args: XMCTrainingArguments, temperature: float, dim: int, seconds: float) -> float:
-    """Seconds of the loss, forward and backward, for a query, a label and a dimension."""
+    """Seconds of the loss, forward and backward, per query, label and dimension."""
     loss = make_loss(args, temperature)
     batch = args.per_device_train_batch_size
     queries, labels = (

@@ -76,17 +76,17 @@ class Measured:
         kept: bytes kept for the backward pass, by (gradient_checkpointing, bf16).
         layers: of a tower.
         flops: of a forward pass.
-        query_seconds: for a token of a query, forward and backward.
-        label_seconds: for a token of a label, forward and backward, without gradient caching.
-        forward_seconds: for a token of a label, forward alone.
-        loss_seconds: for a query, label and dimension, forward and backward.
+        query_seconds: per token of a query, forward and backward.
+        label_seconds: per token of a label, forward and backward, without gradient caching.
+        forward_seconds: per token of a label, forward alone.
+        loss_seconds: per query, label and dimension, forward and backward.
         optimizer_seconds: for a byte of trained weights.
         dim: of the embeddings.
         query_lengths, label_lengths: tokens of each training query `[N]` and label `[L]`.
         positives: of each training query.
         tables: bytes of the tokenised texts, which are mapped from files.
         packed: texts are encoded without padding.
-        vector_bytes: of a label's own vector, if it has one, and its optimizer state.
+        vector_bytes: per label, of a label head and its optimizer state.
         device: its type, as `cpu`.
     """
 
