@@ -11,7 +11,7 @@ import typer
 import hf_xmc
 
 project = "hf_xmc"
-author = "the authors of hf_xmc"
+author = copyright = "the authors of hf_xmc"
 version = release = hf_xmc.__version__
 
 extensions = [
@@ -33,6 +33,8 @@ autodoc_default_options = {"members": True}
 autodoc_class_signature = "mixed"
 napoleon_google_docstring = True
 
+smartquotes = False  # `--flag` in a help text stays what it is
+
 html_theme = "furo"
 html_title = f"hf_xmc {version}"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -49,7 +51,7 @@ def as_restructured_text(app: Any, what: str, name: str, thing: Any, options: An
     """Docstrings mark code as Markdown does, and link as transformers does, [`~transformers.Trainer`]."""
     text = re.sub(r"\[`~?([\w.]+)`\](\([^)]*\))?", r"`\1`", "\n".join(lines))
     text = re.sub(r"(?<!`)`([^`]+)`(?!`)", lambda code: "``" + " ".join(code[1].split()) + "``", text)
-    text = re.sub(r"(?<!`)\|", r"\\|", text)
+    text = re.sub(r"(?<!`)(\||\*\*(?=\w))", lambda mark: "\\" + "\\".join(mark[0]), text)
     lines[:] = re.sub(r"^Example:\n\n(?= +[^ >])", "Example::\n\n", text, flags=re.MULTILINE).split("\n")
 
 

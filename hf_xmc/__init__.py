@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_xmc.inference.registration import register_with_transformers
 from hf_xmc.verbosity import follow_transformers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # Public name -> module. Loaded on first use, so that `import hf_xmc` and `hf-xmc --help` stay quick.
 _PUBLIC = {
