@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hf_xmc.cli.tables import console, print_next
-from hf_xmc.cli.train import early_stopping, parse
+from hf_xmc.cli.train import checked, early_stopping, parse
 from hf_xmc.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def plan_from(argv: Sequence[str]) -> Path:
     """Measure for some seconds, print the plan and write `plan.json` into the output folder; returns its path."""
     parser, given = parse(argv, "hf-xmc plan", EXAMPLE, OWN)
     own = {name: vars(given).pop(name) for name in OWN}
-    script, args = parser.parse_dict(vars(given))
+    script, args = checked(parser, given)
     early_stopping(script, args)  # what train would refuse
     document = make_plan(
         script,

@@ -12,7 +12,7 @@ import typer
 
 from hf_xmc.cli.launch import names, relaunch
 from hf_xmc.cli.settings import with_settings, write_settings
-from hf_xmc.errors import SettingsError
+from hf_xmc.errors import SettingsError, XMCError
 
 if TYPE_CHECKING:
     from hf_xmc.cli.script_arguments import ScriptArguments
@@ -33,7 +33,7 @@ def train(context: typer.Context) -> None:
 def train_from(argv: Sequence[str]) -> Path:
     """Parse arguments and train; returns the trained folder."""
     parser, given = parse(argv, "hf-xmc train", EXAMPLE)
-    script, args = parser.parse_dict(vars(given))
+    script, args = checked(parser, given)
     if (started := int(os.environ.get("WORLD_SIZE", "1"))) != args.world_size:
         raise SettingsError(
             f"{started} processes were started, but the training sees {args.world_size}: each would train on its own",
@@ -71,6 +71,19 @@ def parse(
     given = parser.parse_args(known)
     del given.config, given.accelerate_config
     return parser, given
+
+
+def checked(parser: Any, given: argparse.Namespace) -> tuple[ScriptArguments, XMCTrainingArguments]:
+    """The parsed values as dataclasses.
+
+    Raises:
+        SettingsError: values that do not go together, which transformers says with a ValueError.
+    """
+    try:
+        script, args = parser.parse_dict(vars(given))
+    except ValueError as error:
+        raise error if isinstance(error, XMCError) else SettingsError(str(error)) from error
+    return script, args
 
 
 def underscored(token: str) -> str:

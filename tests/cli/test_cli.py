@@ -246,7 +246,7 @@ def test_errors_are_one_line_without_a_traceback(
     assert "expected one of flat" in stderr_of(capsys, "index", trained, "--factory", "round")
     wrong = ("train", "--dataset", "sample", "--model_name_or_path", trained, "--output_dir", tmp_path / "x")
     assert "wrong_flag" in stderr_of(capsys, *wrong, "--wrong_flag", "1")
-    assert "mean, cls, last" in stderr_of(capsys, *wrong, "--pooling", "max")
+    assert "'mean', 'cls', 'last'" in stderr_of(capsys, *wrong, "--pooling", "max")
     assert "projection_dim" in stderr_of(capsys, *wrong, "--freeze_encoder", "true")
     result = CliRunner().invoke(app, ["predict", str(tmp_path)])
     assert result.exit_code == 2

@@ -161,3 +161,11 @@ def test_where_a_run_goes_on(tmp_path: Path) -> None:
         assert last_checkpoint(args, tmp_path / folder) == expected
     _, args = parsed(*NEEDED)
     assert last_checkpoint(args, tmp_path / "run") is None
+
+
+def test_what_transformers_refuses_is_one_line(
+    settings: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("--config", settings, "--load_best_model_at_end", "true")
+    given += ("--eval_strategy", "epoch", "--save_strategy", "steps")
+    assert "load_best_model_at_end" in error_of(capsys, monkeypatch, *given)

@@ -198,9 +198,8 @@ def test_a_seed_gives_the_same_model(options: dict[str, Any], tiny_encoder: str,
 
 
 def test_every_fit_follows_from_its_seed(folder: Path, data: Path, tiny_encoder: str) -> None:
-    fits = [
-        train_reranker(XMCPipeline.from_pretrained(folder), data, tiny_encoder, 3, 32, batch_size=64) for _ in "ab"
-    ]
+    tagger = XMCPipeline.from_pretrained(folder)
+    fits = [train_reranker(tagger, data, tiny_encoder, 3, 32, batch_size=64) for _ in range(2)]
     assert fits[0].metrics == fits[1].metrics
     texts = ["a red car", "a green bird is here"]
     one, two = (fit.pipeline.predict(texts, 3, rerank=3).scores for fit in fits)
