@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -51,8 +50,8 @@ def test_debugging_shows_every_traceback(monkeypatch: pytest.MonkeyPatch) -> Non
         raise DataError("label id 7 is out of range")
 
 
-def test_the_command_line_itself(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hf_xmc.cli.main", "predict", str(tmp_path / "nowhere"), "--text", "x"]
+def test_the_command_line_itself(tmp_path: Path, python: str) -> None:
+    command = [python, "-m", "hf_xmc.cli.main", "predict", str(tmp_path / "nowhere"), "--text", "x"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("Error ")
