@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -104,12 +103,12 @@ def test_blocks_of_a_page(
     run_page(page, folder, tiny_encoder)
 
 
-def test_extending(started: Path, tiny_encoder: str, tmp_path: Path) -> None:
+def test_extending(started: Path, tiny_encoder: str, tmp_path: Path, python: str) -> None:
     """In a process of its own, where the files of the page are part of the package."""
     folder = tmp_path / "docs"
     shutil.copytree(started, folder)
-    command = [sys.executable, "-m", "tests.docs.extended_package", str(folder), tiny_encoder]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [python, "-m", "tests.docs.extended_package", str(folder), tiny_encoder]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.splitlines()[-1] == "extended"
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.docs.test_pages import write_data
-from tests.hub.local_hub import TOKEN, Hub
+from tests.hub.local_hub import TOKEN
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -25,14 +23,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     write_data(folder)
     return folder
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    server = Hub()
-    yield server
-    server.stop()
-    assert not server.unknown
 
 
 def run(script: str, *arguments: str | Path) -> None:
@@ -61,17 +51,17 @@ def test_train_calibrate_and_add_a_label(
     assert "13 labels" in card
 
 
-def test_train_and_push(folder: Path, tiny_encoder: str, hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("hub")
+def test_train_and_push(
+    folder: Path, tiny_encoder: str, hub_environment: dict[str, str], python: str, tmp_path: Path
+) -> None:
     """In a process of its own, since the address of the Hub is read at import."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN}
-    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     options = ("--encoder", tiny_encoder, "--max_steps", "2", "--output_dir", str(tmp_path / "run"))
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "train_and_push.py", "--dataset", "my_data", "--push_to", "me/tagger", *options],
+        [python, str(EXAMPLES / "train_and_push.py"), "--dataset", "my_data", "--push_to", "me/tagger", *options],
         cwd=folder,
-        env=environment,
+        env={**hub_environment, "HF_TOKEN": TOKEN},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
