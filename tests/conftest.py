@@ -67,6 +67,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def python() -> Iterator[str]:
     """An interpreter for processes that tests start: see tests/warm_python."""
