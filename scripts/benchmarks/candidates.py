@@ -55,7 +55,7 @@ def main() -> None:
     chosen = {name: args for name, args in rules(settings).items() if re.search(settings.only or "", name)}
     rows = [{"rule": name, **run(data, encoder, settings, args)} for name, args in chosen.items()]
     title = (
-        f"{data.name}, {settings.split}: {data.num_labels:,} labels, {settings.batch_size} queries a step, per cent"
+        f"{data.name}, {settings.split}: {data.num_labels:,} labels, {settings.batch_size} queries per step, per cent"
     )
     table = Table(title=title)
     for column in rows[0]:
@@ -70,24 +70,24 @@ def main() -> None:
 
 def rules(settings: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What is compared."""
-    hard = {"label_strategy": "hard", "label_refresh": settings.refresh}
+    hard = {"label_strategy": "mixed", "negative_source": "label_bank", "label_refresh": settings.refresh}
     selective = {"label_strategy": "selective", "label_budget": settings.budget, "label_refresh": settings.refresh}
     return {
         "all": {"label_strategy": "all"},
         "in_batch": {"label_strategy": "in_batch"},
         "in_batch, 1 positive": {"label_strategy": "in_batch", "num_positives": 1},
         "in_batch, 2 positives": {"label_strategy": "in_batch", "num_positives": 2},
-        "hard, 2 a query": {**hard, "num_hard_negatives": 2},
-        "hard, 10 a query": hard,
-        "hard, 2 a query, 1 positive": {**hard, "num_hard_negatives": 2, "num_positives": 1},
-        "mixed, 2 a query": {"label_strategy": "mixed", "num_hard_negatives": 2},
-        "mixed, 10 a query": {"label_strategy": "mixed"},
-        "mixed, 10 a query, 1 positive": {"label_strategy": "mixed", "num_positives": 1},
+        "hard, 2 per query": {**hard, "num_hard_negatives": 2},
+        "hard, 10 per query": hard,
+        "hard, 2 per query, 1 positive": {**hard, "num_hard_negatives": 2, "num_positives": 1},
+        "mixed, 2 per query": {"label_strategy": "mixed", "num_hard_negatives": 2},
+        "mixed, 10 per query": {"label_strategy": "mixed"},
+        "mixed, 10 per query, 1 positive": {"label_strategy": "mixed", "num_positives": 1},
         "mixed, 10 of the best 500": {"label_strategy": "mixed", "mining_depth": 500},
-        "mixed, 10 a query, margin 5 %": {"label_strategy": "mixed", "mining_relative_margin": 0.05},
-        "mined, 10 a query": {"label_strategy": "mined"},
+        "mixed, 10 per query, margin 5 %": {"label_strategy": "mixed", "mining_relative_margin": 0.05},
+        "mined, 10 per query": {"label_strategy": "mined"},
         "mined, 50 of the best 500": {"label_strategy": "mined", "num_hard_negatives": 50, "mining_depth": 500},
-        "mined, 10 a query, margin 5 %": {"label_strategy": "mined", "mining_relative_margin": 0.05},
+        "mined, 10 per query, margin 5 %": {"label_strategy": "mined", "mining_relative_margin": 0.05},
         "largest gradients": {**selective, "label_random_share": 0.0},
         "half of them at random": selective,
         "all of them at random": {**selective, "label_random_share": 1.0},

@@ -101,7 +101,7 @@ def compare(
     alone = fit_from_embeddings(plain, data, embeddings, level, memory=False, max_depth=max_depth)
     for name, fit in (("trained projections", alone), ("+ memory", fits["memory"])):
         confidence[name] = on_test(fit, data, embeddings["test"])
-        console.print(f"[bold]{name}[/], {confidence[name]['depth']} predictions a query", highlight=False)
+        console.print(f"[bold]{name}[/], {confidence[name]['depth']} predictions per query", highlight=False)
         errors = confidence[name]["calibration"]
         shown = {f"{key} {when}": errors[when][key] for when in errors for key in ("ECE@1", "ECE@5")}
         print_confidence(shown, confidence[name]["sets"])

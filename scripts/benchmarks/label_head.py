@@ -51,8 +51,8 @@ def main() -> None:
         print("RESULT", json.dumps(measure(args.case, args)))
         return
     found = {case: in_fresh_process(case) for case in args.cases}
-    table = Table(title=f"{args.labels:,} labels, {args.candidates:,} candidates, {args.queries} queries a step")
-    for column in ("", "seconds a step", "memory, MiB", "of these the table"):
+    table = Table(title=f"{args.labels:,} labels, {args.candidates:,} candidates, {args.queries} queries per step")
+    for column in ("", "seconds per step", "memory, MiB", "of these the table"):
         table.add_column(column, justify="right" if column else "left")
     for case, row in found.items():
         table.add_row(case, f"{row['seconds']:.3f}", *(f"{row[name] / 2**20:,.0f}" for name in ("peak", "table")))

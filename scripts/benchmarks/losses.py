@@ -30,7 +30,7 @@ from hf_xmc.losses.streaming import rows_per_tile
 from hf_xmc.types import Positives
 
 TEMPERATURE, K, ALPHA, BISECTIONS = 0.05, 5, 2.0, 32
-POSITIVES = 5  # a query
+POSITIVES = 5  # per query
 OURS = {
     "decoupled": DecoupledSoftmaxLoss(TEMPERATURE),
     "soft_top_k": SoftTopKLoss(TEMPERATURE, k=K, alpha=ALPHA),
@@ -257,7 +257,7 @@ def plot(cases: list[dict], path: Path) -> None:
                     axis.loglog(*zip(*points, strict=True), marker="o", markersize=3, label=variant)
         above[column].set_title(loss)
         below[column].set_xlabel("labels")
-    above[0].set_ylabel("seconds a step")
+    above[0].set_ylabel("seconds per step")
     below[0].set_ylabel("MB over inputs and gradients")
     above[0].legend()
     figure.tight_layout()

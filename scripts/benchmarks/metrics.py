@@ -96,7 +96,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def problem(num_queries: int, num_labels: int, k: int) -> tuple[TopK, Positives, np.ndarray]:
-    """Random predictions, best first; about five positives a query, about two of them predicted."""
+    """Random predictions, best first; about five positives per query, about two of them predicted."""
     rng = np.random.default_rng(0)
     scores = -np.sort(-rng.random((num_queries, k), dtype=np.float32), axis=1)
     ids = rng.integers(0, num_labels, (num_queries, k))

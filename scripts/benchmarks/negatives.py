@@ -63,7 +63,7 @@ def main() -> None:
         if size > 1:
             sampler.update(queries, epoch=0)
         rows.append(measure(sampler, queries, labels, pairs, truth, settings))
-    show(rows, f"{data.name}: {len(labels):,} labels, {settings.batch_size} queries a batch, k = {settings.k}")
+    show(rows, f"{data.name}: {len(labels):,} labels, {settings.batch_size} queries per batch, k = {settings.k}")
     flags = {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
     result = {"rows": rows, "settings": flags, "versions": versions()}
     print(write_json(result, settings.output_dir / f"negatives_{Path(settings.data).name}.json"))
@@ -155,7 +155,7 @@ def labels_of(positives: Positives, num_positives: int | None, rng: np.random.Ge
 
 def show(rows: list[dict[str, Any]], title: str) -> None:
     table = Table(title=title, title_justify="left")
-    for name in ("batches", "hardest", "all", "found, %", "labels a batch"):
+    for name in ("batches", "hardest", "all", "found, %", "labels per batch"):
         table.add_column(name, justify="left" if name == "batches" else "right")
     for row in rows:
         numbers = f"{row['hardest']:.3f}", f"{row['all']:.3f}", f"{100 * row['found']:.1f}", f"{row['labels']:.0f}"

@@ -134,7 +134,7 @@ def print_result(result: dict[str, Any], first: str) -> None:
         title=f"{result['num_texts']:,} texts, {result['num_tokens']:,} tokens, {result['num_labels']:,} labels"
     )
     table.add_column("")
-    table.add_column("texts a second", justify="right")
+    table.add_column("texts per second", justify="right")
     table.add_column(f"share of {first}", justify="right")
     for name, rate in result["texts_per_second"].items():
         ratio = result["throughput_ratio"].get(name)

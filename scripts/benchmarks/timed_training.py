@@ -72,7 +72,7 @@ class RawEncoder:
 
     def __init__(self) -> None:
         self.encoder = AutoModel.from_pretrained(packaged_encoder(), add_pooling_layer=False).train()
-        self.way: tuple[bool, int] | None = None  # padded or not, tokens a batch: the fastest, once found
+        self.way: tuple[bool, int] | None = None  # padded or not, tokens per batch: the fastest, once found
 
     def run(self, trainer: TimedTrainer, rows: np.ndarray, labels: np.ndarray) -> float:
         """Seconds for the passes that a step makes over these queries and labels."""

@@ -108,7 +108,7 @@ def test_extending(started: Path, tiny_encoder: str, tmp_path: Path, python: str
     folder = tmp_path / "docs"
     shutil.copytree(started, folder)
     command = [python, "-m", "tests.docs.extended_package", str(folder), tiny_encoder]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.splitlines()[-1] == "extended"
 

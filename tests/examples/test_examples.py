@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.test_pages import write_data
-from tests.hub.local_hub import TOKEN, Hub
+from tests.hub.local_hub import TOKEN
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -51,15 +51,17 @@ def test_train_calibrate_and_add_a_label(
     assert "13 labels" in card
 
 
+@pytest.mark.usefixtures("hub")
 def test_train_and_push(
-    folder: Path, tiny_encoder: str, hub: Hub, hub_environment: dict[str, str], tmp_path: Path, python: str
+    folder: Path, tiny_encoder: str, hub_environment: dict[str, str], python: str, tmp_path: Path
 ) -> None:
     """In a process of its own, since the address of the Hub is read at import."""
     options = ("--encoder", tiny_encoder, "--max_steps", "2", "--output_dir", str(tmp_path / "run"))
     done = subprocess.run(
-        [python, EXAMPLES / "train_and_push.py", "--dataset", "my_data", "--push_to", "me/tagger", *options],
+        [python, str(EXAMPLES / "train_and_push.py"), "--dataset", "my_data", "--push_to", "me/tagger", *options],
         cwd=folder,
         env={**hub_environment, "HF_TOKEN": TOKEN},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
