@@ -7,6 +7,7 @@ import json
 import os
 import random
 import string
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -52,9 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
         # With pytest-xdist all workers are forks of one server, and so are the processes that they start.
         opened = ExitStack()
         config.add_cleanup(opened.close)
+        os.environ["XMC_TEST_PLAIN_PYTHON"] = sys.executable
         os.environ["XMC_TEST_PYTHON"] = opened.enter_context(warm_python())
         config.option.tx = [f"popen//python={os.environ['XMC_TEST_PYTHON']}" for _ in config.option.tx]
         return
+    sys.executable = os.environ.get("XMC_TEST_PLAIN_PYTHON", sys.executable)  # tests choose between the two
 
     import torch
 
