@@ -87,7 +87,7 @@ def test_nothing_predicted_at_all(tmp_path):
         ),
         ([{"labels": ["red"]}, {"labels": []}, {"labels": ["pink"]}], "row 3 predicts label 'pink'"),
         ([{"ids": [0.5]}] * 3, "labels are double"),
-        ([{"ids": [0]}] * 2, "2 rows for 3 queries; give one row a query, or a column uid"),
+        ([{"ids": [0]}] * 2, "2 rows for 3 queries; give one row per query, or a column uid"),
         ([{"ids": [0], "scores": [1]}] * 2 + [{"ids": [0], "scores": []}], "row 3 has 1 labels and 0 scores"),
         ([{"ids": [0], "scores": ["high"]}] * 3, "scores are string"),
         ([{"ids": [0], "scores": [1]}, {"ids": [0], "scores": [None]}, {"ids": []}], "row 2 has a score that is no"),
