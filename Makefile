@@ -14,6 +14,7 @@ VENV ?= .venv
 PYTHON ?= python3
 TORCH_INDEX ?=
 MODEL ?= outputs/demo/model
+VERSIONS ?= oldest pinned newest
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
@@ -33,7 +34,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 compatibility: $(VENV)/.installed-test
-	.ci/compatibility $(BIN)/python
+	.ci/compatibility $(BIN)/python $(VERSIONS)
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

@@ -69,7 +69,7 @@ def write_command_line(app: Any) -> None:
             text += [f"```bash\n{example}\n```\n"]
         rows = training_rows() if name == "train" else parameter_rows(command)
         if name == "plan":
-            text += ["Takes the flags of `hf-xmc train`, and a few of its own: see `hf-xmc plan --help`.\n"]
+            text += ["Takes the flags of `hf-xmc train`, and some additional ones: see `hf-xmc plan --help`.\n"]
         elif rows:
             text += ["| option | default | |", "|---|---|---|", *rows, ""]
     (Path(app.srcdir) / "api/command-line.md").write_text("\n".join(text), encoding="utf-8")

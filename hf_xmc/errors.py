@@ -13,7 +13,7 @@ class XMCError(Exception):
     The command line prints one of these as a single line. Any other exception is a bug and keeps its traceback.
 
     Args:
-        found: what was found, or what is wrong.
+        found: what is wrong.
         path, line: the file, and the line in it, if there is one.
         hint: what to do about it.
     """
@@ -57,7 +57,7 @@ class Problems:
     """What was found wrong while reading.
 
     Args:
-        stop: raise the first error (the default of loading); else note it, mend it, and go on.
+        stop: raise the first error (the default of loading); otherwise record it, fix it and continue.
         shown: how many findings of a kind are kept word by word; the others are counted.
 
     >>> problems = Problems(stop=False)
@@ -73,7 +73,7 @@ class Problems:
     errors: int = 0
 
     def error(self, kind: str, error: DataError, handled: str) -> None:
-        """What the data must not have: raised, or mended as `handled` says."""
+        """Record an invalid value: raise it, or fix it as `handled` says."""
         if self.stop:
             raise error
         self.errors += 1

@@ -19,7 +19,7 @@ class FollowingLogger(logging.Logger):
 
 
 def follow_transformers() -> None:
-    """Let `transformers.logging.set_verbosity_error()` and its kin set the level of all loggers `hf_xmc.*`.
+    """Let `transformers.logging.set_verbosity_error()` and similar functions set the level of all loggers `hf_xmc.*`.
 
     `logging.getLogger("hf_xmc").setLevel(...)` sets it for this package alone.
     """

@@ -14,7 +14,7 @@ import yaml
 from hf_xmc.errors import SettingsError
 
 CONFIGS = Path(__file__).parent / "accelerate_configs"
-# What belongs to the machines and not to the run; given beside the name, they win over what the file says.
+# Settings of the machines, not of the run. Flags override the configuration file.
 LAUNCH = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
 
 
@@ -40,7 +40,7 @@ def relaunch(command: str, argv: Sequence[str]) -> list[str]:
     path = config_path(given.accelerate_config)
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     if config.get("use_cpu"):
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # which the launcher of several processes does not set by itself
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # which the launcher of several processes does not set
     if given.num_processes is None and "num_processes" not in config:
         import torch
 

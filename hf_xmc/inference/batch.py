@@ -82,7 +82,7 @@ def predict_file(
         parts.open({"input": file_fingerprint(source), "model": pipeline.fingerprint(), "settings": settings})
     wait(processes)
     work = FileWork(pipeline, source, text_column, batch_size, window, parts, parts.done(), search, selection)
-    wait(processes)  # no process writes before all have seen what is done
+    wait(processes)  # no process writes until all have seen which windows are done
     try:
         count, rows = work.run(rank, world)
         if not rows:

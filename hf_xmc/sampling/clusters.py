@@ -18,7 +18,7 @@ MAX_THREADS = 8  # each with its own block
 CHUNK = 2**13  # rows read at a time where all are passed over
 NOISE = 2.0**-20  # projections of unit rows are compared no finer; those of equal rows may differ by 2 ** -23
 STARTS, ROUNDS = 4, 8  # of 2-means; see `balanced_clusters`
-COARSE = 1024  # centroids of faiss's k-means at most, and what it is trained on: so many rows a centroid
+COARSE = 1024  # centroids of faiss's k-means at most, and what it is trained on: rows per centroid
 ROWS_A_CENTROID = 64
 
 

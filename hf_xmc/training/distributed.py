@@ -12,7 +12,7 @@ from hf_xmc.types import Positives
 
 
 def all_processes(device: torch.device) -> Shard:
-    """The processes of this run, for what is gathered among them; alone, nothing is sent."""
+    """The processes of this run, which gather arrays from each other; a single process sends nothing."""
     group = dist.group.WORLD if dist.is_initialized() and dist.get_world_size() > 1 else None
     return Shard.of(group, 0, 0, device)
 

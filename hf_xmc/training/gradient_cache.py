@@ -16,7 +16,7 @@ KEPT_CHUNKS = {"cpu": 4}
 
 
 def is_cached(caching: bool | None, num_chunks: int, device: str) -> bool:
-    """Whether so many chunks of labels are encoded twice to save memory: what `gradient_caching` says, or for `None`
+    """Whether this many chunks of labels are encoded twice to save memory: what `gradient_caching` says, or for `None`
     whether they are many for this type of device. One forward pass of four is saved where they are few.
 
     >>> is_cached(None, 4, "cpu"), is_cached(None, 5, "cpu"), is_cached(None, 2, "cuda"), is_cached(False, 9, "cpu")

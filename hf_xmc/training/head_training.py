@@ -19,7 +19,7 @@ from hf_xmc.training.label_vectors import LabelVectors
 
 
 class HeadTraining:
-    """Trains the per-label vectors of a model with `config.label_head` beside its weights.
+    """Trains the per-label vectors of a model with `config.label_head` alongside its weights.
 
     The optimizer of the Trainer has no part in them: a step moves the few rows that it touched ([`LabelVectors`], at
     `label_head_learning_rate`, with the Trainer's schedule). While training runs they belong to this object, a shard

@@ -132,7 +132,7 @@ class LabelStep:
         )
 
     def count_shares(self, count: int) -> Tensor:
-        """The share of each micro-batch in the mean over the window, `[micro-batches]`, for so many candidates."""
+        """The share of each micro-batch in the mean over the window, `[micro-batches]`, for this many candidates."""
         pairs = (self.pairs(i) for i in range(len(self.batches)))  # one at a time: they may be many
         terms = torch.stack([self.criterion.num_terms(p, count, i) for p, i in pairs]).double()  # [micro-batches]
         everywhere = self.ranks.sum_(terms.clone())

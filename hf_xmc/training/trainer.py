@@ -163,7 +163,7 @@ class XMCTrainer(Trainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(QueryProgressCallback)
 
-    # ---- What is made of the model and the arguments ----
+    # ---- Set-up from model and arguments ----
 
     def tokenize(self, model: XMCDualEncoderModel, queries: Dataset, ignored: Positives | None) -> TokenizedQueries:
         """Tokenize a split once, and check its positives against the label table."""
@@ -214,7 +214,7 @@ class XMCTrainer(Trainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """As in `Trainer`, for models whose weights are all frozen as well: where a classifier alone is trained,
-        accelerate would wrap the model for gradients that there are none of, which fails on CPUs."""
+        accelerate would wrap the model to synchronize gradients, of which there are none; that fails on CPUs."""
         super().create_accelerator_and_postprocess()
         prepare_model = self.accelerator.prepare_model
 
@@ -264,7 +264,7 @@ class XMCTrainer(Trainer):
                 parameter.requires_grad_(True)
 
     def begin_training(self) -> None:
-        """Called when the model is ready: start what is trained beside it, or read it from a checkpoint."""
+        """Called when the model is ready: start the parts that are trained alongside it, or read it from a checkpoint."""
         if self.resumed_from is None:
             self.head.begin(self.encoder.texts_without_gradients)
             return
@@ -396,7 +396,7 @@ class XMCTrainer(Trainer):
             self.model = training
         head = plain_model(self.model).label_head
         if head is not None and has_adapters(self.model) and self.args.should_save:
-            head.save(output_dir or str(self.args.output_dir))  # beside adapters, which are saved alone
+            head.save(output_dir or str(self.args.output_dir))  # adapters are saved without it
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in `Trainer`, with what else is trained; the checkpoint is whole or not there."""

@@ -1,4 +1,4 @@
-"""A vector a label: what it makes of texts, its file, and how it goes with a model."""
+"""Per-label vectors: what it makes of texts, its file, and how it goes with a model."""
 
 from __future__ import annotations
 

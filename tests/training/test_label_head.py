@@ -1,4 +1,4 @@
-"""A vector a label, trained beside the texts or alone: the loss is the definition, few rows move, nothing is lost."""
+"""Per-label vectors, trained beside the texts or alone: the loss is the definition, few rows move, nothing is lost."""
 
 from __future__ import annotations
 

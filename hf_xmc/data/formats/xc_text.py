@@ -144,13 +144,13 @@ def split_of(folder: Path, split: str, stems: tuple[str, ...], names: LabelNames
         return None
     if positives is None:
         raise DataError(
-            f"no positives beside {texts}",
+            f"no positives next to {texts}",
             folder,
             hint=f"expected {NPZ[0].format(stems[0])} or {PAIRS[0].format(stems[0])}",
         )
     if texts is None and positives != old:
         raise DataError(
-            f"no texts beside {positives}", folder, hint=f"expected {TEXTS[0].format(stems[0])}, one per line"
+            f"no texts next to {positives}", folder, hint=f"expected {TEXTS[0].format(stems[0])}, one per line"
         )
     rows: Any = partial(matrix_rows, positives, names)
     if positives == pairs:

@@ -164,13 +164,13 @@ def sorted_labels(
                 order = sorted(range(len(row)), key=row.__getitem__)
                 row, given = [row[j] for j in order], [given[j] for j in order]
         if row and not (row[0] >= 0 and row[-1] < num_labels and len(set(row)) == len(row)):
-            row, given = mend_labels(row, given, num_labels, path, numbers[i], first_row + i, problems)
+            row, given = repair_labels(row, given, num_labels, path, numbers[i], first_row + i, problems)
         ids.append(row)
         weights.append([1.0] * len(row) if given is None else given)
     return ids, weights
 
 
-def mend_labels(
+def repair_labels(
     row: list[int],
     weights: list[float] | None,
     num_labels: int,

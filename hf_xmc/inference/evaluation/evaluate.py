@@ -141,7 +141,7 @@ def evaluate(
 def predictions_of(
     system: AnyTagger, data: XMCDataset, split: str, k: int, batch_size: int
 ) -> tuple[TopK, dict[str, Any] | None]:
-    """Predictions of a tagger, or those in a file; and what its confidence is worth, if it has one."""
+    """Predictions of a tagger, or those in a file; and the quality of its confidence, if it has one."""
     if not isinstance(system, XMCPipeline):
         path = Path(system)
         if (path / PREDICTIONS).is_file() and not (path / CONFIG).exists():

@@ -29,7 +29,7 @@ class BankedLabels(CandidateRule):
 
     @classmethod
     def banked_demand(cls, args: Any, sizes: Sizes, candidates: int) -> Demand:
-        """The demand of a rule with a bank, and so many candidates."""
+        """The demand of a rule with a label bank and this many candidates."""
         return Demand(
             candidates,
             refreshed=min(args.label_refresh, sizes.num_labels),

@@ -200,13 +200,13 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a rule needs, beside what every training does.
+    """What a rule needs, in addition to what every training needs.
 
     Args:
         candidates: labels that a step encodes with gradients, in all processes.
         refreshed: labels that a step encodes without gradients, in all processes.
         scores_all: a step also compares its queries with a stored embedding of every label.
-        kept: what is in memory for as long as training runs, and its bytes in each process.
+        kept: memory held for the whole training, and its bytes in each process.
         between_epochs: bytes in each process while embeddings of all texts are worked on.
         search_every: epochs between two searches of all queries in all labels; None for no search.
     """

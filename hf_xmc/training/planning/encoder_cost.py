@@ -43,7 +43,7 @@ class Cost:
     square: float
 
     def __call__(self, texts: Any, tokens: Any) -> Any:
-        """For chunks of so many texts of so many tokens, padding included, `[chunks]`."""
+        """For chunks with these numbers of texts and tokens, padding included, `[chunks]`."""
         return self.fixed + texts * (self.linear * tokens + self.square * np.square(tokens))
 
     @classmethod
@@ -81,7 +81,7 @@ def forward_flops(model: XMCDualEncoderModel, texts: int, tokens: int) -> int:
 
 
 def made_texts(model: XMCDualEncoderModel, texts: int, tokens: int) -> dict[str, Any]:
-    """A batch of so many texts of so many tokens, packed or padded as a step does it."""
+    """A batch with these numbers of texts and tokens, packed or padded as in a training step."""
     return model.batch(torch.full((texts * tokens,), TOKEN), torch.full((texts,), tokens), "query")
 
 

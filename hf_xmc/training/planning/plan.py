@@ -20,10 +20,10 @@ from hf_xmc.training.planning.encoder_cost import Cost
 from hf_xmc.types import Positives
 
 DRAWS = 32  # batches drawn from the data, for the labels and tokens that one holds
-# Memory that the allocator holds beside what comes and goes in a step. MiniLM on a CPU, in batch and all labels: peaks
+# Memory that the allocator holds in addition to what a step allocates. MiniLM on a CPU, in batch and all labels: peaks
 # were 12 to 19 % above the sum of the parts; a tenth less where the allocator was told to give everything back.
 ALLOCATOR = 0.25
-# What is in memory while a step runs, and not between steps.
+# Memory that is used only during a step.
 PASSING = (
     *("query batch activations", "label activations", "label embeddings", "loss tiles", "gradient under way"),
     "allocator",
@@ -255,7 +255,7 @@ def chunk_bytes(lengths: np.ndarray, choice: Choice, of: Measured, cost: Cost) -
 
 
 def fitting(choice: Choice, of: Measured, limit: int, gpu: bool = False) -> Choice | None:
-    """Settings that fit in so many bytes, changed as little as need be; first by what leaves the result as it is."""
+    """Settings that fit in this many bytes, changed as little as possible; first those that do not alter the result."""
     if peak(memory(choice, of)) <= limit:
         return choice
     for change in changes(choice, gpu):
