@@ -18,8 +18,8 @@ MAX_THREADS = 8  # each with its own block
 CHUNK = 2**13  # rows read at a time where all are passed over
 NOISE = 2.0**-20  # projections of unit rows are compared no finer; those of equal rows may differ by 2 ** -23
 STARTS, ROUNDS = 4, 8  # of 2-means; see `balanced_clusters`
-COARSE = 1024  # centroids of faiss's k-means at most, and what it is trained on: rows per centroid
-ROWS_A_CENTROID = 64
+COARSE = 1024  # largest number of centroids for faiss's k-means
+ROWS_PER_CENTROID = 64  # that it is trained on
 
 
 class Clusters(NamedTuple):
@@ -229,7 +229,7 @@ def coarse_clusters(table: UnitRows, num_clusters: int, rng: np.random.Generator
 
     total, dim = table.embeddings.shape
     count = max(1, min(COARSE, num_clusters // 8))
-    sample = np.sort(rng.choice(total, min(total, count * ROWS_A_CENTROID), replace=False))
+    sample = np.sort(rng.choice(total, min(total, count * ROWS_PER_CENTROID), replace=False))
     kmeans = faiss.Kmeans(
         dim, count, spherical=True, seed=int(rng.integers(2**31)), min_points_per_centroid=1, niter=10
     )

@@ -127,7 +127,7 @@ class TextEncoder:
         return encode_in_chunks(encode_chunk, chunks, is_cached(caching, len(chunks), self.args.device.type))
 
     def chunks(self, lengths: np.ndarray, side: Side) -> list[np.ndarray]:
-        """Batches of texts that are encoded together: texts of about one length, within the limits of the arguments."""
+        """Batches of texts that are encoded together: of similar length, within the limits of the arguments."""
         size = self.args.encode_chunk_tokens or chunk_tokens(self.args.device)
         return chunks_of(lengths, size, self.args.encode_chunk_size, self.model.packs(side))
 

@@ -21,8 +21,8 @@ def split_by_part(optimizer: Optimizer, model: nn.Module, args: XMCTrainingArgum
     """Give the parts that have a learning rate of their own parameter groups of their own, in place.
 
     The groups that the Trainer made (with and without weight decay) are divided, so that everything else about them
-    stays; schedulers scale each group from its own rate. Parameters without a separate rate come first: it is the rate that
-    is logged.
+    stays; schedulers scale each group from its own rate. Parameters without a separate rate come first: theirs is the
+    rate that is logged.
 
     Raises:
         SettingsError: a rate is given for a part that has nothing to train.

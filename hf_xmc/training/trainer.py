@@ -264,7 +264,7 @@ class XMCTrainer(Trainer):
                 parameter.requires_grad_(True)
 
     def begin_training(self) -> None:
-        """Called when the model is ready: start the parts that are trained alongside it, or read it from a checkpoint."""
+        """Called when the model is ready: start what is trained alongside it, or load that from a checkpoint."""
         if self.resumed_from is None:
             self.head.begin(self.encoder.texts_without_gradients)
             return
