@@ -255,7 +255,7 @@ def chunk_bytes(lengths: np.ndarray, choice: Choice, of: Measured, cost: Cost) -
 
 
 def fitting(choice: Choice, of: Measured, limit: int, gpu: bool = False) -> Choice | None:
-    """Settings that fit into `limit` bytes, changed as little as possible; first those that do not alter the result."""
+    """Settings that fit in `limit` bytes, changed as little as possible; first those that leave the result alone."""
     if peak(memory(choice, of)) <= limit:
         return choice
     for change in changes(choice, gpu):
