@@ -39,7 +39,7 @@ def labels(
     changed = change_labels(run, new, texts, remove or [])
     console.print(f"{changed.added:,} labels added, {len(remove or []):,} removed; {len(changed.index):,} in {run}")
     if changed.removed:
-        console.print(f"[yellow]Removed, as it was measured with the labels before: {', '.join(changed.removed)}[/]")
+        console.print(f"[yellow]Removed metrics that are no longer valid: {', '.join(changed.removed)}[/]")
     print_next(predict_command(run))
 
 
@@ -53,4 +53,6 @@ def rows_of(path: Path, *columns: str) -> list[dict[str, Any]]:
         if missing := [name for name in columns if not isinstance(row.get(name), str)]:
             raise DataError(f"no {missing[0]}", path, line, f"every row needs {' and '.join(columns)}")
         found.append(row)
+    if not found:
+        raise DataError("no labels", path, hint=f"give one row per label, with {' and '.join(columns)}")
     return found

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from hf_xmc import __version__
-from hf_xmc.cli import (
-    calibrate,
-    demo,
-    evaluate,
-    explain,
-    fuse,
-    index,
-    labels,
-    plan,
-    predict,
-    prepare,
-    push,
-    rerank,
-    train,
-)
+from hf_xmc import __version__, cli
 from hf_xmc.cli.errors import user_errors
+
+# The order of the help page; a command that is not named here comes last.
+ORDER = (
+    *("demo", "prepare", "plan", "train", "fuse", "evaluate", "calibrate", "rerank"),
+    *("index", "labels", "predict", "explain", "push"),
+)
+
+
+def commands() -> Iterator[tuple[str, ModuleType]]:
+    """The commands, by name: each module of this folder that has an EXAMPLE and a function of its own name."""
+    names = [module.name for module in pkgutil.iter_modules(cli.__path__)]
+    for name in sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)):
+        if name != "main":
+            module = import_module(f"{cli.__name__}.{name}")
+            if hasattr(module, "EXAMPLE") and callable(getattr(module, name, None)):
+                yield name, module
+
 
 app = typer.Typer(
     epilog="Start with: hf-xmc demo",
@@ -32,13 +38,10 @@ app = typer.Typer(
     # Flags are spelled with underscores, as in transformers; dashes are accepted too.
     context_settings={"token_normalize_func": lambda token: token.replace("-", "_")},
 )
-for command in (demo, prepare, evaluate, fuse, calibrate, rerank, index, labels, predict, explain, push):
-    app.command(epilog=command.EXAMPLE)(getattr(command, command.__name__.rsplit(".", 1)[-1]))
-for command in (train, plan):  # their arguments are parsed by HfArgumentParser
-    name = command.__name__.rsplit(".", 1)[-1]
-    app.command(name, epilog=command.EXAMPLE, add_help_option=False, context_settings=train.PASS_ON)(
-        getattr(command, name)
-    )
+for command, module in commands():
+    # The arguments of train and plan are parsed by HfArgumentParser, help included.
+    settings = {"add_help_option": False, "context_settings": module.PASS_ON} if hasattr(module, "PASS_ON") else {}
+    app.command(command, epilog=module.EXAMPLE, **settings)(getattr(module, command))
 
 
 @app.callback(invoke_without_command=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hf_xmc.cli.tables import console, print_next
+from hf_xmc.cli.train import PASS_ON as PASS_ON
 from hf_xmc.cli.train import checked, early_stopping, parse
 from hf_xmc.errors import SettingsError
 

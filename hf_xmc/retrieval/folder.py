@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from hf_xmc.errors import ModelFolderError
 
@@ -22,7 +27,7 @@ def fetch_folder(
         allow_patterns: download only files that match one of these; by default all.
 
     Raises:
-        ModelFolderError: neither a folder nor a valid name of a repository.
+        ModelFolderError: neither a folder nor a repository that can be downloaded.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
@@ -33,4 +38,11 @@ def fetch_folder(
     except HFValidationError as error:
         raise ModelFolderError(
             "no such folder", folder, hint="give a trained folder, or a repository as name/model"
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelFolderError(
+            f"no such folder, and no repository of this name could be downloaded ({reason})",
+            folder,
+            hint="check the name",
         ) from error

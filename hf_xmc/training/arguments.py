@@ -32,10 +32,14 @@ CHOICES = {
     "cluster_method": CLUSTER_METHODS,
 }
 SHARES = ("label_random_share", "label_head_loss_weight")
-NOT_NEGATIVE = ("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin")
+NOT_NEGATIVE = (
+    *("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin"),
+    *("learning_rate", "num_train_epochs", "weight_decay"),
+)
 AT_LEAST_ONE = (
     *("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives", "num_positives"),
     *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
 )
 
 

@@ -55,4 +55,47 @@ def test_the_command_line_itself(tmp_path: Path, python: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("Error ")
+    assert "no such folder" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("per_device_train_batch_size", 0),
+        ("gradient_accumulation_steps", 0),
+        ("learning_rate", -1.0),
+        ("num_train_epochs", -1.0),
+    ],
+)
+def test_numbers_out_of_range_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    from hf_xmc import XMCTrainingArguments
+
+    with pytest.raises(SettingsError, match=name):
+        XMCTrainingArguments(str(tmp_path), **{name: value})
+
+
+@pytest.mark.parametrize("given", [{"num_train_epochs": -1}, {"k": 1}, {"max_length": 1}, {"batch_size": 0}])
+def test_a_reranker_is_not_trained_with_numbers_out_of_range(given: dict[str, float], tmp_path: Path) -> None:
+    from hf_xmc import train_reranker
+
+    with pytest.raises(SettingsError, match=next(iter(given))):
+        train_reranker(tmp_path, "sample", "an/encoder", **given)
+
+
+def test_a_file_without_new_labels_changes_nothing(tmp_path: Path) -> None:
+    from hf_xmc.cli.labels import rows_of
+
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(DataError, match="no labels"):
+        rows_of(tmp_path / "empty.txt", "text")
+
+
+def test_every_command_of_the_folder_is_found() -> None:
+    from hf_xmc import cli
+    from hf_xmc.cli.main import ORDER, commands
+
+    found = [name for name, _ in commands()]
+    assert found == [*ORDER]
+    with_example = {path.stem for path in Path(cli.__path__[0]).glob("*.py") if "\nEXAMPLE" in path.read_text()}
+    assert {*found} == with_example

@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def add_the_command() -> None:
-    """What the line in cli/main.py does."""
+    """What discovery in cli/main.py does."""
     from hf_xmc.cli import count  # type: ignore[attr-defined]
     from hf_xmc.cli.main import app
 

@@ -115,7 +115,7 @@ def test_a_model_that_has_adapters_already(tiny_encoder: str, data: XMCDataset, 
 
 
 def test_what_cannot_be_done_is_refused(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="freeze_encoder leaves adapters nothing"):
+    with pytest.raises(ValueError, match="freeze_encoder leaves nothing for adapters"):
         make_trainer(tiny_encoder, data, tmp_path, {"projection_dim": 8}, freeze_encoder=True)
     prompts = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2)
     args = XMCTrainingArguments(str(tmp_path), report_to="none")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainingArguments, set_seed
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.hub.folder import pipeline_parts, save_parts
 from hf_xmc.inference.evaluation.evaluate import predict_split, score
 from hf_xmc.inference.loading import (
@@ -68,11 +69,21 @@ def train_reranker(
         seed: seed for the order of queries and for a new output layer.
         output_dir: where to save the result; by default the folder of the tagger.
 
+    Raises:
+        SettingsError: a number that is out of range.
+
     Example:
 
         fitted = train_reranker("outputs/demo/model", "sample", "cross-encoder/ms-marco-MiniLM-L6-v2")
         fitted.pipeline("Aligns short reads to a reference genome", rerank=20)
     """
+    least = {"k": (k, 2), "max_length": (max_length, 4), "batch_size": (batch_size, 1)}
+    for name, (value, minimum) in least.items():
+        if value < minimum:
+            raise SettingsError(f"{name} is {value}; it must be at least {minimum}")
+    for name, rate in {"num_train_epochs": num_train_epochs, "learning_rate": learning_rate}.items():
+        if not rate > 0:
+            raise SettingsError(f"{name} is {rate}; it must be above 0")
     folder = folder_to_write(tagger, output_dir)
     data, given = as_dataset(dataset), as_tagger(tagger)
     check_labels(given.index, data)
