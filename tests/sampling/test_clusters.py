@@ -50,7 +50,7 @@ def test_sizes_differ_by_at_most_one(method: str, rows: int, count: int, dim: in
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with a million rows: nodes that are not gathered, axes from a sample, several coarse centroids."""
-    for name, value in {"BLOCK": 128, "SAMPLE": 64, "CHUNK": 50, "ROWS_A_CENTROID": 16}.items():
+    for name, value in {"BLOCK": 128, "SAMPLE": 64, "CHUNK": 50, "ROWS_PER_CENTROID": 16}.items():
         monkeypatch.setattr(module, name, value)
 
 
