@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_xmc.data.files import file_fingerprint
-from hf_xmc.errors import ModelFolderError
+from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.card import CARD, METRICS, write_model_card
 from hf_xmc.hub.run import RUN, read_json, write_json
 from hf_xmc.modeling import XMCDualEncoderModel
@@ -29,6 +29,7 @@ from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
+from hf_xmc.retrieval.folder import first_line
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
 
@@ -171,7 +172,7 @@ def save_parts(
 
     Args:
         given: name -> the part; None removes the part. Parts that are not named stay, if they are still true.
-        edited: parts in which only single labels were added, changed or removed.
+        edited: parts in which at most single labels were added, changed or removed.
         card: whether to write `README.md`.
 
     Returns:
@@ -182,7 +183,7 @@ def save_parts(
     written = {*given, *(name for key, value in given.items() if value is not None for name in table[key].writes)}
     at_stake = [part for part in table.values() if part.name not in written and part.files_in(folder)]
     watched = written & {name for part in at_stake for name in part.depends_on}
-    before = {name: table[name].digest(folder) for name in watched if name not in edited}
+    before = {name: table[name].digest(folder) for name in watched}
     gone: list[str] = []
     for part in table.values():
         if part.name not in given:
@@ -191,7 +192,7 @@ def save_parts(
             gone += part.remove(folder)
         elif part.save is not None:
             part.save(given[part.name], folder)
-    changed = {name for name in watched if name in edited or table[name].digest(folder) != before[name]}
+    changed = {name for name in watched if table[name].digest(folder) != before[name]}
     for part in at_stake:
         causes = changed & {*part.depends_on}
         if causes and not (part.survives_edits and causes <= {*edited}):
@@ -240,13 +241,23 @@ def load_model(folder: Path, **options: Any) -> XMCDualEncoderModel:
     """The model of a trained folder.
 
     Raises:
-        ModelFolderError: the weights are damaged.
+        ModelFolderError: configuration or weights are missing or damaged.
     """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise ModelFolderError(
+            f"not a trained folder, without {CONFIG}", folder, hint=f"{TRAIN.format(folder=folder)} to make one"
+        )
     try:
         return XMCDualEncoderModel.from_pretrained(folder, **options)
-    except SafetensorError as error:
+    except XMCError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the operating system
+            raise
+        what = "weights" if isinstance(error, SafetensorError) else "model"
         raise ModelFolderError(
-            f"the weights cannot be read ({error})", folder, hint="copy or download the folder again"
+            f"the {what} cannot be read ({first_line(error)})", folder, hint="copy or download the folder again"
         ) from error
 
 

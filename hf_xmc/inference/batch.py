@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import DataError
+from hf_xmc.inference.loading import AnyPath
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.text_files import Window, changed_type, number_of_rows, read_windows, texts_of, write_window
@@ -34,8 +35,8 @@ T = TypeVar("T")
 
 def predict_file(
     pipeline: XMCPipeline,
-    source: Path,
-    target: Path,
+    source: AnyPath,
+    target: AnyPath,
     text_column: str = "text",
     *,
     batch_size: int = 64,
@@ -68,6 +69,7 @@ def predict_file(
         DataError: an unknown kind of file, a missing text column, a text that is not a string, or columns that change
             their type (Parquet only).
     """
+    source, target = Path(source), Path(target)
     if target.suffix not in OUTPUTS:
         found = target.suffix or "a file without an ending"
         raise DataError(f"cannot write {found}", target, hint=f"name it {' or '.join(OUTPUTS)}")

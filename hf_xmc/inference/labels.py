@@ -7,6 +7,7 @@ are then made of text and vector; those of labels that were added later, of the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,8 +15,9 @@ from datasets import Dataset, Features
 from torch import Tensor, from_numpy
 
 from hf_xmc.errors import DataError
+from hf_xmc.inference.options import SearchOptions
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.retrieval.catalogue import all_texts
+from hf_xmc.retrieval.catalogue import NotInIndex, all_texts
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 from hf_xmc.retrieval.index import LabelIndex
 
@@ -107,7 +109,7 @@ def label_ids(index: LabelIndex, labels: Sequence[str | int]) -> np.ndarray:
     """Ids of labels that are given by uid (strings) or id (numbers), int64 `[n]`.
 
     Raises:
-        KeyError: a label that is not in the index.
+        NotInIndex: a label that is not in the index; also a KeyError.
     """
     wanted = {label for label in labels if isinstance(label, str)}
     rows = {}
@@ -115,5 +117,23 @@ def label_ids(index: LabelIndex, labels: Sequence[str | int]) -> np.ndarray:
         uids = index.labels["uid"][:]
         rows = {uid: row for row, uid in enumerate(uids) if uid in wanted and row not in index.removed}
     if missing := wanted - set(rows):
-        raise KeyError(f"Label {min(missing)!r} is not in the index.")
+        raise NotInIndex(f"Label {min(missing)!r} is not in the index")
     return index.catalogue.known([rows[label] if isinstance(label, str) else int(label) for label in labels])
+
+
+def with_label_ids(index: LabelIndex, search: SearchOptions) -> SearchOptions:
+    """Search options in which ids stand for the labels that `allowed` and `forbidden` give by uid.
+
+    Raises:
+        NotInIndex: a label that is not in the index.
+    """
+    given = {"allowed": search.allowed, "forbidden": search.forbidden}
+    ids: dict[str, Any] = {name: label_ids(index, list(its)) for name, its in given.items() if names_uids(its)}
+    return replace(search, **ids)
+
+
+def names_uids(labels: Any) -> bool:
+    """Whether labels are given by uid, at least one of them, and not as ids or as a mask."""
+    if isinstance(labels, np.ndarray) and labels.dtype != object:
+        return labels.dtype.kind == "U"
+    return isinstance(labels, (Sequence, set, frozenset, np.ndarray)) and any(isinstance(its, str) for its in labels)

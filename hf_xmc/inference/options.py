@@ -17,8 +17,8 @@ class SearchOptions:
         memory: whether similar training queries vote, if the pipeline has a query memory.
         channels: names of the channels that are combined with the label vectors; by default all that the pipeline
             has.
-        allowed, forbidden: rank only these labels, or none of these: label ids, or a bool mask over all rows of the
-            label table.
+        allowed, forbidden: rank only these labels, or none of these: uids (strings), label ids (numbers), or a bool
+            mask over all rows of the label table.
         where: column -> value, or a list of values: rank only labels that have one of them in that column of the label
             table, or in its list if the column holds lists (`{"parents": "topic_0003"}`).
         geometry: `"embeddings"` or `"hierarchy"`: rank labels that lie in the middle of the likely ones (Loki), which
@@ -65,12 +65,19 @@ class SelectionOptions:
             a coverage such as 0.9.
         set_method: what the coverage of the set means: `"fnr"`, `"all"`, `"frequency"` or `"powerset"`
             (see `Confidence.sets`).
+
+    Raises:
+        SettingsError: k is below 1.
     """
 
     k: int = 5
     threshold: float | str | None = None
     conformal: bool | float = False
     set_method: str = "fnr"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise SettingsError(f"k is {self.k}; it must be at least 1")
 
 
 def split_options(
@@ -85,7 +92,7 @@ def split_options(
         search, selection: what they are added to; by default the defaults.
 
     Raises:
-        SettingsError: an unknown name.
+        SettingsError: an unknown name, or k below 1.
 
     >>> search, selection = split_options({"top_k": 3, "memory": False})
     >>> search.memory, selection.k

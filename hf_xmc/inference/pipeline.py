@@ -13,7 +13,7 @@ from datasets import Dataset
 from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
-from hf_xmc.errors import ModelFolderError
+from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.hub.folder import fingerprint, load_parts, pipeline_parts, save_parts
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
@@ -197,8 +197,10 @@ class XMCPipeline:
         **options: Any,
     ) -> TopK:
         """The same as arrays: label ids and scores, `[N, k]`. Options are those of [`SearchOptions`], and `top_k`."""
-        embeddings = self.model.encode_queries(texts, batch_size, progress)
-        return self.rank(embeddings, options.pop("top_k", None) or k, texts, search, **options)
+        k = k if (top_k := options.pop("top_k", None)) is None else top_k
+        if k < 1:  # before anything is encoded
+            raise SettingsError(f"k is {k}; it must be at least 1")
+        return self.rank(self.model.encode_queries(texts, batch_size, progress), k, texts, search, **options)
 
     def tag(
         self,
@@ -238,7 +240,7 @@ class XMCPipeline:
             texts: of the queries, `[N]`; needed by a reranker and by channels that read them.
             search, **options: see [`SearchOptions`].
         """
-        search = SearchOptions.of(search, options)
+        search = changes.with_label_ids(self.index, SearchOptions.of(search, options))
         depth = k if not search.rerank else max(k, ranking.RERANK_DEPTH if search.rerank is True else search.rerank)
         temperature = self.model.config.temperature
         topk = ranking.rank_labels(self.index, self.channels, texts, embeddings, depth, search, temperature)
@@ -298,7 +300,7 @@ class XMCPipeline:
         """Remove labels, given by uid (strings) or id (numbers).
 
         Raises:
-            KeyError: a label that is not in the index; nothing is removed then.
+            NotInIndex: a label that is not in the index (also a KeyError); nothing is removed then.
         """
         self.index.remove(changes.label_ids(self.index, labels).tolist())
 
@@ -309,7 +311,7 @@ class XMCPipeline:
             texts: uid or id -> a text, or several, the first of which is displayed.
 
         Raises:
-            KeyError: a label that is not in the index.
+            NotInIndex: a label that is not in the index (also a KeyError).
         """
         changes.update_labels(self.model, self.index, texts, self.encoder_fingerprint)
 

@@ -1,9 +1,10 @@
-"""Finding a trained folder on this machine or on the Hub."""
+"""Finding a trained folder, or an encoder to start from, on this machine or on the Hub."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
+from safetensors import SafetensorError
 
-from hf_xmc.errors import ModelFolderError
+from hf_xmc.errors import ModelFolderError, XMCError
 
 
 def fetch_folder(
@@ -40,9 +42,36 @@ def fetch_folder(
             "no such folder", folder, hint="give a trained folder, or a repository as name/model"
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ModelFolderError(
             f"no such folder, and no repository of this name could be downloaded ({reason})",
             folder,
             hint="check the name",
         ) from error
+
+
+@contextmanager
+def loading_encoder(name_or_folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of transformers about an encoder that cannot be loaded, as one that says which and why.
+
+    Errors of the operating system, such as a full disk, stay as they are.
+
+    Raises:
+        ModelFolderError: no such encoder, or one that transformers cannot load.
+    """
+    try:
+        yield
+    except XMCError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ModelFolderError(
+            f"no encoder {os.fspath(name_or_folder)!r} could be loaded ({first_line(error)})",
+            hint="give a Hub id or a folder that AutoModel can load",
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message: libraries put the reason there, and advice below it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -281,9 +281,10 @@ class LabelIndex:
             ModelFolderError: there is no index, or its files do not fit together.
         """
         folder = fetch_folder(name_or_folder, [LABELS, "index/*"], **hub)
+        rebuild = f"build the index with hf-xmc index {folder} --dataset NAME"
         for name in (LABELS, INDEX, ABOUT):
             if not (folder / name).is_file():
-                raise ModelFolderError(f"no {name}", folder, hint="build the index with hf-xmc index")
+                raise ModelFolderError(f"no {name}", folder, hint=rebuild)
         try:
             about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             if about["format"] > FORMAT:
@@ -291,11 +292,11 @@ class LabelIndex:
             index = VectorIndex.read(folder / INDEX, about["factory"], about.get("parameters", {}), memory_map)
             made = cls(index, Catalogue(read_parquet(folder / LABELS), about["removed"]), about)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise ModelFolderError(f"the index cannot be read ({error!s:.200})", folder, hint="rebuild it") from error
+            raise ModelFolderError(f"the index cannot be read ({error!s:.200})", folder, hint=rebuild) from error
         if index.num_rows != about.get("num_rows", len(made)) or index.num_rows < len(made):
             rows = f"{made.catalogue.num_rows:,} rows in {LABELS}"
             found = f"{index.num_rows:,} vectors and {len(made.removed):,} removed labels, but {rows}"
-            raise ModelFolderError(found, folder, hint="rebuild the index")
+            raise ModelFolderError(found, folder, hint=rebuild)
         return made
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from hf_xmc.data.files import read_json, replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
-from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.folder import fetch_folder, loading_encoder
 from hf_xmc.types import TopK
 
 RERANKER = "reranker"  # its place in a trained folder
@@ -134,11 +134,16 @@ class CrossEncoderReranker:
             name_or_folder: anything that `AutoModelForSequenceClassification` can load.
             max_length: tokens of text and label together; the longer of the two is truncated.
             **options: passed to `from_pretrained` of model and tokenizer (`revision`, `token`, ...).
+
+        Raises:
+            ModelFolderError: no such encoder, or one that transformers cannot load.
         """
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name_or_folder, num_labels=1, dtype=torch.float32, **options
-        )
-        return cls(model, AutoTokenizer.from_pretrained(name_or_folder, **options), max_length)
+        with loading_encoder(name_or_folder):
+            model = AutoModelForSequenceClassification.from_pretrained(
+                name_or_folder, num_labels=1, dtype=torch.float32, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name_or_folder, **options)
+        return cls(model, tokenizer, max_length)
 
     @classmethod
     def from_pretrained(

@@ -99,3 +99,33 @@ def test_every_command_of_the_folder_is_found() -> None:
     assert found == [*ORDER]
     with_example = {path.stem for path in Path(cli.__path__[0]).glob("*.py") if "\nEXAMPLE" in path.read_text()}
     assert {*found} == with_example
+
+
+def test_an_encoder_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
+    from hf_xmc.inference.fitting.tagger import new_model
+    from hf_xmc.retrieval.rerank import CrossEncoderReranker
+
+    (tmp_path / "config.json").write_text("{}")
+    for name in ("nosuch", str(tmp_path)):
+        with pytest.raises(ModelFolderError, match=rf"no encoder '{name}' .*give a Hub id"):
+            new_model(name, {}, seed=0)
+        with pytest.raises(ModelFolderError, match=rf"no encoder '{name}' .*give a Hub id"):
+            CrossEncoderReranker.from_encoder(name)
+
+
+def test_the_operating_system_and_this_package_keep_their_errors() -> None:
+    from hf_xmc.retrieval.folder import loading_encoder
+
+    for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), SettingsError("pooling is 'x'"), TypeError("x")):
+        with pytest.raises(type(error)) as found, loading_encoder("an/encoder"):
+            raise error
+        assert found.value is error
+    with pytest.raises(ModelFolderError, match=r"\(401 Client Error\)"), loading_encoder("an/encoder"):
+        raise OSError("401 Client Error\nlog in")
+
+
+def test_an_unknown_setting_of_a_model_lists_those_that_there_are(tiny_encoder: str) -> None:
+    from hf_xmc.inference.fitting.tagger import new_model
+
+    with pytest.raises(SettingsError, match=r"'projection_dimm'; there are .*projection_dim,"):
+        new_model(tiny_encoder, {}, seed=0, projection_dimm=3)

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from hf_xmc import TopK, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
+from hf_xmc import TopK, XMCDualEncoderModel, XMCPipeline, evaluate, load_xmc_dataset
 from hf_xmc.cli.main import app
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.inference.evaluation.predictions import write_predictions
 from hf_xmc.metrics import inverse_propensity, ranking_metrics
 
@@ -113,3 +114,12 @@ def test_the_index_of_other_labels_is_refused(tiny_encoder: str, toy: Path, tmp_
     model = XMCDualEncoderModel.from_encoder(tiny_encoder)
     XMCPipeline.build(model, labels.select(range(len(labels) - 1, -1, -1))).save_pretrained(tmp_path / "run")
     invoke(tmp_path / "run", "--dataset", toy, code=1)
+
+
+def test_both_systems_are_found_before_anything_is_encoded(
+    tiny_encoder: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tagger = XMCPipeline.build(XMCDualEncoderModel.from_encoder(tiny_encoder), load_xmc_dataset(toy).labels)
+    monkeypatch.setattr(tagger.model, "encode_queries", lambda *_, **__: pytest.fail("it encoded first"))
+    with pytest.raises(ModelFolderError, match="no such folder"):
+        evaluate(tagger, toy, output_dir=tmp_path / "out", against=tmp_path / "nowhere")

@@ -23,9 +23,10 @@ from hf_xmc import (
     train_tagger,
 )
 from hf_xmc.cli.main import app
-from hf_xmc.errors import ModelFolderError
+from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.hub import save_parts, write_model_card
 from hf_xmc.hub.folder import files_to_push, parts
+from hf_xmc.inference.reindexing import change_labels
 from tests.conftest import write_lines
 
 
@@ -227,3 +228,28 @@ def test_an_evaluation_into_the_folder_is_on_its_card(folder: Path, data: Path) 
     assert read(folder / "metrics.json")["metrics"] == found.metrics
     assert "On the test split" in (folder / "README.md").read_text()
     assert "report.html" not in files_to_push(folder)
+
+
+def test_what_cannot_be_loaded_is_one_clear_error(folder: Path, data: Path) -> None:
+    with pytest.raises(ModelFolderError, match=r"not a trained folder, without config.json; run hf-xmc train"):
+        XMCPipeline.from_pretrained(data)
+    config, weights, index = folder / "config.json", folder / "model.safetensors", folder / "index" / "index.json"
+    index.write_text("{")
+    with pytest.raises(ModelFolderError, match=r"hf-xmc index .*my model --dataset NAME"):
+        XMCPipeline.from_pretrained(folder)
+    weights.unlink()
+    with pytest.raises(ModelFolderError, match=r"the model cannot be read \(.*model.safetensors"):
+        XMCPipeline.from_pretrained(folder)
+    config.write_text("{")
+    with pytest.raises(ModelFolderError, match=r"the model cannot be read .*copy or download"):
+        XMCPipeline.from_pretrained(folder)
+
+
+def test_metrics_stay_if_no_label_has_changed(folder: Path) -> None:
+    metrics = (folder / "metrics.json").read_bytes()
+    assert change_labels(folder).removed == []
+    assert (folder / "metrics.json").read_bytes() == metrics
+    with pytest.raises(DataError, match=r"'nosuch' is not in the index; nothing was changed$"):
+        change_labels(folder, remove=["nosuch"])
+    assert (folder / "metrics.json").read_bytes() == metrics
+    assert change_labels(folder, remove=["red"]).removed == ["metrics.json"]

@@ -248,3 +248,9 @@ def test_texts_of_parquet_that_are_none(pipeline: XMCPipeline, tmp_path: Path) -
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), source)
     with pytest.raises(DataError, match="no rows"):
         predict_file(pipeline, source, tmp_path / "out.jsonl")
+
+
+def test_paths_may_be_strings(pipeline: XMCPipeline, tmp_path: Path) -> None:
+    write_input(tmp_path / "in.txt")
+    assert predict_file(pipeline, str(tmp_path / "in.txt"), str(tmp_path / "out.jsonl")) == 3
+    assert (tmp_path / "out.jsonl").is_file()

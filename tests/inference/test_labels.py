@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from hf_xmc import XMCDualEncoderModel, XMCPipeline
 from hf_xmc.cli.main import app
+from hf_xmc.errors import XMCError
+from hf_xmc.retrieval.catalogue import NotInIndex
 
 NEW = "a tall green stone"
 
@@ -84,3 +86,10 @@ def test_the_command(plain: XMCPipeline, tmp_path: Path) -> None:
     assert "'red' is not in the index" in run("--remove", "green", "--remove", "red")
     assert (folder / "labels.parquet").read_bytes() == before
     assert run().startswith("2 ")
+
+
+def test_a_label_that_is_not_there_is_an_error_to_act_on(plain: XMCPipeline) -> None:
+    with pytest.raises(NotInIndex) as found:
+        plain.remove_labels(["nn"])
+    assert isinstance(found.value, XMCError)
+    assert str(found.value) == "Label 'nn' is not in the index"

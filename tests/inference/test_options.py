@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hf_xmc import XMCPipeline
+from hf_xmc import XMCPipeline, evaluate, explain
 from hf_xmc.cli.main import app
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
@@ -70,3 +71,35 @@ def test_a_wrong_option_is_one_line(fitted: XMCPipeline, tmp_path: Path) -> None
         done = CliRunner().invoke(app, ["predict", str(tmp_path), "--text", TEXT, *options])
         assert isinstance(done.exception, SettingsError), (options, done.output)
         assert message in str(done.exception)
+
+
+def test_labels_are_allowed_and_forbidden_by_uid_or_id(plain: XMCPipeline) -> None:
+    ids = {uid: row for row, uid in enumerate(plain.index.labels["uid"][:])}
+    for some in (
+        ["red", "car"],
+        ("red", ids["car"]),
+        {"red", "car"},
+        np.array(["red", "car"]),
+        [ids["red"], ids["car"]],
+    ):
+        assert {tag["uid"] for tag in plain(TEXT, k=12, allowed=some)} == {"red", "car"}
+        assert {tag["uid"] for tag in plain(TEXT, k=12, forbidden=some)} == {*ids} - {"red", "car"}
+    mask = np.arange(12) == ids["car"]
+    assert plain.predict([TEXT], 1, allowed=mask).ids.tolist() == [[ids["car"]]]
+    with pytest.raises(SettingsError, match="'mauve' is not in the index"):
+        plain(TEXT, allowed=["mauve"])
+
+
+def test_no_labels_per_text_is_refused(plain: XMCPipeline, toy: Path, tmp_path: Path) -> None:
+    for call in (
+        lambda: plain(TEXT, k=0),
+        lambda: plain(TEXT, top_k=0),
+        lambda: plain.predict([TEXT], 0),
+        lambda: plain.predict([TEXT], top_k=0),
+        lambda: explain(plain, TEXT, k=0),
+        lambda: evaluate(plain, toy, k=0, output_dir=tmp_path),
+    ):
+        with pytest.raises(SettingsError, match="k is 0; it must be at least 1"):
+            call()
+    with pytest.raises(SettingsError, match="batch_size is 0"):
+        evaluate(plain, toy, batch_size=0, output_dir=tmp_path)

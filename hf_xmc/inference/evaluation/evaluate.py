@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.hierarchy import parents_of_table, read_parents
-from hf_xmc.errors import DataError
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.hub.card import write_model_card
 from hf_xmc.hub.folder import CONFIG
 from hf_xmc.hub.run import RUN, read_json, versions, write_json
@@ -99,12 +99,17 @@ def evaluate(
 
     Raises:
         DataError: the data set has no such split, or no queries in it; labels of the tagger are not those of the set.
+        SettingsError: k or batch_size is below 1.
+        ModelFolderError: no such system. Nothing is encoded then.
 
     Example:
 
         found = evaluate("outputs/demo/model", "sample", split="test")
         found.metrics["nDCG@5"]
     """
+    for name, number in {"k": k, "batch_size": batch_size}.items():
+        if number < 1:
+            raise SettingsError(f"{name} is {number}; it must be at least 1")
     data = as_dataset(dataset)
     if split not in data.queries:
         raise DataError(f"{data.name} has no split {split!r}", hint=f"it has {', '.join(data.queries)}")
@@ -112,8 +117,10 @@ def evaluate(
         raise DataError(f"the split {split!r} of {data.name} has no queries", hint="choose another split")
     parents = None if hierarchy is None else read_parents(Path(hierarchy), data.labels["uid"][:])
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
-    topk, confidence = predictions_of(system, data, split, k, batch_size)
-    other = None if against is None else predictions_of(against, data, split, k, batch_size)[0]
+    one = resolve(system, data, split)
+    second = None if against is None else resolve(against, data, split)  # a wrong name is found before any encoding
+    topk, confidence = predictions_of(one, data, split, k, batch_size, name_of(system))
+    other = None if second is None else predictions_of(second, data, split, k, batch_size, name_of(against))[0]
     if is_shallow(topk, data, split, k):
         logger.warning(f"There are {topk.k} predictions per query, fewer than k = {k} needs: metrics are too low.")
     ranked = baseline_predictions(data, split, k) if baselines else {}
@@ -138,21 +145,28 @@ def evaluate(
     return found
 
 
-def predictions_of(
-    system: AnyTagger, data: XMCDataset, split: str, k: int, batch_size: int
-) -> tuple[TopK, dict[str, Any] | None]:
-    """Predictions of a tagger, or those in a file; and the quality of its confidence, if it has one."""
+def resolve(system: AnyTagger, data: XMCDataset, split: str) -> XMCPipeline | TopK:
+    """A tagger that fits the data set, or the predictions in a file."""
     if not isinstance(system, XMCPipeline):
         path = Path(system)
         if (path / PREDICTIONS).is_file() and not (path / CONFIG).exists():
             path = path / PREDICTIONS  # the folder of an earlier evaluation
         if path.is_file() or path.suffix in (".parquet", ".jsonl"):
-            return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:]), None
+            return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:])
     tagger = as_tagger(system)
     check_labels(tagger.index, data, name_of(system))
+    return tagger
+
+
+def predictions_of(
+    tagger: XMCPipeline | TopK, data: XMCDataset, split: str, k: int, batch_size: int, name: str
+) -> tuple[TopK, dict[str, Any] | None]:
+    """Predictions of what `resolve` found, and the quality of its confidence, if it has one."""
+    if isinstance(tagger, TopK):
+        return tagger, None
     search: dict[str, Any] = {}
     if added := tagger.index.catalogue.num_rows - data.num_labels:
-        logger.warning(f"{added:,} labels were added to {name_of(system)} later; they are left out of the evaluation.")
+        logger.warning(f"{added:,} labels were added to {name} later; they are left out of the evaluation.")
         search = {"allowed": np.arange(data.num_labels)}
     confidence = tagger.confidence_for()
     if confidence is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from hf_xmc.errors import SettingsError
 from hf_xmc.inference.explain.explanations import Explanation, explain_text
 from hf_xmc.inference.explain.faithfulness import measure_explanation
 from hf_xmc.inference.loading import AnyDataset, AnyTagger, as_dataset, as_tagger
@@ -46,6 +47,9 @@ def explain(
         seed: seed for the measures.
         **options: `num_neighbours`, and options of the tagger for the labels that it predicts.
 
+    Raises:
+        SettingsError: k is below 1, an unknown method, or a label id outside the table.
+
     Returns:
         The explanations of all texts, in their order, best label first.
 
@@ -54,6 +58,8 @@ def explain(
         for found in explain("outputs/demo/model", "Aligns short reads to a reference genome", measure=True):
             print(found.label, found.words, found.faithfulness)
     """
+    if k < 1:
+        raise SettingsError(f"k is {k}; it must be at least 1")
     tagger = as_tagger(tagger)
     train = train_queries if dataset is None else as_dataset(dataset).queries["train"]
     found = [

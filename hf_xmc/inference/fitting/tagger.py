@@ -11,16 +11,21 @@ from transformers import AutoConfig, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.errors import SettingsError
 from hf_xmc.hub.folder import load_model, pipeline_parts, save_parts
 from hf_xmc.hub.run import RUN, describe_run, read_json
 from hf_xmc.inference.evaluation.evaluate import metrics_document, predict_split, score
 from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
+from hf_xmc.modeling.configuration_xmc import SETTINGS
+from hf_xmc.modeling.modeling_xmc import HUB_OPTIONS
+from hf_xmc.retrieval.folder import loading_encoder
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.trainer import XMCTrainer
 
 K = 5
+LOADING = ("attn_implementation", "label_encoder", *HUB_OPTIONS)  # of a model, in addition to its settings
 
 
 def train_tagger(
@@ -47,6 +52,10 @@ def train_tagger(
         callbacks: further callbacks for the trainer.
         peft_config: adapters to train in place of the whole encoder (peft's `LoraConfig`); they are merged when saved.
         **model_settings: fields of [`XMCDualEncoderConfig`], such as `projection_dim=256`, and `attn_implementation`.
+
+    Raises:
+        SettingsError: an unknown setting.
+        ModelFolderError: no such encoder, or one that transformers cannot load.
 
     Returns:
         The trained tagger; None on all processes but the first, if there are several.
@@ -113,13 +122,21 @@ def new_model(model_name_or_path: str, max_lengths: dict[str, int], seed: int, *
     Args:
         max_lengths: tokens of queries and labels that papers on the data set use, for a new model.
         seed: of weights that the checkpoint does not have.
-        **settings: fields of [`XMCDualEncoderConfig`].
+        **settings: fields of [`XMCDualEncoderConfig`], and how to load the encoder (`attn_implementation`, ...).
+
+    Raises:
+        SettingsError: an unknown setting.
+        ModelFolderError: no such encoder, or one that transformers cannot load.
     """
+    known = (*SETTINGS, *LOADING)
+    if unknown := sorted({*settings} - {*known}):
+        raise SettingsError(f"unknown setting {unknown[0]!r}", hint=f"there are {', '.join(known)}")
     set_seed(seed)  # new weights follow from it, in whichever way the model is made
-    if isinstance(AutoConfig.from_pretrained(model_name_or_path), XMCDualEncoderConfig):
-        return XMCDualEncoderModel.from_pretrained(model_name_or_path, dtype="float32", **settings)
     usual = {f"max_{side}_length": length for side, length in max_lengths.items()}
-    return XMCDualEncoderModel.from_encoder(model_name_or_path, **{**usual, **settings})
+    with loading_encoder(model_name_or_path):
+        if isinstance(AutoConfig.from_pretrained(model_name_or_path), XMCDualEncoderConfig):
+            return XMCDualEncoderModel.from_pretrained(model_name_or_path, dtype="float32", **settings)
+        return XMCDualEncoderModel.from_encoder(model_name_or_path, **{**usual, **settings})
 
 
 def last_checkpoint(args: XMCTrainingArguments, folder: Path) -> str | bool | None:
