@@ -104,7 +104,8 @@ def demo(
         print_tags(sentence, tags)
     title = f"{data.name}, {split} ({len(data.queries[split]):,} queries), per cent"
     print_metrics(title, {**systems, "this model": trained})
-    console.print(f"Trained in {seconds:.0f} s. Written: {output_dir / 'metrics.json'}, {folder}")
+    written = f"{output_dir / 'metrics.json'} (results of this run on {split}), {folder}"
+    console.print(f"Trained in {seconds:.0f} s. Written: {written}")
     print_next(
         predict_command(folder),
         f"hf-xmc calibrate {quoted(folder)} --dataset {quoted(dataset)}    # query memory, probabilities, label sets",

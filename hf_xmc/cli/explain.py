@@ -15,7 +15,11 @@ EXAMPLE = 'Example: hf-xmc explain outputs/demo/model --text "Aligns short reads
 def explain(
     run: Annotated[str, typer.Argument(help="Trained folder, or Hub repository.")],
     text: Annotated[list[str], typer.Option("--text", help="Text to explain; may be repeated.")],
-    k: Annotated[int, typer.Option("--k", help="Labels per text.", min=1)] = 3,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="Uid of a label to explain, in place of the predicted ones; may be repeated."),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", help="Labels per text, if none are named.", min=1)] = 3,
     method: Annotated[
         str, typer.Option("--method", help="Method: occlusion (leave words out) or gradient (needs captum).")
     ] = "occlusion",
@@ -41,7 +45,7 @@ def explain(
     if output is not None and output.suffix not in (".html", ".json"):
         raise typer.BadParameter(f"--output is {output}; name it .html or .json")
     found = explain_labels(
-        run, text, k, method=method, how=how, unit=unit, dataset=dataset, measure=measure, seed=seed
+        *(run, text, k, label or None), method=method, how=how, unit=unit, dataset=dataset, measure=measure, seed=seed
     )
     for one in found:
         print_explanation(one.text, one.label, one.score, [(word.text, word.attribution) for word in one.words])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.abc import InspectLoader
 from types import ModuleType
 from typing import Annotated
 
@@ -22,12 +23,19 @@ ORDER = (
 
 def commands() -> Iterator[tuple[str, ModuleType]]:
     """The commands, by name: each module of this folder that has an EXAMPLE and a function of its own name."""
-    names = [module.name for module in pkgutil.iter_modules(cli.__path__)]
+    names = [module.name for module in pkgutil.iter_modules(cli.__path__) if has_example(module)]
     for name in sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)):
-        if name != "main":
-            module = import_module(f"{cli.__name__}.{name}")
-            if hasattr(module, "EXAMPLE") and callable(getattr(module, name, None)):
-                yield name, module
+        module = import_module(f"{cli.__name__}.{name}")
+        if callable(getattr(module, name, None)):
+            yield name, module
+
+
+def has_example(module: pkgutil.ModuleInfo) -> bool:
+    """Whether the text of a module sets EXAMPLE. Others are not imported: some of them import torch, which takes
+    seconds, and `hf-xmc --help` does not."""
+    spec = module.module_finder.find_spec(module.name, None)
+    source = spec.loader.get_source(spec.name) if spec is not None and isinstance(spec.loader, InspectLoader) else None
+    return source is not None and "\nEXAMPLE = " in source
 
 
 app = typer.Typer(

@@ -54,13 +54,18 @@ def print_confidence(calibration: Mapping[str, float], sets: Mapping[str, Mappin
     shown = ", ".join(f"{name} {value:.4f}" for name, value in calibration.items())
     console.print(f"Calibration: {shown}", highlight=False)
     table = Table(title="Label sets", title_justify="left")
-    for name in ("", "level", "mean size", "true labels in it", "all true labels in it"):
-        table.add_column(name, justify="right" if name else "left")
+    measured = {
+        name: title
+        for name, title in (("share_covered", "true labels in it"), ("all_covered", "all true labels in it"))
+        if any(name in row for row in sets.values())
+    }
+    for title in ("", "level", "mean size", *measured.values()):
+        table.add_column(title, justify="right" if title else "left")
     for method, row in sets.items():
         if "error" in row:
-            table.add_row(method, f"{row['level']:.0%}", "not reachable", "", "")
+            table.add_row(method, f"{row['level']:.0%}", "not reachable")
         else:
-            covered = [f"{row[name]:.1%}" if name in row else "" for name in ("share_covered", "all_covered")]
+            covered = [f"{row[name]:.1%}" if name in row else "" for name in measured]
             table.add_row(method, f"{row['level']:.0%}", f"{row['mean_size']:.1f}", *covered)
     console.print(table)
     for method, row in sets.items():

@@ -20,7 +20,8 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from hf_xmc.data.files import file_fingerprint
+from hf_xmc import modeling
+from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.card import CARD, METRICS, write_model_card
 from hf_xmc.hub.run import RUN, read_json, write_json
@@ -198,10 +199,30 @@ def save_parts(
         if causes and not (part.survives_edits and causes <= {*edited}):
             gone += part.remove(folder)
             changed.add(part.name)
+    refresh_code(folder)
     (folder / PICKLED).unlink(missing_ok=True)
     if card:
         write_model_card(folder)
     return gone
+
+
+def refresh_code(folder: Path) -> None:
+    """Write this version's custom code into a folder that has that of an earlier one, or lacks modules of it.
+
+    A folder whose `auto_map` names other code, such as that of a Hub repository, is left alone.
+    """
+    package = Path(modeling.__file__).parent
+    references = (read_json(folder / CONFIG).get("auto_map") or {}).values()
+    names = {f"{str(reference).split('.')[0]}.py" for reference in references}
+    if not names <= {path.name for path in package.glob("*_xmc.py")}:
+        return
+    entries = {package / name for name in names}
+    modules = {*entries, *(Path(file) for entry in entries for file in get_relative_import_files(entry))}
+    for module in sorted(modules):
+        code, target = module.read_bytes(), folder / module.name
+        if not target.is_file() or target.read_bytes() != code:
+            with replacing(target) as temporary:
+                temporary.write_bytes(code)
 
 
 def pipeline_parts(pipeline: Any) -> dict[str, Any]:

@@ -13,13 +13,15 @@ from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.training.arguments import XMCTrainingArguments
 
-LIBRARIES = ("hf-xmc", "torch", "transformers", "datasets", "accelerate", "huggingface-hub", "faiss-cpu", "numpy")
+LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "huggingface-hub", "faiss-cpu", "numpy")
 RUN = "run.json"
 
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that results depend on."""
-    return {name: version(name) for name in LIBRARIES}
+    from hf_xmc import __version__  # of the code that runs, which the installed metadata may lag behind
+
+    return {"hf-xmc": __version__, **{name: version(name) for name in LIBRARIES}}
 
 
 def describe_run(

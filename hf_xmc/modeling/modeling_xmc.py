@@ -19,7 +19,7 @@ from .errors_xmc import ModelFolderError, SettingsError
 from .label_head_xmc import FIND_OPTIONS, LABEL_HEAD, LabelHead, find_label_head
 from .packing_xmc import encode, encode_texts, flatten, pack, packs, pad, positions_from
 from .pooling_xmc import pool
-from .tokens_xmc import as_list, end_token, load_tokenizer, tokenize
+from .tokens_xmc import as_list, end_token, load_tokenizer, save_tokenizer, tokenize
 from .towers_xmc import as_tower, check_dimensions, cut_lengths, load_towers
 
 Side = Literal["query", "label"]
@@ -159,7 +159,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         if not kwargs.get("is_main_process", True):
             return
         if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(save_directory)
+            save_tokenizer(self.tokenizer, save_directory)
         if self.label_head is not None:
             self.label_head.save(save_directory)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,16 @@ def load_tokenizer(name_or_folder: Any, **options: Any) -> PreTrainedTokenizerBa
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike[str]) -> None:
+    """Save a tokenizer without the truncation and padding of its last call, which would stay in `tokenizer.json`: the
+    same model gives the same file, whether it tokenised texts or read them from a cache."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # None for tokenizers that are not based on `tokenizers`
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    tokenizer.save_pretrained(folder)
 
 
 def as_list(texts: Sequence[str]) -> list[str]:

@@ -43,6 +43,13 @@ AT_LEAST_ONE = (
 )
 
 
+class Choices(list[str]):
+    """The names of the candidate rules. Deprecated names are accepted too, and are not listed in help and errors."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in aliases()
+
+
 @dataclass
 class XMCTrainingArguments(CandidateArguments):
     """[`~transformers.TrainingArguments`], and the settings of training over a label catalogue.
@@ -58,7 +65,7 @@ class XMCTrainingArguments(CandidateArguments):
         metadata={
             "help": "Which labels each query is compared with. "
             + " ".join(f"'{name}': {rule.description}." for name, rule in rules().items()),
-            "choices": [*rules(), *aliases()],
+            "choices": Choices(rules()),
         },
     )
     loss: str = field(

@@ -12,8 +12,9 @@ import torch
 from transformers import AutoModel
 from typer.testing import CliRunner
 
-from hf_xmc import LabelIndex, XMCDualEncoderModel, load_xmc_dataset
+from hf_xmc import LabelIndex, XMCDualEncoderModel, __version__, load_xmc_dataset
 from hf_xmc.cli.main import app, main
+from hf_xmc.cli.tables import print_confidence
 from hf_xmc.inference.evaluation.evaluate import predict_split
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
@@ -50,6 +51,7 @@ def test_train_writes_a_whole_folder(trained: Path, toy: Path) -> None:
     run = json.loads((trained / "run.json").read_text())
     assert run["arguments"]["learning_rate"] == 1e-3
     assert run["data"]["fingerprint"] == load_xmc_dataset(toy).fingerprint()
+    assert run["versions"]["hf-xmc"] == __version__
     assert run["versions"]["torch"] == torch.__version__ or run["versions"]["torch"] in torch.__version__
     assert str(trained) not in json.dumps(run)
     metrics = json.loads((trained / "metrics.json").read_text())
@@ -214,6 +216,8 @@ def test_demo_with_a_tiny_encoder(tiny_encoder: str, toy: Path, tmp_path: Path) 
     assert document["split"] == "test"
     assert document["train_seconds"] > 0
     assert "hf-xmc predict" in output
+    assert "results of this run on test" in " ".join(output.split())
+    assert json.loads((tmp_path / "model" / "metrics.json").read_text()) == document
     assert XMCPipeline.from_pretrained(tmp_path / "model")("a red car")
     assert "red" in (tmp_path / "model" / "README.md").read_text()
 
@@ -245,6 +249,9 @@ def test_errors_are_one_line_without_a_traceback(
     assert "no such folder" in stderr_of(capsys, "predict", "outputs/demo/modle", "--text", "x")
     assert "expected one of flat" in stderr_of(capsys, "index", trained, "--factory", "round")
     wrong = ("train", "--dataset", "sample", "--model_name_or_path", trained, "--output_dir", tmp_path / "x")
+    strategy = stderr_of(capsys, *wrong, "--label_strategy", "hardest")
+    assert "'mixed'" in strategy
+    assert "'hard'" not in strategy, "a deprecated name, which is accepted but not offered"
     assert "wrong_flag" in stderr_of(capsys, *wrong, "--wrong_flag", "1")
     assert "'mean', 'cls', 'last'" in stderr_of(capsys, *wrong, "--pooling", "max")
     assert "projection_dim" in stderr_of(capsys, *wrong, "--freeze_encoder", "true")
@@ -257,9 +264,20 @@ def test_texts_are_not_read_as_markup(trained: Path) -> None:
     assert "a [/i] b" in invoke("predict", trained, "--text", "a [/i] b")
 
 
-def test_version() -> None:
-    from hf_xmc import __version__
+def test_label_sets_have_no_empty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"level": 0.9, "mean_size": 3.2}
+    print_confidence({"ECE@1": 0.01}, {"fnr": row, "all": {"level": 0.9, "error": "too few queries"}})
+    text = capsys.readouterr().out
+    assert "mean size" in text
+    assert "not reachable" in text
+    assert "true labels" not in text
+    print_confidence({"ECE@1": 0.01}, {"fnr": {**row, "share_covered": 0.91}, "frequency": row})
+    text = capsys.readouterr().out
+    assert "91.0%" in text
+    assert "all true labels" not in " ".join(text.split())
 
+
+def test_version() -> None:
     assert invoke("--version").strip() == __version__
 
 

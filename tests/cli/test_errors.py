@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,9 @@ def test_an_unknown_setting_of_a_model_lists_those_that_there_are(tiny_encoder: 
 
     with pytest.raises(SettingsError, match=r"'projection_dimm'; there are .*projection_dim,"):
         new_model(tiny_encoder, {}, seed=0, projection_dimm=3)
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    script = "import sys, hf_xmc.cli.main; print({'torch', 'transformers', 'datasets'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()", "hf-xmc --help would take seconds"

@@ -115,6 +115,16 @@ def test_early_stopping_says_what_it_needs(tmp_path: Path) -> None:
     assert early_stopping(script, args) == []
 
 
+def test_a_deprecated_strategy_is_accepted_and_not_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    _, args = parsed(*NEEDED, "--label_strategy", "hard")
+    assert (args.label_strategy, args.negative_source) == ("mixed", "label_bank")
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    choices = capsys.readouterr().out.split("--label_strategy {")[1].split("}")[0]
+    assert "mixed" in choices
+    assert "hard" not in choices
+
+
 def test_lora_flags(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     script, _ = parsed(*NEEDED, "--lora_rank", "4", "--lora_dropout", "0.1", "--max_query_length", "16")

@@ -36,6 +36,9 @@ def test_a_seed_gives_the_same_run(tiny_encoder: str, toy: Path, tmp_path: Path)
     assert len(first[0]) == 3
     assert first[0] == again[0]
     assert all(torch.equal(first[1][name], again[1][name]) for name in first[1])
+    files = [(tmp_path / name / "tokenizer.json").read_text() for name in "ab"]
+    assert files[0] == files[1], "the tokens of the second run were in the cache"
+    assert json.loads(files[0])["truncation"] is None
     assert first[0][0] != other[0][0], "the projection follows from the seed"
     assert "label_projection.weight" not in first[1], "--share_projection"
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from hf_xmc import XMCPipeline
+from hf_xmc import XMCPipeline, modeling
 from hf_xmc.cli.main import app
 from hf_xmc.hub.card import is_generated
-from hf_xmc.hub.folder import files_to_push
+from hf_xmc.hub.folder import files_to_push, refresh_code
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -66,3 +67,34 @@ def test_the_next_change_brings_it_up_to_date(folder: Path, tmp_path: Path) -> N
     assert "confidence.json" in files_to_push(folder)
     tags = XMCPipeline.from_pretrained(folder)(expected["texts"][0], k=4)
     assert all("probability" in tag for tag in tags)
+
+
+def test_the_next_change_renews_the_custom_code(folder: Path, tmp_path: Path, python: str) -> None:
+    code = {path.name: path.read_text() for path in Path(modeling.__file__).parent.glob("*_xmc.py")}
+    for name in {*code} - {"errors_xmc.py"}:  # which 0.1.0 did not have
+        (folder / name).write_text("raise RuntimeError('an earlier version')\n")
+    (tmp_path / "new.txt").write_text("here\n")
+    done = CliRunner().invoke(app, ["labels", str(folder), "--add", str(tmp_path / "new.txt")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert {path.name: path.read_text() for path in folder.glob("*.py")} == code
+    assert {*code} <= {*files_to_push(folder)}
+    # Where hf_xmc is not imported, so that AutoModel needs the code in the folder.
+    script = (
+        "import sys; from transformers import AutoModel; "
+        f"model = AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True); "
+        "print('hf_xmc' in sys.modules, len(model.encode_queries(['a text'])))"
+    )
+    loaded = subprocess.run([python, "-c", script], capture_output=True, text=True)
+    assert loaded.stdout.split() == ["False", "1"], loaded.stderr
+
+
+def test_code_of_others_is_left_alone(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    for auto_map in (
+        {"AutoModel": "someone/repo--modeling_xmc.XMCDualEncoderModel"},
+        {"AutoModel": "mine.Model"},
+        None,
+    ):
+        (folder / "config.json").write_text(json.dumps({**config, "auto_map": auto_map}))
+        refresh_code(folder)
+        assert not [*folder.glob("*.py")]

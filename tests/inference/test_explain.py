@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from hf_xmc import XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
+from hf_xmc.errors import SettingsError
 from hf_xmc.inference.explain.attribution import cut, integrated_gradients, occlusion, units
 from hf_xmc.inference.explain.explain import explain
 from hf_xmc.inference.explain.faithfulness import deletions, measure_explanation, noise
@@ -124,6 +125,10 @@ def test_an_explanation_of_each_label(fitted: XMCPipeline, toy: Path, method: st
 
 def test_labels_of_choice_and_what_cannot_be(fitted: XMCPipeline, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.id for one in explain(fitted, "a red car", label_ids=[7, 1])] == [7, 1]
+    uids = fitted.index.labels["uid"][:]
+    assert [one.id for one in explain(fitted, "a red car", label_ids=[uids[7], 1])] == [7, 1]
+    with pytest.raises(SettingsError, match="'nowhere' is not in the index"):
+        explain(fitted, "a red car", label_ids=["nowhere"])
     assert explain(fitted, "...", label_ids=[7])[0].words == []
     assert explain(fitted, "a red car", threshold=2.0) == []
     with pytest.raises(ValueError, match="outside the label table"):
@@ -187,6 +192,10 @@ def test_the_command(fitted: XMCPipeline, toy: Path, tmp_path: Path) -> None:
         assert "red" in done.output
     assert "similar training texts" in (tmp_path / "why.html").read_text()
     assert len(json.loads((tmp_path / "why.json").read_text())) == 2
+    uids = [fitted.index.labels["uid"][id_] for id_ in (7, 1, 4)]
+    named = [word for uid in uids for word in ("--label", uid)]
+    CliRunner().invoke(app, [*args, *named], catch_exceptions=False)
+    assert [one["uid"] for one in json.loads((tmp_path / "why.json").read_text())] == uids
 
 
 def test_measures_are_reachable(fitted: XMCPipeline, tmp_path: Path) -> None:

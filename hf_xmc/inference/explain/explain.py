@@ -9,16 +9,18 @@ from typing import Any
 from datasets import Dataset
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.inference import labels as changes
 from hf_xmc.inference.explain.explanations import Explanation, explain_text
 from hf_xmc.inference.explain.faithfulness import measure_explanation
 from hf_xmc.inference.loading import AnyDataset, AnyTagger, as_dataset, as_tagger
+from hf_xmc.retrieval.index import LabelIndex
 
 
 def explain(
     tagger: AnyTagger,
     texts: str | Sequence[str],
     k: int = 3,
-    label_ids: Sequence[int] | None = None,
+    label_ids: Sequence[str | int] | None = None,
     method: str = "occlusion",
     how: str = "delete",
     unit: str = "word",
@@ -35,8 +37,8 @@ def explain(
     Args:
         tagger: a tagger, or its folder or Hub repository.
         texts: one text, or several.
-        k: labels per text.
-        label_ids: explain these labels, rather than the predicted ones.
+        k: labels per text, if none are named.
+        label_ids: explain these labels, by uid (strings) or id (numbers), rather than the predicted ones.
         method: `"occlusion"`, the score minus the score without the word; or `"gradient"`, integrated gradients, which
             need captum.
         how: occlusion deletes words (`"delete"`) or replaces them by the mask token (`"mask"`).
@@ -61,11 +63,12 @@ def explain(
     if k < 1:
         raise SettingsError(f"k is {k}; it must be at least 1")
     tagger = as_tagger(tagger)
+    ids = None if label_ids is None else with_ids(tagger.index, label_ids)
     train = train_queries if dataset is None else as_dataset(dataset).queries["train"]
     found = [
         one
         for text in ([texts] if isinstance(texts, str) else texts)
-        for one in explain_text(tagger, text, k, label_ids, method, how, unit, train_queries=train, **options)
+        for one in explain_text(tagger, text, k, ids, method, how, unit, train_queries=train, **options)
     ]
     if not measure:
         return found
@@ -73,3 +76,17 @@ def explain(
         replace(one, faithfulness=measure_explanation(tagger.model, one, seed=seed)) if one.words else one
         for one in found
     ]
+
+
+def with_ids(index: LabelIndex, labels: Sequence[str | int]) -> list[int]:
+    """The ids of labels that are given by uid (strings) or id (numbers), in their order.
+
+    Raises:
+        SettingsError: a uid that is not in the index.
+    """
+    named = [label for label in labels if isinstance(label, str)]
+    try:
+        rows = dict(zip(named, changes.label_ids(index, named).tolist(), strict=True))
+    except KeyError as error:
+        raise SettingsError(str(error.args[0]).rstrip("."), hint="give the uid of a label of the tagger") from error
+    return [rows[label] if isinstance(label, str) else int(label) for label in labels]
