@@ -21,7 +21,7 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from hf_xmc import XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
-from hf_xmc.cli.packaged import packaged_encoder
+from hf_xmc.modeling.packaged import packaged_encoder
 
 STEPS, QUERIES = 6, 128
 SETTINGS: dict[str, dict[str, Any]] = {

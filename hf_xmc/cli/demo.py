@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_xmc.cli.packaged import NAME, packaged_encoder
 from hf_xmc.cli.tables import console, predict_command, print_metrics, print_next, print_tags, quoted
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ def demo(
     ] = -1,
 ) -> None:
     """Train on the bundled sample, measure against simple baselines, tag three sentences."""
+    from hf_xmc.modeling.packaged import NAME, packaged_encoder
+
     encoder = model_name_or_path or packaged_encoder()
 
     from transformers.utils import logging

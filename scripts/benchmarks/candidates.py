@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
-from hf_xmc.cli.packaged import packaged_encoder
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.hub.run import versions, write_json
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
 from hf_xmc.modeling.modeling_xmc import Side
+from hf_xmc.modeling.packaged import packaged_encoder
 from hf_xmc.retrieval.search import exact_search
 
 MEASURES = ("P@1", "P@5", "PSP@5")

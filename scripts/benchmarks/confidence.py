@@ -22,13 +22,13 @@ from rich.console import Console
 
 from hf_xmc import LabelIndex, XMCDataset, XMCDualEncoderModel, XMCPipeline, XMCTrainer, XMCTrainingArguments
 from hf_xmc import load_xmc_dataset as load
-from hf_xmc.cli.packaged import packaged_encoder
 from hf_xmc.cli.tables import print_confidence, print_metrics
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.hub.run import versions
 from hf_xmc.inference.evaluation.confidence import measure_confidence
 from hf_xmc.inference.fitting.confidence import Fit, fit_from_embeddings, some
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
+from hf_xmc.modeling.packaged import packaged_encoder
 from hf_xmc.types import TopK
 
 SETS = ("biotools_edam", "bible_xref", "yso_finna_en", "eurlex57k_256w")

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from hf_xmc import Positives, XMCDataset, XMCDualEncoderModel, load_xmc_dataset
-from hf_xmc.cli.packaged import packaged_encoder
 from hf_xmc.hub.run import versions, write_json
 from hf_xmc.modeling.modeling_xmc import Side
+from hf_xmc.modeling.packaged import packaged_encoder
 from hf_xmc.sampling.clustered_batches import ClusteredBatchSampler
 from hf_xmc.sampling.clusters import METHODS
 

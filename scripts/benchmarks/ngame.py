@@ -32,12 +32,12 @@ from rich.table import Table
 from torch import Tensor
 
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
-from hf_xmc.cli.packaged import packaged_encoder
 from hf_xmc.hub.run import versions, write_json
 from hf_xmc.inference.evaluation.evaluate import label_weights, score
 from hf_xmc.inference.fitting.confidence import halves
 from hf_xmc.metrics import search_depth
 from hf_xmc.modeling import LabelHead
+from hf_xmc.modeling.packaged import packaged_encoder
 from hf_xmc.retrieval.head_fusion import fit_fusion
 from hf_xmc.retrieval.search import exact_search
 

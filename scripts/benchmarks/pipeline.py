@@ -33,9 +33,9 @@ from rich.table import Table
 from transformers import AutoModel
 
 from hf_xmc import XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
-from hf_xmc.cli.packaged import packaged_encoder
 from hf_xmc.hub.run import write_json
 from hf_xmc.inference.batch import predict_file
+from hf_xmc.modeling.packaged import packaged_encoder
 
 BATCH_SIZES = (8, 16, 32, 64, 128)
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModel, TrainerCallback
 
 from hf_xmc import XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments
-from hf_xmc.cli.packaged import packaged_encoder
+from hf_xmc.modeling.packaged import packaged_encoder
 from hf_xmc.modeling.packing_xmc import chunks_of, flatten, pad
 
 CLOCK = time.perf_counter  # process_time with --cpu_time

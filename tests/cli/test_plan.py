@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_xmc.cli.packaged import packaged_encoder
 from hf_xmc.cli.plan import plan_from, read_bytes
+from hf_xmc.modeling.packaged import packaged_encoder
 
 ROOT = Path(__file__).parents[2]
 

@@ -210,7 +210,7 @@ def test_loads_as_custom_code_where_hf_xmc_is_not_imported(tiny_encoder: str, tm
 
 @pytest.mark.real_model
 def test_packaged_encoder_gives_its_known_geometry() -> None:
-    from hf_xmc.cli.packaged import packaged_encoder
+    from hf_xmc.modeling.packaged import packaged_encoder
 
     model = XMCDualEncoderModel.from_encoder(packaged_encoder())
     a, b, c = model.encode_queries(

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 
 from hf_xmc import XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments
-from hf_xmc.cli.packaged import packaged_encoder
+from hf_xmc.modeling.packaged import packaged_encoder
 
 NUM_LABELS, NUM_QUERIES, STEPS = 1_000_000, 256, 3
 

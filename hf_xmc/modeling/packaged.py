@@ -31,3 +31,8 @@ def packaged_encoder() -> str:
         raise OSError(f"{folder} holds weights with sha256 {found}, expected {SHA256}; install the package again.")
     os.environ["HF_HUB_OFFLINE"] = "1"
     return str(folder)
+
+
+def default_encoder() -> str:
+    """The encoder to use where none is named: the packaged one if it is installed, else its name on the Hub."""
+    return packaged_encoder() if find_spec(PACKAGE) is not None else NAME
