@@ -26,7 +26,7 @@ from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.card import CARD, METRICS, write_model_card
 from hf_xmc.hub.run import RUN, read_json, write_json
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
+from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
@@ -98,7 +98,7 @@ class Part:
         """A hash of its files. Of `config.json` only the settings that embeddings depend on: transformers rewrites
         others, such as its own version."""
         found = [
-            repr([read_json(folder / CONFIG).get(key) for key in EMBEDDING_SETTINGS])
+            repr([read_json(folder / CONFIG).get(key) for key in (*EMBEDDING_SETTINGS, *STATIC_SETTINGS)])
             if name == CONFIG
             else f"{name} {file_fingerprint(folder / name)}"
             for name in self.files_in(folder)

@@ -72,6 +72,8 @@ def check_dimensions(config: XMCDualEncoderConfig) -> None:
 
 def cut_lengths(config: XMCDualEncoderConfig) -> None:
     """Reduce the maximum lengths to the number of positions of the towers."""
+    if config.encoder_config is None:
+        return
     for side, tower in (("query", config.encoder_config), ("label", config.label_encoder_config)):
         tower = tower or config.encoder_config
         positions = getattr(tower, "max_position_embeddings", None)

@@ -31,10 +31,10 @@ CHOICES = {
     "train_sampling_strategy": SAMPLING_STRATEGIES,
     "cluster_method": CLUSTER_METHODS,
 }
-SHARES = ("label_random_share", "label_head_loss_weight")
+SHARES = ("label_random_share", "label_head_loss_weight", "static_dropout")
 NOT_NEGATIVE = (
     *("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin"),
-    *("learning_rate", "num_train_epochs", "weight_decay"),
+    *("learning_rate", "num_train_epochs", "weight_decay", "static_learning_rate"),
 )
 AT_LEAST_ONE = (
     *("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives", "num_positives"),
@@ -137,6 +137,14 @@ class XMCTrainingArguments(CandidateArguments):
             "help": "Learning rate of the per-label vectors of a label head (row-wise Adagrad, which takes larger "
             "rates than AdamW)."
         },
+    )
+    static_learning_rate: float = field(
+        default=0.02,
+        metadata={"help": "Learning rate of the static tower of a model with static_dim (row-wise Adagrad)."},
+    )
+    static_dropout: float = field(
+        default=0.5,
+        metadata={"help": "Share of a query's words, word pairs and stems that the static tower does not see in training."},
     )
     projection_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the projections (default: learning_rate)."}

@@ -36,8 +36,9 @@ from hf_xmc.training.head_training import HeadTraining
 from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.label_vectors import LabelVectors
 from hf_xmc.training.optimizer import split_by_part
-from hf_xmc.training.preparation import frozen_parameters, prepare, token_key, token_keys
+from hf_xmc.training.preparation import frozen_parameters, prepare, token_keys, token_table
 from hf_xmc.training.query_batches import QueryBatches
+from hf_xmc.training.static_training import StaticTraining
 from hf_xmc.types import Positives
 
 logger = logging.get_logger(__name__)
@@ -92,6 +93,7 @@ class XMCTrainer(Trainer):
     # What `connect` makes.
     loss: Loss
     head: HeadTraining
+    static: StaticTraining | None
     encoder: TextEncoder
     rule: Any
     evaluator: Evaluator
@@ -127,9 +129,7 @@ class XMCTrainer(Trainer):
         model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
         self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
         self.label_uids = label_dataset["uid"][:] if "uid" in label_dataset.column_names else None
-        self.label_tokens = TokenTable.build(
-            label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
-        )
+        self.label_tokens = token_table(model, label_dataset, "label")
         if train_dataset is not None:
             train_dataset = self.tokenize(model, train_dataset, train_ignored)
         if isinstance(eval_dataset, dict):
@@ -169,9 +169,7 @@ class XMCTrainer(Trainer):
         """Tokenize a split once, and check its positives against the label table."""
         if isinstance(queries, TokenizedQueries):
             return queries
-        tokenized = TokenizedQueries(
-            queries, lambda texts: model.tokenize(texts, "query"), ignored, token_key(model, "query")
-        )
+        tokenized = TokenizedQueries(queries, lambda queries: token_table(model, queries, "query"), ignored)
         tokenized.positives.validate(len(self.label_tokens))
         return tokenized
 
@@ -185,7 +183,11 @@ class XMCTrainer(Trainer):
         if split is not None and model.config.label_head is not None:
             counts = torch.from_numpy(split.positives.label_counts(self.num_labels)).to(torch.int32)
         self.head = HeadTraining(model, self.args, self.ranks, counts, self.label_uids)
-        self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables, self.head.vectors)
+        tower = plain_model(model).static_tower
+        self.static = None if tower is None else StaticTraining(tower, self.args, self.ranks)
+        self.encoder = TextEncoder(
+            model, self.args, self.label_tokens, self.kept_tables, self.head.vectors, self.static
+        )
         self.rule = rule_named(self.args.label_strategy).make(self.args, self.encoder, self.ranks, split)
         self.evaluator = Evaluator(self.encoder, self.loss, self.ranks)
 
@@ -246,6 +248,8 @@ class XMCTrainer(Trainer):
                 done = True
                 return output
             finally:
+                if done and self.static is not None:
+                    self.static.tower.round_to_half()  # as it is saved
                 if done or self.ranks.group is None:  # the other processes may be anywhere, and would not answer
                     self.head.give()
                 self.head.moving = False
@@ -265,6 +269,10 @@ class XMCTrainer(Trainer):
 
     def begin_training(self) -> None:
         """Called when the model is ready: start what is trained alongside it, or load that from a checkpoint."""
+        if self.static is not None and self.resumed_from is None:
+            self.static.begin([self.train_dataset.tokens.features, self.label_tokens.features])
+        elif self.static is not None and self.resumed_from is not None:
+            self.static.load(self.resumed_from)
         if self.resumed_from is None:
             self.head.begin(self.encoder.texts_without_gradients)
             return
@@ -303,6 +311,8 @@ class XMCTrainer(Trainer):
     def new_step(self, batches: list[Any]) -> LabelStep:
         """One optimizer step over these micro-batches."""
         tokens, number = self.train_dataset.tokens, self.state.global_step
+        if self.static is not None:
+            self.static.number = number
         return LabelStep(batches, tokens, self.encoder, self.loss, self.rule, self.ranks, self.num_labels, number)
 
     def compute_loss(
@@ -331,10 +341,13 @@ class XMCTrainer(Trainer):
                 sum_gradients(self.model, self.ranks)
         return loss
 
-    def move_head(self) -> None:
-        """Called when the optimizer moves the weights: move the per-label vectors too."""
+    def move_tables(self) -> None:
+        """Called when the optimizer moves the weights: move the per-label vectors and the static tower too."""
         scaler = getattr(self.accelerator, "scaler", None)
-        self.head.step(self.optimizer, self.state.global_step, 1.0 if scaler is None else scaler.get_scale())
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        self.head.step(self.optimizer, self.state.global_step, scale)
+        if self.static is not None:
+            self.static.step(self.optimizer, scale)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """As in `Trainer`, for the queries of a batch; the labels of a step are not counted."""
@@ -405,6 +418,8 @@ class XMCTrainer(Trainer):
             if not self.args.save_only_model:
                 self.head.save_state(folder, self.args.should_save)
                 if self.args.should_save:
+                    if self.static is not None:
+                        self.static.save_state(folder)
                     self.rule.save(folder)
                     self.query_batches.save(folder)
         if self.args.push_to_hub:
