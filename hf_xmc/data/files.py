@@ -114,9 +114,17 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
 def open_text(path: Path, encoding: str | None) -> IO[str]:
     """Open for reading. Only line feeds end a line, because texts may contain other line separators."""
     with open_bytes(path) as file:
-        start = file.read(4)
-    found = next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), encoding or "utf-8")
+        found = byte_order_mark(file.read(4)) or encoding or "utf-8"
     return io.TextIOWrapper(open_bytes(path), encoding=found, newline="\n")
+
+
+def byte_order_mark(start: bytes) -> str | None:
+    """The encoding that the first four bytes of a file state, if they do.
+
+    >>> byte_order_mark(b"\\xff\\xfea\\0"), byte_order_mark(b"text")
+    ('utf-16', None)
+    """
+    return next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), None)
 
 
 def open_bytes(path: Path) -> Any:

@@ -1,31 +1,72 @@
-"""The rows of `.csv`, `.tsv` and `.parquet` files as dicts, with their line number."""
+"""The rows of `.csv`, `.tsv`, `.xlsx`, `.jsonl`, `.json` and `.parquet` files as dicts, with their line number.
+
+Text tables are read as spreadsheet programs write them: separated by commas, semicolons, tabs or bars, with or
+without a byte order mark, in UTF-8 or, where a file is not UTF-8, in the code page of Western Europe (cp1252).
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_xmc.data.files import MAX_LINE, lines, plain_suffix
+from hf_xmc.data.files import BROKEN, MAX_LINE, byte_order_mark, json_lines, lines, open_bytes, plain_suffix, read_json
+from hf_xmc.data.spreadsheets import spreadsheet_rows
 from hf_xmc.errors import DataError, Problems
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
+TEXT_TABLES = (".csv", ".tsv", ".tab")
+SPREADSHEETS = (".xlsx", ".xlsm")
+JSON = (".jsonl", ".ndjson", ".json")
+TABLES = (*TEXT_TABLES, *SPREADSHEETS, *JSON, ".parquet")
+DELIMITERS = (",", ";", "\t", "|")
+FALLBACK = "cp1252"  # what spreadsheet programs write where they do not write UTF-8
+PROBE = 100  # lines that decide which character separates the cells
+KEYS = 1000  # rows of a JSON file that decide which columns it has
+
+
+class Dialect(NamedTuple):
+    """How a text table is written: the character between two cells, and the encoding (None for UTF-8)."""
+
+    delimiter: str
+    encoding: str | None
+
+    def __str__(self) -> str:
+        names = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+        code = f", not UTF-8: read as {self.encoding}" if self.encoding == FALLBACK else ""
+        return f"cells separated by {names.get(self.delimiter, self.delimiter)}{code}"
 
 
 def rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
-    """The rows of a table as dicts, with their line (in a Parquet file: their row, from 1)."""
-    if plain_suffix(path) == ".parquet":
+    """The rows of a table as dicts, with their line (in a Parquet file, a spreadsheet or a JSON list: their row)."""
+    suffix = plain_suffix(path)
+    if suffix == ".parquet":
         yield from parquet_rows(path)
-        return
+    elif suffix in JSON:
+        yield from json_rows(path, encoding, problems)
+    elif suffix in SPREADSHEETS:
+        yield from as_dicts(spreadsheet_cells(path), path, problems, ragged=True)
+    else:
+        yield from as_dicts(csv_cells(path, encoding, problems), path, problems)
+
+
+def as_dicts(table: Iterator[tuple[int, list[str]]], path: Path, problems: Problems, ragged: bool = False) -> Rows:
+    """Rows of cells as dicts, by the names in the first row. `ragged`: rows may end before the header does."""
     header: list[str] = []
-    for line, cells in csv_cells(path, encoding, problems):
+    for line, cells in table:
         if not header:
             header = unique(cells)
-        elif len(cells) != len(header):
+            continue
+        if ragged:
+            cells = cells + [""] * (len(header) - len(cells))
+        if len(cells) != len(header):
             found = f"the row has {len(cells)} cells, and the header {len(header)}"
             bad = DataError(found, path, line, "put texts with separators in quotes")
             problems.error("unreadable rows", bad, "the row was left out")
@@ -35,13 +76,19 @@ def rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
 
 def header_of(path: Path, encoding: str | None) -> list[str]:
     """The column names."""
-    if plain_suffix(path) == ".parquet":
+    suffix = plain_suffix(path)
+    if suffix == ".parquet":
         try:
             return pq.read_schema(path).names
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"cannot be read as Parquet ({error!s:.200})", path, hint="is the file complete?"
             ) from error
+    if suffix in JSON:
+        some = islice(json_rows(path, encoding, Problems(stop=False)), KEYS)
+        return list(dict.fromkeys(name for _, record in some for name in record))
+    if suffix in SPREADSHEETS:
+        return unique(next(spreadsheet_cells(path), (1, []))[1])
     return next(csv_cells(path, encoding, Problems()), (1, []))[1]
 
 
@@ -56,14 +103,22 @@ def unique(header: list[str]) -> list[str]:
     return result
 
 
+def spreadsheet_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Row number and cells of each row of a spreadsheet; the first is the header."""
+    for place, (number, cells) in enumerate(spreadsheet_rows(path)):
+        yield number, [cell.strip() for cell in cells] if place == 0 else cells
+
+
 def csv_cells(path: Path, encoding: str | None, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     """Line and cells of each row that is not blank; the first is the header."""
     csv.field_size_limit(MAX_LINE)
-    source = (f"{line}\n" for _, line in lines(path, encoding))
-    reader = csv.reader(source, delimiter="\t" if plain_suffix(path) == ".tsv" else ",", strict=True)
+    found = dialect_of(path, encoding)
+    source = (f"{line}\n" for number, line in lines(path, found.encoding) if number > 1 or not names_separator(line))
+    skipped = names_separator(next(lines(path, found.encoding), (1, ""))[1])
+    reader = csv.reader(source, delimiter=found.delimiter, strict=True)
     first = True
     while True:
-        start = reader.line_num + 1
+        start = reader.line_num + 1 + skipped
         try:
             cells = next(reader)
         except StopIteration:
@@ -76,6 +131,95 @@ def csv_cells(path: Path, encoding: str | None, problems: Problems) -> Iterator[
         if any(cell.strip() for cell in cells):
             yield start, unique([cell.strip() for cell in cells]) if first else cells
             first = False
+
+
+def names_separator(line: str) -> bool:
+    """Whether a line is the one in which spreadsheet programs name the separator: `sep=;`."""
+    return line.strip().strip('"').lower().startswith("sep=") and len(line.strip().strip('"')) <= 5
+
+
+def dialect_of(path: Path, encoding: str | None) -> Dialect:
+    """How a text table is written. Of the separators that the header has, the one that splits most rows into as many
+    cells as the header; the usual one of the file's ending if several do."""
+    try:
+        status = path.stat()
+    except OSError:
+        return Dialect(usual_delimiter(path), encoding)  # whoever reads it says what is wrong
+    return probed(path, encoding, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def probed(path: Path, encoding: str | None, size: int, changed: int) -> Dialect:
+    """The dialect of a file of that size and time of change."""
+    if encoding is None and not decodes(path, "utf-8") and decodes(path, FALLBACK):
+        encoding = FALLBACK
+    try:
+        start = [line for _, line in islice(lines(path, encoding), PROBE + 1)]
+    except DataError:
+        return Dialect(usual_delimiter(path), encoding)
+    if start and names_separator(start[0]):
+        return Dialect(start[0].strip().strip('"')[4:] or "\t", encoding)
+    usual = usual_delimiter(path)
+    best = max(DELIMITERS, key=lambda mark: (split_evenly(start, mark), mark == usual))
+    return Dialect(best if split_evenly(start, best) > 0 else usual, encoding)
+
+
+def usual_delimiter(path: Path) -> str:
+    """The separator that the ending of a file stands for."""
+    return "," if plain_suffix(path) == ".csv" else "\t"
+
+
+def split_evenly(start: list[str], delimiter: str) -> float:
+    """The share of the first rows that have as many cells as the header, 0 if it is a single cell.
+
+    >>> split_evenly(["a;b", "1,5;2", "3;4,0"], ";"), split_evenly(["a;b", "1,5;2"], ",")
+    (1.0, 0.0)
+    """
+    try:
+        table = [row for row in csv.reader((f"{line}\n" for line in start), delimiter=delimiter) if row]
+    except csv.Error:  # a cell beyond any size
+        return 0.0
+    if len(table) > 2:
+        table = table[:-1]  # it may be the first half of a row
+    width = len(table[0]) if table else 0
+    return 0.0 if width < 2 else sum(len(row) == width for row in table) / len(table)
+
+
+def decodes(path: Path, encoding: str) -> bool:
+    """Whether a file has a byte order mark, or is in this encoding to its end. What cannot be read counts as such."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        with open_bytes(path) as file:
+            if byte_order_mark(file.read(4)):
+                return True
+        with open_bytes(path) as file:
+            while block := file.read(2**20):
+                decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    except BROKEN:
+        return True
+    return True
+
+
+def json_rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
+    """The objects of a JSON file: one per line, or all in one list."""
+    if plain_suffix(path) == ".json" and starts_a_list(path, encoding):
+        found = read_json(path, encoding)
+        for row, record in enumerate(found if isinstance(found, list) else [found], start=1):
+            if isinstance(record, dict):
+                yield row, record
+                continue
+            error = DataError(f"found {record!r:.60}", path, row, "expected a list of JSON objects")
+            problems.error("unreadable rows", error, "the row was left out")
+        return
+    yield from json_lines(path, problems, encoding)
+
+
+def starts_a_list(path: Path, encoding: str | None) -> bool:
+    """Whether the first character of a file begins a JSON list."""
+    return next((line.strip()[0] for _, line in lines(path, encoding) if line.strip()), "") == "["
 
 
 def parquet_rows(path: Path) -> Rows:
