@@ -100,7 +100,7 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\r\n")
     except UnicodeError as error:
         raise DataError(
-            f"not {encoding or 'UTF-8'} ({getattr(error, 'reason', error)})",
+            f"not {'UTF-8' if encoding in (None, 'utf-8') else encoding} ({getattr(error, 'reason', error)})",
             path,
             number + 1,
             "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ...)",
@@ -114,17 +114,9 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
 def open_text(path: Path, encoding: str | None) -> IO[str]:
     """Open for reading. Only line feeds end a line, because texts may contain other line separators."""
     with open_bytes(path) as file:
-        found = byte_order_mark(file.read(4)) or encoding or "utf-8"
+        start = file.read(4)
+    found = next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), encoding or "utf-8")
     return io.TextIOWrapper(open_bytes(path), encoding=found, newline="\n")
-
-
-def byte_order_mark(start: bytes) -> str | None:
-    """The encoding that the first four bytes of a file state, if they do.
-
-    >>> byte_order_mark(b"\\xff\\xfea\\0"), byte_order_mark(b"text")
-    ('utf-16', None)
-    """
-    return next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), None)
 
 
 def open_bytes(path: Path) -> Any:

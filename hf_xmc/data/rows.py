@@ -6,18 +6,19 @@ without a byte order mark, in UTF-8 or, where a file is not UTF-8, in the code p
 
 from __future__ import annotations
 
-import codecs
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_xmc.data.files import BROKEN, MAX_LINE, byte_order_mark, json_lines, lines, open_bytes, plain_suffix, read_json
+from hf_xmc.data.dialect import Dialect, dialect_of
+from hf_xmc.data.files import MAX_LINE, json_lines, lines, plain_suffix, read_json
 from hf_xmc.data.spreadsheets import spreadsheet_rows
 from hf_xmc.errors import DataError, Problems
 
@@ -26,22 +27,7 @@ TEXT_TABLES = (".csv", ".tsv", ".tab")
 SPREADSHEETS = (".xlsx", ".xlsm")
 JSON = (".jsonl", ".ndjson", ".json")
 TABLES = (*TEXT_TABLES, *SPREADSHEETS, *JSON, ".parquet")
-DELIMITERS = (",", ";", "\t", "|")
-FALLBACK = "cp1252"  # what spreadsheet programs write where they do not write UTF-8
-PROBE = 100  # lines that decide which character separates the cells
 KEYS = 1000  # rows of a JSON file that decide which columns it has
-
-
-class Dialect(NamedTuple):
-    """How a text table is written: the character between two cells, and the encoding (None for UTF-8)."""
-
-    delimiter: str
-    encoding: str | None
-
-    def __str__(self) -> str:
-        names = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-        code = f", not UTF-8: read as {self.encoding}" if self.encoding == FALLBACK else ""
-        return f"cells separated by {names.get(self.delimiter, self.delimiter)}{code}"
 
 
 def rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
@@ -112,7 +98,7 @@ def spreadsheet_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 def csv_cells(path: Path, encoding: str | None, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     """Line and cells of each row that is not blank; the first is the header."""
     csv.field_size_limit(MAX_LINE)
-    found = dialect_of(path, encoding)
+    found = how_written(path, encoding)
     source = (f"{line}\n" for number, line in lines(path, found.encoding) if number > 1 or not names_separator(line))
     skipped = names_separator(next(lines(path, found.encoding), (1, ""))[1])
     reader = csv.reader(source, delimiter=found.delimiter, strict=True)
@@ -138,69 +124,21 @@ def names_separator(line: str) -> bool:
     return line.strip().strip('"').lower().startswith("sep=") and len(line.strip().strip('"')) <= 5
 
 
-def dialect_of(path: Path, encoding: str | None) -> Dialect:
-    """How a text table is written. Of the separators that the header has, the one that splits most rows into as many
-    cells as the header; the usual one of the file's ending if several do."""
+def how_written(path: Path, encoding: str | None) -> Dialect:
+    """The dialect of a text table, which is found once per file; a first line `sep=;` states the separator."""
     try:
         status = path.stat()
     except OSError:
-        return Dialect(usual_delimiter(path), encoding)  # whoever reads it says what is wrong
+        return Dialect(encoding=encoding or "utf-8")  # whoever reads it says what is wrong
     return probed(path, encoding, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=32)
 def probed(path: Path, encoding: str | None, size: int, changed: int) -> Dialect:
     """The dialect of a file of that size and time of change."""
-    if encoding is None and not decodes(path, "utf-8") and decodes(path, FALLBACK):
-        encoding = FALLBACK
-    try:
-        start = [line for _, line in islice(lines(path, encoding), PROBE + 1)]
-    except DataError:
-        return Dialect(usual_delimiter(path), encoding)
-    if start and names_separator(start[0]):
-        return Dialect(start[0].strip().strip('"')[4:] or "\t", encoding)
-    usual = usual_delimiter(path)
-    best = max(DELIMITERS, key=lambda mark: (split_evenly(start, mark), mark == usual))
-    return Dialect(best if split_evenly(start, best) > 0 else usual, encoding)
-
-
-def usual_delimiter(path: Path) -> str:
-    """The separator that the ending of a file stands for."""
-    return "," if plain_suffix(path) == ".csv" else "\t"
-
-
-def split_evenly(start: list[str], delimiter: str) -> float:
-    """The share of the first rows that have as many cells as the header, 0 if it is a single cell.
-
-    >>> split_evenly(["a;b", "1,5;2", "3;4,0"], ";"), split_evenly(["a;b", "1,5;2"], ",")
-    (1.0, 0.0)
-    """
-    try:
-        table = [row for row in csv.reader((f"{line}\n" for line in start), delimiter=delimiter) if row]
-    except csv.Error:  # a cell beyond any size
-        return 0.0
-    if len(table) > 2:
-        table = table[:-1]  # it may be the first half of a row
-    width = len(table[0]) if table else 0
-    return 0.0 if width < 2 else sum(len(row) == width for row in table) / len(table)
-
-
-def decodes(path: Path, encoding: str) -> bool:
-    """Whether a file has a byte order mark, or is in this encoding to its end. What cannot be read counts as such."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    try:
-        with open_bytes(path) as file:
-            if byte_order_mark(file.read(4)):
-                return True
-        with open_bytes(path) as file:
-            while block := file.read(2**20):
-                decoder.decode(block)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    except BROKEN:
-        return True
-    return True
+    found = dialect_of(path, encoding)
+    first = next(lines(path, found.encoding), (1, ""))[1]
+    return replace(found, delimiter=first.strip('" ')[4:] or "\t") if names_separator(first) else found
 
 
 def json_rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
