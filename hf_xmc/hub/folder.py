@@ -321,7 +321,8 @@ def missing_files(folder: Path, present: Collection[str]) -> dict[str, str]:
     if read_json(folder / ABOUT).get("head_fingerprint") and LABEL_HEAD not in present:
         missing[LABEL_HEAD] = TRAIN
     missing |= {name: TRAIN for name in weight_files(folder) if name not in present}
-    if not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):
+    has_encoder = read_json(folder / CONFIG).get("encoder_config") is not None
+    if has_encoder and not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):
         missing["a tokenizer (tokenizer.json)"] = next(p.made_by for p in parts() if p.name == "tokenizer")
     return missing
 

@@ -28,8 +28,8 @@ SETTINGS = {
     "text) or classifier (NGAME's second stage, combined with the text's score by hf-xmc fuse).",
     "static_dim": "Add a static tower of this dimension: learned vectors of words, word pairs and stems, which read "
     "whole texts and know exact words. By default there is none.",
-    "static_buckets": "Number of vectors of the static tower, which words are hashed to.",
-    "static_weight": "Share of the static tower in a score; the rest is the encoder's (0 to 1).",
+    "static_buckets": "Number of different hashes of the static tower's words, word pairs and stems.",
+    "static_weight": "Share of the static tower in a score (0 to 1); the rest is the encoder's.",
 }
 # The settings that the embedding of a text depends on. Fingerprints are stored in folders, so the order is fixed.
 STATIC_SETTINGS = ("static_dim", "static_buckets", "static_weight")  # those of models with a static tower
@@ -58,9 +58,11 @@ class XMCDualEncoderConfig(PretrainedConfig):
             for texts alone.
         static_dim: dimension of a static tower beside the encoder; `None` for none. With a static tower and without
             an `encoder_config` the model has no transformer.
-        static_buckets: rows of the static tower's table.
+        static_buckets: number of different hashes of its features, at most 2^31.
         static_weight: share of the static tower in a score, from 0 to 1: embeddings are those of encoder and static
-            tower side by side, scaled so that a dot product is the weighted mean of both cosines.
+            tower side by side, scaled so that a dot product is the weighted mean of both cosines. Without an encoder
+            it has no meaning.
+        static_rows: number of features that have a vector. Training sets it.
     """
 
     model_type = "xmc_dual_encoder"
@@ -82,6 +84,7 @@ class XMCDualEncoderConfig(PretrainedConfig):
     static_dim: int | None = None
     static_buckets: int = 2**18
     static_weight: float = 0.5
+    static_rows: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.check()
@@ -128,10 +131,10 @@ class XMCDualEncoderConfig(PretrainedConfig):
         """
         if self.static_dim is None:
             return
-        if self.static_dim < 1 or self.static_buckets < 1:
-            raise SettingsError(
-                f"static_dim is {self.static_dim} and static_buckets {self.static_buckets}; both must be at least 1"
-            )
+        if self.static_dim < 1:
+            raise SettingsError(f"static_dim is {self.static_dim}; it must be at least 1, or None for no static tower")
+        if not 1 <= self.static_buckets <= 2**31:
+            raise SettingsError(f"static_buckets is {self.static_buckets}; it must be from 1 to 2^31")
         if not 0 < self.static_weight <= 1:
             raise SettingsError(f"static_weight is {self.static_weight}; it must be above 0, and at most 1")
         if not self.normalize:

@@ -17,13 +17,15 @@ from transformers.utils import ModelOutput
 from .configuration_xmc import SETTINGS, XMCDualEncoderConfig
 from .errors_xmc import ModelFolderError, SettingsError
 from .label_head_xmc import FIND_OPTIONS, LABEL_HEAD, LabelHead, find_label_head
+from .ngrams_xmc import Features
 from .packing_xmc import encode, encode_texts, flatten, pack, packs, pad, positions_from
 from .pooling_xmc import pool
 from .static_tower_xmc import StaticTower, compact
-from .tokens_xmc import as_list, end_token, load_tokenizer, save_tokenizer, tokenize
+from .tokens_xmc import Tokens, as_list, end_token, load_tokenizer, save_tokenizer, tokenize
 from .towers_xmc import as_tower, check_dimensions, cut_lengths, load_towers
 
 Side = Literal["query", "label"]
+Output = Literal["embeddings", "dense", "pooled"]
 HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
 
 
@@ -31,7 +33,7 @@ HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
 class XMCDualEncoderOutput(ModelOutput):
     """Args:
     embeddings: the embeddings to compare, `[B, D]`: pooled, projected and, by default, of unit length; with a static
-        tower its part as well. None if the model has one, and no features were given.
+        tower its part as well. None if the model has one, and its vectors were not given.
     pooled: the pooled hidden states before the projection, `[B, H]`; None without an encoder.
     dense: the encoder's part of the embeddings, before it is scaled by its share, `[B, H or projection_dim]`.
     """
@@ -93,7 +95,7 @@ class XMCDualEncoderModel(PreTrainedModel):
                 self.label_projection = nn.Linear(label_config.hidden_size, config.projection_dim, bias=False)
         self.static_tower: StaticTower | None = None
         if config.static_dim is not None:
-            self.static_tower = StaticTower(config.static_buckets, config.static_dim)
+            self.static_tower = StaticTower(config.static_dim, config.static_buckets, config.static_rows)
         self.post_init()
 
     @classmethod
@@ -158,8 +160,9 @@ class XMCDualEncoderModel(PreTrainedModel):
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found = model[0] if isinstance(model, tuple) else model
         hub = {key: kwargs[key] for key in (*HUB_OPTIONS, "subfolder") if key in kwargs}
-        # With the backbone's configuration, by which the class of the tokenizer is chosen.
-        if found.query_encoder is not None:
+        if found.static_tower is not None:
+            found.static_tower.table.requires_grad_(False)
+        if found.query_encoder is not None:  # by its configuration the class of the tokenizer is chosen
             found.tokenizer = load_tokenizer(pretrained_model_name_or_path, config=found.query_encoder.config, **hub)
         options = {key: kwargs[key] for key in FIND_OPTIONS if key in kwargs}
         asked = kwargs.get("label_head") is not None
@@ -188,24 +191,24 @@ class XMCDualEncoderModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         side: Side = "query",
         pooled: Tensor | None = None,
-        features: tuple[Tensor, Tensor] | None = None,
+        static: Tensor | None = None,
         **packed: Any,
     ) -> XMCDualEncoderOutput:
         """Embed tokens.
 
-        A model with a static tower needs the features of the texts as well, which only the texts tell: `encode_queries`
-        and `encode_labels` take those.
+        What a static tower makes of the texts is given to this method, since token ids do not tell their words:
+        `encode_queries` and `encode_labels` do so.
 
         Args:
             input_ids: token ids, `[B, T]`.
             attention_mask: 1 for tokens, 0 for padding, `[B, T]`; `None` if there is no padding.
             side: which tower and projection to use.
             pooled: pooled hidden states `[B, H]` computed earlier; the encoder is then skipped.
-            features: of the static tower, `ids` and `indptr` of [`StaticTower.forward`].
+            static: vectors of the same texts by the static tower, `[B, S]`.
             **packed: `position_ids`, `cu_seq_lens` and `max_length` of texts that `pack` has packed into a single row
                 of `input_ids`, for an encoder that `packs`.
         """
-        dense = static = None
+        dense = None
         if self.query_encoder is not None:
             if pooled is None:
                 batch = {"input_ids": input_ids, "attention_mask": attention_mask, **packed}
@@ -217,25 +220,37 @@ class XMCDualEncoderModel(PreTrainedModel):
             dense = pooled if projection is None else projection(pooled)  # [B, dense_dim]
             if self.config.normalize:
                 dense = nn.functional.normalize(dense.float(), dim=-1)
-        if self.static_tower is not None and features is not None:
-            static = self.static_tower(*features)
         complete = self.static_tower is None or static is not None
         embeddings = self.joined(dense, static) if complete else None
         return XMCDualEncoderOutput(embeddings=embeddings, pooled=pooled, dense=dense)
 
     def joined(self, dense: Tensor | None, static: Tensor | None) -> Tensor:
-        """The embeddings of texts, `[N, D]`, from those of the encoder and of the static tower, whichever there are."""
-        if static is None:
-            assert dense is not None
-            return dense
-        if dense is None:
-            return static
+        """The embeddings of texts, `[N, D]`, from those of the encoder and of the static tower, whichever there are: a
+        dot product is the mean of both cosines, of which the static one has `static_weight`."""
+        if dense is None or static is None:
+            found = static if dense is None else dense
+            assert found is not None
+            return found
         share = self.config.static_weight
-        return torch.cat([(1 - share) ** 0.5 * dense, share**0.5 * static.to(dense)], dim=1)
+        return torch.cat([(1 - share) ** 0.5 * dense.float(), share**0.5 * static.to(dense.device).float()], dim=1)
 
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
-        """Token ids of each text, with the side's prefix and `end_token`, truncated at the side's maximum length."""
+        """Token ids of each text, with the side's prefix and `end_token`, truncated at the side's maximum length.
+
+        For a static tower, which reads whole texts and no prefix, the list has an attribute `features`.
+        """
+        ids = self.token_ids(texts, side)
+        return ids if self.static_tower is None else Tokens(ids, self.static_tower.features(texts))
+
+    def token_ids(self, texts: Sequence[str], side: Side) -> list[list[int]]:
+        """What `tokenize` returns, without features."""
         return tokenize(self.tokenizer, texts, self.config, side)
+
+    def grow_static_tower(self, *tables: Features, least: int = 1, seed: int = 0) -> None:
+        """Give a vector to each feature of these texts that the static tower does not know (`StaticTower.grow`)."""
+        if self.static_tower is not None:
+            self.static_tower.grow(*tables, least=least, seed=seed)
+            self.config.static_rows = len(self.static_tower)
 
     def end_token(self) -> int | None:
         """The token that `tokenize` appends to each text in addition to those of the tokenizer, if any."""
@@ -243,7 +258,7 @@ class XMCDualEncoderModel(PreTrainedModel):
 
     def encode_queries(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Tensor:
         """Embeddings of queries in the given order, float32 on the CPU, `[N, D]`."""
-        return self.encode(as_list(texts), "query", batch_size, progress)
+        return self.encode_tokens(self.tokenize(as_list(texts), "query"), "query", batch_size, progress)
 
     def encode_labels(
         self,
@@ -257,19 +272,10 @@ class XMCDualEncoderModel(PreTrainedModel):
         With `label_ids`, their rows in the label table, `[N]`, a model with per-label vectors (`label_head`) includes
         them, as in an index. Without `label_ids`, and for labels without a vector, embeddings are those of the texts.
         """
-        embeddings = self.encode(as_list(texts), "label", batch_size, progress)
+        embeddings = self.encode_tokens(self.tokenize(as_list(texts), "label"), "label", batch_size, progress)
         if self.label_head is None or label_ids is None:
             return embeddings
         return self.label_head.embed(embeddings, torch.as_tensor(label_ids))
-
-    def encode(self, texts: list[str], side: Side, batch_size: int = 64, progress: bool = False) -> Tensor:
-        """Embeddings of texts of one side in the given order, float32 on the CPU, `[N, D]`."""
-        dense = static = None
-        if self.query_encoder is not None:
-            dense = self.encode_tokens(self.tokenize(texts, side), side, batch_size, progress, output="dense")
-        if self.static_tower is not None:
-            static = self.static_tower.encode(texts)
-        return self.joined(dense, static)
 
     @torch.no_grad()
     def encode_tokens(
@@ -278,22 +284,35 @@ class XMCDualEncoderModel(PreTrainedModel):
         side: Side,
         batch_size: int | None = 64,
         progress: bool = False,
-        output: Literal["dense", "pooled"] = "dense",
+        output: Output = "embeddings",
         rows: np.ndarray | None = None,
     ) -> Tensor:
-        """What the encoder makes of tokenised texts, their embeddings if there is no static tower, in the given order, without gradients, float32 on the CPU, `[N, D]`.
+        """Embeddings of tokenised texts in the given order, without gradients, float32 on the CPU, `[N, D]`.
 
         A batch has at most `batch_size` texts, of similar length, and as many tokens as suit the device.
 
         Args:
-            ids: token ids of each text, or a table with `lengths` and `take`.
+            ids: token ids of each text, or a table with `lengths` and `take`. A static tower needs `features` as well,
+                which what `tokenize` returns has.
+            output: what to return of each text; without a static tower, `"dense"` is the same as `"embeddings"`.
             rows: encode only these texts.
+
+        Raises:
+            SettingsError: the model has a static tower, and there are no `features`.
         """
+        static = None
+        if output == "embeddings" and self.static_tower is not None:
+            if getattr(ids, "features", None) is None:
+                raise SettingsError("the token ids come without the features that a static tower needs; use tokenize")
+            static = self.static_tower.embed(ids.features, rows).cpu()
+            output = "dense"
+        if self.query_encoder is None:
+            return self.joined(None, static)
         was_training = self.training
         self.eval()
         result = encode_texts(self, ids, side, batch_size, progress, output, rows)
         self.train(was_training)
-        return result
+        return self.joined(result, static)
 
     def batch(self, tokens: Tensor, lengths: Tensor, side: Side) -> dict[str, Any]:
         """The arguments of `forward`, on the model's device, for texts concatenated by `flatten`."""
@@ -319,7 +338,7 @@ class XMCDualEncoderModel(PreTrainedModel):
             raise SettingsError("this model has a static tower alone, and no encoder")
         return self.query_encoder if side == "query" or self.label_encoder is None else self.label_encoder
 
-    def width(self, side: Side, output: Literal["embeddings", "dense", "pooled"] = "embeddings") -> int:
+    def width(self, side: Side, output: Output = "embeddings") -> int:
         """Dimension of the output of a side."""
         config = self.config
         tower = config.encoder_config if side == "query" or config.share_encoders else config.label_encoder_config
@@ -353,6 +372,6 @@ class XMCDualEncoderModel(PreTrainedModel):
                 (nn.init.eye_ if square else nn.init.orthogonal_)(module.weight)
         elif isinstance(module, StaticTower):
             if not getattr(module.table, "_is_hf_initialized", False):
-                module.reset_parameters()
+                module.start()
         else:
             super()._init_weights(module)

@@ -38,7 +38,7 @@ NOT_NEGATIVE = (
 )
 AT_LEAST_ONE = (
     *("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives", "num_positives"),
-    *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs"),
+    *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs", "static_min_texts"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
 )
 
@@ -144,7 +144,17 @@ class XMCTrainingArguments(CandidateArguments):
     )
     static_dropout: float = field(
         default=0.5,
-        metadata={"help": "Share of a query's words, word pairs and stems that the static tower does not see in training."},
+        metadata={
+            "help": "Share of the words, word pairs and stems of each text that the static tower does not see in a "
+            "training step."
+        },
+    )
+    static_min_texts: int = field(
+        default=1,
+        metadata={
+            "help": "Number of training texts and labels that must have a word, word pair or stem, so that the static "
+            "tower learns it. 2 makes the model smaller where texts are long."
+        },
     )
     projection_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the projections (default: learning_rate)."}

@@ -54,4 +54,4 @@ class TrainerHooks(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.head.end(state.best_model_checkpoint if args.load_best_model_at_end else None)
+        self.trainer.end_training(state.best_model_checkpoint if args.load_best_model_at_end else None)

@@ -73,8 +73,14 @@ class TextEncoder:
 
     def queries(self, rows: Tensor, tokens: TokenTable) -> Tensor:
         """Embeddings of the queries `rows` of a table with gradients, `[B, D]`."""
-        static = None if self.static is None else self.static.queries(tokens.features, rows)
+        static = self.static_vectors(tokens, rows.cpu().numpy(), "query")
         return self.model.joined(self.dense_queries(rows, tokens), static)
+
+    def static_vectors(self, tokens: TokenTable, rows: np.ndarray | None, side: Side) -> Tensor | None:
+        """The static tower's part of the embeddings of texts (all for `None`), `[n, S]`; None without one."""
+        if self.static is None:
+            return None
+        return self.static.embed(tokens.features, np.arange(len(tokens)) if rows is None else rows, side)
 
     def dense_queries(self, rows: Tensor, tokens: TokenTable) -> Tensor | None:
         """The encoder's part of `queries`; None without an encoder."""
@@ -87,9 +93,9 @@ class TextEncoder:
     @property
     def trains_queries(self) -> bool:
         """Whether embeddings of queries come with gradients; not where a label head alone is trained."""
-        if self.static is not None:
+        if self.static is not None and self.static.trained:
             return True
-        parts = (None if self.args.freeze_encoder else self.model.tower("query"), self.model.query_projection)
+        parts = (None if self.args.freeze_encoder else self.model.query_encoder, self.model.query_projection)
         return any(p.requires_grad for part in parts if part is not None for p in part.parameters())
 
     def candidates(self, ids: Tensor | None = None) -> Tensor:
@@ -121,7 +127,7 @@ class TextEncoder:
 
     def labels(self, ids: Tensor | None = None) -> Tensor:
         """Embeddings of label texts (all for `None`) with gradients, `[C, D]`. A text that repeats is encoded once."""
-        static = None if self.static is None else self.static.labels(self.label_tokens.features, ids)
+        static = self.static_vectors(self.label_tokens, None if ids is None else ids.cpu().numpy(), "label")
         return self.model.joined(self.dense_labels(ids), static)
 
     def dense_labels(self, ids: Tensor | None) -> Tensor | None:
@@ -136,8 +142,8 @@ class TextEncoder:
         return embeddings if place is None else embeddings[torch.from_numpy(place).to(embeddings.device)]
 
     def encode(self, tokens: TokenTable, rows: np.ndarray, side: Side, caching: bool | None) -> Tensor:
-        """What the encoder makes of the texts `rows` of a table, with gradients, `[n, dense_dim]`: packed straight from the table, or
-        padded where the encoder cannot take packed texts."""
+        """What the encoder makes of the texts `rows` of a table, with gradients, `[n, dense_dim]`: packed straight
+        from the table, or padded where the encoder cannot take packed texts."""
 
         def encode_chunk(texts: np.ndarray) -> Tensor:
             batch = self.model.batch(*flatten(tokens, rows[texts]), side)
@@ -181,8 +187,8 @@ class TextEncoder:
             dense = self.model(pooled=pooled if rows is None else pooled[rows], side=side).dense.float().cpu()
         elif self.model.query_encoder is not None:
             dense = self.encode_table(tokens, side, "dense", rows)
-        static = None if self.static is None else self.static.table(tokens.features, rows)
-        return cast(Tensor, self.model.joined(dense, static))
+        static = self.static_vectors(tokens, rows, side)
+        return cast(Tensor, self.model.joined(dense, None if static is None else static.cpu()))
 
     def frozen(self, tokens: TokenTable, side: Side) -> Tensor:
         """Pooled states `[N, H]` of texts under a frozen encoder; those of the tables in `kept` are computed once."""

@@ -55,8 +55,8 @@ class Evaluator:
 
     def table(self, tokens: TokenTable, side: Side) -> Tensor:
         """Embeddings of all texts of a table without gradients, float32 on the CPU, `[N, D]`."""
-        no_encoder = self.encoder.model.query_encoder is None
-        if self.ranks.group is None or self.encoder.args.freeze_encoder or no_encoder:
+        quick = self.encoder.args.freeze_encoder or self.encoder.model.query_encoder is None
+        if self.ranks.group is None or quick:
             return self.encoder.table(tokens, side)
         own = np.arange(len(tokens))[part(len(tokens), self.ranks)]
         embeddings = self.encoder.table(tokens, side, own)

@@ -2,164 +2,179 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.losses.sharding import Shard
-from hf_xmc.modeling.static_tower_xmc import StaticTower, bags, inverse_document_frequency
+from hf_xmc.modeling.modeling_xmc import Side
+from hf_xmc.modeling.ngrams_xmc import Features, Taken
+from hf_xmc.modeling.static_tower_xmc import StaticTower, sums
 from hf_xmc.sampling.draws import LAST, random_keys
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.row_adagrad import update_rows
 
 STATE = "static_tower_optimizer.safetensors"
-TEXTS = 2**14  # texts that are embedded at a time where no gradients are needed
+SALT = {"query": 0, "label": 0x5EED}  # so that a query and a label of the same number lose different features
 
 
 class StaticTraining:
     """Trains a [`StaticTower`] alongside the weights of the Trainer, whose optimizer has no part in it.
 
-    A step reads the rows of its texts' features into a leaf, and moves them by row-wise Adagrad at
-    `static_learning_rate`, with the Trainer's schedule: a table of 2^18 rows costs no more than the rows that a batch
-    touches. Some features of each query are left out (`static_dropout`), chosen by a hash of seed, step, query and
-    feature, so that accumulation, processes and a restart give the same result. Labels are few words: they keep all.
+    A step moves the rows of the features that its texts have by row-wise Adagrad at `static_learning_rate`, with the
+    Trainer's schedule. No gradient of the whole table is ever made: texts remember what they are made of, and the
+    gradients of rows are summed from those of the texts when the step is over. All processes hold the whole table, and
+    move it alike.
+
+    In training each text loses some of its features (`static_dropout`), by a hash of seed, step, text and feature; so
+    that micro-batches, processes and a restart change nothing.
 
     Args:
         tower: the tower, whose table is changed in place.
-        args: `static_learning_rate`, `static_dropout`, `seed`.
-        ranks: the processes of the run, which all hold the whole table.
+        args: `static_learning_rate`, `static_dropout`, `disable_dropout`, `seed`.
+        ranks: the processes of the run.
+        trained: False leaves the tower as it is.
     """
 
-    def __init__(self, tower: StaticTower, args: XMCTrainingArguments, ranks: Shard) -> None:
+    def __init__(self, tower: StaticTower, args: XMCTrainingArguments, ranks: Shard, trained: bool = True) -> None:
         self.tower = tower
         self.args = args
         self.ranks = ranks
-        self.squares = torch.zeros(tower.buckets, device=args.device)
+        self.trained = trained and args.static_learning_rate > 0
+        self.squares = torch.zeros(len(tower), device=args.device)
         self.number = 0  # of the step that is under way
-        self.touched: list[tuple[Tensor, Tensor]] = []  # rows of this step [c], and their leaf [c, dim]
-        self.kept: dict[TokenTable, Bags] = {}  # the features of whole tables that every step needs
+        self.touched: list[Touched] = []
 
-    def begin(self, tables: Sequence[TokenTable]) -> None:
-        """Count how many of the training texts and labels have each feature. A tower that was trained before keeps its
-        weights, and gets those of the features that are new to it."""
-        counts = np.zeros(self.tower.buckets, np.int64)
-        for table in tables:
-            for start in range(0, len(table), TEXTS):
-                flat, _ = table.take(np.arange(start, min(start + TEXTS, len(table))))
-                counts += np.bincount(flat, minlength=len(counts))
-        found = torch.from_numpy(inverse_document_frequency(counts, sum(map(len, tables)))).to(self.tower.idf)
-        before = self.tower.idf
-        untrained = bool((before == 1).all())
-        self.tower.idf.copy_(found if untrained else torch.where(before > 0, before, found))
+    def begin(self) -> None:
+        """Start from the table as it is."""
         self.squares.zero_()
         self.touched = []
-        self.kept = {}
 
-    def queries(self, features: TokenTable, rows: Tensor) -> Tensor:
-        """Vectors of queries, `[B, dim]`, with gradients and dropout where gradients are enabled.
+    def embed(self, features: Features, rows: np.ndarray, side: Side) -> Tensor:
+        """Vectors of texts, float32 `[n, S]`. Where gradients are enabled, the features that were not dropped are
+        moved at the end of the step.
 
         Args:
-            features: of the split.
-            rows: of the queries in it, int64 `[B]`.
+            features: of a table of texts.
+            rows: of the texts in it, int `[n]`.
+            side: of the table.
         """
-        some = Bags.of(features, rows.cpu().numpy(), self.tower.table.device)
-        if not torch.is_grad_enabled():
-            return self.tower(some.ids, some.indptr)
-        weights = self.tower.idf[some.ids]
-        if self.args.static_dropout > 0:
-            text = rows.to(some.ids.device).repeat_interleave(some.indptr.diff())  # [n]
-            keys = random_keys(text, some.ids, self.args.seed, self.number)
-            weights = weights * (keys >= int(self.args.static_dropout * LAST))
-        return self.embed(some, weights)
+        if not (self.trained and torch.is_grad_enabled()):
+            return self.tower.embed(features, rows)
+        taken = features.take(rows)
+        bag = self.tower.bag(taken, self.kept(taken, side))
+        return normalize(Sum.apply(torch.ones((), requires_grad=True), self, *bag).float(), dim=-1)
 
-    def labels(self, features: TokenTable, ids: Tensor | None) -> Tensor:
-        """Vectors of labels (all for `None`), `[C, dim]`, with gradients where they are enabled."""
-        if ids is None:
-            if features not in self.kept:
-                rows = np.arange(len(features))
-                self.kept[features] = Bags.of(features, rows, self.tower.table.device)
-            some = self.kept[features]
-        else:
-            some = Bags.of(features, ids.cpu().numpy(), self.tower.table.device)
-        if not torch.is_grad_enabled():
-            return self.tower(some.ids, some.indptr)
-        return self.embed(some, self.tower.idf[some.ids])
+    def kept(self, taken: Taken, side: Side) -> np.ndarray | None:
+        """Which features of texts stay in this step, `[m]`."""
+        if self.args.static_dropout == 0 or self.args.disable_dropout:
+            return None
+        text = torch.from_numpy(np.repeat(taken.texts, np.diff(taken.indptr)))  # [m]
+        keys = random_keys(text, torch.from_numpy(taken.ids), self.args.seed + SALT[side], self.number)
+        return (keys >= int(self.args.static_dropout * LAST)).numpy()
 
-    def embed(self, some: Bags, weights: Tensor) -> Tensor:
-        """Weighted sums of rows that this step will move, of unit length."""
-        leaf = self.tower.table[some.rows].float().requires_grad_()
-        self.touched.append((some.rows, leaf))
-        return bags(leaf, some.place, some.indptr, weights)
-
-    @torch.no_grad()
-    def table(self, features: TokenTable, rows: np.ndarray | None = None) -> Tensor:
-        """Vectors of the texts of a table, or of some of its rows, float32 on the CPU, `[N, dim]`."""
-        rows = np.arange(len(features)) if rows is None else rows
-        found = torch.zeros(len(rows), self.tower.dim)
-        for start in range(0, len(rows), TEXTS):
-            flat, lengths = features.take(rows[start : start + TEXTS])
-            ids, indptr = as_csr(flat, lengths, self.tower.table.device)
-            found[start : start + TEXTS] = self.tower(ids, indptr).cpu()
-        return found
-
-    def step(self, optimizer: Any, scale: float) -> None:
+    def step(self, optimizer: Any, number: int, scale: float) -> None:
         """Move the rows of this step, when the optimizer moves the weights; all ranks call it.
 
         Args:
             optimizer: says where the schedule stands.
+            number: of the step, for the rounding of a table in half precision.
             scale: what the loss was multiplied by (fp16); a step whose gradients overflowed changes nothing.
         """
+        if not self.trained:
+            return
         touched, self.touched = self.touched, []
-        pairs = [(rows, leaf.grad / scale) for rows, leaf in touched if leaf.grad is not None]
-        device, dim = self.tower.table.device, self.tower.dim
-        rows = torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *(rows for rows, _ in pairs)])
-        gradients = torch.cat([torch.zeros(0, dim, device=device), *(gradient for _, gradient in pairs)])
+        rows, gradients = of_rows(touched, self.tower.table)
         if self.ranks.group is not None:
-            rows, gradients = self.ranks.gather(rows), self.ranks.gather(gradients)
+            rows, gradients = summed(self.ranks.gather(rows), self.ranks.gather(gradients))
         if not bool(torch.isfinite(gradients).all()):
             return
-        unique, place = rows.unique(return_inverse=True)
-        total = torch.zeros(len(unique), dim, device=device).index_add_(0, place, gradients)
         group = optimizer.param_groups[0]
         factor = group["lr"] / group["initial_lr"] if group.get("initial_lr") else 1.0
-        update_rows(self.tower.table.data, self.squares, unique, total, factor * self.args.static_learning_rate)
+        rate, seed = factor * self.args.static_learning_rate, self.args.seed + 1_000_003 * number
+        update_rows(self.tower.table.data, self.squares, rows, gradients / scale, rate, seed)
+
+    def end(self, best: str | None) -> None:
+        """Training is over, with the weights of the best checkpoint if there is one: drop what came after it, and
+        round the table to what is saved."""
+        if best is not None:
+            self.load(Path(best))
+        self.touched = []
+        self.tower.round_to_half()
 
     def save_state(self, folder: Path) -> None:
-        """Write the optimizer state into a checkpoint; the table is saved with the model."""
-        save_file({"squares": self.squares.cpu()}, folder / STATE)
+        """Write the table, which the model's own file holds in half precision, and the optimizer state."""
+        found = {"squares": self.squares, "table": self.tower.table}
+        save_file({name: x.detach().cpu().contiguous() for name, x in found.items()}, folder / STATE)
 
     def load(self, folder: Path) -> None:
-        """Read the optimizer state of a checkpoint; one that was written with `save_only_model` has none."""
-        self.squares.zero_()
+        """Read what `save_state` wrote; a checkpoint that was written with `save_only_model` has the weights alone."""
+        self.begin()
         if (folder / STATE).is_file():
-            self.squares.copy_(load_file(folder / STATE)["squares"])
+            found = load_file(folder / STATE)
+            self.squares.copy_(found["squares"])
+            self.tower.table.data.copy_(found["table"])
 
 
-class Bags:
-    """The features of some texts, ready for a step.
+class Touched(NamedTuple):
+    """What n texts of a step are made of, see `StaticTower.bag`, and the gradients of their sums, `[n, S]`."""
+
+    rows: Tensor
+    weights: Tensor
+    indptr: Tensor
+    gradients: Tensor
+
+
+class Sum(torch.autograd.Function):
+    """The weighted sum of the rows of each text, `[n, S]`; in the backward pass its gradient is put aside."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, one: Tensor, training: StaticTraining, rows: Tensor, weights: Tensor, indptr: Tensor
+    ) -> Tensor:
+        ctx.training, ctx.bag = training, (rows, weights, indptr)
+        return sums(training.tower.table, rows, weights, indptr)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        ctx.training.touched.append(Touched(*ctx.bag, gradients[0]))
+        return (None,) * 5
+
+
+def of_rows(touched: list[Touched], table: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that a step touched, each once, int64 `[c]`, and their gradients, `[c, S]`."""
+    if not touched:
+        return torch.zeros(0, dtype=torch.int64, device=table.device), table.new_zeros(0, table.shape[1]).float()
+    gradients = torch.cat([part.gradients for part in touched]).float()  # [texts, S]
+    lengths = torch.cat([part.indptr.diff() for part in touched])  # [texts]
+    text = torch.arange(len(lengths), device=table.device).repeat_interleave(lengths)  # [m]
+    rows = torch.cat([part.rows for part in touched])
+    return summed(rows, gradients, text, torch.cat([part.weights for part in touched]).float())
+
+
+def summed(
+    rows: Tensor, gradients: Tensor, source: Tensor | None = None, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The sum of the gradients of each row, in a fixed order: the rows, ascending, `[c]`, and the sums, `[c, S]`.
 
     Args:
-        ids: rows of the table, int64 `[n]`.
-        indptr: where the features of each text begin, int64 `[N + 1]`.
+        rows: int64 `[m]`, not sorted.
+        gradients: `[n, S]`.
+        source: which gradient belongs to each of `rows`, int64 `[m]`; by default one after the other.
+        weights: of it, `[m]`; by default ones.
+
+    >>> rows, sums = summed(torch.tensor([7, 3, 7]), torch.eye(2), torch.tensor([0, 0, 1]), torch.ones(3))
+    >>> rows.tolist(), sums.tolist()
+    ([3, 7], [[1.0, 0.0], [1.0, 1.0]])
     """
-
-    def __init__(self, ids: Tensor, indptr: Tensor) -> None:
-        self.ids, self.indptr = ids, indptr
-        self.rows, self.place = ids.unique(return_inverse=True)  # each row once [c], and where each feature's is [n]
-
-    @classmethod
-    def of(cls, features: TokenTable, rows: np.ndarray, device: torch.device) -> Bags:
-        """The features of some rows of a table of texts."""
-        return cls(*as_csr(*features.take(rows), device))
-
-
-def as_csr(flat: np.ndarray, lengths: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """What `TokenTable.take` returns as `ids` and `indptr`."""
-    indptr = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return torch.from_numpy(flat).to(device), torch.from_numpy(indptr).to(device)
+    found, order = rows.to(torch.int32).sort(stable=True)
+    unique, counts = found.unique_consecutive(return_counts=True)
+    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    source = order if source is None else source[order]
+    weights = gradients.new_ones(len(rows)) if weights is None else weights[order]
+    return unique.long(), sums(gradients, source, weights, indptr)
