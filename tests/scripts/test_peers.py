@@ -46,7 +46,9 @@ def metrics(job: Any, toy: Path) -> dict[str, float]:
     assert 0 < trained["train_seconds"] < 600
     tagged = running.tag(system, job)
     assert tagged["texts_per_second"] > 0
-    topk, data = peers.predictions(job.folder), load_xmc_dataset(toy)
+    data = load_xmc_dataset(toy)
+    topk = peers.keep_predictions(Path(job.folder), data)
+    assert (Path(job.folder) / "predictions.parquet").is_file()
     assert topk.ids.shape == (40, 4)
     assert (np.diff(topk.scores, axis=1) <= 0).all()
     return peers.ranking_metrics(topk, *peers.judged(data, len(topk), (1, 2)))
@@ -162,9 +164,10 @@ def test_differences_are_from_the_best_peer_at_each_metric(toy: Path, tmp_path: 
         topk = peers.TopK.from_lists([row[:5] for row in rows])
         (tmp_path / f"{name}-3").mkdir()
         np.savez(tmp_path / f"{name}-3" / "predictions.npz", ids=topk.ids, scores=topk.scores)
+        peers.keep_predictions(tmp_path / f"{name}-3", data)
         found = peers.ranking_metrics(topk, *peers.judged(data, 40, peers.CUTOFFS))
         systems[name] = {"seeds": 1, **{metric: {"mean": found[metric]} for metric in peers.COMPARED}}
-    found = peers.differences(systems, data, tmp_path, seed=3)
+    found = peers.differences(systems, data, data.queries["test"]["uid"], tmp_path, seed=3)
     assert list(found) == ["fit-fast"]
     assert {row["peer"] for row in found["fit-fast"].values()} == {"omikuji-bonsai"}
     assert found["fit-fast"]["P@5"]["difference"] == pytest.approx(0.2)
