@@ -9,6 +9,7 @@ the split that is scored. Those with nothing to choose train on both together; t
 `hf-xmc fit` choose on validation. With `--split validation` the validation split is scored, and a tenth of the
 training split takes its place.
 
+Training time is given as seconds of the clock and of all processors; texts per second are those of one processor.
 Scores are `hf_xmc.metrics.ranking_metrics` with the propensities and filter lists of the data set. What is done is
 kept in `--workdir`: run the same command again to go on. Adds to `--output`, writes the same as a table beside it
 (`.md`), and prints it. `python scripts/plot_results.py --peers FILE` draws it.
@@ -282,4 +283,5 @@ def installed() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process of a job ends as well
     main()
