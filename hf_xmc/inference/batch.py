@@ -55,7 +55,7 @@ class Tagged:
     def __str__(self) -> str:
         """
         >>> print(Tagged(Path("tags.csv"), 100, blank=1, untagged=42))
-        100 texts tagged, 42 of them without a label above the threshold; 1 row without a text
+        99 texts tagged, 42 of them without a label above the threshold; 1 row without a text
         """
         parts = [f"{self.texts - self.blank:,} text{'s' * (self.texts - self.blank != 1)} tagged"]
         parts += [f"{self.untagged:,} of them without a label above the threshold"] if self.untagged else []
