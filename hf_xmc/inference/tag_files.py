@@ -402,7 +402,7 @@ def open_cells(path: Path, target: TagFile, header: Sequence[str]) -> Iterator[C
 
 
 def cell_writer(file: IO[str], dialect: Dialect) -> Any:
-    quoting = csv.QUOTE_ALL if dialect.quote_all else csv.QUOTE_MINIMAL
+    quoting: Any = csv.QUOTE_ALL if dialect.quote_all else csv.QUOTE_MINIMAL
     return csv.writer(file, delimiter=dialect.delimiter, lineterminator=dialect.line_end, quoting=quoting)
 
 
