@@ -32,7 +32,7 @@ VOCABULARIES = {
     ".jsonld": "json-ld",
 }
 SKOS = "http://www.w3.org/2004/02/skos/core#"
-WORD = re.compile(r"[^\W\d_]{4,}")
+WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def vocabulary(folder: Path) -> Path | None:
