@@ -383,9 +383,11 @@ class Omikuji(System):
         """Write the training file that omikuji reads, in the format of the Extreme Classification Repository."""
         from sklearn.datasets import dump_svmlight_file
 
+        features, labels = words(examples.texts), examples.matrix()
+        rows = np.flatnonzero(features.getnnz(axis=1))  # omikuji reads no text without a known word
         with path.open("wb") as file:
-            file.write(f"{len(examples.texts)} {len(words)} {len(examples.labels)}\n".encode())
-            dump_svmlight_file(words(examples.texts), examples.matrix(), file, multilabel=True)
+            file.write(f"{len(rows)} {len(words)} {len(examples.labels)}\n".encode())
+            dump_svmlight_file(features[rows], labels[rows], file, multilabel=True)
 
     def load(self, job: Job) -> Tagger:
         import omikuji

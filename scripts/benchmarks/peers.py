@@ -9,6 +9,7 @@ the split that is scored. Those with nothing to choose train on both together; t
 `hf-xmc fit` choose on validation. With `--split validation` the validation split is scored, and a tenth of the
 training split takes its place.
 
+Training time is given as seconds of the clock and of all processors; texts per second are those of one processor.
 Scores are `hf_xmc.metrics.ranking_metrics` with the propensities and filter lists of the data set. What is done is
 kept in `--workdir`: run the same command again to go on. Adds to `--output`, writes the same as a table beside it
 (`.md`), and prints it. `python scripts/plot_results.py --peers FILE` draws it.
@@ -17,6 +18,7 @@ kept in `--workdir`: run the same command again to go on. Adds to `--output`, wr
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import signal
@@ -37,6 +39,7 @@ from rich.console import Console
 
 from hf_xmc import TopK, XMCDataset, load_xmc_dataset
 from hf_xmc.hub.run import read_json, versions, write_json
+from hf_xmc.inference.evaluation.predictions import read_predictions, write_predictions
 from hf_xmc.metrics import (
     find_hits,
     inverse_propensity,
@@ -47,6 +50,7 @@ from hf_xmc.metrics import (
 )
 
 CUTOFFS = (1, 3, 5, 10)
+PREDICTIONS = "predictions.parquet"
 COMPARED = ("P@1", "P@5", "nDCG@5", "PSP@5")
 LIBRARIES = ("omikuji", "scikit-learn", "sentence-transformers")
 PATIENCE = 3  # a system that does not watch the time is stopped after so many times the minutes
@@ -64,8 +68,8 @@ def main() -> None:
         data = split_for(data, args.split)
         folder.mkdir(parents=True, exist_ok=True)
         known = known_part(data).save(folder / "data")
-        texts = data.queries["test"]["text"][: args.num_texts]
-        write_json(list(texts), folder / "texts.json")  # type: ignore[arg-type]
+        texts, uids = (list(data.queries["test"][column][: args.num_texts]) for column in ("text", "uid"))
+        (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
         part = results.setdefault(name, {"runs": []})
         part |= {"split": args.split, "counts": data.counts(), "num_texts": len(texts), "machine": machine()}
         part["versions"] = {**versions(), **installed()}
@@ -75,7 +79,7 @@ def main() -> None:
             part["runs"].sort(key=lambda r: (list(SYSTEMS).index(r["system"]), r["seed"]))
             part["systems"] = summary(part["runs"])
             write_json(results, args.output)
-        part["differences"] = differences(part["systems"], data, folder, args.seeds[0])
+        part["differences"] = differences(part["systems"], data, uids, folder, args.seeds[0])
         write_json(results, args.output)
         args.output.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
         console.print(table(name, part))
@@ -185,7 +189,7 @@ def result_of(job: Job, data: XMCDataset, args: argparse.Namespace) -> dict[str,
             break
         write_json({"asked": asked, "result": result}, path / "result.json")
     else:
-        topk = predictions(job.folder)
+        topk = keep_predictions(path, data)
         found = ranking_metrics(topk, *judged(data, len(topk), CUTOFFS))
         result["metrics"] = {name: found[name] for name in SHOWN}
         write_json({"asked": asked, "result": result}, path / "result.json")
@@ -221,10 +225,13 @@ def start(job: Job, action: str, cpus: list[int] | None, gpu: bool) -> str | Non
     return f"exit code {code}: {lines[-1][-300:] if lines else ''}" if code else None
 
 
-def predictions(folder: str | Path) -> TopK:
-    """What a job predicted for all texts."""
-    with np.load(Path(folder) / "predictions.npz") as arrays:
-        return TopK(arrays["ids"], arrays["scores"])
+def keep_predictions(folder: Path, data: XMCDataset) -> TopK:
+    """What a job predicted, which is left as `predictions.parquet`: `hf-xmc evaluate` compares two such files."""
+    with np.load(folder / "predictions.npz") as arrays:
+        topk = TopK(arrays["ids"], arrays["scores"])
+    write_predictions(topk, data.queries["test"]["uid"][: len(topk)], folder / PREDICTIONS)
+    (folder / "predictions.npz").unlink()
+    return topk
 
 
 def judged(data: XMCDataset, num_texts: int, ks: Sequence[int]) -> tuple[Any, ...]:
@@ -235,15 +242,18 @@ def judged(data: XMCDataset, num_texts: int, ks: Sequence[int]) -> tuple[Any, ..
     return data.positives("test").take(rows), ks, weights, None if filters is None else filters.take(rows)
 
 
-def differences(systems: dict[str, Any], data: XMCDataset, folder: Path, seed: int) -> dict[str, Any]:
+def differences(
+    systems: dict[str, Any], data: XMCDataset, uids: Sequence[str], folder: Path, seed: int
+) -> dict[str, Any]:
     """`hf-xmc fit` minus the peer that is best at each metric, with 95 % paired bootstrap intervals, on the first
-    seed."""
-    ours = [name for name in systems if name.startswith("fit-") and "seeds" in systems[name]]
-    peers = [name for name in systems if not name.startswith("fit-") and "seeds" in systems[name]]
+    seed; among the systems whose predictions are in this folder."""
+    here = [name for name in systems if (folder / f"{name}-{seed}" / PREDICTIONS).is_file()]
+    ours = [name for name in here if name.startswith("fit-")]
+    peers = [name for name in here if not name.startswith("fit-")]
     found = dict[str, Any]()
 
     def values(name: str) -> Any:
-        topk = predictions(folder / f"{name}-{seed}")
+        topk = read_predictions(folder / f"{name}-{seed}" / PREDICTIONS, uids, data.labels["uid"])
         truth, ks, weights, filters = judged(data, len(topk), CUTOFFS)
         return per_query_metrics(find_hits(topk, truth, max(ks), filters), ks, weights)
 
@@ -273,4 +283,5 @@ def installed() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the process of a job ends as well
     main()
