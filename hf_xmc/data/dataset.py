@@ -21,11 +21,12 @@ from hf_xmc.data.formats.source import Options, Source
 from hf_xmc.data.ingest.build import build, open_built
 from hf_xmc.data.ingest.splits import SplitOptions
 from hf_xmc.data.public_sets import open_public_set
+from hf_xmc.data.reading import Reading
 from hf_xmc.errors import DataError, Problems
 from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
 from hf_xmc.types import Positives
 
-VERSION = 2  # of the content of the cache; raised with every change that changes it
+VERSION = 3  # of the content of the cache; raised with every change that changes it
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
@@ -50,6 +51,8 @@ class XMCDataset:
         licence, source: as the source states them.
         max_lengths: maximum tokens of a `query` and a `label` in papers on this data set, if known.
         format, reason: the format of the source, and how it was recognised.
+        reading: how a row of the source became a text, so that rows of the same shape can be read again; None where
+            the source has no columns, or was prepared before this was noted.
     """
 
     queries: DatasetDict
@@ -64,8 +67,11 @@ class XMCDataset:
     max_lengths: dict[str, int] = field(default_factory=dict)
     format: str = "prepared"
     reason: str = "has dataset.json and labels/labels.parquet"
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.reading, dict):  # as dataset.json has it
+            self.reading = Reading.from_json(self.reading)
         if not isinstance(self.queries, DatasetDict):
             self.queries = DatasetDict(self.queries)
 
@@ -108,6 +114,7 @@ class XMCDataset:
             "num_train_queries": self.num_train_queries,
             "max_lengths": self.max_lengths,
             "counts": self.counts(),
+            **({"reading": self.reading.to_json()} if self.reading else {}),
         }
         tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters)
         return parquet_folder.write(tables, about, Path(folder))

@@ -100,7 +100,7 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\r\n")
     except UnicodeError as error:
         raise DataError(
-            f"not {encoding or 'UTF-8'} ({getattr(error, 'reason', error)})",
+            f"not {'UTF-8' if encoding in (None, 'utf-8') else encoding} ({getattr(error, 'reason', error)})",
             path,
             number + 1,
             "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ...)",

@@ -1,31 +1,58 @@
-"""The rows of `.csv`, `.tsv` and `.parquet` files as dicts, with their line number."""
+"""The rows of `.csv`, `.tsv`, `.xlsx`, `.jsonl`, `.json` and `.parquet` files as dicts, with their line number.
+
+Text tables are read as spreadsheet programs write them: separated by commas, semicolons, tabs or bars, with or
+without a byte order mark, in UTF-8 or, where a file is not UTF-8, in the code page of Western Europe (cp1252).
+"""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_xmc.data.files import MAX_LINE, lines, plain_suffix
+from hf_xmc.data.dialect import Dialect, dialect_of
+from hf_xmc.data.files import MAX_LINE, json_lines, lines, plain_suffix, read_json
+from hf_xmc.data.spreadsheets import spreadsheet_rows
 from hf_xmc.errors import DataError, Problems
 
 Rows = Iterator[tuple[int, dict[str, Any]]]
+TEXT_TABLES = (".csv", ".tsv", ".tab")
+SPREADSHEETS = (".xlsx", ".xlsm")
+JSON = (".jsonl", ".ndjson", ".json")
+TABLES = (*TEXT_TABLES, *SPREADSHEETS, *JSON, ".parquet")
+KEYS = 1000  # rows of a JSON file that decide which columns it has
 
 
 def rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
-    """The rows of a table as dicts, with their line (in a Parquet file: their row, from 1)."""
-    if plain_suffix(path) == ".parquet":
+    """The rows of a table as dicts, with their line (in a Parquet file, a spreadsheet or a JSON list: their row)."""
+    suffix = plain_suffix(path)
+    if suffix == ".parquet":
         yield from parquet_rows(path)
-        return
+    elif suffix in JSON:
+        yield from json_rows(path, encoding, problems)
+    elif suffix in SPREADSHEETS:
+        yield from as_dicts(spreadsheet_cells(path), path, problems, ragged=True)
+    else:
+        yield from as_dicts(csv_cells(path, encoding, problems), path, problems)
+
+
+def as_dicts(table: Iterator[tuple[int, list[str]]], path: Path, problems: Problems, ragged: bool = False) -> Rows:
+    """Rows of cells as dicts, by the names in the first row. `ragged`: rows may end before the header does."""
     header: list[str] = []
-    for line, cells in csv_cells(path, encoding, problems):
+    for line, cells in table:
         if not header:
             header = unique(cells)
-        elif len(cells) != len(header):
+            continue
+        if ragged:
+            cells = cells + [""] * (len(header) - len(cells))
+        if len(cells) != len(header):
             found = f"the row has {len(cells)} cells, and the header {len(header)}"
             bad = DataError(found, path, line, "put texts with separators in quotes")
             problems.error("unreadable rows", bad, "the row was left out")
@@ -35,13 +62,19 @@ def rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
 
 def header_of(path: Path, encoding: str | None) -> list[str]:
     """The column names."""
-    if plain_suffix(path) == ".parquet":
+    suffix = plain_suffix(path)
+    if suffix == ".parquet":
         try:
             return pq.read_schema(path).names
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"cannot be read as Parquet ({error!s:.200})", path, hint="is the file complete?"
             ) from error
+    if suffix in JSON:
+        some = islice(json_rows(path, encoding, Problems(stop=False)), KEYS)
+        return list(dict.fromkeys(name for _, record in some for name in record))
+    if suffix in SPREADSHEETS:
+        return unique(next(spreadsheet_cells(path), (1, []))[1])
     return next(csv_cells(path, encoding, Problems()), (1, []))[1]
 
 
@@ -56,14 +89,22 @@ def unique(header: list[str]) -> list[str]:
     return result
 
 
+def spreadsheet_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Row number and cells of each row of a spreadsheet; the first is the header."""
+    for place, (number, cells) in enumerate(spreadsheet_rows(path)):
+        yield number, [cell.strip() for cell in cells] if place == 0 else cells
+
+
 def csv_cells(path: Path, encoding: str | None, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     """Line and cells of each row that is not blank; the first is the header."""
     csv.field_size_limit(MAX_LINE)
-    source = (f"{line}\n" for _, line in lines(path, encoding))
-    reader = csv.reader(source, delimiter="\t" if plain_suffix(path) == ".tsv" else ",", strict=True)
+    found = how_written(path, encoding)
+    source = (f"{line}\n" for number, line in lines(path, found.encoding) if number > 1 or not names_separator(line))
+    skipped = names_separator(next(lines(path, found.encoding), (1, ""))[1])
+    reader = csv.reader(source, delimiter=found.delimiter, strict=True)
     first = True
     while True:
-        start = reader.line_num + 1
+        start = reader.line_num + 1 + skipped
         try:
             cells = next(reader)
         except StopIteration:
@@ -76,6 +117,47 @@ def csv_cells(path: Path, encoding: str | None, problems: Problems) -> Iterator[
         if any(cell.strip() for cell in cells):
             yield start, unique([cell.strip() for cell in cells]) if first else cells
             first = False
+
+
+def names_separator(line: str) -> bool:
+    """Whether a line is the one in which spreadsheet programs name the separator: `sep=;`."""
+    return line.strip().strip('"').lower().startswith("sep=") and len(line.strip().strip('"')) <= 5
+
+
+def how_written(path: Path, encoding: str | None) -> Dialect:
+    """The dialect of a text table, which is found once per file; a first line `sep=;` states the separator."""
+    try:
+        status = path.stat()
+    except OSError:
+        return Dialect(encoding=encoding or "utf-8")  # whoever reads it says what is wrong
+    return probed(path, encoding, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def probed(path: Path, encoding: str | None, size: int, changed: int) -> Dialect:
+    """The dialect of a file of that size and time of change."""
+    found = dialect_of(path, encoding)
+    first = next(lines(path, found.encoding), (1, ""))[1]
+    return replace(found, delimiter=first.strip('" ')[4:] or "\t") if names_separator(first) else found
+
+
+def json_rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
+    """The objects of a JSON file: one per line, or all in one list."""
+    if plain_suffix(path) == ".json" and starts_a_list(path, encoding):
+        found = read_json(path, encoding)
+        for row, record in enumerate(found if isinstance(found, list) else [found], start=1):
+            if isinstance(record, dict):
+                yield row, record
+                continue
+            error = DataError(f"found {record!r:.60}", path, row, "expected a list of JSON objects")
+            problems.error("unreadable rows", error, "the row was left out")
+        return
+    yield from json_lines(path, problems, encoding)
+
+
+def starts_a_list(path: Path, encoding: str | None) -> bool:
+    """Whether the first character of a file begins a JSON list."""
+    return next((line.strip()[0] for _, line in lines(path, encoding) if line.strip()), "") == "["
 
 
 def parquet_rows(path: Path) -> Rows:

@@ -42,6 +42,7 @@ def describe_run(
         "world_size": args.world_size,
         "train_seconds": round(train_seconds, 1),
         "versions": versions(),
+        **({"reading": dataset.reading.to_json()} if dataset.reading else {}),
         **more,
     }
 

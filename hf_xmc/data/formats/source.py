@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_xmc.data.reading import Reading
 from hf_xmc.errors import DataError, Problems
 
 Record = dict[str, Any]  # query: uid, text, labels, optional weights and time; label: uid, text and any other columns
@@ -81,6 +82,7 @@ class Source:
         description: name, licence, source, propensity constants and maximum lengths, as far as the source states them.
         filters: split -> file of pairs that are excluded from evaluation, one `row label` per line.
         files: all files that the result depends on.
+        reading: how a row becomes a text, if the source has columns.
     """
 
     format: str
@@ -92,6 +94,7 @@ class Source:
     description: dict[str, Any] = field(default_factory=dict)
     filters: dict[str, Path] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from hf_xmc.data.formats.source import (
     Source,
     Split,
 )
+from hf_xmc.data.reading import Reading
 from hf_xmc.data.rows import header_of, rows
 from hf_xmc.errors import DataError, Problems
 
@@ -99,6 +100,7 @@ def open_source(path: Path, options: Options) -> Source:
         label_path=label_path or paths["train"],
         labels_last=label_path is None,
         files=[*paths.values(), *([label_path] if label_path else [])],
+        reading=train.reading(options) if train else None,
     )
 
 
@@ -145,6 +147,12 @@ class Columns:
         self.lists = any(isinstance(record.get(self.labels[0]), list) for record in sample)
         guess = None if len(self.labels) > 1 else delimiter_of(cells)
         self.delimiter: str | None = options.label_delimiter or (train.delimiter if train else guess)
+
+    def reading(self, options: Options) -> Reading:
+        """What is remembered of these columns."""
+        texts = tuple(self.template.fields) if self.template else (self.text,)
+        given = (options.query_template or "", tuple(self.labels), self.delimiter, self.uid, options.language or "")
+        return Reading(texts, *given)
 
     def __str__(self) -> str:
         how = f"names separated by {self.delimiter!r}"

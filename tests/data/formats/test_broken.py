@@ -63,7 +63,7 @@ BROKEN: dict[str, tuple[str, Break, str, str, str]] = {
     "NUL by escape": ("jsonl", edit("trn.jsonl", b"car", b"c\\u0000r"), "trn.jsonl, line 1", "NUL", "remove"),
     "half a surrogate": ("jsonl", edit("trn.jsonl", b"car", b"c\\ud800"), "trn.jsonl, line 1", "surrogate", "remove"),
     "10 MB line": ("csv", edit("train.csv", b"nothing", LONG), "train.csv, line 4", "longer than", "break it"),
-    "invalid UTF-8": ("csv", edit("train.csv", b"nothing", b"\xff\xfe"), "train.csv, line", "not UTF-8", "--encoding"),
+    "invalid UTF-8": ("csv", edit("train.csv", b"nothing", b"\x81\xfe"), "train.csv, line", "not UTF-8", "--encoding"),
     "JSON of the wrong shape": ("jsonl", content("trn.jsonl", b'["a"]\n'), "trn.jsonl, line 1", "found", "JSON object"),
     "huge number": ("jsonl", edit("trn.jsonl", b"[0]", b"[" + b"9" * 5000 + b"]"), "trn.jsonl, line 1", "not JSON", "object"),
     "missing label file": ("dexml", lambda f: (f / "raw" / "Y.txt").unlink(), "", "no label file", "Y.txt"),

@@ -85,9 +85,8 @@ def test_encodings_and_line_ends(encoding: str, end: str, tmp_path: Path) -> Non
     texts = {text for split in data.queries.values() for text in split["text"]}
     assert texts == {"Käse und Brot", "zwei\u00a0Zeilen", "drei"}
     assert data.labels["text"][:] == ["grün", "rot", "blau"]
-    if not marked:
-        with pytest.raises(DataError, match=r"train\.csv, line \d: not UTF-8 .*--encoding"):
-            load_xmc_dataset(tmp_path)
+    if not marked:  # what is not UTF-8 is taken for cp1252, of which these letters of latin-1 are a part
+        assert load_xmc_dataset(tmp_path).fingerprint() == data.fingerprint()
 
 
 def test_filters_of_the_dexml_folder(tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""How a row of a table became a text: remembered with a data set and a trained folder, so that rows of the same shape
+are read again without options."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from hf_xmc.data.templates import Template, as_sentences
+from hf_xmc.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The columns of a table, and what was read from them.
+
+    Args:
+        text: columns that make up the text, in this order. One column is the text as it is; several are joined as
+            sentences ("title. abstract"), with empty ones left out.
+        template: how the text is composed instead, as in `"{title}: {abstract}"`; `text` then names its fields.
+        labels: columns with labels, if they came from columns.
+        separator: separator of the labels in one cell; None for one label a cell, or for lists.
+        uid: the column that identifies a row; empty for none.
+        language: language of the label texts, as in `"en"`; empty for any.
+
+    >>> reading = Reading(("title", "abstract"), labels=("subjects",), separator=";")
+    >>> reading.text_of({"Title": "Dune", "abstract": "A planet of sand.", "year": 1965})
+    'Dune. A planet of sand.'
+    >>> Reading.from_json(reading.to_json()) == reading
+    True
+    """
+
+    text: tuple[str, ...] = ("text",)
+    template: str = ""
+    labels: tuple[str, ...] = ()
+    separator: str | None = None
+    uid: str = ""
+    language: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise DataError("a reading names no text column", hint="give at least one")
+
+    def __str__(self) -> str:
+        if self.template:
+            return f"text from the template {self.template!r}"
+        return f"text in {' + '.join(map(repr, self.text))}"
+
+    def is_in(self, columns: Iterable[str]) -> bool:
+        """Whether rows with these columns have a text: one of its columns is enough."""
+        return bool(places(self.text, tuple(columns)))
+
+    def text_of(self, row: Mapping[str, Any]) -> str:
+        """The text of one row.
+
+        Columns are found in any spelling: `Title` for `title`, `Résumé` for `resume`.
+
+        Raises:
+            DataError: the row has none of the columns, or the only one is empty or not a string.
+        """
+        found = places(self.text, tuple(row))
+        if not found:
+            wanted = " or ".join(map(repr, self.text))
+            raise DataError(f"no column {wanted}", hint=f"the row has {', '.join(map(str, row))[:200]}")
+        if self.template:
+            by_name = {name: row[column] for name, column in found.items()}
+            return filler(self.template).fill(by_name)
+        if len(self.text) == 1:
+            value = row[found[self.text[0]]]
+            if not isinstance(value, str):
+                raise DataError(f'"{self.text[0]}" is {value!r:.60}', hint="it must be a string")
+            return value
+        values = [row[column] for column in found.values()]
+        return as_sentences(["" if value is None else str(value) for value in values])
+
+    def texts_of(self, table: Dataset | pa.Table | Iterable[Mapping[str, Any]]) -> list[str]:
+        """The texts of a table, `[N]`: a `Dataset`, an Arrow table, or rows as dicts.
+
+        Raises:
+            DataError: as `text_of`; the message names the row, counted from 1.
+        """
+        rows: Any = table
+        if hasattr(table, "column_names"):
+            names = [*places(self.text, tuple(table.column_names)).values()]
+            if not names:
+                self.text_of(dict.fromkeys(table.column_names))
+            columns = [values.to_pylist() if hasattr(values := table[name], "to_pylist") else values for name in names]
+            rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+        texts = []
+        for number, row in enumerate(rows, start=1):
+            try:
+                texts.append(self.text_of(row))
+            except DataError as error:
+                raise DataError(f"row {number}: {error}") from error
+        return texts
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `run.json` and `dataset.json`: what differs from the defaults, the text columns always."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        usual = {field.name: field.default for field in fields(self)}
+        kept = {name: value for name, value in values.items() if name == "text" or value != usual[name]}
+        return {name: [*value] if isinstance(value, tuple) else value for name, value in kept.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any] | None) -> Reading | None:
+        """The inverse; None if there is nothing.
+
+        Raises:
+            DataError: values of another kind.
+        """
+        if not values:
+            return None
+        known = {field.name for field in fields(cls)}
+        given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known}
+        for name in ("text", "labels"):
+            if isinstance(given.get(name), str):
+                given[name] = (given[name],)
+        texts = [*given.get("text", ()), *given.get("labels", ())]
+        rest = [given.get(name, "") for name in ("template", "uid", "language")] + [given.get("separator") or ""]
+        if not all(isinstance(value, str) for value in (*texts, *rest)):
+            raise DataError(f'"reading" is {values!r:.120}', hint="expected names of columns")
+        return cls(**given)
+
+
+@lru_cache(maxsize=64)
+def filler(template: str) -> Template:
+    """A template, parsed once."""
+    return Template(template)
+
+
+@lru_cache(maxsize=256)
+def places(wanted: tuple[str, ...], columns: tuple[str, ...]) -> dict[str, str]:
+    """Wanted column -> the column of the table that it is, for those that the table has."""
+    plain = {plain_name(column): column for column in reversed(columns)}
+    found = {name: name if name in columns else plain.get(plain_name(name)) for name in wanted}
+    return {name: column for name, column in found.items() if column is not None}
+
+
+def plain_name(name: str) -> str:
+    """The name of a column without case, accents and separators, so that spellings of it are equal.
+
+    >>> plain_name("Mots-clés"), plain_name("Subject URIs"), plain_name("SCHLAGWÖRTER")
+    ('mots_cles', 'subject_uris', 'schlagworter')
+    """
+    letters = unicodedata.normalize("NFKD", str(name).casefold())
+    letters = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return re.sub(r"[\W_]+", "_", letters).strip("_") or str(name)
