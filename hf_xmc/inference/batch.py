@@ -115,7 +115,9 @@ def predict_file(
             that change their type (Parquet only), or a target that exists and is not to be replaced.
     """
     search, selection = split_options(options, search, selection)
-    file = open_texts(Path(source), text_column, query_template, encoding, Reading.from_json(pipeline.run.get("reading")))
+    file = open_texts(
+        Path(source), text_column, query_template, encoding, Reading.from_json(pipeline.run.get("reading"))
+    )
     to = tag_file_of(Path(target), file, rows, overwrite)
     for line in file.said:
         logger.warning(line)
