@@ -21,10 +21,12 @@ from safetensors import SafetensorError
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_xmc import modeling
+from hf_xmc.data.checksums import MANIFEST, check_manifest, write_manifest
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.card import CARD, METRICS, write_model_card
 from hf_xmc.hub.run import RUN, read_json, write_json
+from hf_xmc.hub.sentence_layout import LAYOUT, write_sentence_layout
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
@@ -43,6 +45,7 @@ PICKLED = "training_args.bin"  # written by the Trainer; run.json holds the same
 TRAIN = "run hf-xmc train with --output_dir {folder}"
 BUILD_INDEX = "run hf-xmc index {folder} --dataset NAME"
 CALIBRATE = "run hf-xmc calibrate {folder} --dataset NAME"
+UNCHECKED = ("run", "metrics", "card", "manifest")
 SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
 
 
@@ -109,8 +112,8 @@ class Part:
 def parts() -> tuple[Part, ...]:
     """The table of parts, each after those that it depends on.
 
-    >>> [part.name for part in parts()][:5]
-    ['model', 'tokenizer', 'label_head', 'labels', 'index']
+    >>> [part.name for part in parts() if part.needed]
+    ['model', 'labels', 'index']
     """
     save: Callable[[Any, Path], Any] = lambda value, folder: value.save_pretrained(folder)  # noqa: E731
     channels = [
@@ -120,6 +123,7 @@ def parts() -> tuple[Part, ...]:
     ranking = (*SEARCH, *(channel.name for channel in channels))
     return (
         Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
+        Part("sentence_transformers", LAYOUT, TRAIN),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
         Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=LabelHead.save),
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
@@ -160,6 +164,7 @@ def parts() -> tuple[Part, ...]:
             save=lambda document, folder: write_json(document, folder / METRICS),
         ),
         Part("card", (CARD,), 'call hf_xmc.hub.write_model_card("{folder}")'),
+        Part("manifest", (MANIFEST,), 'call hf_xmc.hub.refresh("{folder}")'),
     )
 
 
@@ -199,11 +204,29 @@ def save_parts(
         if causes and not (part.survives_edits and causes <= {*edited}):
             gone += part.remove(folder)
             changed.add(part.name)
-    refresh_code(folder)
     (folder / PICKLED).unlink(missing_ok=True)
     if card:
         write_model_card(folder)
+    refresh(folder)
     return gone
+
+
+def refresh(folder: str | os.PathLike[str]) -> None:
+    """Write what follows from the parts of a trained folder: custom code, the files that sentence-transformers reads,
+    and the checksums."""
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        return
+    refresh_code(folder)
+    if read_json(folder / CONFIG).get("model_type") == "xmc_dual_encoder" and (folder / weight_files(folder)[0]).is_file():
+        write_sentence_layout(folder)
+    write_manifest(folder, checked_files(folder))
+
+
+def checked_files(folder: Path) -> set[str]:
+    """The files of a trained folder whose checksums are kept: all but those that people edit."""
+    names = {name for part in parts() if part.name not in UNCHECKED for name in part.files_in(folder)}
+    return names | {path.name for path in folder.glob("*_xmc.py")}
 
 
 def refresh_code(folder: Path) -> None:
@@ -244,6 +267,7 @@ def load_parts(
         **options: `dtype`, `attn_implementation` and the like for the model.
     """
     folder = Path(folder)
+    check_manifest(folder, [name for part in parts() if part.load or not part.save for name in part.files_in(folder)])
     model = load_model(folder, **options) if model is None else model
     model = model if device is None else model.to(device)
     found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}

@@ -155,6 +155,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         """Save the model as with any `PreTrainedModel`, with its tokenizer and label head."""
         if self.label_head is not None:
             self.config.label_head = self.label_head.kind
+        Path(save_directory, "manifest.json").unlink(missing_ok=True)  # checksums of the files before
         super().save_pretrained(save_directory, *args, **kwargs)
         if not kwargs.get("is_main_process", True):
             return

@@ -17,6 +17,7 @@ from huggingface_hub import HfApi
 from transformers.utils import logging
 
 from hf_xmc.data.arrow import read_parquet, write_parquet
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
@@ -250,6 +251,7 @@ class LabelIndex:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `labels.parquet` and `index/` into a folder, such as that of a model."""
         folder = Path(folder)
+        forget_checksums(folder)
         # Everything is written before the first file takes its name, in case the disk is full.
         with replacing(folder / ABOUT) as description, replacing(folder / INDEX) as vectors:
             self.index.write(vectors)
