@@ -45,6 +45,11 @@ PICKLED = "training_args.bin"  # written by the Trainer; run.json holds the same
 TRAIN = "run hf-xmc train with --output_dir {folder}"
 BUILD_INDEX = "run hf-xmc index {folder} --dataset NAME"
 CALIBRATE = "run hf-xmc calibrate {folder} --dataset NAME"
+# The encoder as a graph, with what it needs to run without torch.
+GRAPHS = {
+    "onnx": ("onnx/*.onnx", "onnx/*.onnx.data", "onnx/requirements.txt"),
+    "openvino": ("openvino/*.xml", "openvino/*.bin"),
+}
 UNCHECKED = ("run", "metrics", "card", "manifest")
 SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
 
@@ -155,6 +160,10 @@ def parts() -> tuple[Part, ...]:
             save=save_reranker,
             load=load_reranker,
         ),
+        *(
+            Part(name, (f"{name}/{name}.json", *files), f"run hf-xmc export {{folder}} --to {name}", ("model",))
+            for name, files in GRAPHS.items()
+        ),
         Part("run", (RUN,), TRAIN, save=lambda record, folder: write_json(record, folder / RUN)),
         Part(
             "metrics",
@@ -257,24 +266,36 @@ def pipeline_parts(pipeline: Any) -> dict[str, Any]:
 
 
 def load_parts(
-    folder: str | os.PathLike[str], model: XMCDualEncoderModel | None = None, device: Any = None, **options: Any
+    folder: str | os.PathLike[str],
+    model: XMCDualEncoderModel | None = None,
+    device: Any = None,
+    memory_map: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """The parts of a trained folder that an `XMCPipeline` consists of, as its arguments.
 
     Args:
         model: the folder's model, if it is loaded already.
         device: where model and reranker compute.
+        memory_map: keep the vectors of the index in its file until they change.
         **options: `dtype`, `attn_implementation` and the like for the model.
     """
     folder = Path(folder)
-    check_manifest(folder, [name for part in parts() if part.load or not part.save for name in part.files_in(folder)])
+    replaced = {*GRAPHS, "sentence_transformers", "run", *(("model",) if model is not None else ())}
+    used = [part for part in parts() if part.name not in replaced]
+    check_manifest(folder, {name for part in used for name in part.files_in(folder)})
     model = load_model(folder, **options) if model is None else model
     model = model if device is None else model.to(device)
     found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
     for part in parts():
         if part.load is None or part.name == "model" or not (part.needed or part.is_in(folder)):
             continue
-        value = load_reranker(folder, model.device) if part.name == RERANKER else part.load(folder)
+        if part.name == RERANKER:
+            value = load_reranker(folder, getattr(model, "device", None))
+        elif part.name == "index":
+            value = LabelIndex.from_pretrained(folder, memory_map=memory_map)
+        else:
+            value = part.load(folder)
         if part.name in {cls.name for cls in CHANNELS}:
             found["channels"].append(value)
         else:
