@@ -32,8 +32,9 @@ from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
-from hf_xmc.retrieval.folder import first_line
+from hf_xmc.retrieval.folder import first_line, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
+from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
 
 CONFIG, WEIGHTS, WEIGHT_MAP = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -125,7 +126,7 @@ def parts() -> tuple[Part, ...]:
         Part(cls.name, cls.files, CALIBRATE, SEARCH, survives_edits=True, save=save, load=cls.from_pretrained)
         for cls in CHANNELS
     ]
-    ranking = (*SEARCH, *(channel.name for channel in channels))
+    ranking = (*SEARCH, *(channel.name for channel in channels), "fusion")
     return (
         Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
         Part("sentence_transformers", LAYOUT, TRAIN),
@@ -143,6 +144,15 @@ def parts() -> tuple[Part, ...]:
             load=LabelIndex.from_pretrained,
         ),
         *channels,
+        Part(
+            "fusion",
+            (FUSION, COUNTS),
+            CALIBRATE,
+            ranking[:-1],
+            survives_edits=True,
+            save=save,
+            load=LearnedFusion.from_pretrained,
+        ),
         Part(
             "confidence",
             CONFIDENCE_FILES,
@@ -260,7 +270,7 @@ def refresh_code(folder: Path) -> None:
 def pipeline_parts(pipeline: Any) -> dict[str, Any]:
     """What an `XMCPipeline` consists of, for `save_parts`: a part that it lacks is None, so that one of an earlier
     model is removed."""
-    found = {name: getattr(pipeline, name) for name in ("model", "index", "confidence", "reranker")}
+    found = {name: getattr(pipeline, name) for name in ("model", "index", "fusion", "confidence", "reranker")}
     found |= {**{cls.name: None for cls in CHANNELS}, **{channel.name: channel for channel in pipeline.channels}}
     return {**found, **({"run": pipeline.run} if pipeline.run else {})}
 
@@ -335,7 +345,7 @@ def files_to_push(folder: str | os.PathLike[str]) -> list[str]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelFolderError("no such folder", folder, hint=f"{TRAIN.format(folder=folder)} to make one")
+        raise no_such_folder(folder, f"{TRAIN.format(folder=folder)} to make one")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if missing := missing_files(folder, present):
         hints = [TRAIN] if TRAIN in missing.values() else list(dict.fromkeys(missing.values()))  # training makes all
