@@ -25,7 +25,7 @@ def export(
         str | None,
         typer.Option(
             "--output",
-            help="Folder to write, or for vectors a file that ends in .parquet or .safetensors; by default beside RUN.",
+            help="Folder to write, or for vectors a file that ends in .parquet or .safetensors; by default beside it.",
         ),
     ] = None,
     int8: Annotated[

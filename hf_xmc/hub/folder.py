@@ -237,7 +237,10 @@ def refresh(folder: str | os.PathLike[str]) -> None:
     if not (folder / CONFIG).is_file():
         return
     refresh_code(folder)
-    if read_json(folder / CONFIG).get("model_type") == "xmc_dual_encoder" and (folder / weight_files(folder)[0]).is_file():
+    if (
+        read_json(folder / CONFIG).get("model_type") == "xmc_dual_encoder"
+        and (folder / weight_files(folder)[0]).is_file()
+    ):
         write_sentence_layout(folder)
     write_manifest(folder, checked_files(folder))
 
@@ -300,6 +303,7 @@ def load_parts(
     for part in parts():
         if part.load is None or part.name == "model" or not (part.needed or part.is_in(folder)):
             continue
+        value: Any
         if part.name == RERANKER:
             value = load_reranker(folder, getattr(model, "device", None))
         elif part.name == "index":

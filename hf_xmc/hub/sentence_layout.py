@@ -123,7 +123,9 @@ def is_half(path: Path) -> bool:
         return any(file.get_slice(name).get_dtype() == "BF16" for name in file.keys())  # noqa: SIM118
 
 
-def write_modules(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Any], side: str | None = None) -> None:
+def write_modules(
+    folder: Path, config: Mapping[str, Any], weights: Mapping[str, Any], side: str | None = None
+) -> None:
     """Write `modules.json`, and the folders of the modules after the encoder.
 
     Args:

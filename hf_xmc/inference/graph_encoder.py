@@ -96,7 +96,9 @@ class GraphEncoder:
             SettingsError: `label_ids` of a model with per-label vectors, which are not part of the graph.
         """
         if label_ids is not None and self.about["head_fingerprint"] is not None:
-            raise SettingsError("labels with vectors of their own are changed with torch: load the folder without backend")
+            raise SettingsError(
+                "labels with vectors of their own are changed with torch: load the folder without backend"
+            )
         return self.encode(texts, "label", batch_size, progress)
 
     def tokenize(self, texts: Sequence[str], side: str) -> list[list[int]]:

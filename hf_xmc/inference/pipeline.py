@@ -145,7 +145,7 @@ class XMCPipeline:
             SettingsError: an unknown backend, or options of torch for another one.
             ModelFolderError: a folder that is not complete, or of which a file is not as it was saved.
         """
-        hub = {"revision": revision, "token": token, "cache_dir": cache_dir, "subfolder": subfolder}
+        hub: Any = {"revision": revision, "token": token, "cache_dir": cache_dir, "subfolder": subfolder}
         ignored = [] if backend == "torch" else [WEIGHTS]
         ignored += [f"{name}/*" for name in GRAPHS if name != backend]
         folder = fetch_folder(name_or_folder, ignore_patterns=ignored, **hub)

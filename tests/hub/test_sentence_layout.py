@@ -70,7 +70,12 @@ def test_one_side_is_what_text_embeddings_inference_reads(tiny_encoder: str, tmp
     # It reads these names, at these places.
     read = lambda name: json.loads((tmp_path / "own" / name).read_text())  # noqa: E731
     modules = [(row["path"], row["type"].split(".")[-1]) for row in read("modules.json")]
-    assert modules == [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"), ("3_Normalize", "Normalize")]
+    assert modules == [
+        ("", "Transformer"),
+        ("1_Pooling", "Pooling"),
+        ("2_Dense", "Dense"),
+        ("3_Normalize", "Normalize"),
+    ]
     assert read("config.json")["model_type"] == "bert"
     assert read("1_Pooling/config.json")["pooling_mode_mean_tokens"] is True
     assert read("2_Dense/config.json")["activation_function"] == "torch.nn.modules.linear.Identity"

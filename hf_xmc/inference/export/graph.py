@@ -27,7 +27,13 @@ from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 OPSET = 17
 TOLERANCE = 1e-4  # largest difference of an embedding to torch's, in any number
 # Texts of several lengths to compare a graph with the model on; the empty text is one token, or none.
-PROBES = ("", "a", "Aligns short reads to a reference genome.", "word " * 40, "Ünïcode, 漢字 and 12 numbers: 3.5 % " * 5)
+PROBES = (
+    "",
+    "a",
+    "Aligns short reads to a reference genome.",
+    "word " * 40,
+    "Ünïcode, 漢字 and 12 numbers: 3.5 % " * 5,
+)
 
 
 class Graph(nn.Module):
@@ -59,7 +65,7 @@ def export_onnx(folder: Path, model: XMCDualEncoderModel, int8: bool = False) ->
     engine("onnx", "pip install 'hf-xmc[onnx]'")
     target = folder / "onnx"
     target.mkdir(exist_ok=True)
-    files = {}
+    files: dict[str, str] = {}
     for name, sides in graph_sides(model).items():
         write_onnx(model, sides, target / f"{name}.onnx")
         files |= dict.fromkeys(sides, f"{name}.onnx")
@@ -180,7 +186,7 @@ def write_onnx(model: XMCDualEncoderModel, sides: tuple[str, ...], path: Path) -
         ) from error
     finally:
         model.packing = packing
-        model.to(device).train(was_training)
+        nn.Module.to(model, device).train(was_training)
 
 
 @contextlib.contextmanager
@@ -244,5 +250,3 @@ def compare(model: XMCDualEncoderModel, encoder: GraphEncoder) -> float:
 def first(error: Exception) -> str:
     """The first line of a message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
