@@ -18,9 +18,9 @@ from transformers.utils import cached_file, logging
 
 from .configuration_xmc import LABEL_HEADS
 from .errors_xmc import ModelFolderError
+from .settings_xmc import LABEL_HEAD as LABEL_HEAD
 
 logger = logging.get_logger(__name__)
-LABEL_HEAD = "label_head.safetensors"
 FORMAT = 1
 FIND_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "proxies")
 COEFFICIENTS = ("text", "classifier", "text_by_frequency", "classifier_by_frequency")

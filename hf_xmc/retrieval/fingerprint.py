@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WHOLE = 2**20  # numbers of a tensor that are read; of a larger one about as many, evenly spaced
 
@@ -15,12 +15,15 @@ def encoder_fingerprint(model: nn.Module) -> str:
     """A fingerprint of a model's weights and settings: the same on every device, after save and load, and when it is
     loaded in bfloat16 or half precision (`same_encoder` compares).
 
+    >>> from torch import nn
     >>> layer = nn.Linear(3, 2)
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(layer.half()))
     True
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(nn.Linear(3, 2)))
     False
     """
+    import torch
+
     from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS  # slow, and a label index alone needs no model
 
     config: Any = getattr(model, "config", None)
@@ -47,4 +50,6 @@ def same_encoder(one: str | None, other: str | None) -> bool:
 
 
 def as_bytes(tensor: Tensor) -> bytes:
+    import torch
+
     return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -8,13 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
 from safetensors import SafetensorError
 
 from hf_xmc.errors import ModelFolderError, XMCError
@@ -34,6 +27,14 @@ def fetch_folder(
     folder = Path(name_or_folder)
     if folder.is_dir():
         return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
     try:
         patterns = None if allow_patterns is None else list(allow_patterns)
         return Path(snapshot_download(str(name_or_folder), allow_patterns=patterns, **hub))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
-from datasets import Dataset
 
 from hf_xmc.types import Positives, TopK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class Channel(Protocol):
