@@ -22,6 +22,9 @@ def encoder_fingerprint(model: nn.Module) -> str:
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(nn.Linear(3, 2)))
     False
     """
+    own = getattr(model, "encoder_fingerprint", None)
+    if own is not None:  # no torch module
+        return own()
     import torch
 
     from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS  # slow, and a label index alone needs no model

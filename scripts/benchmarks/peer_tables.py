@@ -11,8 +11,8 @@ from rich.table import Table
 
 SHOWN = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5", "R@10")
 COSTS = ("train_seconds", "train_processor_seconds", "train_memory_bytes", "model_bytes", "texts_per_second")
-COLUMNS = (*SHOWN, "train, s", "memory, GB", "model, MB", "texts/s")
-NARROW = ("P@1", "P@5", "nDCG@5", "PSP@5", "train, s", "texts/s")  # what fits a terminal
+COLUMNS = (*SHOWN, "train, s", "CPU, s", "memory, GB", "model, MB", "texts/s")
+NARROW = ("P@1", "P@5", "nDCG@5", "PSP@5", "CPU, s", "texts/s")  # what fits a terminal
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def cells(system: dict[str, Any]) -> dict[str, str]:
     quality = [f"{100 * means[key]:.1f}" for key in SHOWN]
     costs = [
         f"{means['train_seconds']:,.0f}",
+        f"{means['train_processor_seconds']:,.0f}",
         f"{means['train_memory_bytes'] / 2**30:.1f}",
         f"{means['model_bytes'] / 2**20:,.0f}",
         rate(means["texts_per_second"]),

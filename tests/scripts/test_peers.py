@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_xmc import load_xmc_dataset
+from hf_xmc import Positives, load_xmc_dataset
 
 BENCHMARKS = Path(__file__).parents[2] / "scripts/benchmarks"
 LEARNERS = ("tfidf-knn", "linear", "omikuji-parabel", "omikuji-bonsai", "omikuji-bonsai-pairs")
@@ -46,7 +46,9 @@ def metrics(job: Any, toy: Path) -> dict[str, float]:
     assert 0 < trained["train_seconds"] < 600
     tagged = running.tag(system, job)
     assert tagged["texts_per_second"] > 0
-    topk, data = peers.predictions(job.folder), load_xmc_dataset(toy)
+    data = load_xmc_dataset(toy)
+    topk = peers.keep_predictions(Path(job.folder), data)
+    assert (Path(job.folder) / "predictions.parquet").is_file()
     assert topk.ids.shape == (40, 4)
     assert (np.diff(topk.scores, axis=1) <= 0).all()
     return peers.ranking_metrics(topk, *peers.judged(data, len(topk), (1, 2)))
@@ -59,6 +61,20 @@ def test_a_peer_learns_from_examples(name: str, job: Any, toy: Path) -> None:
     found = metrics(replace(job, system=name), toy)
     assert found["P@1"] > 0.9
     assert found["R@2"] > 0.9, "each text has two labels, which its words name"
+
+
+def test_omikuji_without_a_known_word(job: Any) -> None:
+    """A training text, and one to tag, none of whose words occurs twice."""
+    pytest.importorskip("omikuji")
+    systems, bonsai = import_module("peer_systems"), import_module("peer_job").SYSTEMS["omikuji-bonsai-pairs"]
+    examples = systems.Examples(["unheard", "red car", "red car"], Positives.from_lists([[0], [1], [1]]), ["a", "b"])
+    words = systems.Words.fit(examples.texts, pairs=True)
+    assert sorted(words.vectorizer.vocabulary_) == ["car", "red", "red car"]
+    bonsai.write(examples, words, Path(job.folder) / "file.txt")
+    header, *rows = (Path(job.folder) / "file.txt").read_text().splitlines()
+    assert (header, len(rows)) == ("2 3 2", 2)
+    found = bonsai.predict(None, words(["unheard"]), 0, 2)
+    assert found == [(-1, -np.inf), (-1, -np.inf)]
 
 
 def test_those_that_learn_nothing(job: Any, toy: Path) -> None:
@@ -148,13 +164,29 @@ def test_differences_are_from_the_best_peer_at_each_metric(toy: Path, tmp_path: 
         topk = peers.TopK.from_lists([row[:5] for row in rows])
         (tmp_path / f"{name}-3").mkdir()
         np.savez(tmp_path / f"{name}-3" / "predictions.npz", ids=topk.ids, scores=topk.scores)
+        peers.keep_predictions(tmp_path / f"{name}-3", data)
         found = peers.ranking_metrics(topk, *peers.judged(data, 40, peers.CUTOFFS))
         systems[name] = {"seeds": 1, **{metric: {"mean": found[metric]} for metric in peers.COMPARED}}
-    found = peers.differences(systems, data, tmp_path, seed=3)
+    found = peers.differences(systems, data, data.queries["test"]["uid"], tmp_path, seed=3)
     assert list(found) == ["fit-fast"]
     assert {row["peer"] for row in found["fit-fast"].values()} == {"omikuji-bonsai"}
     assert found["fit-fast"]["P@5"]["difference"] == pytest.approx(0.2)
     assert found["fit-fast"]["P@5"]["low"] == pytest.approx(0.2), "the same for every text"
+
+
+def test_the_picture_shows_every_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tables = import_module("peer_tables")
+    figures = {key: {"mean": 0.375, "sd": None} for key in (*tables.SHOWN, *tables.COSTS)}
+    systems = {"fit-fast": {"seeds": 1, **figures}, "linear": {"skipped": "too large"}}
+    (tmp_path / "peers.json").write_text(json.dumps({"a set": {"counts": {"labels": 1234}, "systems": systems}}))
+    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+    monkeypatch.setattr(sys, "argv", ["plot_results.py", "--peers", str(tmp_path / "peers.json")])
+    plot = import_module("plot_results")
+    with plot.plt.rc_context({"svg.fonttype": "none"}):  # text as text
+        plot.main()
+    picture = (tmp_path / "peers.svg").read_text()
+    for text in ("a set", "1,234 labels", "hf-xmc fit --preset fast", "linear one-vs-rest", "37.5", "not run"):
+        assert text in picture
 
 
 def test_annif_files(job: Any) -> None:
