@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from hf_xmc import XMCDualEncoderConfig, XMCDualEncoderModel
-from hf_xmc.modeling import LabelHead, catalogue_fingerprint
-from hf_xmc.modeling import catalogue_xmc
+from hf_xmc.modeling import LabelHead, catalogue_fingerprint, catalogue_xmc
 from hf_xmc.modeling import label_head_xmc as module
 
 TEXTS = ["a red car", "the blue house", "river", "a new label"]
