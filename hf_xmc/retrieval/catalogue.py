@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -252,7 +252,7 @@ def columns_of(texts: Sequence[str], uids: Iterator[str] | None = None) -> dict[
     return {"uid": list(islice(uids or map(str, count()), len(texts))), "text": texts}
 
 
-def is_table(labels: Any) -> bool:
+def is_table(labels: Any) -> TypeGuard[Any]:
     """Whether labels are a table, of `datasets` or Arrow, and not texts alone."""
     return hasattr(labels, "column_names")
 
