@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Union
 
-from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
-from hf_xmc.errors import DataError, ModelFolderError
+from hf_xmc.errors import DataError
 from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.folder import no_such_folder
 from hf_xmc.retrieval.index import LabelIndex
+
+if TYPE_CHECKING:
+    from hf_xmc.data.dataset import XMCDataset
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 AnyTagger: TypeAlias = XMCPipeline | str | os.PathLike[str]
-AnyDataset: TypeAlias = XMCDataset | str | os.PathLike[str]
+AnyDataset: TypeAlias = Union["XMCDataset", str, os.PathLike[str]]
 
 
 def as_tagger(tagger: AnyTagger) -> XMCPipeline:
@@ -23,6 +26,8 @@ def as_tagger(tagger: AnyTagger) -> XMCPipeline:
 
 def as_dataset(dataset: AnyDataset) -> XMCDataset:
     """A data set as it is, or loaded from its folder or by its name."""
+    from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset  # slow to import
+
     return dataset if isinstance(dataset, XMCDataset) else load_xmc_dataset(os.fspath(dataset))
 
 
@@ -37,7 +42,7 @@ def folder_to_write(tagger: AnyTagger, output_dir: AnyPath | None = None) -> Pat
     if isinstance(tagger, XMCPipeline):
         return None
     if not Path(tagger).is_dir():
-        raise ModelFolderError("no such folder", Path(tagger), hint="train a model with hf-xmc train")
+        raise no_such_folder(Path(tagger), "train a model with hf-xmc train")
     return Path(tagger)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -27,10 +29,9 @@ def encoder_fingerprint(model: nn.Module) -> str:
         return own()
     import torch
 
-    from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS  # slow, and a label index alone needs no model
-
     config: Any = getattr(model, "config", None)
-    settings = repr([(name, getattr(config, name, None)) for name in EMBEDDING_SETTINGS]).encode()
+    names = EMBEDDING_SETTINGS if getattr(config, "static_dim", None) is None else EMBEDDING_SETTINGS + STATIC_SETTINGS
+    settings = repr([(name, getattr(config, name, None)) for name in names]).encode()
     digests = [blake2b(settings, digest_size=12), blake2b(settings, digest_size=12)]
     for name, tensor in sorted(model.state_dict().items()):
         part = tensor.detach().flatten()[:: max(tensor.numel() // WHOLE, 1)]
