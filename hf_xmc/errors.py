@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
 MOST_LEFT_OUT = 100_000
 
 

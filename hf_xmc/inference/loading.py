@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
+from hf_xmc.data.growing import first_labels, grow_catalogue, matched
 from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.inference.pipeline import XMCPipeline
-from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.index import LABELS, LabelIndex
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 AnyTagger: TypeAlias = XMCPipeline | str | os.PathLike[str]
@@ -39,6 +47,39 @@ def folder_to_write(tagger: AnyTagger, output_dir: AnyPath | None = None) -> Pat
     if not Path(tagger).is_dir():
         raise ModelFolderError("no such folder", Path(tagger), hint="train a model with hf-xmc train")
     return Path(tagger)
+
+
+def on_catalogue_of(tagger: AnyTagger, data: XMCDataset) -> XMCDataset:
+    """The data set over the catalogue of a tagger that has all its labels, but others before or between them, as a
+    tagger that was trained on earlier data first; else the data set as it is.
+
+    Args:
+        tagger: a tagger, or its folder. Of anything else the data set is returned.
+    """
+    labels = catalogue_of(tagger)
+    if labels is None or labels["uid"][: data.num_labels] == data.labels["uid"][:]:
+        return data
+    return data if (matched(labels, data.labels) < 0).any() else grow_catalogue(labels, data)
+
+
+def known_to(tagger: AnyTagger, data: XMCDataset) -> XMCDataset:
+    """The data set over the labels of an earlier tagger alone, if its catalogue is the beginning of that of the set;
+    else the data set as it is."""
+    labels = catalogue_of(tagger)
+    if labels is None or len(labels) >= data.num_labels or labels["uid"][:] != data.labels["uid"][: len(labels)]:
+        return data
+    logger.warning(
+        f"{len(labels):,} labels are compared, which both have; {data.num_labels - len(labels):,} new ones are left out."
+    )
+    return first_labels(data, len(labels))
+
+
+def catalogue_of(tagger: AnyTagger) -> Dataset | None:
+    """The label table of a tagger or its folder; None if there is none on this machine."""
+    if isinstance(tagger, XMCPipeline):
+        return tagger.index.labels
+    path = Path(tagger) / LABELS
+    return read_parquet(path) if path.is_file() else None
 
 
 def check_labels(index: LabelIndex, data: XMCDataset, name: str = "the model") -> None:

@@ -44,7 +44,9 @@ def note_moved_examples(positives: Positives, places: np.ndarray, labels: Datase
         positives: of all splits, one after the other.
         places: index in `SPLITS` of each of these rows, or -1.
     """
-    in_split = [np.bincount(positives.take(np.flatnonzero(places == i)).indices, minlength=len(labels)) for i in (0, 1)]
+    in_split = [
+        np.bincount(positives.take(np.flatnonzero(places == i)).indices, minlength=len(labels)) for i in (0, 1)
+    ]
     moved = np.flatnonzero((in_split[0] == 0) & (in_split[1] > 0))
     kind = "labels whose only examples are in validation"
     for row in moved[: problems.shown].tolist():

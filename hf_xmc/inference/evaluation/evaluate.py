@@ -20,7 +20,16 @@ from hf_xmc.inference.evaluation.confidence import measure_confidence
 from hf_xmc.inference.evaluation.predictions import read_predictions, write_predictions
 from hf_xmc.inference.evaluation.report import Texts, render_report, write_report
 from hf_xmc.inference.fitting.confidence import some
-from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, check_labels
+from hf_xmc.inference.loading import (
+    AnyDataset,
+    AnyPath,
+    AnyTagger,
+    as_dataset,
+    as_tagger,
+    check_labels,
+    known_to,
+    on_catalogue_of,
+)
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.metrics import (
     bootstrap_intervals,
@@ -110,7 +119,8 @@ def evaluate(
     for name, number in {"k": k, "batch_size": batch_size}.items():
         if number < 1:
             raise SettingsError(f"{name} is {number}; it must be at least 1")
-    data = as_dataset(dataset)
+    data = on_catalogue_of(system, as_dataset(dataset))
+    data = data if against is None else known_to(against, on_catalogue_of(against, data))
     if split not in data.queries:
         raise DataError(f"{data.name} has no split {split!r}", hint=f"it has {', '.join(data.queries)}")
     if not len(data.queries[split]):

@@ -62,7 +62,8 @@ def calibrate(
     if not 0 < level < 1:
         raise SettingsError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
     folder = folder_to_write(tagger, output_dir)
-    data, given = as_dataset(dataset), as_tagger(tagger)
+    given = as_tagger(tagger)
+    data = on_catalogue_of(given, as_dataset(dataset))
     chosen = (channels, fusion, prefer)
     fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth, *chosen)
     if folder is None:
