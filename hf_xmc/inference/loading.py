@@ -68,9 +68,8 @@ def known_to(tagger: AnyTagger, data: XMCDataset) -> XMCDataset:
     labels = catalogue_of(tagger)
     if labels is None or len(labels) >= data.num_labels or labels["uid"][:] != data.labels["uid"][: len(labels)]:
         return data
-    logger.warning(
-        f"{len(labels):,} labels are compared, which both have; {data.num_labels - len(labels):,} new ones are left out."
-    )
+    new = data.num_labels - len(labels)
+    logger.warning(f"{len(labels):,} labels are compared, which both have; {new:,} new ones are left out.")
     return first_labels(data, len(labels))
 
 

@@ -38,7 +38,7 @@ def note_findings(
 
 
 def note_moved_examples(positives: Positives, places: np.ndarray, labels: Dataset, problems: Problems) -> None:
-    """Note labels that have examples in validation or test, but none that is left in training.
+    """Note labels that have examples in validation, but none in training.
 
     Args:
         positives: of all splits, one after the other.

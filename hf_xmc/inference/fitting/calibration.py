@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.evaluation.evaluate import metrics_document
 from hf_xmc.inference.fitting.confidence import Fit, fit_confidence
-from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, folder_to_write
+from hf_xmc.inference.loading import (
+    AnyDataset,
+    AnyPath,
+    AnyTagger,
+    as_dataset,
+    as_tagger,
+    folder_to_write,
+    on_catalogue_of,
+)
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.calibration import METHODS
 
