@@ -26,11 +26,11 @@ from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.card import CARD, METRICS, write_model_card
 from hf_xmc.hub.run import RUN, read_json, write_json
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
+from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
-from hf_xmc.retrieval.folder import first_line
+from hf_xmc.retrieval.folder import first_line, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
@@ -99,7 +99,7 @@ class Part:
         """A hash of its files. Of `config.json` only the settings that embeddings depend on: transformers rewrites
         others, such as its own version."""
         found = [
-            repr([read_json(folder / CONFIG).get(key) for key in EMBEDDING_SETTINGS])
+            repr([read_json(folder / CONFIG).get(key) for key in (*EMBEDDING_SETTINGS, *STATIC_SETTINGS)])
             if name == CONFIG
             else f"{name} {file_fingerprint(folder / name)}"
             for name in self.files_in(folder)
@@ -300,7 +300,7 @@ def files_to_push(folder: str | os.PathLike[str]) -> list[str]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelFolderError("no such folder", folder, hint=f"{TRAIN.format(folder=folder)} to make one")
+        raise no_such_folder(folder, f"{TRAIN.format(folder=folder)} to make one")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if missing := missing_files(folder, present):
         hints = [TRAIN] if TRAIN in missing.values() else list(dict.fromkeys(missing.values()))  # training makes all
@@ -331,7 +331,8 @@ def missing_files(folder: Path, present: Collection[str]) -> dict[str, str]:
     if read_json(folder / ABOUT).get("head_fingerprint") and LABEL_HEAD not in present:
         missing[LABEL_HEAD] = TRAIN
     missing |= {name: TRAIN for name in weight_files(folder) if name not in present}
-    if not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):
+    has_encoder = read_json(folder / CONFIG).get("encoder_config") is not None
+    if has_encoder and not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):
         missing["a tokenizer (tokenizer.json)"] = next(p.made_by for p in parts() if p.name == "tokenizer")
     return missing
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
 from hf_xmc.data.growing import first_labels, grow_catalogue, matched
-from hf_xmc.errors import DataError, ModelFolderError
+from hf_xmc.errors import DataError
 from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.folder import no_such_folder
 from hf_xmc.retrieval.index import LABELS, LabelIndex
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def folder_to_write(tagger: AnyTagger, output_dir: AnyPath | None = None) -> Pat
     if isinstance(tagger, XMCPipeline):
         return None
     if not Path(tagger).is_dir():
-        raise ModelFolderError("no such folder", Path(tagger), hint="train a model with hf-xmc train")
+        raise no_such_folder(Path(tagger), "train a model with hf-xmc train")
     return Path(tagger)
 
 
