@@ -26,7 +26,7 @@ from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.card import CARD, METRICS, write_model_card
 from hf_xmc.hub.run import RUN, read_json, write_json
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS
+from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
@@ -99,7 +99,7 @@ class Part:
         """A hash of its files. Of `config.json` only the settings that embeddings depend on: transformers rewrites
         others, such as its own version."""
         found = [
-            repr([read_json(folder / CONFIG).get(key) for key in EMBEDDING_SETTINGS])
+            repr([read_json(folder / CONFIG).get(key) for key in (*EMBEDDING_SETTINGS, *STATIC_SETTINGS)])
             if name == CONFIG
             else f"{name} {file_fingerprint(folder / name)}"
             for name in self.files_in(folder)
@@ -331,7 +331,8 @@ def missing_files(folder: Path, present: Collection[str]) -> dict[str, str]:
     if read_json(folder / ABOUT).get("head_fingerprint") and LABEL_HEAD not in present:
         missing[LABEL_HEAD] = TRAIN
     missing |= {name: TRAIN for name in weight_files(folder) if name not in present}
-    if not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):
+    has_encoder = read_json(folder / CONFIG).get("encoder_config") is not None
+    if has_encoder and not any(fnmatch(name, pattern) for name in present for pattern in TOKENIZER):
         missing["a tokenizer (tokenizer.json)"] = next(p.made_by for p in parts() if p.name == "tokenizer")
     return missing
 

@@ -21,10 +21,12 @@ def encoder_fingerprint(model: nn.Module) -> str:
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(nn.Linear(3, 2)))
     False
     """
-    from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS  # slow, and a label index alone needs no model
+    # Slow, and a label index alone needs no model.
+    from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
 
     config: Any = getattr(model, "config", None)
-    settings = repr([(name, getattr(config, name, None)) for name in EMBEDDING_SETTINGS]).encode()
+    names = EMBEDDING_SETTINGS if getattr(config, "static_dim", None) is None else EMBEDDING_SETTINGS + STATIC_SETTINGS
+    settings = repr([(name, getattr(config, name, None)) for name in names]).encode()
     digests = [blake2b(settings, digest_size=12), blake2b(settings, digest_size=12)]
     for name, tensor in sorted(model.state_dict().items()):
         part = tensor.detach().flatten()[:: max(tensor.numel() // WHOLE, 1)]

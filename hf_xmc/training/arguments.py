@@ -31,14 +31,14 @@ CHOICES = {
     "train_sampling_strategy": SAMPLING_STRATEGIES,
     "cluster_method": CLUSTER_METHODS,
 }
-SHARES = ("label_random_share", "label_head_loss_weight")
+SHARES = ("label_random_share", "label_head_loss_weight", "static_dropout")
 NOT_NEGATIVE = (
     *("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin"),
-    *("learning_rate", "num_train_epochs", "weight_decay"),
+    *("learning_rate", "num_train_epochs", "weight_decay", "static_learning_rate"),
 )
 AT_LEAST_ONE = (
     *("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives", "num_positives"),
-    *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs"),
+    *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs", "static_min_texts"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
 )
 
@@ -136,6 +136,24 @@ class XMCTrainingArguments(CandidateArguments):
         metadata={
             "help": "Learning rate of the per-label vectors of a label head (row-wise Adagrad, which takes larger "
             "rates than AdamW)."
+        },
+    )
+    static_learning_rate: float = field(
+        default=0.02,
+        metadata={"help": "Learning rate of the static tower of a model with static_dim (row-wise Adagrad)."},
+    )
+    static_dropout: float = field(
+        default=0.5,
+        metadata={
+            "help": "Share of the words, word pairs and stems of each text that the static tower does not see in a "
+            "training step."
+        },
+    )
+    static_min_texts: int = field(
+        default=1,
+        metadata={
+            "help": "Number of training texts and labels that must have a word, word pair or stem, so that the static "
+            "tower learns it. 2 makes the model smaller where texts are long."
         },
     )
     projection_learning_rate: float | None = field(

@@ -91,9 +91,9 @@ class TrainerHooks(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.move_head()
+        self.trainer.move_tables()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.trainer.head.end(state.best_model_checkpoint if args.load_best_model_at_end else None)
+        self.trainer.end_training(state.best_model_checkpoint if args.load_best_model_at_end else None)
