@@ -59,39 +59,6 @@ def grow_catalogue(old_labels: Dataset, data: XMCDataset) -> XMCDataset:
     )
 
 
-def first_labels(data: XMCDataset, count: int) -> XMCDataset:
-    """A data set over the first labels of its catalogue alone: what an earlier model knows. Queries stay, without the
-    labels that come later.
-
-    >>> from hf_xmc.data.dataset import load_xmc_dataset
-    >>> part = first_labels(load_xmc_dataset("sample"), 100)
-    >>> part.num_labels, len(part.queries["test"]), int(part.positives("test").indices.max())
-    (100, 1000, 96)
-    """
-    new_ids = np.where(np.arange(data.num_labels) < count, np.arange(data.num_labels), -1)
-    return replace(
-        data,
-        queries=renumbered(data.queries, new_ids),
-        labels=data.labels.select(range(count)),
-        train_label_counts=np.asarray(data.train_label_counts[:count]),
-        filters={split: unique_pairs(pairs, new_ids) for split, pairs in data.filters.items()},
-    )
-
-
-def shared_label_ids(first: Dataset, second: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Labels that two label tables have in common, by uid: their ids in the first, ascending, and in the second,
-    int64 `[n]` each.
-
-    >>> a, b = Dataset.from_dict({"uid": ["x", "y", "z"]}), Dataset.from_dict({"uid": ["z", "x"]})
-    >>> [ids.tolist() for ids in shared_label_ids(a, b)]
-    [[0, 2], [1, 0]]
-    """
-    place = {uid: i for i, uid in enumerate(second["uid"][:])}
-    pairs = [(i, place[uid]) for i, uid in enumerate(first["uid"][:]) if uid in place]
-    found = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
-
-
 def matched(old: Dataset, new: Dataset) -> np.ndarray:
     """The row of the earlier table for each label of the new one, -1 for none, int64 `[L]`."""
     by_uid = {uid: i for i, uid in enumerate(old["uid"][:])}
@@ -157,10 +124,8 @@ def with_ids(batch: pa.Table, new_ids: np.ndarray) -> pa.Table:
 
 
 def unique_pairs(pairs: Positives, new_ids: np.ndarray) -> Positives:
-    """The pairs with other label ids, sorted in each row, without those whose new id is -1; of pairs that fall
-    together the largest weight counts."""
+    """The pairs with other label ids, sorted in each row; of pairs that fall together the largest weight counts."""
     source = pairs.numpy()
-    source = source.keep(new_ids[source.indices] >= 0)
     rows, ids = np.asarray(source.rows), new_ids[source.indices]
     weights = source.weights
     order = np.lexsort((ids, rows) if weights is None else (-weights, ids, rows))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
-from hf_xmc.data.growing import first_labels, grow_catalogue, matched
+from hf_xmc.data.growing import grow_catalogue, matched
 from hf_xmc.errors import DataError
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.folder import no_such_folder
@@ -17,8 +16,6 @@ from hf_xmc.retrieval.index import LABELS, LabelIndex
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-logger = logging.getLogger(__name__)
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 AnyTagger: TypeAlias = XMCPipeline | str | os.PathLike[str]
@@ -63,17 +60,6 @@ def on_catalogue_of(tagger: AnyTagger, data: XMCDataset) -> XMCDataset:
     return data if (matched(labels, data.labels) < 0).any() else grow_catalogue(labels, data)
 
 
-def known_to(tagger: AnyTagger, data: XMCDataset) -> XMCDataset:
-    """The data set over the labels of an earlier tagger alone, if its catalogue is the beginning of that of the set;
-    else the data set as it is."""
-    labels = catalogue_of(tagger)
-    if labels is None or len(labels) >= data.num_labels or labels["uid"][:] != data.labels["uid"][: len(labels)]:
-        return data
-    new = data.num_labels - len(labels)
-    logger.warning(f"{len(labels):,} labels are compared, which both have; {new:,} new ones are left out.")
-    return first_labels(data, len(labels))
-
-
 def catalogue_of(tagger: AnyTagger) -> Dataset | None:
     """The label table of a tagger or its folder; None if there is none on this machine."""
     if isinstance(tagger, XMCPipeline):
@@ -91,9 +77,14 @@ def check_labels(index: LabelIndex, data: XMCDataset, name: str = "the model") -
     Raises:
         DataError: other labels, or another order.
     """
-    if index.labels["uid"][: data.num_labels] != data.labels["uid"][:]:
+    if not starts_with_labels(index, data):
         raise DataError(
             f"the index of {name} ({len(index.labels):,} labels) has other labels than {data.name} "
             f"({data.num_labels:,} labels), or in another order",
             hint="give the data set that the model was trained on, or build the index of this one with hf-xmc index",
         )
+
+
+def starts_with_labels(index: LabelIndex, data: XMCDataset) -> bool:
+    """Whether the labels of an index begin with those of a data set, in their order."""
+    return bool(index.labels["uid"][: data.num_labels] == data.labels["uid"][:])
