@@ -79,7 +79,8 @@ def build(
         "propensity": {**DEFAULT_PROPENSITY, **about.get("propensity", {})},
         "num_train_queries": len(in_train),
         **({"max_lengths": about["max_lengths"]} if "max_lengths" in about else {}),
-        **({"reading": source.reading.to_json()} if source.reading else {}),
+        **({"reading": source.choices.reading.to_json()} if source.choices.reading else {}),
+        **({"said": source.choices.said} if source.choices.said else {}),
     }
     (folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     (folder / "staged-labels.arrow").rename(folder / "labels.arrow")
