@@ -16,7 +16,7 @@ from hf_xmc.cli.errors import user_errors
 
 # The order of the help page; a command that is not named here comes last.
 ORDER = (
-    *("demo", "prepare", "plan", "train", "fuse", "evaluate", "calibrate", "rerank"),
+    *("demo", "fit", "prepare", "plan", "train", "fuse", "evaluate", "calibrate", "rerank"),
     *("index", "labels", "predict", "explain", "push"),
 )
 
