@@ -31,6 +31,28 @@ def print_metrics(title: str, rows: Mapping[str, Mapping[str, float]], columns: 
     console.print(table)
 
 
+def print_channels(rows: Sequence[Mapping[str, Any]], learned: bool) -> None:
+    """What each ranking channel brings: points of per cent that are lost without it, or gained if it was left out.
+
+    Args:
+        rows: `summary["channels"]` of a calibration.
+        learned: whether a linear model combines them, and not a weighted sum.
+    """
+    table = Table(title="What each channel brings, in points of per cent", title_justify="left")
+    shown = ("P@1", "P@5", "nDCG@5", "PSP@5")
+    for name in ("", "kept", *([] if learned else ["weight"]), *shown, "seconds", "MB"):
+        table.add_column(name, justify="right" if name else "left")
+    for row in rows:
+        weight = [] if learned else [f"{row['weight']:.2f}"]
+        both = row["with"] or {}
+        brought = [f"{100 * (both[name] - row['without'][name]):+.1f}" if both else "" for name in shown]
+        size = "" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f}"
+        table.add_row(
+            escape(row["name"]), "yes" if row["kept"] else "no", *weight, *brought, f"{row['seconds']:.0f}", size
+        )
+    console.print(table)
+
+
 def print_comparison(
     system: str, other: str, comparison: Mapping[str, Mapping[str, float]], columns: Sequence[str] = COLUMNS
 ) -> None:

@@ -32,6 +32,7 @@ from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.folder import first_line
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
+from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
 
 CONFIG, WEIGHTS, WEIGHT_MAP = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -118,7 +119,7 @@ def parts() -> tuple[Part, ...]:
         Part(cls.name, cls.files, CALIBRATE, SEARCH, survives_edits=True, save=save, load=cls.from_pretrained)
         for cls in CHANNELS
     ]
-    ranking = (*SEARCH, *(channel.name for channel in channels))
+    ranking = (*SEARCH, *(channel.name for channel in channels), "fusion")
     return (
         Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
@@ -135,6 +136,15 @@ def parts() -> tuple[Part, ...]:
             load=LabelIndex.from_pretrained,
         ),
         *channels,
+        Part(
+            "fusion",
+            (FUSION, COUNTS),
+            CALIBRATE,
+            ranking[:-1],
+            survives_edits=True,
+            save=save,
+            load=LearnedFusion.from_pretrained,
+        ),
         Part(
             "confidence",
             CONFIDENCE_FILES,
@@ -230,7 +240,7 @@ def refresh_code(folder: Path) -> None:
 def pipeline_parts(pipeline: Any) -> dict[str, Any]:
     """What an `XMCPipeline` consists of, for `save_parts`: a part that it lacks is None, so that one of an earlier
     model is removed."""
-    found = {name: getattr(pipeline, name) for name in ("model", "index", "confidence", "reranker")}
+    found = {name: getattr(pipeline, name) for name in ("model", "index", "fusion", "confidence", "reranker")}
     found |= {**{cls.name: None for cls in CHANNELS}, **{channel.name: channel for channel in pipeline.channels}}
     return {**found, **({"run": pipeline.run} if pipeline.run else {})}
 

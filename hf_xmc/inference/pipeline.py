@@ -27,6 +27,7 @@ from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.learned_fusion import LearnedFusion
 from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
 
@@ -44,6 +45,7 @@ class XMCPipeline:
         confidence: turns scores into probabilities, thresholds and conformal prediction sets.
         reranker: reorders the best labels on request; any object with `predict(pairs) -> scores`.
         channels: further sources of scores, which are combined with those of the label vectors.
+        fusion: how they are combined, if that was learned; without one by the weights of the channels.
 
     Example:
 
@@ -61,6 +63,7 @@ class XMCPipeline:
         confidence: Confidence | None = None,
         reranker: PairScorer | None = None,
         channels: Sequence[FusedChannel] = (),
+        fusion: LearnedFusion | None = None,
     ) -> None:
         self.encoder_fingerprint = encoder_fingerprint(model)
         self.head_fingerprint = head_fingerprint(model)
@@ -71,6 +74,7 @@ class XMCPipeline:
         self.run = dict(run or {})
         self.confidence = confidence
         self.reranker = reranker
+        self.fusion = fusion
         self.catalogue: tuple[LabelIndex, int, str] | None = None  # the last fingerprint of the label table
 
     @property
@@ -243,7 +247,8 @@ class XMCPipeline:
         search = changes.with_label_ids(self.index, SearchOptions.of(search, options))
         depth = k if not search.rerank else max(k, ranking.RERANK_DEPTH if search.rerank is True else search.rerank)
         temperature = self.model.config.temperature
-        topk = ranking.rank_labels(self.index, self.channels, texts, embeddings, depth, search, temperature)
+        fused = (self.channels, texts, embeddings, depth, search, temperature, self.fusion)
+        topk = ranking.rank_labels(self.index, *fused)
         return ranking.reorder(self.reranker, texts, topk, self.index.labels, k) if search.rerank else topk
 
     def confidence_for(self, search: SearchOptions | None = None, **options: Any) -> Confidence | None:
@@ -282,6 +287,7 @@ class XMCPipeline:
             self.reranker,
             search,
             last[2],
+            self.fusion,
         )
 
     def add_labels(self, labels: NewLabels) -> np.ndarray:

@@ -68,7 +68,7 @@ def build_folder_index(
     tagger = XMCPipeline.build(load_model(folder), labels, factory, batch_size, texts, recall_target=recall_target)
     if removed:
         tagger.index.remove(sorted(removed))
-    fitted = {**{channel.name: None for channel in CHANNELS}, "confidence": None}
+    fitted = {**{channel.name: None for channel in CHANNELS}, "fusion": None, "confidence": None}
     return Reindexed(tagger.index, save_parts(folder, {"index": tagger.index, **fitted}))
 
 

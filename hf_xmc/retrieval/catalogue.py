@@ -38,6 +38,7 @@ class Catalogue:
         self._live_uids: set[str] = set()
         self.num_rows = len(self._table)
         self.removed = set(removed)
+        self.texts_changed = 0  # how often labels got new texts, by which those who read the texts notice it
 
     @property
     def table(self) -> Dataset:
@@ -122,6 +123,7 @@ class Catalogue:
                 column = table.column_names.index(name)
                 table = table.set_column(column, field, pa.chunked_array([pa.array(values, field.type)]))
         self._table = as_dataset(table)
+        self.texts_changed += 1
 
     def allowed_rows(self, allowed: Any = None, forbidden: Any = None, where: Mapping[str, Any] | None = None) -> Any:
         """The labels that a search may return, bool `[L]`; None for all of them.

@@ -113,6 +113,7 @@ def train_reranker(
         confidence=given.confidence,
         reranker=reranker,
         channels=given.channels,
+        fusion=given.fusion,
     )
     if folder is not None:
         save_parts(folder, {"reranker": reranker} if output_dir is None else pipeline_parts(made))
