@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -12,6 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 from shlex import quote
 from typing import Any
+
+from transformers.utils import logging
 
 from hf_xmc.data.arrow import file_key
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset, local_path
@@ -127,6 +130,11 @@ class Run:
 
     def __call__(self, source: str, test: str | None, earlier: str | Path | None, options: Options | None) -> Fitted:
         """Run all stages that are not done yet."""
+        with quiet():
+            return self.run(source, test, earlier, options)
+
+    def run(self, source: str, test: str | None, earlier: str | Path | None, options: Options | None) -> Fitted:
+        """`__call__`, while libraries may print."""
         check_folder(self.folder)
         self.journal = Journal.open(self.work, request(source, self.settings, test, earlier, options))
         data = self.read(source, test, earlier, options)
@@ -256,6 +264,20 @@ class Run:
         self.watcher.end(name, self.journal.seconds[name])
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the notices and bars of transformers: the watcher is told what matters."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds a tagger that `fit` did not make.
 
@@ -279,7 +301,7 @@ def request(
 
     return {
         "data": content(source),
-        "settings": {**asdict(settings), "channels": list(settings.channels)},
+        "settings": json.loads(json.dumps(asdict(settings))),
         "test": content(test) if test is not None and Path(test).exists() else test,
         "from": None if earlier is None else str(earlier),
         "options": None if options is None else asdict(options),

@@ -99,7 +99,8 @@ class Plan:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Plan:
         """The plan that `to_json` wrote."""
-        settings = {**content["settings"], "channels": tuple(content["settings"]["channels"])}
+        settings = dict(content["settings"])
+        settings["channels"] = None if settings["channels"] is None else tuple(settings["channels"])
         stages = tuple(Stage(**stage) for stage in content["stages"])
         notes = tuple(content["notes"])
         return cls(stages, FitSettings(**settings), content["label_strategy"], notes, content["hidden"])

@@ -121,12 +121,21 @@ def channel_table(channels: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
     columns = ("kept", *(f"{name} without → with" for name in ("P@1", "P@5", "PSP@5")), "size", "seconds")
     rows = []
     for row in channels:
-        gains = [
-            f"{100 * row['without'][name]:.1f} → {100 * row['with'][name]:.1f}" for name in ("P@1", "P@5", "PSP@5")
-        ]
-        kept = "yes" if row["kept"] else "no"
-        rows.append({"name": row["name"], "cells": [kept, *gains, gigabytes(row["bytes"]), f"{row['seconds']:.0f}"]})
+        gains = [gain(row, name) for name in ("P@1", "P@5", "PSP@5")]
+        size = "" if row["bytes"] is None else gigabytes(row["bytes"])
+        cells = ["yes" if row["kept"] else "no", *gains, size, f"{row['seconds']:.1f}"]
+        rows.append({"name": row["name"], "cells": cells})
     return {"columns": columns, "rows": rows}
+
+
+def gain(row: Mapping[str, Any], metric: str) -> str:
+    """A metric without and with a channel.
+
+    >>> gain({"without": {"P@1": 0.5}, "with": {"P@1": 0.52}}, "P@1")
+    '50.0 → 52.0'
+    """
+    before = f"{100 * row['without'][metric]:.1f}"
+    return before if row["with"] is None else f"{before} → {100 * row['with'][metric]:.1f}"
 
 
 def bar(row: Mapping[str, Any]) -> dict[str, Any]:

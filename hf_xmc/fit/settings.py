@@ -41,7 +41,8 @@ class FitSettings:
             ([`hf_xmc.modeling.static_tower_xmc.StaticTower`]); `static_dim: 0` leaves it out.
         label_vectors: whether every label gets a free vector in addition to its text.
         label_head_learning_rate: of these vectors.
-        channels: further sources of evidence to try; each is kept only if it helps on validation queries.
+        channels: further sources of evidence to try, by default all that there are; each is kept only if it helps on
+            validation queries.
         fine_tune_epochs: epochs of training the whole encoder before the rest; 0 for none.
         max_steps: training steps at most, for a quick try; -1 for no limit.
         seeds: trainings with different seeds whose scores are averaged.
@@ -70,7 +71,7 @@ class FitSettings:
     static_learning_rate: float = 0.02
     label_vectors: bool = True
     label_head_learning_rate: float = 0.02
-    channels: tuple[str, ...] = ("memory", "lexical", "names")
+    channels: tuple[str, ...] | None = None
     fine_tune_epochs: int | None = None
     max_steps: int = -1
     seeds: int = 1
@@ -136,7 +137,7 @@ def settings_from(
             raise SettingsError(f"unknown setting {name!r}", hint=hint)
     if "memory" in chosen:
         chosen["memory"] = number_of_bytes(chosen["memory"])
-    if "channels" in chosen:
+    if chosen.get("channels") is not None:
         chosen["channels"] = tuple(chosen["channels"])
     if preset not in PRESETS:
         raise SettingsError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_xmc.data.dataset import XMCDataset
@@ -128,7 +128,7 @@ def trainer_for(
         report_to="none",
         disable_tqdm=True,
     )
-    return XMCTrainer(
+    trainer = XMCTrainer(
         model=model,
         args=args,
         train_dataset=data.queries["train"],
@@ -138,6 +138,8 @@ def trainer_for(
         eval_ignored=data.filters.get("validation"),
         callbacks=[share_done],
     )
+    trainer.remove_callback(PrinterCallback)  # the watcher is told, and the figures are in fit.json
+    return trainer
 
 
 def encode(trainer: XMCTrainer, data: XMCDataset, advance: Advance) -> None:
