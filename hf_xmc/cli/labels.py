@@ -45,11 +45,14 @@ def labels(
 
 def rows_of(path: Path, *columns: str) -> list[dict[str, Any]]:
     """The rows of a table, which must have these columns."""
+    from hf_xmc.data.files import plain_suffix
     from hf_xmc.errors import DataError
     from hf_xmc.inference.text_files import read_rows
 
     found = []
     for line, row in read_rows(path):
+        if plain_suffix(path) == ".txt" and not row["text"].strip():
+            continue
         if missing := [name for name in columns if not isinstance(row.get(name), str)]:
             raise DataError(f"no {missing[0]}", path, line, f"every row needs {' and '.join(columns)}")
         found.append(row)

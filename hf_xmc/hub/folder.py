@@ -30,7 +30,7 @@ from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS, STATIC_SETTING
 from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
-from hf_xmc.retrieval.folder import first_line
+from hf_xmc.retrieval.folder import first_line, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
@@ -302,7 +302,7 @@ def files_to_push(folder: str | os.PathLike[str]) -> list[str]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelFolderError("no such folder", folder, hint=f"{TRAIN.format(folder=folder)} to make one")
+        raise no_such_folder(folder, f"{TRAIN.format(folder=folder)} to make one")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if missing := missing_files(folder, present):
         hints = [TRAIN] if TRAIN in missing.values() else list(dict.fromkeys(missing.values()))  # training makes all

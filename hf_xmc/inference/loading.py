@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
-from hf_xmc.errors import DataError, ModelFolderError
+from hf_xmc.errors import DataError
 from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.folder import no_such_folder
 from hf_xmc.retrieval.index import LabelIndex
 
 AnyPath: TypeAlias = str | os.PathLike[str]
@@ -37,7 +38,7 @@ def folder_to_write(tagger: AnyTagger, output_dir: AnyPath | None = None) -> Pat
     if isinstance(tagger, XMCPipeline):
         return None
     if not Path(tagger).is_dir():
-        raise ModelFolderError("no such folder", Path(tagger), hint="train a model with hf-xmc train")
+        raise no_such_folder(Path(tagger), "train a model with hf-xmc train")
     return Path(tagger)
 
 

@@ -14,6 +14,7 @@ from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.factories import FACTORIES
+from hf_xmc.retrieval.folder import no_such_folder
 from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex
 
 
@@ -58,7 +59,7 @@ def build_folder_index(
             raise SettingsError(f"{name} is {given!r}; expected one of {', '.join(known)}")
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelFolderError("no such folder", folder, hint="train a model with hf-xmc train")
+        raise no_such_folder(folder, "train a model with hf-xmc train")
     if dataset is None and not (folder / LABELS).is_file():
         raise ModelFolderError(f"no {LABELS}", folder, hint="name the data set whose labels to index with --dataset")
     labels = as_dataset(dataset).labels if dataset is not None else read_parquet(folder / LABELS)
@@ -93,9 +94,7 @@ def change_labels(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelFolderError(
-            "no such folder", folder, hint="give a trained folder; for a Hub repository change a copy and push it"
-        )
+        raise no_such_folder(folder, "give a trained folder; for a Hub repository change a copy and push it")
     tagger = XMCPipeline.from_pretrained(folder)
     added: Any = []
     try:

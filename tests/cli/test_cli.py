@@ -107,7 +107,7 @@ def test_predict_only_some_labels(trained: Path, tmp_path: Path) -> None:
     def predicted(*flags: str) -> set[str]:
         source, target = tmp_path / "texts.txt", tmp_path / "tags.jsonl"
         source.write_text("a red car\n", encoding="utf-8")
-        invoke("predict", trained, "--input", source, "--output", target, "--k", "12", *flags)
+        invoke("predict", trained, "--input", source, "--output", target, "--k", "12", "--overwrite", *flags)
         return {tag["uid"] for tag in json.loads(target.read_text())["labels"]}
 
     assert predicted("--allowed", "red", "--allowed", "blue") == {"red", "blue"}
