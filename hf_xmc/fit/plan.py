@@ -23,8 +23,10 @@ LENGTHS = (32, 48, 64, 96, 128, 192, 256)  # maximum tokens of a text that are t
 COVERED = 95  # per cent of the texts that should not be cut, if there is time
 ENCODING_SHARE = 0.5  # of the budget that encoding may take
 TRAINING_SHARE = 0.35  # of the budget that training over all labels may take
-EPOCHS = {"fast": 5, "default": 4, "best": 6}
-FEWEST_EPOCHS = 1
+EPOCHS = {"fast": 3, "default": 2, "best": 3}
+STEPS = 120  # that a training takes at least: small sets get more epochs
+MOST_EPOCHS = 10
+BATCH_SIZES = ((10_000, 256), (4000, 128), (0, 64))  # by training texts
 BASE_MEMORY = 700 * 2**20  # bytes of Python, torch and the encoder
 SPARE_MEMORY = 0.8  # share of the free memory that a plan may use
 OVERHEAD = 0.02  # seconds of a training step that do not depend on its size
@@ -138,14 +140,15 @@ def make_plan(
         if cut > (100 - COVERED) / 100 + 0.01:
             notes.append(f"The encoder reads the first {length} tokens of a text; {cut:.0%} of the texts are longer.")
     epochs, strategy, step = choose_epochs(settings, survey, speed, hidden, TRAINING_SHARE * seconds)
-    steps = epochs * -(-survey.queries["train"] // settings.batch_size)
+    steps = epochs * steps_an_epoch(settings, survey)
     if strategy != "all":
         notes.append(
             f"Each training step compares with {LABEL_BUDGET:,} of the {survey.labels:,} labels, chosen by the model."
         )
-    if epochs < (settings.epochs or EPOCHS[settings.preset]):
-        notes.append(f"There is time for {epochs} epochs of training.")
-    chosen = replace(settings, max_query_length=length or settings.max_query_length, epochs=epochs)
+    if epochs < epochs_wanted(settings, survey):
+        notes.append(f"There is time for {epochs} {'epoch' if epochs == 1 else 'epochs'} of training.")
+    size = batch_size(settings, survey)
+    chosen = replace(settings, max_query_length=length or settings.max_query_length, epochs=epochs, batch_size=size)
     held = survey.queries.get("validation", 0) + survey.queries.get("test", 0)
     searching = (held + survey.queries["train"]) * survey.labels * dimension(settings, hidden) * speed.multiply
     voting = held * survey.queries["train"] * dimension(settings, hidden) * speed.multiply
@@ -194,20 +197,38 @@ def choose_epochs(
     settings: FitSettings, survey: Survey, speed: Speed, hidden: int, seconds: float
 ) -> tuple[int, str, float]:
     """Epochs, label strategy, and seconds of a step: all labels if there is time for one epoch over them."""
-    wanted = settings.epochs or EPOCHS[settings.preset]
-    steps = -(-survey.queries["train"] // settings.batch_size) * settings.seeds
+    wanted, steps = epochs_wanted(settings, survey), steps_an_epoch(settings, survey) * settings.seeds
     for strategy in ("all", "selective"):
         step = step_seconds(settings, survey, speed, hidden, strategy)
         fitting = int(seconds // max(steps * step, 1e-9))
         if fitting >= min(2, wanted) or strategy == "selective":
-            return max(FEWEST_EPOCHS, min(wanted, fitting)), strategy, step
+            return max(1, min(wanted, fitting)), strategy, step
     raise AssertionError  # the loop returns
+
+
+def steps_an_epoch(settings: FitSettings, survey: Survey) -> int:
+    """Training steps of one pass over the data."""
+    return -(-survey.queries["train"] // batch_size(settings, survey))
+
+
+def epochs_wanted(settings: FitSettings, survey: Survey) -> int:
+    """Passes over the data, if there is time."""
+    if settings.epochs is not None:
+        return settings.epochs
+    usual, few = EPOCHS[settings.preset], -(-STEPS // steps_an_epoch(settings, survey))
+    return min(max(usual, few), MOST_EPOCHS)
+
+
+def batch_size(settings: FitSettings, survey: Survey) -> int:
+    """Texts of a training step: fewer where there are few, so that there are enough steps."""
+    usual = next(size for fewest, size in BATCH_SIZES if survey.queries["train"] >= fewest)
+    return settings.batch_size or usual
 
 
 def step_seconds(settings: FitSettings, survey: Survey, speed: Speed, hidden: int, strategy: str) -> float:
     """Seconds of a training step."""
     labels = survey.labels if strategy == "all" else min(survey.labels, LABEL_BUDGET)
-    batch, width = settings.batch_size, dimension(settings, hidden)
+    batch, width = batch_size(settings, survey), dimension(settings, hidden)
     products = PASSES * ((batch + labels) * hidden * hidden + batch * labels * width)
     features = 3 * (batch * survey.words + labels * survey.label_words)  # words, pairs, stems
     return OVERHEAD + products * speed.multiply + features * settings.static_dim * speed.lookup
@@ -227,7 +248,14 @@ def memory_needed(settings: FitSettings, survey: Survey, hidden: int, strategy: 
     features = 4 * 3 * (texts * survey.words + labels * survey.label_words)
     table = 4 * settings.static_buckets * settings.static_dim if settings.static_dim else 0
     vectors = 4 * width * labels
-    train = states + features + 2.5 * table + 3 * vectors + 4 * width * compared + 12 * settings.batch_size * compared
+    train = (
+        states
+        + features
+        + 2.5 * table
+        + 3 * vectors
+        + 4 * width * compared
+        + 12 * batch_size(settings, survey) * compared
+    )
     combine = states + table + 3 * vectors + 6 * width * survey.queries["train"]
     return {
         "encode": int(BASE_MEMORY + states),

@@ -61,16 +61,16 @@ class FitSettings:
     max_query_length: int | None = None
     max_label_length: int = 64
     epochs: int | None = None
-    batch_size: int = 256
+    batch_size: int | None = None
     learning_rate: float = 1e-3
-    temperature: float = 0.05
+    temperature: float = 0.06
     static_dim: int = 256
     static_buckets: int = 2**18
     static_weight: float = 0.5
-    static_dropout: float = 0.5
-    static_learning_rate: float = 0.02
+    static_dropout: float = 0.25
+    static_learning_rate: float = 0.05
     label_vectors: bool = True
-    label_head_learning_rate: float = 0.02
+    label_head_learning_rate: float = 0.03
     channels: tuple[str, ...] | None = None
     fine_tune_epochs: int | None = None
     max_steps: int = -1
@@ -104,7 +104,7 @@ class FitSettings:
 # What each preset changes, and the minutes that it may take unless the user says so. They were chosen on validation
 # splits: docs/experiments.md.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"temperature": 0.1, "static_dropout": 0.4, "static_weight": 1.0, "channels": ("names",)},
+    "fast": {"temperature": 0.08, "static_weight": 1.0, "label_head_learning_rate": 0.05},
     "default": {},
     "best": {"seeds": 2},
 }

@@ -112,7 +112,7 @@ def trainer_for(
         freeze_encoder=model.config.encoder_config is not None,
         num_train_epochs=settings.epochs or 1,
         max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size or 256,
         learning_rate=settings.learning_rate,
         label_head_learning_rate=settings.label_head_learning_rate,
         label_head_loss_weight=1.0,

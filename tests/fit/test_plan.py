@@ -9,7 +9,7 @@ import pytest
 
 from hf_xmc.errors import SettingsError
 from hf_xmc.fit.machine import Machine
-from hf_xmc.fit.plan import EPOCHS, Plan, Speed, make_plan, memory_needed
+from hf_xmc.fit.plan import EPOCHS, STEPS, Plan, Speed, make_plan, memory_needed
 from hf_xmc.fit.settings import settings_from
 from hf_xmc.fit.survey import Survey
 
@@ -35,10 +35,16 @@ def test_with_time_enough_nothing_is_cut() -> None:
     plan = make_plan(settings_from("default"), surveyed(), MACHINE, QUICK, LENGTHS, hidden=384)
     assert [stage.name for stage in plan.stages] == ["encode", "train", "combine", "measure"]
     assert plan.settings.max_query_length == 96  # the shortest that covers 90 tokens
-    assert plan.settings.epochs == EPOCHS["default"]
+    assert plan.settings.epochs == max(EPOCHS["default"], -(-STEPS // 40))
     assert plan.label_strategy == "all"
     assert not plan.notes
     assert plan.minutes < 30
+
+
+def test_small_sets_get_smaller_batches_and_more_epochs() -> None:
+    plan = make_plan(settings_from("default"), surveyed(queries=1000), MACHINE, QUICK, LENGTHS, hidden=384)
+    assert plan.settings.batch_size == 64
+    assert plan.settings.epochs * 16 >= STEPS
 
 
 def test_less_time_means_shorter_texts_and_fewer_epochs_and_says_so() -> None:
@@ -46,7 +52,7 @@ def test_less_time_means_shorter_texts_and_fewer_epochs_and_says_so() -> None:
     lengths = np.linspace(50, 300, 500).tolist()
     plan = make_plan(settings_from("default", minutes=5), surveyed(), MACHINE, slow, lengths, hidden=384)
     assert plan.settings.max_query_length == 32
-    assert plan.settings.epochs < EPOCHS["default"]
+    assert plan.settings.epochs == 1
     assert any("first 32 tokens" in note for note in plan.notes)
     assert any("epoch" in note for note in plan.notes)
 

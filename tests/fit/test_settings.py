@@ -69,6 +69,6 @@ def test_settings_are_values_that_survive_json() -> None:
     import json
     from dataclasses import asdict
 
-    settings = settings_from("best", epochs=2)
+    settings = settings_from("best", epochs=2, channels=["names"])
     again = json.loads(json.dumps(asdict(settings)))
     assert FitSettings(**{**again, "channels": tuple(again["channels"])}) == settings
