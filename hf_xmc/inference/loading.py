@@ -51,9 +51,14 @@ def check_labels(index: LabelIndex, data: XMCDataset, name: str = "the model") -
     Raises:
         DataError: other labels, or another order.
     """
-    if index.labels["uid"][: data.num_labels] != data.labels["uid"][:]:
+    if not starts_with_labels(index, data):
         raise DataError(
             f"the index of {name} ({len(index.labels):,} labels) has other labels than {data.name} "
             f"({data.num_labels:,} labels), or in another order",
             hint="give the data set that the model was trained on, or build the index of this one with hf-xmc index",
         )
+
+
+def starts_with_labels(index: LabelIndex, data: XMCDataset) -> bool:
+    """Whether the labels of an index begin with those of a data set, in their order."""
+    return bool(index.labels["uid"][: data.num_labels] == data.labels["uid"][:])
