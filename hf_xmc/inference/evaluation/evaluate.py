@@ -443,10 +443,15 @@ def score(topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...] = KS)
     return ranking_metrics(topk, dataset.positives(split), ks, label_weights(dataset), filters)
 
 
-def baseline_predictions(dataset: XMCDataset, split: str, k: int) -> dict[str, TopK]:
-    """Predictions that need no trained model, as deep as `predict_split`: popularity, and tf-idf of label texts."""
+def baseline_predictions(dataset: XMCDataset, split: str, k: int, rows: np.ndarray | None = None) -> dict[str, TopK]:
+    """Predictions that need no trained model, as deep as `predict_split`: popularity, and tf-idf of label texts.
+
+    Args:
+        rows: the queries of the split to predict for; by default all.
+    """
     k = search_depth(k, dataset.filters.get(split))
-    texts = dataset.queries[split]["text"][:]
+    queries = dataset.queries[split]
+    texts = (queries if rows is None else queries.select(rows))["text"][:]
     train, labels = dataset.queries["train"]["text"][:], dataset.labels["text"][:]
     return {
         "popularity": baselines.popularity(np.asarray(dataset.train_label_counts), len(texts), k),
