@@ -42,6 +42,7 @@ PICKLED = "training_args.bin"  # written by the Trainer; run.json holds the same
 
 TRAIN = "run hf-xmc train with --output_dir {folder}"
 BUILD_INDEX = "run hf-xmc index {folder} --dataset NAME"
+FIT = "run hf-xmc fit with --output_dir {folder}"
 CALIBRATE = "run hf-xmc calibrate {folder} --dataset NAME"
 SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
 
@@ -168,6 +169,7 @@ def parts() -> tuple[Part, ...]:
             ranking,
             save=lambda document, folder: write_json(document, folder / METRICS),
         ),
+        Part("report", ("fit.json", "report.html"), FIT, ranking),
         Part("card", (CARD,), 'call hf_xmc.hub.write_model_card("{folder}")'),
     )
 

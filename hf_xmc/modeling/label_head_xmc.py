@@ -200,6 +200,7 @@ class LabelHead:
         tensors = {"vectors": self.vectors, "label_counts": self.label_counts}
         try:
             save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, temporary, metadata)
+            sort_header(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -235,6 +236,17 @@ class LabelHead:
             raise ModelFolderError(
                 f"the label head cannot be read ({error!s:.200})", path, hint="download it or train the head again"
             ) from error
+
+
+def sort_header(path: Path) -> None:
+    """Put the names in the header of a safetensors file in order, which the library writes as they come: the same
+    content then gives the same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.dumps(json.loads(file.read(size)), sort_keys=True, separators=(",", ":")).encode()
+        if len(header) <= size:
+            file.seek(8)
+            file.write(header.ljust(size))
 
 
 def find_label_head(name_or_folder: Any, config: Any, asked: bool, **options: Any) -> LabelHead | None:

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import Trainer, set_seed
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, get_last_checkpoint
 from transformers.utils import logging
 
@@ -26,7 +26,7 @@ from hf_xmc.modeling.label_head_xmc import LABEL_HEAD
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.training.adapters import has_adapters, merged, plain_model
 from hf_xmc.training.arguments import XMCTrainingArguments
-from hf_xmc.training.callbacks import QueryProgressCallback, TrainerHooks
+from hf_xmc.training.callbacks import LogLines, QueryProgressCallback, TrainerHooks
 from hf_xmc.training.candidates.registry import rule_named
 from hf_xmc.training.checkpoints import warn_of_other_batches, whole_checkpoint
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
@@ -171,6 +171,8 @@ class XMCTrainer(Trainer):
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(QueryProgressCallback)
+        if self.pop_callback(PrinterCallback) is not None:
+            self.add_callback(LogLines)
 
     # ---- Set-up from model and arguments ----
 
