@@ -39,7 +39,6 @@ class GraphEncoder:
         self.config = SimpleNamespace(**about["config"])
         self.tokenizer = tokenizer
         self.run = run
-        self.fingerprints = (about["encoder_fingerprint"], about["head_fingerprint"])
 
     @classmethod
     def from_pretrained(
@@ -74,6 +73,14 @@ class GraphEncoder:
         threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
         run = {"onnx": onnx_run, "openvino": openvino_run}[backend](graphs, threads)
         return cls(about, read_tokenizer(folder), run)
+
+    def encoder_fingerprint(self) -> str:
+        """That of the model that was exported."""
+        return self.about["encoder_fingerprint"]
+
+    def head_fingerprint(self) -> str | None:
+        """That of its label head, which the index includes."""
+        return self.about["head_fingerprint"]
 
     def eval(self) -> GraphEncoder:
         """Itself: a graph has no training mode."""

@@ -9,13 +9,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
 from safetensors import SafetensorError
 
 from hf_xmc.errors import ModelFolderError, XMCError
@@ -43,6 +36,14 @@ def fetch_folder(
         return folder / subfolder
     if "/" not in str(name_or_folder):  # taggers on the Hub are called name/model
         raise no_such_folder(folder, "give a trained folder, or a repository as name/model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
     try:
         inside = f"{subfolder}/" if subfolder else ""
         patterns = [f"{inside}{pattern}" for pattern in allow_patterns or (["*"] if subfolder else [])] or None

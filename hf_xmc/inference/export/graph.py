@@ -21,7 +21,7 @@ from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.folder import save_parts
 from hf_xmc.inference.graph_encoder import ABOUT, GraphEncoder, engine, padded
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.modeling.configuration_xmc import SETTINGS
+from hf_xmc.modeling.settings_xmc import SETTINGS
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 
 OPSET = 17
@@ -141,6 +141,8 @@ def check_exportable(model: XMCDualEncoderModel) -> None:
     """
     if getattr(model, "query_encoder", None) is None:
         raise ModelFolderError("the model has no transformer to export; it runs without one already")
+    if getattr(model, "static_tower", None) is not None:
+        raise ModelFolderError("the model has a static tower, which is not part of a graph")
     if model.tokenizer is None or getattr(model.tokenizer, "backend_tokenizer", None) is None:
         raise ModelFolderError("the model has no fast tokenizer", hint="save one with tokenizer.json into the folder")
 
