@@ -15,6 +15,7 @@ from transformers.utils import logging
 from hf_xmc.data.checksums import MANIFEST, check_manifest
 from hf_xmc.hub.card import CARD, readdress, write_model_card
 from hf_xmc.hub.folder import belongs, files_to_push, refresh
+from hf_xmc.retrieval.folder import is_cut
 
 logger = logging.get_logger(__name__)
 TRIES, WAIT = 5, 1.0  # times a push is tried, and seconds before the second time
@@ -105,5 +106,4 @@ def worth_another_try(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         response = getattr(error, "response", None)
         return response is not None and response.status_code in (408, 409, 412, 429, 500, 502, 503, 504)
-    # By name, since the client changes the library that it connects with from version to version.
-    return any(cls.__name__ == "TransportError" for cls in type(error).__mro__) or isinstance(error, ConnectionError)
+    return is_cut(error)

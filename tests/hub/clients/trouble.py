@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from hf_xmc import XMCPipeline
@@ -64,7 +64,12 @@ def main() -> None:
     shutil.rmtree(os.environ["HF_HOME"])
     plan(r"GET /.*/resolve/.*/model.safetensors", 0)
     first = XMCPipeline.from_pretrained(repo_id)
-    plan(r".*", 0, 1000)
+    plan(r".*/tree/.*|.*/revision/.*|GET /api/models/.*", 0)
+    try:
+        XMCPipeline.from_pretrained(repo_id)
+    except ModelFolderError as error:
+        report["cut"] = str(error)
+    constants.HF_HUB_OFFLINE = True
     report["offline"] = XMCPipeline.from_pretrained(repo_id)("plants") == first("plants")
     print(json.dumps(report))
 
