@@ -1,4 +1,4 @@
-"""`hf-xmc calibrate`: fit query memory and confidence to a trained folder."""
+"""`hf-xmc calibrate`: fit ranking channels and confidence to a trained folder."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from typing import Annotated
 
 import typer
 
-from hf_xmc.cli.tables import console, predict_command, print_confidence, print_metrics, print_next, quoted
+from hf_xmc.cli.tables import (
+    console,
+    predict_command,
+    print_channels,
+    print_confidence,
+    print_metrics,
+    print_next,
+    print_threshold,
+    quoted,
+)
 
 EXAMPLE = "Example: hf-xmc calibrate outputs/demo/model --dataset sample"
 
 
 def calibrate(
-    run: Annotated[Path, typer.Argument(help="Trained folder; memory/ and confidence.json are written into it.")],
+    run: Annotated[Path, typer.Argument(help="Trained folder; channels and confidence.json are written into it.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Data set that the model was trained on.")] = "",
     level: Annotated[
         float,
@@ -22,6 +31,20 @@ def calibrate(
     memory: Annotated[
         bool, typer.Option("--memory/--no_memory", help="Let similar training queries vote, if that helps.")
     ] = True,
+    channels: Annotated[
+        str, typer.Option("--channels", help="Ranking channels to try, such as memory,names (default: all).")
+    ] = "",
+    fusion: Annotated[
+        str,
+        typer.Option(
+            "--fusion",
+            help="How channels are combined: weights, learned (a small linear model), or auto for the better one.",
+        ),
+    ] = "auto",
+    prefer: Annotated[
+        str,
+        typer.Option("--prefer", help="What is chosen for: balanced, head (the first label) or tail (rare labels)."),
+    ] = "balanced",
     centroids: Annotated[
         bool,
         typer.Option(
@@ -43,27 +66,36 @@ def calibrate(
         int, typer.Option("--seed", help="Seed for splitting validation into tuning and calibration halves.")
     ] = 0,
 ) -> None:
-    """Tune the query memory on half of validation, and fit probabilities, thresholds and label sets on the rest."""
+    """Choose ranking channels on half of validation, and fit probabilities, thresholds and label sets on the rest."""
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.inference.fitting.calibration import calibrate as fit
 
     if not dataset:
         raise typer.BadParameter("name the data set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
     data = load_xmc_dataset(dataset)
-    fitted = fit(run, data, level, memory, centroids, method, batch_size, seed, max_depth)
+    names = [name.strip() for name in channels.split(",") if name.strip()] or None
+    given = (level, memory, centroids, method, batch_size, seed, max_depth)
+    fitted = fit(run, data, *given, channels=names, fusion=fusion, prefer=prefer)
     summary = fitted.summary
-    part = f"{data.name}, validation queries that chose nothing ({summary['calibrated_on']:,})"
-    added = [name for name in ("memory", "centroids") if summary[name] is not None]
+    part = f"{data.name}, the half of validation that chose no setting ({summary['calibrated_on']:,} queries)"
+    threshold = summary["threshold"]
+    if threshold:
+        print_threshold(threshold, f"on {summary['calibrated_on']:,} validation queries")
+    kept = [row["name"] for row in summary["channels"] if row["kept"]]
+    added = [*kept, *(["centroids"] if summary["centroids"] is not None else [])]
     rows = {"labels alone": summary["metrics"]["without"]}
     if added:
         rows[f"with {' and '.join(added)}"] = summary["metrics"]["with"]
     print_metrics(f"{part}, per cent", rows)
-    for name, wanted in (("memory", memory), ("centroids", centroids)):
-        if wanted and summary[name] is None:
-            console.print(f"[yellow]No {name}: on the other half of validation it did not help.[/]")
+    if summary["channels"]:
+        print_channels(summary["channels"], learned=fitted.pipeline.fusion is not None)
+    if centroids and summary["centroids"] is None:
+        console.print("[yellow]No centroids: on the other half of validation they did not help.[/]")
     print_confidence(summary["calibration"], summary["sets"])
-    console.print(f"Written to {run}: confidence.json" + (", memory/" if summary["memory"] else "") + ", README.md")
+    folders = [f"{name}/" for name in kept]
+    learned = ["fusion.json"] if fitted.pipeline.fusion is not None else []
+    console.print(f"Written to {run}: {', '.join(['confidence.json', *folders, *learned, 'README.md'])}")
     print_next(
         f"hf-xmc evaluate {quoted(run)} --dataset {quoted(dataset)}    # the same figures on the test split",
-        predict_command(run),
+        predict_command(run, options=f"--threshold {threshold['threshold']:.2f}" if threshold else ""),
     )

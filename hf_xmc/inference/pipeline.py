@@ -6,29 +6,32 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
-from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.hub.folder import fingerprint, load_parts, pipeline_parts, save_parts
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
-from hf_xmc.inference.explain.explanations import add_explanations
-from hf_xmc.inference.labels import NewLabels
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.selection import describe, select
-from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.channels import FusedChannel, QueryMemory
 from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.learned_fusion import LearnedFusion
 from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from huggingface_hub import CommitInfo
+
+    from hf_xmc.inference.labels import NewLabels
+    from hf_xmc.modeling import XMCDualEncoderModel
 
 CELLS = 2**22  # predictions held at a time
 
@@ -44,6 +47,7 @@ class XMCPipeline:
         confidence: turns scores into probabilities, thresholds and conformal prediction sets.
         reranker: reorders the best labels on request; any object with `predict(pairs) -> scores`.
         channels: further sources of scores, which are combined with those of the label vectors.
+        fusion: how they are combined, if that was learned; without one by the weights of the channels.
 
     Example:
 
@@ -61,6 +65,7 @@ class XMCPipeline:
         confidence: Confidence | None = None,
         reranker: PairScorer | None = None,
         channels: Sequence[FusedChannel] = (),
+        fusion: LearnedFusion | None = None,
     ) -> None:
         self.encoder_fingerprint = encoder_fingerprint(model)
         self.head_fingerprint = head_fingerprint(model)
@@ -71,6 +76,7 @@ class XMCPipeline:
         self.run = dict(run or {})
         self.confidence = confidence
         self.reranker = reranker
+        self.fusion = fusion
         self.catalogue: tuple[LabelIndex, int, str] | None = None  # the last fingerprint of the label table
 
     @property
@@ -184,6 +190,8 @@ class XMCPipeline:
         found = split_options(options if k is None else {**options, "k": k}, search, selection)
         tagged = self.tag(rows, self.model.encode_queries(rows, batch_size), *found)
         if explain:
+            from hf_xmc.inference.explain.explanations import add_explanations  # slow to import
+
             add_explanations(self, rows, tagged, "occlusion" if explain is True else explain)
         return tagged[0] if isinstance(texts, str) else tagged
 
@@ -223,7 +231,7 @@ class XMCPipeline:
             topk = self.rank(embeddings[some], depth, texts=texts[some], search=search)
             keep = select(topk, confidence, **vars(selection))
             probabilities = None if confidence is None else confidence.probabilities(topk)
-            tagged += describe(self.index.labels, topk, keep, probabilities)
+            tagged += describe(self.index.catalogue.arrow, topk, keep, probabilities)
         return tagged
 
     def rank(
@@ -243,7 +251,8 @@ class XMCPipeline:
         search = changes.with_label_ids(self.index, SearchOptions.of(search, options))
         depth = k if not search.rerank else max(k, ranking.RERANK_DEPTH if search.rerank is True else search.rerank)
         temperature = self.model.config.temperature
-        topk = ranking.rank_labels(self.index, self.channels, texts, embeddings, depth, search, temperature)
+        fused = (self.channels, texts, embeddings, depth, search, temperature, self.fusion)
+        topk = ranking.rank_labels(self.index, *fused)
         return ranking.reorder(self.reranker, texts, topk, self.index.labels, k) if search.rerank else topk
 
     def confidence_for(self, search: SearchOptions | None = None, **options: Any) -> Confidence | None:
@@ -282,6 +291,7 @@ class XMCPipeline:
             self.reranker,
             search,
             last[2],
+            self.fusion,
         )
 
     def add_labels(self, labels: NewLabels) -> np.ndarray:
@@ -354,7 +364,7 @@ def check_parts(
             what = "with another label head than that of the model, or with this one before it was trained or fused"
         raise ModelFolderError(f"The index was built {what}", hint=rebuild)
     if model.label_head is not None:
-        model.label_head.check_catalogue(index.labels["uid"][:])
+        model.label_head.check_catalogue(index.catalogue.arrow["uid"].to_pylist())
     if memory is not None and memory.num_labels > index.catalogue.num_rows:
         raise ModelFolderError(
             f"The memory votes for {memory.num_labels:,} labels, the index has {index.catalogue.num_rows:,}",

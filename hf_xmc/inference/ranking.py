@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
-from hf_xmc.data.hierarchy import parents_of_table
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.options import SearchOptions
-from hf_xmc.retrieval.channels import FusedChannel, LabelVectors
+from hf_xmc.retrieval.channels import FollowsLabels, FusedChannel, LabelVectors
 from hf_xmc.retrieval.fingerprint import same_encoder
 from hf_xmc.retrieval.fusion import fuse_channels
 from hf_xmc.retrieval.geometry import TEMPERATURE, frechet_search, frechet_tree
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.learned_fusion import DEPTH, LearnedFusion, Listed
 from hf_xmc.retrieval.rerank import PairScorer, Reranker, rerank
 from hf_xmc.types import TopK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FUSION_DEPTH = 100  # best labels by their vectors that are combined with the other channels
 RERANK_DEPTH = 50  # labels that a reranker reads
@@ -34,11 +36,14 @@ def rank_labels(
     k: int,
     search: SearchOptions,
     temperature: float = TEMPERATURE,
+    fusion: LearnedFusion | None = None,
 ) -> TopK:
     """The k best labels of each query, `[N, k]`, before any reranking.
 
     Args:
         channels: channels that are combined with the label vectors.
+        fusion: how they are combined, if that was learned. It needs the channels that it was learned with; a search
+            by others is by the weighted sum of theirs.
         texts: of the queries, `[N]`; None if only label vectors and channels that need no texts are used.
         embeddings: of the queries, `[N, D]`.
         temperature: of the softmax that turns scores into likelihoods, for `search.geometry`.
@@ -47,14 +52,51 @@ def rank_labels(
         SettingsError: an unknown geometry, or a hierarchy that the label table does not have.
     """
     if search.geometry is not None:
-        return rank_by_geometry(index, channels, texts, embeddings, k, search, temperature)
+        return rank_by_geometry(index, channels, texts, embeddings, k, search, temperature, fusion)
     labels, used = LabelVectors(index), channels_used(channels, search)
     allowed = index.catalogue.allowed_rows(**search.filters)
+    for channel in used:
+        if isinstance(channel, FollowsLabels):
+            channel.follow(index.catalogue)
+    if fusion is not None and fits(fusion, used):
+        lists, deeper = channel_lists(index, fusion, used, texts, embeddings, k, allowed)
+        return fusion(lists, k, deeper, allowed)
     if not used:
         return labels.rank(texts, embeddings, k, allowed)
     found = labels.rank(texts, embeddings, max(k, FUSION_DEPTH), allowed)
     # The index knows which labels were removed; the other channels do not.
     return fuse_channels(found, used, texts, embeddings, k, without_removed(index, allowed))
+
+
+def fits(fusion: LearnedFusion, used: Sequence[FusedChannel]) -> bool:
+    """Whether a fusion was learned with these channels and the label vectors."""
+    return {*fusion.channels} == {LabelVectors.name, *(channel.name for channel in used)}
+
+
+def channel_lists(
+    index: LabelIndex,
+    fusion: LearnedFusion,
+    used: Sequence[FusedChannel],
+    texts: Sequence[str] | None,
+    embeddings: Any,
+    k: int = DEPTH,
+    allowed: np.ndarray | None = None,
+) -> tuple[list[Listed], TopK | None]:
+    """What each channel of a fusion lists, without removed labels; and the best k allowed labels by their vectors, if
+    what is listed may not be enough."""
+    labels = LabelVectors(index)
+    # Filters come afterwards, so that scores do not depend on them.
+    top = labels.rank(texts, embeddings, DEPTH if allowed is not None else max(k, DEPTH))
+    deeper = labels.rank(texts, embeddings, k, allowed) if allowed is not None else top if k > DEPTH else None
+    live = without_removed(index, None)
+    found = {labels.name: Listed(labels.name, top.sorted().first(DEPTH), complete=False)}
+    for channel in used:
+        topk = channel.rank(texts, embeddings, DEPTH)
+        if live is not None:
+            ids = np.where((topk.ids >= 0) & live[topk.ids], topk.ids, -1)
+            topk = TopK(ids, np.where(ids < 0, -np.inf, topk.scores))
+        found[channel.name] = Listed(channel.name, topk.sorted().first(DEPTH), channel.complete)
+    return [found[name] for name in fusion.channels], deeper
 
 
 def rank_by_geometry(
@@ -65,15 +107,18 @@ def rank_by_geometry(
     k: int,
     search: SearchOptions,
     temperature: float,
+    fusion: LearnedFusion | None = None,
 ) -> TopK:
     """The labels in the middle of the likely ones, by the distance of their embeddings or by hops from parent to child
     (Loki, `retrieval/geometry.py`)."""
     by_scores = SearchOptions(search.memory, search.channels, **search.filters)
-    likely = rank_labels(index, channels, texts, embeddings, GEOMETRY_DEPTH, by_scores)
+    likely = rank_labels(index, channels, texts, embeddings, GEOMETRY_DEPTH, by_scores, fusion=fusion)
     if search.geometry == "embeddings":
         return frechet_search(index, likely, k, temperature, embeddings, **search.filters)
     if search.geometry != "hierarchy":
         raise SettingsError(f"geometry is {search.geometry!r}; expected 'embeddings' or 'hierarchy'")
+    from hf_xmc.data.hierarchy import parents_of_table
+
     parents = parents_of_table(index.labels)
     if parents is None:
         raise SettingsError("geometry='hierarchy' needs a column parents in the label table, and there is none")
@@ -124,6 +169,7 @@ def ranking_fingerprint(
     reranker: PairScorer | None = None,
     search: SearchOptions | None = None,
     catalogue: str = "",
+    fusion: LearnedFusion | None = None,
 ) -> str:
     """A fingerprint of everything that scores depend on: encoder, label head, index, channels and their weights, and
     for a search that uses them geometry and reranker. Filters are not part of it: they do not change any score.
@@ -134,10 +180,14 @@ def ranking_fingerprint(
     Args:
         encoder, head: fingerprints of the encoder and of its label head.
         catalogue: fingerprint of the label table (`catalogue_fingerprint`).
+        fusion: how channels are combined, if that was learned.
     """
     search = search or SearchOptions()
+    used = channels_used(channels, search)
+    learned = fusion if fusion is not None and fits(fusion, used) else None
     parts: list[Any] = [head, catalogue, LabelVectors(index).fingerprint()]
-    parts += [(c.name, c.fingerprint()) for c in channels_used(channels, search) if c.weight > 0]
+    parts += [(c.name, c.fingerprint()) for c in used if c.weight > 0 or learned is not None]
+    parts += [] if learned is None else [("fusion", learned.fingerprint())]
     if search.geometry is not None:
         parts.append(("geometry", search.geometry))
     if search.rerank:
@@ -155,7 +205,7 @@ def catalogue_fingerprint(index: LabelIndex, num_labels: int) -> str:
     rows = np.unique(np.linspace(0, num_labels - 1, min(num_labels, SAMPLE)).astype(np.int64))
     if num_labels > index.catalogue.num_rows:
         return f"fewer than {num_labels} labels"
-    return blake2b("\n".join(index.labels.select(rows)["uid"]).encode(), digest_size=12).hexdigest()
+    return blake2b("\n".join(index.catalogue.arrow["uid"].take(rows).to_pylist()).encode(), digest_size=12).hexdigest()
 
 
 def same_settings(

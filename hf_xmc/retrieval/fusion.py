@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from hf_xmc.errors import DataError, SettingsError
-from hf_xmc.metrics.hits import search_depth
-from hf_xmc.metrics.ranking import ranking_metrics
 from hf_xmc.retrieval.channels.channel import FusedChannel
 from hf_xmc.retrieval.channels.query_memory import QueryMemory
+from hf_xmc.retrieval.preference import Preference
 from hf_xmc.retrieval.scores import add_scores
 from hf_xmc.types import Positives, TopK
 
@@ -140,12 +139,12 @@ def tune_channel(
     filters: Positives | None = None,
     k: int = 5,
     weights: Sequence[float] = WEIGHTS,
+    preference: Preference | None = None,
 ) -> tuple[FusedChannel, list[dict[str, Any]]]:
     """Choose the settings and the weight of a channel on held-out queries; returns it, and what was tried.
 
-    The best has the largest mean of P@1 and nDCG@k: P@1 is the quality of the first label, but noisy on few queries;
-    nDCG is steadier. Ties go to the first. Weight 0 is tried first, so that a channel that does not help gets weight
-    0.
+    The best is best by `preference`; ties go to the first. Weight 0 is tried first, so that a channel that does not
+    help gets weight 0.
 
     Args:
         channel: fitted on training queries only.
@@ -154,17 +153,20 @@ def tune_channel(
         positives, filters: the truth, and pairs that are removed from predictions.
         others: channels that are in the fusion already. A weight w of the new one leaves them 1 - w of theirs.
         weights: weights to try, in addition to 0.
+        preference: how rankings are compared; by default by P@1 and nDCG@k.
     """
-    depth = search_depth(k, filters)
+    preference = preference or Preference(k=k)
+    depth = preference.depth(filters)
     before = ranked_by(labels, others, texts, embeddings, depth)
     tried: list[FusedChannel] = []
     table: list[dict[str, Any]] = []
+    totals: list[float] = []
 
     def attempt(version: FusedChannel, weight: float, combined: TopK) -> None:
-        found = ranking_metrics(combined, positives, ks=(1, k), filters=filters)
+        found = preference.measure(combined, positives, filters)
         tried.append(version)
-        measured = {"P@1": found["P@1"], f"nDCG@{k}": found[f"nDCG@{k}"]}
-        table.append({**version.describe(), "weight": weight, **measured})
+        totals.append(found.pop("total"))
+        table.append({**version.describe(), "weight": weight, **found})
 
     attempt(channel, 0.0, weighted_sum(before, depth))
     for version, ranked in channel.versions(texts, embeddings):
@@ -174,7 +176,7 @@ def tune_channel(
     if isinstance(channel, QueryMemory) and not others:
         for joint, combined in channel.joint_versions(labels, embeddings, weights[::2], depth):
             attempt(joint, joint.weight, combined)
-    best = int(np.argmax([row["P@1"] + row[f"nDCG@{k}"] for row in table]))
+    best = int(np.argmax(totals))
     chosen = tried[best]
     chosen.weight = table[best]["weight"]
     return chosen, table

@@ -208,6 +208,8 @@ def test_every_fit_follows_from_its_seed(folder: Path, data: Path, tiny_encoder:
     tagger = XMCPipeline.from_pretrained(folder)
     taggers = [XMCPipeline.from_pretrained(folder) for _ in "ab"]
     one, two = (calibrate(tagger, data, level=0.5, seed=7).summary for tagger in taggers)
+    for row in (*one["channels"], *two["channels"]):
+        del row["seconds"]
     assert one == two
 
 

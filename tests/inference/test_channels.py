@@ -72,16 +72,16 @@ def registered() -> Iterator[type[FusedChannel]]:
 def test_a_third_channel_is_fitted_saved_and_loaded(
     registered: type[FusedChannel], numbers_pipeline: XMCPipeline, numbers_data: XMCDataset, tmp_path: Path
 ) -> None:
-    fitted = fit_confidence(numbers_pipeline, numbers_data, level=0.8)
+    fitted = fit_confidence(numbers_pipeline, numbers_data, level=0.8, channels=["memory", "uids"], fusion="weights")
     memory, uids = fitted.pipeline.channels
     assert isinstance(memory, QueryMemory)
     assert isinstance(uids, registered)
     assert memory.weight > 0
     assert uids.weight > 0
     assert memory.weight + uids.weight < 1
-    assert set(fitted.summary["channels"]) == {"memory", "uids"}
+    assert [(row["name"], row["kept"]) for row in fitted.summary["channels"]] == [("memory", True), ("uids", True)]
     assert fitted.summary["tried"]["uids"][0]["weight"] == 0
-    alone = fit_confidence(numbers_pipeline, numbers_data, level=0.8, channels=["memory"])
+    alone = fit_confidence(numbers_pipeline, numbers_data, level=0.8, channels=["memory"], fusion="weights")
     assert fitted.summary["metrics"]["with"]["nDCG@5"] > alone.summary["metrics"]["with"]["nDCG@5"]
 
     fitted.pipeline.save_pretrained(tmp_path)
@@ -106,7 +106,8 @@ def test_a_third_channel_is_fitted_saved_and_loaded(
 def test_the_confidence_belongs_to_the_ranking_of_all_channels(
     registered: type[FusedChannel], numbers_pipeline: XMCPipeline, numbers_data: XMCDataset
 ) -> None:
-    tagger = fit_confidence(numbers_pipeline, numbers_data, level=0.8).pipeline
+    given = {"channels": ["memory", "uids"], "fusion": "weights"}
+    tagger = fit_confidence(numbers_pipeline, numbers_data, level=0.8, **given).pipeline
     fingerprint = tagger.ranking_fingerprint()
     assert tagger.confidence_for() is not None
     for options in ({"channels": ["memory"]}, {"channels": []}, {"memory": False}, {"geometry": "embeddings"}):
@@ -158,11 +159,11 @@ def test_the_fingerprint_survives_live_labels_but_not_another_catalogue(
 ) -> None:
     tagger = fit_confidence(numbers_pipeline, numbers_data, level=0.8).pipeline
     other = XMCPipeline.build(tagger.model, numbers_data.labels.select(range(11, -1, -1)))
-    other.channels, other.confidence = tagger.channels, tagger.confidence
+    other.channels, other.fusion, other.confidence = tagger.channels, tagger.fusion, tagger.confidence
     assert other.confidence_for() is None
     assert isinstance(tagger.confidence, Confidence)
     changed = XMCPipeline(tagger.model, XMCPipeline.build(tagger.model, numbers_data.labels).index)
-    changed.channels, changed.confidence = tagger.channels, tagger.confidence
+    changed.channels, changed.fusion, changed.confidence = tagger.channels, tagger.fusion, tagger.confidence
     changed.add_labels(["number 99"])
     changed.update_labels({"red": "number 100"})
     changed.remove_labels(["blue"])

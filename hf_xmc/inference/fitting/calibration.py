@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.evaluation.evaluate import metrics_document
 from hf_xmc.inference.fitting.confidence import Fit, fit_confidence
-from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, folder_to_write
+from hf_xmc.inference.loading import (
+    AnyDataset,
+    AnyPath,
+    AnyTagger,
+    as_dataset,
+    as_tagger,
+    folder_to_write,
+    on_catalogue_of,
+)
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.calibration import METHODS
 
@@ -21,8 +31,11 @@ def calibrate(
     seed: int = 0,
     max_depth: int = 2000,
     output_dir: AnyPath | None = None,
+    channels: Sequence[str] | None = None,
+    fusion: str = "auto",
+    prefer: str = "balanced",
 ) -> Fit:
-    """Fit query memory, probabilities, thresholds and label sets on the validation split.
+    """Fit ranking channels, probabilities, thresholds and label sets on the validation split.
 
     This is what `hf-xmc calibrate` runs. A tagger that is given as a folder is saved there, with a new card. If the
     ranking changed, its metrics are replaced by those on validation queries that chose nothing.
@@ -38,6 +51,11 @@ def calibrate(
         seed: seed for splitting validation into tuning and calibration halves.
         max_depth: predictions per query, at most. Deeper ones allow sets of a higher level.
         output_dir: where to save the result; by default the folder of the tagger.
+        channels: names of the ranking channels to try; by default all that are registered.
+        fusion: how channels are combined: by `"weights"`, by a linear model that is `"learned"`, or `"auto"` for what
+            is better in cross-validation.
+        prefer: what channels and fusion are chosen for: `"balanced"`, `"head"` for the first label, or `"tail"` for
+            rare labels.
 
     Returns:
         The fitted pipeline, and a summary of the fit.
@@ -52,8 +70,10 @@ def calibrate(
     if not 0 < level < 1:
         raise SettingsError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
     folder = folder_to_write(tagger, output_dir)
-    data, given = as_dataset(dataset), as_tagger(tagger)
-    fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth)
+    given = as_tagger(tagger)
+    data = on_catalogue_of(given, as_dataset(dataset))
+    chosen = (channels, fusion, prefer)
+    fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth, *chosen)
     if folder is None:
         return fitted
     document = None
@@ -68,5 +88,6 @@ def calibrate(
 
 
 def ranked_by(pipeline: XMCPipeline) -> list[tuple[str, str]]:
-    """The channels of a pipeline with what they score by."""
-    return [(channel.name, channel.fingerprint()) for channel in pipeline.channels]
+    """The channels of a pipeline, and their fusion, with what they score by."""
+    fusion = [] if pipeline.fusion is None else [pipeline.fusion]
+    return [(part.name, part.fingerprint()) for part in (*pipeline.channels, *fusion)]

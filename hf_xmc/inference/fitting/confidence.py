@@ -18,9 +18,10 @@ import numpy as np
 from sklearn.model_selection import KFold
 
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.errors import DataError, SettingsError
+from hf_xmc.errors import DataError
 from hf_xmc.hub.folder import pipeline_parts, save_parts
-from hf_xmc.inference.evaluation.confidence import measure_confidence
+from hf_xmc.inference.evaluation.confidence import advised_threshold, measure_confidence
+from hf_xmc.inference.fitting.channels import FittedChannels, Held, fit_channels, learned, listed, wanted_channels
 from hf_xmc.inference.loading import check_labels
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.ranking import FUSION_DEPTH
@@ -32,12 +33,13 @@ from hf_xmc.metrics import (
     search_depth,
 )
 from hf_xmc.retrieval.calibration import RankedMap
-from hf_xmc.retrieval.channels import CHANNELS, FusedChannel, TrainQueries
+from hf_xmc.retrieval.channels import FusedChannel
 from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.conformal import true_scores
 from hf_xmc.retrieval.enrichment import enrich_labels, tune_enrichment
-from hf_xmc.retrieval.fusion import tune_channel
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.learned_fusion import LearnedFusion
+from hf_xmc.retrieval.preference import Preference
 from hf_xmc.types import Positives, TopK
 
 DEPTHS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
@@ -80,6 +82,8 @@ def fit_confidence(
     seed: int = 0,
     max_depth: int = 2000,
     channels: Sequence[str] | None = None,
+    fusion: str = "auto",
+    prefer: str = "balanced",
 ) -> Fit:
     """Encode train and validation, choose settings on half of validation, calibrate on the rest.
 
@@ -93,12 +97,16 @@ def fit_confidence(
         seed: for splitting validation into tuning and calibration halves.
         max_depth: predictions per query, at most. Deeper ones allow a higher coverage, and predictions take longer.
         channels: names of the channels to try; by default all that are registered.
+        fusion: how channels are combined: by `"weights"`, by a linear model that is `"learned"`, or `"auto"` for what
+            is better in cross-validation.
+        prefer: what is chosen for: `"balanced"`, `"head"` for the first label, or `"tail"` for rare labels.
 
     Raises:
         DataError: the index has other labels than the set, or validation has too few queries.
     """
     check_data(pipeline, data)
     wanted = wanted_channels(channels, memory)
+    preference_of(data, prefer)
     texts = {split: data.queries[split]["text"][:] for split in ("train", "validation")}
     embeddings = {
         split: pipeline.model.encode_queries(rows, batch_size, progress=True).numpy()
@@ -109,9 +117,8 @@ def fit_confidence(
         names = pipeline.index.labels["text"][:]
         ids = range(len(names))
         embeddings["labels"] = pipeline.model.encode_labels(names, ids, batch_size, progress=True).numpy()
-    return fit_from_embeddings(
-        pipeline, data, embeddings, level, memory, centroids, method, seed, max_depth, channels=channels
-    )
+    given = (level, memory, centroids, method, seed, max_depth, channels, fusion, prefer)
+    return fit_from_embeddings(pipeline, data, embeddings, *given)
 
 
 def fit_from_embeddings(
@@ -125,6 +132,8 @@ def fit_from_embeddings(
     seed: int = 0,
     max_depth: int = 2000,
     channels: Sequence[str] | None = None,
+    fusion: str = "auto",
+    prefer: str = "balanced",
 ) -> Fit:
     """The same from embeddings of `validation`, of `train` (for channels and centroids) and `labels` (for
     centroids)."""
@@ -147,14 +156,13 @@ def fit_from_embeddings(
         kappa, kappas = tune_enrichment(*given, held.queries, held.positives, filters=held.filters)
         if math.isfinite(kappa):
             index = enriched_index(pipeline.index, enrich_labels(*given, kappa), kappa)
-    fitted_channels, tried = fit_channels(
-        wanted_channels(channels, memory), data, embeddings.get("train"), index, held
-    )
+    wanted, preference = wanted_channels(channels, memory), preference_of(data, prefer)
+    made = fit_channels(wanted, data, embeddings.get("train"), index, held, fusion, preference, seed)
 
-    tuned = with_parts(pipeline, index, fitted_channels)
+    tuned = with_parts(pipeline, index, made.kept, fusion=made.fusion)
     depth = choose_depth(tuned, held, level, max_depth)
     calibrating = some(calibrating, depth, seed)
-    held = validation.take(calibrating)
+    chose, held = held, validation.take(calibrating)
     topk = drop_pairs(tuned.rank(held.queries, depth, texts=held.texts), held.filters).sorted()
     confidence = Confidence.fit(
         topk,
@@ -172,42 +180,28 @@ def fit_from_embeddings(
         encoder_fingerprint=pipeline.encoder_fingerprint,
         head_fingerprint=pipeline.head_fingerprint,
     )
-    fitted = with_parts(pipeline, index, fitted_channels, confidence)
+    advised = advised_threshold(topk, held.positives, confidence)
+    confidence.settings |= {"advised": advised} if advised else {}
+    fitted = with_parts(pipeline, index, made.kept, confidence, made.fusion)
     summary = {
         "tuned_on": len(tuning),
         "calibrated_on": len(calibrating),
         "depth": depth,
         "memory": None if tuned.memory is None else tuned.memory.describe(),
-        "channels": {channel.name: channel.describe() for channel in tuned.channels},
+        "channels": channel_rows(pipeline, index, made, chose, held, data, preference),
+        "fusion": "weights" if made.fusion is None else made.fusion.describe(),
+        "prefer": prefer,
         "centroids": kappa if math.isfinite(kappa) else None,
         "metrics": {
             "without": ranked_metrics(plain, data, held),
             "with": ranked_metrics(fitted, data, held),
         },
         "calibration": cross_fitted(topk, held.positives, method, seed),
+        "threshold": advised,
         "sets": set_sizes(topk, held.positives, confidence),
-        "tried": {"centroids": kappas, **tried},
+        "tried": {"centroids": kappas, **made.tried},
     }
     return Fit(fitted, summary)
-
-
-@dataclass(frozen=True)
-class Held:
-    """Held-out queries: embeddings `[B, D]`, their truth, the pairs that are no valid predictions, their texts."""
-
-    queries: np.ndarray
-    positives: Positives
-    filters: Positives | None
-    texts: Sequence[str] | None = None
-
-    def take(self, rows: np.ndarray) -> Held:
-        """Some of the queries."""
-        return Held(
-            self.queries[rows],
-            self.positives.take(rows),
-            None if self.filters is None else self.filters.take(rows),
-            None if self.texts is None else [self.texts[row] for row in rows.tolist()],
-        )
 
 
 def with_parts(
@@ -215,6 +209,7 @@ def with_parts(
     index: LabelIndex,
     channels: Sequence[FusedChannel],
     confidence: Confidence | None = None,
+    fusion: LearnedFusion | None = None,
 ) -> XMCPipeline:
     """The same model and reranker with other parts."""
     return XMCPipeline(
@@ -224,51 +219,66 @@ def with_parts(
         confidence=confidence,
         reranker=pipeline.reranker,
         channels=channels,
+        fusion=fusion,
     )
 
 
-def wanted_channels(names: Sequence[str] | None, memory: bool) -> list[type[FusedChannel]]:
-    """The registered channels with these names, all by default; without the memory if it is not wanted.
+def preference_of(data: XMCDataset, prefer: str) -> Preference:
+    """What to choose for, with the propensities of a data set.
 
     Raises:
-        SettingsError: a name that is not registered.
+        SettingsError: an unknown preference.
     """
-    known = {channel.name: channel for channel in CHANNELS}
-    if missing := [name for name in names or () if name not in known]:
-        raise SettingsError(f"there is no channel {missing[0]!r}", hint=f"registered are {', '.join(known)}")
-    wanted = [name for name in known if names is None or name in names]
-    return [known[name] for name in wanted if memory or name != "memory"]
+    weights = inverse_propensity(data.train_label_counts, data.num_train_queries, **data.propensity)
+    return Preference(prefer, weights)
 
 
-def fit_channels(
-    wanted: Sequence[type[FusedChannel]],
-    data: XMCDataset,
-    embeddings: np.ndarray | None,
+def channel_rows(
+    pipeline: XMCPipeline,
     index: LabelIndex,
+    made: FittedChannels,
+    chose: Held,
     held: Held,
-) -> tuple[list[FusedChannel], dict[str, list[dict[str, Any]]]]:
-    """Fit channels one after the other, each with the weight that helps most in combination with those before it.
-    Returns the channels that help, and what was tried for each.
+    data: XMCDataset,
+    preference: Preference,
+) -> list[dict[str, Any]]:
+    """What each channel brought: metrics of the ranking with and without it, on queries that chose nothing.
+
+    A learned fusion is learned again with or without the channel, on the same queries as before.
 
     Args:
-        embeddings: of the training queries.
-        held: queries that choose settings and weights.
+        chose: the queries that settings were chosen on.
+        held: the queries to measure on.
     """
-    chosen: list[FusedChannel] = []
-    tried: dict[str, list[dict[str, Any]]] = {"memory": []}
-    if not wanted or embeddings is None:
-        return chosen, tried
-    train = TrainQueries(data.queries["train"]["text"][:], embeddings, data.positives("train"), index.labels)
-    labels = index.search(held.queries, FUSION_DEPTH)
-    for channel in wanted:
-        made, tried[channel.name] = tune_channel(
-            channel.fit(train), labels, held.texts, held.queries, held.positives, chosen, held.filters
+    names = [channel.name for channel in made.kept]
+    lists = {} if made.fusion is None else listed(index, made.offered, chose)
+    measured = {tuple(names): ranked_metrics(with_parts(pipeline, index, made.kept, fusion=made.fusion), data, held)}
+
+    def metrics(some: tuple[str, ...]) -> dict[str, float]:
+        if some not in measured:
+            channels = [channel for channel in made.offered if channel.name in some]
+            found = learned(lists, some, made, chose, preference) if lists and some else None
+            fused = with_parts(pipeline, index, channels, fusion=None if found is None else found.fusion)
+            measured[some] = ranked_metrics(fused, data, held)
+        return measured[some]
+
+    rows = []
+    for channel in made.offered:
+        kept = channel.name in names
+        together = tuple(c.name for c in made.offered if c.name in names or c is channel)
+        rows.append(
+            {
+                "name": channel.name,
+                "kept": kept,
+                "weight": channel.weight,
+                "with": metrics(together) if kept or lists else None,
+                "without": metrics(tuple(name for name in names if name != channel.name)),
+                "seconds": round(made.seconds[channel.name], 2),
+                "bytes": getattr(channel, "size_bytes", None),
+                "settings": channel.describe(),
+            }
         )
-        if made.weight > 0:
-            for other in chosen:
-                other.weight *= 1 - made.weight
-            chosen.append(made)
-    return chosen, tried
+    return rows
 
 
 def enriched_index(index: LabelIndex, vectors: np.ndarray, kappa: float) -> LabelIndex:

@@ -5,14 +5,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hf_xmc.retrieval.channels.channel import Channel, FusedChannel, TrainQueries
+from hf_xmc.retrieval.channels.channel import Channel, FollowsLabels, FusedChannel, TrainQueries
 from hf_xmc.retrieval.channels.label_vectors import LabelVectors
+from hf_xmc.retrieval.channels.names import LabelNames
 from hf_xmc.retrieval.channels.query_memory import QueryMemory
 
-__all__ = ["CHANNELS", "Channel", "FusedChannel", "LabelVectors", "QueryMemory", "TrainQueries", "load_channels"]
+__all__ = [
+    "CHANNELS",
+    "Channel",
+    "FollowsLabels",
+    "FusedChannel",
+    "LabelNames",
+    "LabelVectors",
+    "QueryMemory",
+    "TrainQueries",
+    "load_channels",
+]
 
 # Channels that are combined with the label vectors, in the order in which their weights are learned.
-CHANNELS: list[type[FusedChannel]] = [QueryMemory]
+CHANNELS: list[type[FusedChannel]] = [QueryMemory, LabelNames]
 
 
 def load_channels(folder: str | os.PathLike[str]) -> list[FusedChannel]:

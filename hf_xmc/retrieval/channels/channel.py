@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
-from datasets import Dataset
 
+from hf_xmc.retrieval.catalogue import Catalogue
 from hf_xmc.types import Positives, TopK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class Channel(Protocol):
@@ -76,6 +79,15 @@ class FusedChannel(Channel, Protocol):
         ...
 
 
+@runtime_checkable
+class FollowsLabels(Protocol):
+    """A channel that reads the label table, and so has to know when labels are added or get new texts."""
+
+    def follow(self, catalogue: Catalogue, /) -> None:
+        """Take over what changed; called before every search, so it has to be quick if nothing did."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainQueries:
     """What a channel can learn from.
@@ -85,9 +97,11 @@ class TrainQueries:
         embeddings: of the training queries, `[N, D]`.
         positives: their labels, N rows.
         labels: the label table; row number = label id.
+        language: of the texts, a code such as `"en"` or a name.
     """
 
     texts: Sequence[str]
     embeddings: np.ndarray
     positives: Positives
     labels: Dataset
+    language: str = "en"

@@ -257,6 +257,11 @@ class QueryMemory:
             digest.update(np.asarray(array[:: max(1, len(array) // SAMPLE)], dtype=np.int64).tobytes())
         return digest.hexdigest()
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its arrays."""
+        return int(self.embeddings.nbytes + self.positives.indptr.nbytes + self.positives.indices.nbytes // 2)
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `memory/` into a trained folder: embeddings, positives, and `memory.json` with the settings."""
         folder = Path(folder)
