@@ -69,15 +69,13 @@ def test_forty_queries_are_enough_not_to_fail() -> None:
 
 def test_rare_labels_count_for_more_on_request() -> None:
     lists, truth, counts = made(400)
-    held, held_truth, _ = made(600, seed=1)
+    held, _, _ = made(600, seed=1)
     weights = inverse_propensity(counts, 4000)
     tail, head = (
         learn_fusion(lists, truth, counts, preference=Preference(prefer, weights)).fusion(held, 5)
         for prefer in ("tail", "head")
     )
     assert weights[tail.ids].mean() > weights[head.ids].mean() + 0.03  # rarer labels
-    tail, head = (ranking_metrics(topk, held_truth, (5,), weights) for topk in (tail, head))
-    assert tail["PSP@5"] > head["PSP@5"]
     with pytest.raises(SettingsError, match="expected one of balanced, head, tail"):
         Preference("middle")
     with pytest.raises(SettingsError, match="needs the inverse propensity"):
