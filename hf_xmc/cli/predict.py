@@ -10,6 +10,9 @@ import typer
 from hf_xmc.cli.tables import console, print_tags
 
 if TYPE_CHECKING:
+    from hf_xmc.inference.options import SelectionOptions
+    from hf_xmc.inference.tag_files import TagFile
+    from hf_xmc.inference.text_files import TextFile
     from hf_xmc.retrieval.index import LabelIndex
 
 EXAMPLE = 'Example: hf-xmc predict outputs/demo/model --text "Aligns short reads to a reference genome"'
@@ -22,13 +25,47 @@ def predict(
         Path | None,
         typer.Option(
             "--input",
-            help="File of texts: .txt (one per line), .jsonl, .csv, .tsv or .parquet. Needs --output.",
+            help="File of texts: .csv, .tsv, .xlsx, .jsonl, .parquet or .txt (one text per line). Needs --output.",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="File to write the tagged texts to: .jsonl or .parquet.")
+        Path | None,
+        typer.Option(
+            "--output",
+            help="File to write the tagged texts to: .csv, .tsv, .xlsx, .jsonl or .parquet. The columns of --input "
+            "are kept.",
+        ),
     ] = None,
-    text_column: Annotated[str, typer.Option("--text_column", help="Column of --input that holds the text.")] = "text",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --output if it exists.")] = False,
+    rows: Annotated[
+        str,
+        typer.Option(
+            "--rows",
+            help="Write a row for each text (texts), with label_1, uid_1, probability_1, label_2, ... in a table and "
+            "a list of labels in .jsonl and .parquet; or a row for each label of a text (tags).",
+        ),
+    ] = "texts",
+    text_column: Annotated[
+        str | None,
+        typer.Option(
+            "--text_column",
+            help="Column of --input that holds the text, or several, separated by commas, that are joined. By default "
+            "the columns that the folder was trained on, else the only one that looks like a text.",
+        ),
+    ] = None,
+    query_template: Annotated[
+        str | None,
+        typer.Option(
+            "--query_template", help='Template that makes the text out of columns, such as "{title}. {abstract}".'
+        ),
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            "--encoding",
+            help="Encoding of --input, such as cp1252, latin-1 or utf-16; by default found from the file.",
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("--k", "--top_k", help="Maximum number of labels per text.", min=1)] = 5,
     threshold: Annotated[
         str | None,
@@ -102,38 +139,85 @@ def predict(
     A file is processed in bounded memory. Rerun the same command to resume a run that was killed. Under
     `accelerate launch scripts/predict.py` several processes share the work.
     """
-    from hf_xmc.inference.batch import predict_file, shared_processes
-    from hf_xmc.inference.options import SearchOptions, SelectionOptions
-    from hf_xmc.inference.pipeline import XMCPipeline
-
     if not text and input is None:
         raise typer.BadParameter('give --text "..." or --input FILE --output FILE')
     if (input is None) != (output is None):
         raise typer.BadParameter("--input and --output must be given together")
+    from hf_xmc.inference.options import SearchOptions, SelectionOptions
+
+    selection = SelectionOptions(k, as_threshold(threshold), False if conformal is None else conformal, set_method)
+    folder = checked_folder(run, selection)
+    files = (
+        None
+        if input is None or output is None
+        else input_and_output(folder, input, output, rows, overwrite, text_column, query_template, encoding)
+    )
+
+    from hf_xmc.inference.batch import shared_processes, tag_file
+    from hf_xmc.inference.pipeline import XMCPipeline
+
     processes = shared_processes(device)
     first = processes is None or processes.is_main_process
-    pipeline = XMCPipeline.from_pretrained(run, device=processes.device if processes else device or fastest_device())
+    for line in files[0].said if files is not None and first else ():
+        console.print(line, highlight=False, markup=False)
+    pipeline = XMCPipeline.from_pretrained(
+        folder, device=processes.device if processes else device or fastest_device()
+    )
     filters = label_filters(pipeline.index, allowed, forbidden, where)
     search = SearchOptions(memory=memory, geometry=geometry, rerank=rerank, **filters)
-    selection = SelectionOptions(k, as_threshold(threshold), False if conformal is None else conformal, set_method)
     if text and first:
         tagged = pipeline(text, batch_size=batch_size, search=search, selection=selection)
         for one, tags in zip(text, tagged, strict=True):
             print_tags(one, tags)
-    if input is not None and output is not None:
-        count = predict_file(
-            pipeline,
-            input,
-            output,
-            text_column,
-            batch_size=batch_size,
-            window=window,
-            processes=processes,
-            search=search,
-            selection=selection,
-        )
+    if files is not None:
+        tagged_file = tag_file(pipeline, *files, batch_size, window, processes, search, selection)
         if first:
-            console.print(f"{count:,} texts tagged; written to {output}")
+            for line in tagged_file.said:
+                console.print(line, highlight=False, markup=False)
+            console.print(f"{tagged_file}; written to {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def checked_folder(run: str, selection: SelectionOptions) -> Path:
+    """The folder of a tagger, downloaded if it is on the Hub, in which the options of the selection can be used.
+
+    Raises:
+        ModelFolderError: no such folder.
+        SettingsError: an invalid threshold, or an option that needs a calibrated folder.
+    """
+    from hf_xmc.errors import SettingsError
+    from hf_xmc.inference.selection import check_threshold
+    from hf_xmc.retrieval.confidence import CONFIDENCE
+    from hf_xmc.retrieval.folder import fetch_folder
+
+    check_threshold(selection.threshold)
+    folder = fetch_folder(run)
+    asked = "--conformal" if selection.conformal is not False else f"--threshold {selection.threshold}"
+    if (selection.conformal is not False or isinstance(selection.threshold, str)) and not (
+        folder / CONFIDENCE
+    ).is_file():
+        raise SettingsError(f"{asked} needs a calibrated folder", hint=f"run hf-xmc calibrate {run} --dataset NAME")
+    return folder
+
+
+def input_and_output(
+    folder: Path,
+    input: Path,
+    output: Path,
+    rows: str,
+    overwrite: bool,
+    text_column: str | None,
+    query_template: str | None,
+    encoding: str | None,
+) -> tuple[TextFile, TagFile]:
+    """The files to read and write, checked before the model is loaded."""
+    from hf_xmc.data.reading import Reading
+    from hf_xmc.hub.run import RUN, read_json
+    from hf_xmc.inference.tag_files import tag_file_of
+    from hf_xmc.inference.text_files import open_texts
+
+    remembered = Reading.from_json(read_json(folder / RUN).get("reading"))
+    source = open_texts(input, text_column, query_template, encoding, remembered)
+    return source, tag_file_of(output, source, rows, overwrite)
 
 
 def label_filters(

@@ -53,6 +53,7 @@ class XMCDataset:
         format, reason: the format of the source, and how it was recognised.
         reading: how a row of the source became a text, so that rows of the same shape can be read again; None where
             the source has no columns, or was prepared before this was noted.
+        said: what was chosen or left out when the source was read, in sentences for the user.
     """
 
     queries: DatasetDict
@@ -68,6 +69,7 @@ class XMCDataset:
     format: str = "prepared"
     reason: str = "has dataset.json and labels/labels.parquet"
     reading: Reading | None = None
+    said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if isinstance(self.reading, dict):  # as dataset.json has it
@@ -115,6 +117,7 @@ class XMCDataset:
             "max_lengths": self.max_lengths,
             "counts": self.counts(),
             **({"reading": self.reading.to_json()} if self.reading else {}),
+            **({"said": self.said} if self.said else {}),
         }
         tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters)
         return parquet_folder.write(tables, about, Path(folder))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,10 @@ class Reading:
             except DataError as error:
                 raise DataError(f"row {number}: {error}") from error
         return texts
+
+    def in_language(self, language: str) -> Reading:
+        """The same with another language of the label texts."""
+        return replace(self, language=language)
 
     def to_json(self) -> dict[str, Any]:
         """As in `run.json` and `dataset.json`: what differs from the defaults, the text columns always."""

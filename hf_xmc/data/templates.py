@@ -8,6 +8,8 @@ from typing import Any
 
 from hf_xmc.errors import DataError
 
+ENDS = (*".?!:;", "\u2026", "\u3002", "\uff1f", "\uff01")  # of a sentence; the last three in Chinese and Japanese
+
 
 class Template:
     """A text composed of fields: `"{title}. {content}"`. Only plain field names are allowed, so a template cannot
@@ -56,6 +58,6 @@ def as_sentences(values: list[str]) -> str:
     text = ""
     for value in map(str.strip, values):
         if text and value:
-            text += " " if text.endswith((".", "?", "!", ":", ";", "…", "。", "？", "！")) else ". "
+            text += " " if text.endswith(ENDS) else ". "
         text += value
     return text

@@ -43,6 +43,7 @@ class TokenTable:
         self.text_of_row: np.ndarray = np.arange(len(lists), dtype=np.int32)  # [N] -> one of the distinct texts
         self.folder: tempfile.TemporaryDirectory[str] | None = None  # deleted with the table
         self.name: str | None = None  # of a table in the cache: equal for equal token ids
+        self.features: Any = None  # what a static tower reads of the same texts, for a model that has one
         starts = range(0, len(lists), CHUNK)
         self.chunks = [pack(lists[start : start + CHUNK]) for start in starts]  # indptr and tokens of CHUNK texts each
 

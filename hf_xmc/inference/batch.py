@@ -3,42 +3,78 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers.utils import logging
 
 from hf_xmc.data.files import file_fingerprint, replacing
+from hf_xmc.data.reading import Reading
 from hf_xmc.errors import DataError
 from hf_xmc.inference.loading import AnyPath
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.pipeline import XMCPipeline
-from hf_xmc.inference.text_files import Window, changed_type, number_of_rows, read_windows, texts_of, write_window
+from hf_xmc.inference.tag_files import LabelColumns, Summary, TagFile, merge, tag_file_of, write_part
+from hf_xmc.inference.text_files import TextFile, Window, number_of_rows, open_texts, read_windows, texts_of
 
-logger = logging.get_logger(__name__)
+if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
+
+logger = logging.getLogger(__name__)
 WINDOW = 8192  # rows that are sorted by length together, and the most that are lost when a run is killed
-OUTPUTS = (".jsonl", ".parquet")
 MANIFEST = "manifest.json"
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """What was tagged.
+
+    Args:
+        path: the file that was written.
+        texts: rows of the input.
+        blank: rows without a text.
+        untagged: texts without a label above the threshold.
+        said: what the user may want to know, one line each.
+    """
+
+    path: Path
+    texts: int
+    blank: int = 0
+    untagged: int = 0
+    said: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """
+        >>> print(Tagged(Path("tags.csv"), 100, blank=1, untagged=42))
+        99 texts tagged, 42 of them without a label above the threshold; 1 row without a text
+        """
+        parts = [f"{self.texts - self.blank:,} text{'s' * (self.texts - self.blank != 1)} tagged"]
+        parts += [f"{self.untagged:,} of them without a label above the threshold"] if self.untagged else []
+        rows = f"; {self.blank:,} row{'s' * (self.blank != 1)} without a text" if self.blank else ""
+        return ", ".join(parts) + rows
 
 
 def predict_file(
     pipeline: XMCPipeline,
     source: AnyPath,
     target: AnyPath,
-    text_column: str = "text",
+    text_column: str | Sequence[str] | None = None,
     *,
+    rows: str = "texts",
+    query_template: str | None = None,
+    encoding: str | None = None,
+    overwrite: bool = True,
     batch_size: int = 64,
     window: int = WINDOW,
     processes: PartialState | None = None,
@@ -46,19 +82,30 @@ def predict_file(
     selection: SelectionOptions | None = None,
     **options: Any,
 ) -> int:
-    """Tag every row of `source` and write it to `target` with a column `labels`; returns the number of rows.
+    """Tag every row of `source` and write it to `target` with its labels; returns the number of rows.
 
     The file is read one window of rows at a time. Finished windows are kept in `<target>.parts` until the run is
     complete, with a fingerprint of input, model and settings: the same call resumes a run that was killed, and starts
     over with a warning if one of the three has changed. Reading, tokenising and writing run in parallel with the
     encoder.
 
+    A row without a text gets no labels, so that every row of the input is in the output: each line of a `.txt` file,
+    also a blank one.
+
     Args:
-        source: `.txt` (one text per line; blank lines are skipped), `.jsonl`, `.csv`, `.tsv` or `.parquet`; the first
-            four also compressed (`.gz`, `.bz2`, `.xz`, `.zst`).
-        target: `.jsonl`, or `.parquet` (columns `uid` if there is one, `text`, `labels`). It is created when it is
-            complete.
-        text_column: column that holds the text.
+        source: `.csv`, `.tsv`, `.xlsx`, `.jsonl`, `.parquet` or `.txt` (one text per line); all but `.xlsx` and
+            `.parquet` also compressed (`.gz`, `.bz2`, `.xz`, `.zst`). Separator and encoding are found from the file.
+        target: `.csv`, `.tsv` or `.xlsx`, with the columns of the input and `label_1`, `uid_1`, `probability_1`,
+            `label_2`, ...; or `.jsonl` or `.parquet`, with the labels of a text as a list in the column `labels`. It
+            is created when it is complete. A table of the same kind as the input has its separator, encoding and
+            quotes.
+        text_column: column that holds the text, or several that are joined. By default the columns that the tagger was
+            trained on; else `text`, or the only column that looks like it.
+        rows: `"texts"`: a row for each text; `"tags"`: a row for each of its labels, with the columns of the input,
+            `rank`, `uid`, `uri` (if labels have one), `label` and `probability` or `score`.
+        query_template: the text as a template of columns, such as `"{title}. {abstract}"`.
+        encoding: of the input, if it is not UTF-8 and has no byte order mark.
+        overwrite: replace a file that is there.
         batch_size: texts encoded at a time.
         window: rows that are sorted by length together.
         processes: the processes that share the work, each calling this with the same arguments. The windows are dealt
@@ -66,47 +113,65 @@ def predict_file(
         search, selection, **options: as in [`XMCPipeline`].
 
     Raises:
-        DataError: an unknown kind of file, a missing text column, a text that is not a string, or columns that change
-            their type (Parquet only).
+        DataError: an unknown kind of file, no column that is clearly the text, a text that is not a string, columns
+            that change their type (Parquet only), or a target that exists and is not to be replaced.
     """
-    source, target = Path(source), Path(target)
-    if target.suffix not in OUTPUTS:
-        found = target.suffix or "a file without an ending"
-        raise DataError(f"cannot write {found}", target, hint=f"name it {' or '.join(OUTPUTS)}")
-    if not source.is_file():
-        raise DataError("no such file", source)
     search, selection = split_options(options, search, selection)
+    file = open_texts(
+        Path(source), text_column, query_template, encoding, Reading.from_json(pipeline.run.get("reading"))
+    )
+    to = tag_file_of(Path(target), file, rows, overwrite)
+    for line in file.said:
+        logger.warning(line)
+    return tag_file(pipeline, file, to, batch_size, window, processes, search, selection).texts
+
+
+def tag_file(
+    pipeline: XMCPipeline,
+    source: TextFile,
+    target: TagFile,
+    batch_size: int = 64,
+    window: int = WINDOW,
+    processes: PartialState | None = None,
+    search: SearchOptions | None = None,
+    selection: SelectionOptions | None = None,
+) -> Tagged:
+    """`predict_file` with files that were checked before, so that nothing has to be loaded to find a mistake."""
+    search, selection = search or SearchOptions(), selection or SelectionOptions()
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
+    labels = LabelColumns.of(pipeline.index.labels, pipeline.confidence_for(search) is not None)
     parts = Parts(target)
     if rank == 0:
-        settings = {"text_column": text_column, "batch_size": batch_size, "window": window}
+        settings: dict[str, Any] = {"batch_size": batch_size, "window": window, "rows": target.rows}
+        settings |= {"reading": source.reading.to_json(), "encoding": source.encoding}
         settings |= {**vars(selection), **vars(search)}
-        parts.open({"input": file_fingerprint(source), "model": pipeline.fingerprint(), "settings": settings})
+        parts.open({"input": file_fingerprint(source.path), "model": pipeline.fingerprint(), "settings": settings})
     wait(processes)
-    work = FileWork(pipeline, source, text_column, batch_size, window, parts, parts.done(), search, selection)
+    work = FileWork(pipeline, source, labels, batch_size, window, parts, parts.done(), search, selection)
     wait(processes)  # no process writes until all have seen which windows are done
     try:
         count, rows = work.run(rank, world)
         if not rows:
-            raise DataError("no rows", source, hint="there is nothing to tag")
+            raise DataError("no rows", source.path, hint="there is nothing to tag")
     except DataError:
         if world == 1 and not parts.done():
             parts.remove()
         raise
     wait(processes)
-    if rank == 0:
-        parts.merge(count)
-    return rows
+    if rank != 0:
+        return Tagged(target.path, rows)
+    found, said = parts.merge(count, labels)
+    return Tagged(target.path, found.texts, found.blank, found.untagged, (said,) if said else ())
 
 
 class FileWork:
-    """Tags the windows of a file; arguments as in `predict_file`, and `done`, the windows that have parts already."""
+    """Tags the windows of a file; arguments as in `tag_file`, and `done`, the windows that have parts already."""
 
     def __init__(
         self,
         pipeline: XMCPipeline,
-        source: Path,
-        text_column: str,
+        source: TextFile,
+        labels: LabelColumns,
         batch_size: int,
         window: int,
         parts: Parts,
@@ -114,7 +179,7 @@ class FileWork:
         search: SearchOptions,
         selection: SelectionOptions,
     ) -> None:
-        self.pipeline, self.source, self.text_column = pipeline, source, text_column
+        self.pipeline, self.source, self.labels = pipeline, source, labels
         self.batch_size, self.window = batch_size, window
         self.parts, self.done = parts, done
         self.search, self.selection = search, selection
@@ -123,7 +188,7 @@ class FileWork:
     def run(self, rank: int, world: int) -> tuple[int, int]:
         """Write the parts of one of `world` processes; returns the number of windows and of rows of the whole file."""
         count = rows = 0
-        total = number_of_rows(self.source)
+        total = number_of_rows(self.source.path)
         bar = tqdm(unit=" texts", desc="Tagging", delay=2, total=total, disable=rank > 0, unit_scale=True)
         with (
             bar,
@@ -153,25 +218,28 @@ class FileWork:
         for some in read_windows(self.source, self.window):
             mine = some.number not in self.done and turn % world == rank
             turn += some.number not in self.done
-            texts = texts_of(some, self.text_column, self.source) if mine else []
+            texts = texts_of(some, self.source.reading, self.source.path) if mine else []
             yield some, texts, self.pipeline.model.tokenize(texts, "query")
 
     def write(self, some: Window, texts: list[str], embeddings: torch.Tensor) -> None:
         tags = self.pipeline.tag(texts, embeddings, self.search, self.selection)
+        tags = [its if text.strip() else [] for its, text in zip(tags, texts, strict=True)]
         with replacing(self.parts.path(some.number)) as temporary:
-            self.schema = write_window(some, tags, temporary, self.parts.target.suffix, self.schema)
+            self.schema, found = write_part(some, texts, tags, temporary, self.parts.target, self.labels, self.schema)
+            self.parts.note(some.number, found)
 
 
 class Parts:
-    """The folder `<target>.parts`: one file for each window of rows, and a manifest of what they were made from.
+    """The folder `<target>.parts`: one file for each window of rows, what it has, and a manifest of what they were
+    made from.
 
     Args:
-        target: the file that the parts will make, `.jsonl` or `.parquet`.
+        target: the file that the parts will make.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: TagFile) -> None:
         self.target = target
-        self.folder = target.with_name(f"{target.name}.parts")
+        self.folder = target.path.with_name(f"{target.path.name}.parts")
 
     def open(self, made_from: dict[str, Any]) -> None:
         """Keep the parts of an earlier run if they were made from the same; else start over with a warning."""
@@ -192,45 +260,38 @@ class Parts:
             temporary.write_text(content, encoding="utf-8")
 
     def path(self, number: int) -> Path:
-        return self.folder / f"part-{number:06d}{self.target.suffix}"
+        return self.folder / f"part-{number:06d}{self.target.part_suffix}"
+
+    def note(self, number: int, found: Summary) -> None:
+        """Keep what a part has, before the part itself is there."""
+        with replacing(self.summary_path(number)) as temporary:
+            temporary.write_text(json.dumps(asdict(found), ensure_ascii=False), encoding="utf-8")
+
+    def summary_path(self, number: int) -> Path:
+        return self.folder / f"summary-{number:06d}.json"
 
     def done(self) -> set[int]:
         """The windows whose parts exist."""
-        found = self.folder.glob(f"part-*{self.target.suffix}")
-        return {int(path.name[len("part-") : -len(self.target.suffix)]) for path in found}
+        suffix = self.target.part_suffix
+        return {int(path.name[len("part-") : -len(suffix)]) for path in self.folder.glob(f"part-*{suffix}")}
 
-    def merge(self, count: int) -> None:
-        """Write `count` parts to the target in their order, and remove them.
+    def merge(self, count: int, labels: LabelColumns) -> tuple[Summary, str]:
+        """Write `count` parts to the target in their order, and remove them. Returns what they have together, and what
+        the user may want to know.
 
         Raises:
             DataError: columns of the parts do not fit together.
         """
-        paths = [self.path(number) for number in range(count)]
-        with replacing(self.target) as temporary:
-            if self.target.suffix == ".parquet":
-                merge_parquet(paths, temporary)
-            else:
-                with temporary.open("wb") as file:
-                    for path in paths:
-                        with path.open("rb") as part:
-                            shutil.copyfileobj(part, file)
+        found = Summary()
+        for number in range(count):
+            found.add(Summary(**json.loads(self.summary_path(number).read_text(encoding="utf-8"))))
+        with replacing(self.target.path) as temporary:
+            said = merge([self.path(number) for number in range(count)], self.target, labels, found, temporary)
         self.remove()
+        return found, said
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def merge_parquet(paths: list[Path], target: Path) -> None:
-    """The rows and columns of all parts; a column that is null or missing in one has the type that others give it."""
-    try:
-        schema = pa.unify_schemas([pq.read_schema(path) for path in paths])
-    except pa.ArrowException as error:
-        raise changed_type(error) from error
-    with pq.ParquetWriter(target, schema) as writer:
-        for path in paths:
-            writer.write_table(
-                pa.concat_tables([schema.empty_table(), pq.read_table(path)], promote_options="default")
-            )
 
 
 def read_ahead(items: Iterable[T]) -> Generator[T, None, None]:
@@ -252,6 +313,9 @@ def shared_processes(device: str | None = None) -> PartialState | None:
     """The processes that `accelerate launch` started, this one included; None if it is the only one."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
+    import torch
+    from accelerate import PartialState
+
     wanted = device or os.environ.get("ACCELERATE_USE_CPU", "").lower().replace("true", "cpu")
     return PartialState(cpu=wanted.startswith("cpu") or not torch.accelerator.is_available())
 

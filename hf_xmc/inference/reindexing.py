@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.hub.folder import load_model, save_parts
+from hf_xmc.inference.labels import named_labels
 from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.factories import FACTORIES
+from hf_xmc.retrieval.folder import no_such_folder
 from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex
 
 
@@ -25,11 +27,14 @@ class Reindexed:
         index: the new index.
         removed: files of the folder that were removed, because they belonged to the index before.
         added: labels that were added.
+        added_uids, removed_uids: uids of the labels that were added and removed.
     """
 
     index: LabelIndex
     removed: list[str]
     added: int = 0
+    added_uids: list[str] = field(default_factory=list)
+    removed_uids: list[str] = field(default_factory=list)
 
 
 def build_folder_index(
@@ -58,7 +63,7 @@ def build_folder_index(
             raise SettingsError(f"{name} is {given!r}; expected one of {', '.join(known)}")
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelFolderError("no such folder", folder, hint="train a model with hf-xmc train")
+        raise no_such_folder(folder, "train a model with hf-xmc train")
     if dataset is None and not (folder / LABELS).is_file():
         raise ModelFolderError(f"no {LABELS}", folder, hint="name the data set whose labels to index with --dataset")
     labels = as_dataset(dataset).labels if dataset is not None else read_parquet(folder / LABELS)
@@ -86,21 +91,21 @@ def change_labels(
         folder: a trained folder.
         add: new labels, with `text` and optionally `uid` and other columns of the label table.
         update: uid -> new text.
-        remove: uids.
+        remove: uids or texts.
 
     Raises:
         DataError: a label that is not there, or is there already; nothing is changed then.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelFolderError(
-            "no such folder", folder, hint="give a trained folder; for a Hub repository change a copy and push it"
-        )
+        raise no_such_folder(folder, "give a trained folder; for a Hub repository change a copy and push it")
     tagger = XMCPipeline.from_pretrained(folder)
     added: Any = []
+    gone_labels: list[str] = []
     try:
         if remove:
-            tagger.remove_labels(remove)
+            gone_labels = named_labels(tagger.index, remove)
+            tagger.remove_labels(gone_labels)
         if update:
             tagger.update_labels(update)
         if add:
@@ -108,4 +113,5 @@ def change_labels(
     except KeyError as error:
         raise DataError(str(error.args[0]), folder, hint="nothing was changed") from error
     gone = save_parts(folder, {"index": tagger.index}, edited=("index", "labels"))
-    return Reindexed(tagger.index, gone, len(added))
+    uids = [tagger.index.labels[int(row)]["uid"] for row in added]
+    return Reindexed(tagger.index, gone, len(added), uids, gone_labels)

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+import pyarrow as pa
 
 from hf_xmc.errors import SettingsError
 from hf_xmc.retrieval.confidence import Confidence
@@ -60,16 +60,31 @@ def select(
     return best & (np.asarray(values) >= threshold)
 
 
-def fitted_thresholds(threshold: str, confidence: Confidence | None) -> tuple[float | np.ndarray, float]:
-    """A threshold such as `"f1"`, `"precision=0.8"` or `"f1@label"` as a number for all labels or one per label; and
-    the global threshold, which applies to labels that were added later."""
+def check_threshold(threshold: float | str | None) -> None:
+    """Raise a SettingsError if this can be no threshold, before anything is loaded."""
+    if isinstance(threshold, str):
+        parsed(threshold)
+
+
+def parsed(threshold: str) -> tuple[str, str | None, str | None]:
+    """Target, value and scope of a threshold that is given by name.
+
+    >>> parsed("precision=0.8@label")
+    ('precision', '0.8', 'label')
+    """
     match = FORM.fullmatch(threshold)
     if match is None:
         raise SettingsError(
             f"threshold is {threshold!r}; expected a number, 'f1' or 'precision=0.9'; the last two also with "
             "@frequency or @label"
         )
-    target, given, by = match.groups()
+    return match[1], match[2], match[3]
+
+
+def fitted_thresholds(threshold: str, confidence: Confidence | None) -> tuple[float | np.ndarray, float]:
+    """A threshold such as `"f1"`, `"precision=0.8"` or `"f1@label"` as a number for all labels or one per label; and
+    the global threshold, which applies to labels that were added later."""
+    target, given, by = parsed(threshold)
     value = (float(given) if given else PRECISION) if target == "precision" else None
     fitted = needed(confidence, f"threshold={threshold!r}")
     common = fitted.threshold(target, value)
@@ -87,12 +102,16 @@ def needed(confidence: Confidence | None, what: str) -> Confidence:
 
 
 def describe(
-    labels: Dataset, topk: TopK, keep: np.ndarray, probabilities: np.ndarray | None = None
+    labels: pa.Table, topk: TopK, keep: np.ndarray, probabilities: np.ndarray | None = None
 ) -> list[list[dict[str, Any]]]:
-    """The predictions that the mask `keep` `[N, K]` marks, as dicts: text, uid, id, score, probability."""
+    """The predictions that the mask `keep` `[N, K]` marks, as dicts: text, uid, id, score, probability.
+
+    Args:
+        labels: the label table, as `Catalogue.arrow`.
+    """
     wanted = np.unique(topk.ids[keep])
-    table = labels.select(wanted)
-    known = {i: (text, uid) for i, text, uid in zip(wanted.tolist(), table["text"], table["uid"], strict=True)}
+    texts, uids = (labels[name].take(wanted).to_pylist() for name in ("text", "uid"))
+    known = {i: (text, uid) for i, text, uid in zip(wanted.tolist(), texts, uids, strict=True)}
     tagged: list[list[dict[str, Any]]] = [[] for _ in range(len(topk))]
     for row, place in np.argwhere(keep).tolist():
         id_ = int(topk.ids[row, place])

@@ -1,9 +1,8 @@
-"""Reading files of texts one window of rows at a time, and writing windows with their tags."""
+"""Reading files of texts one window of rows at a time."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -12,16 +11,45 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_xmc.data.dialect import Dialect, dialect_cells, dialect_of, encoding_of
 from hf_xmc.data.files import json_lines, lines, plain_suffix
-from hf_xmc.data.rows import rows as table_rows
-from hf_xmc.errors import DataError, Problems
+from hf_xmc.data.reading import Reading, places, plain_name
+from hf_xmc.data.rows import unique
+from hf_xmc.data.spreadsheets import spreadsheet_rows
+from hf_xmc.data.templates import Template
+from hf_xmc.errors import DataError, Problems, SettingsError
 
-KINDS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
-# Type of a tag in Parquet; the probability is null if the model is not calibrated.
-TAG = pa.struct(
-    {"label": pa.string(), "uid": pa.string(), "id": pa.int64(), "score": pa.float64(), "probability": pa.float64()}
-)
-Tags = list[list[dict[str, Any]]]
+KINDS = (".csv", ".tsv", ".xlsx", ".jsonl", ".parquet", ".txt")
+SAMPLE = 100  # rows that are looked at to find the text
+PARTS = ("title", "abstract", "description")  # make up a text together, if there is no column of texts
+USUAL = ("text", "sentence", "content", "document", "body", "query", *PARTS)
+OTHER_PROGRAMS = {".xls": ".xlsx", ".ods": ".xlsx", ".numbers": ".xlsx", ".docx": ".txt", ".json": ".jsonl"}
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of texts, looked into and ready to be read.
+
+    Args:
+        path: the file.
+        reading: which columns make up a text.
+        columns: of the file, as far as its first rows show.
+        encoding: of a file of characters.
+        dialect: how a table of cells is written, for `.csv` and `.tsv`.
+        said: what was found out and the user may want to know, one line each.
+    """
+
+    path: Path
+    reading: Reading
+    columns: tuple[str, ...]
+    encoding: str | None = None
+    dialect: Dialect | None = None
+    said: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The suffix, without that of a compression."""
+        return plain_suffix(self.path)
 
 
 @dataclass(frozen=True)
@@ -42,16 +70,150 @@ class Window:
         return len(self.rows)
 
 
-def read_windows(path: Path, size: int) -> Iterator[Window]:
-    """The rows of a file, `size` at a time. Cells of `.csv` and `.tsv` remain strings.
+def open_texts(
+    path: str | Path,
+    text_column: str | Sequence[str] | None = None,
+    query_template: str | None = None,
+    encoding: str | None = None,
+    remembered: Reading | None = None,
+) -> TextFile:
+    """Look into a file of texts: its kind, encoding, separator and columns.
+
+    Args:
+        text_column: the column that holds the text, or several, separated by commas, that are joined.
+        query_template: the text as a template of columns, `"{title}. {abstract}"`.
+        encoding: of `.txt`, `.csv`, `.tsv` and `.jsonl` files; by default found from the file.
+        remembered: how the rows that a tagger was trained on became texts; used if the file has its columns.
 
     Raises:
-        DataError: no such file, an unknown kind of file, or an invalid line.
+        DataError: no such file, an unknown kind, a file that cannot be read, or no column that is clearly the text.
+        SettingsError: `text_column` and `query_template` are both given.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "new.csv"
+    >>> _ = path.write_text("nr;title;abstract\\n1;Dune;A planet of sand.\\n", encoding="utf-8")
+    >>> found = open_texts(path)
+    >>> found.reading.text, found.dialect.delimiter
+    (('title', 'abstract'), ';')
     """
-    if plain_suffix(path) == ".parquet" and path.is_file():
-        yield from parquet_windows(path, size)
+    path = Path(path)
+    check_kind(path)
+    if text_column and query_template:
+        raise SettingsError("text_column and query_template are both given", hint="the template names its columns")
+    said = []
+    kind, dialect = plain_suffix(path), None
+    if kind in (".csv", ".tsv"):
+        dialect = dialect_of(path, encoding)
+        encoding, guessed = dialect.encoding, dialect.guessed
+    elif kind in (".txt", ".jsonl"):
+        encoding, guessed = (encoding, False) if encoding else encoding_of(path)
+    else:
+        guessed = False
+    if guessed:
+        said.append(f"{path.name} is not UTF-8 and was read as {encoding}; another encoding is given with --encoding")
+    columns, sample = first_rows(path, encoding, dialect)
+    reading, why = choose_reading(columns, sample, path, text_column, query_template, remembered)
+    said += [why] if why else []
+    return TextFile(path, reading, columns, encoding, dialect, tuple(said))
+
+
+def check_kind(path: Path) -> None:
+    """Raise a DataError if this is not a file that can be read."""
+    suffix = plain_suffix(path)
+    if suffix not in KINDS:
+        other = OTHER_PROGRAMS.get(suffix)
+        hint = f"save it as {other}" if other else f"give {', '.join(KINDS)}"
+        raise DataError(f"cannot read {suffix or 'a file without an ending'}", path, hint=hint)
+    if not path.is_file():
+        raise DataError("no such file", path)
+
+
+def first_rows(path: Path, encoding: str | None, dialect: Dialect | None) -> tuple[tuple[str, ...], list[Any]]:
+    """The columns, and some rows as dicts."""
+    if plain_suffix(path) != ".parquet":
+        source = read_rows(path, encoding, dialect)
+        sample = [row for _, row in islice(source, SAMPLE)]
+        return tuple(dict.fromkeys(name for row in sample for name in row)), sample
+    try:
+        with pq.ParquetFile(path) as file:
+            batch = next(file.iter_batches(batch_size=SAMPLE), None)
+            return tuple(file.schema_arrow.names), [] if batch is None else batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(error, path) from error
+
+
+def choose_reading(
+    columns: Sequence[str],
+    sample: Sequence[Mapping[str, Any]],
+    path: Path,
+    text_column: str | Sequence[str] | None = None,
+    query_template: str | None = None,
+    remembered: Reading | None = None,
+) -> tuple[Reading, str]:
+    """Which columns make up the text, and a line that says so where it is not plain.
+
+    In this order: what the user names; the columns of training; `text`; another usual name, `title` and `abstract`
+    together; the only column with several words.
+    """
+    if query_template:
+        reading = Reading(tuple(Template(query_template).fields), query_template)
+        return needed(reading, columns, path), ""
+    if text_column:
+        names = [text_column] if isinstance(text_column, str) else [*text_column]
+        if len(names) == 1 and names[0] not in columns:
+            names = [name.strip() for name in names[0].split(",") if name.strip()]
+        return needed(Reading(tuple(names)), columns, path), ""
+    if not columns:
+        return remembered or Reading(), ""  # no rows, which is found when they are read
+    if remembered is not None and remembered.is_in(columns):
+        absent = [name for name in remembered.text if name not in places(remembered.text, tuple(columns))]
+        if absent:
+            return remembered, f"{path.name} has no column {', '.join(map(repr, absent))}, which training had"
+        plain = remembered.text == ("text",) and not remembered.template
+        return remembered, "" if plain else f"{str(remembered)[:1].upper()}{str(remembered)[1:]}, as in training"
+    found = usual_columns(columns) or wordy_columns(columns, sample)
+    if len(found) == 1 or (found and plain_name(found[0]) in PARTS):
+        joined = " and ".join(map(repr, found))
+        text = "" if found == ["text"] else f"Text in {joined}; other columns are named with --text_column"
+        return Reading(tuple(found)), text
+    raise DataError(
+        "no column is clearly the text", path, hint=f"it has {shown(columns)}; choose one or more with --text_column"
+    )
+
+
+def needed(reading: Reading, columns: Sequence[str], path: Path) -> Reading:
+    """The reading, if a file with these columns has all of its columns."""
+    there = places(reading.text, tuple(columns))
+    if columns and (absent := [name for name in reading.text if name not in there]):
+        raise missing(absent[0], columns, path)
+    return reading
+
+
+def usual_columns(columns: Sequence[str]) -> list[str]:
+    """The columns with the most usual name of a text."""
+    by_name = {plain_name(name): name for name in reversed(columns)}
+    first = next((name for name in USUAL if name in by_name), "")
+    return [by_name[name] for name in (PARTS if first in PARTS else (first,)) if name in by_name]
+
+
+def wordy_columns(columns: Sequence[str], sample: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of which most values have several words; all columns of strings, if there is only one."""
+    values = {name: [str(row[name]) for row in sample if isinstance(row.get(name), str)] for name in columns}
+    texts = {name: [its for its in given if its.strip()] for name, given in values.items()}
+    wordy = [name for name, its in texts.items() if its and sum(len(it.split()) > 1 for it in its) > len(its) / 2]
+    return wordy or ([columns[0]] if len(columns) == 1 and texts[columns[0]] else [])
+
+
+def read_windows(file: TextFile, size: int) -> Iterator[Window]:
+    """The rows of a file, `size` at a time. Cells of `.csv`, `.tsv` and `.xlsx` are strings.
+
+    Raises:
+        DataError: an invalid line.
+    """
+    if file.kind == ".parquet":
+        yield from parquet_windows(file.path, size)
         return
-    source = read_rows(path)
+    source = read_rows(file.path, file.encoding, file.dialect)
     for number in count():
         if not (some := list(islice(source, size))):
             return
@@ -75,84 +237,82 @@ def parquet_windows(path: Path, size: int) -> Iterator[Window]:
         yield Window(number, rest, range(number * size + 1, number * size + len(rest) + 1))
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(
+    path: Path, encoding: str | None = None, dialect: Dialect | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line and row of a file of any kind, the rows as dicts. Each line of a `.txt` file is a row, also a blank one."""
+    check_kind(path)
     suffix = plain_suffix(path)
-    if suffix not in KINDS:
-        raise DataError(f"cannot read {suffix or 'a file without an ending'}", path, hint=f"give {', '.join(KINDS)}")
-    if not path.is_file():
-        raise DataError("no such file", path)
     if suffix == ".txt":
-        yield from ((line, {"text": text}) for line, text in lines(path) if text.strip())
+        yield from ((line, {"text": text}) for line, text in lines(path, encoding))
     elif suffix == ".jsonl":
-        yield from json_lines(path, Problems())
+        yield from json_lines(path, Problems(), encoding)
+    elif suffix == ".parquet":
+        for window in parquet_windows(path, 10_000):
+            assert isinstance(window.rows, pa.Table)
+            yield from zip(window.lines, window.rows.to_pylist(), strict=True)
+    elif suffix == ".xlsx":
+        yield from with_header(spreadsheet_rows(path), path)
     else:
-        yield from table_rows(path, None, Problems())
+        yield from with_header(dialect_cells(path, dialect or dialect_of(path, encoding)), path)
 
 
-def texts_of(window: Window, column: str, path: Path) -> list[str]:
-    """The texts of a window.
+def with_header(cells: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of cells as dicts; the first row that is not blank names the columns. Cells at the end of a row may be left
+    out, as spreadsheet programs do. A blank line is a row only where there is one column."""
+    header: list[str] = []
+    for line, row in cells:
+        if not header:
+            header = unique([cell.strip() for cell in row]) if any(cell.strip() for cell in row) else []
+            continue
+        if not row and len(header) > 1:
+            continue
+        if any(cell.strip() for cell in row[len(header) :]):
+            found = f"the row has {len(row)} cells, and the header {len(header)}"
+            raise DataError(found, path, line, "put texts with separators in quotes")
+        yield line, dict(zip(header, [*row, *[""] * (len(header) - len(row))], strict=False))
+
+
+def texts_of(window: Window, reading: Reading, path: Path) -> list[str]:
+    """The texts of a window; empty where a row has none.
 
     Raises:
-        DataError: no such column, or a text that is missing or not a string; the message names the line.
+        DataError: no such column, or a text that is not a string; the message names the line.
     """
-    if isinstance(window.rows, pa.Table):
-        if column not in (names := window.rows.column_names):
-            raise missing(column, names, path)
-        values = window.rows[column].to_pylist()
-    else:
-        values = [row.get(column) for row in window.rows]
-    for place, value in enumerate(values):
-        if not isinstance(value, str):
-            if not isinstance(window.rows, pa.Table) and column not in (row := window.rows[place]):
-                raise missing(column, list(row), path)
-            raise DataError(f"the text is {value!r:.60}", path, window.lines[place], "every row needs a text")
-    return values
+    rows = window.rows
+    if isinstance(rows, pa.Table):
+        names = [*places(reading.text, tuple(rows.column_names)).values()]
+        if not names:
+            raise missing(reading.text[0], rows.column_names, path)
+        rows = rows.select(names).to_pylist()
+    return [text_of(row, reading, path, line) for row, line in zip(rows, window.lines, strict=True)]
 
 
-def missing(column: str, names: list[str], path: Path) -> DataError:
-    return DataError(f"no column {column!r}", path, hint=f"it has {', '.join(names)}; choose one with --text_column")
+def text_of(row: Mapping[str, Any], reading: Reading, path: Path, line: int) -> str:
+    """The text of one row; empty where its columns are missing or empty."""
+    found = places(reading.text, tuple(row))
+    values = [row[column] for column in found.values() if row[column] is not None]
+    for value in values:
+        if not isinstance(value, str) and (isinstance(value, dict | list) or len(reading.text) == 1):
+            raise DataError(f"the text is {value!r:.60}", path, line, "it must be a string")
+    if not values:
+        return ""
+    return str(values[0]) if len(reading.text) == 1 and not reading.template else reading.text_of(row)
 
 
-def write_window(
-    window: Window, tags: Tags, path: Path, suffix: str, schema: pa.Schema | None = None
-) -> pa.Schema | None:
-    """Write a window with its tags in the column `labels`; a column `labels` of the input is renamed `given_labels`.
+def missing(column: str, names: Sequence[str], path: Path) -> DataError:
+    hint = f"it has {shown(names)}; choose one or more with --text_column"
+    return DataError(f"no column {column!r}", path, hint=hint)
 
-    Returns:
-        For Parquet the columns of this window and of those before (`schema`), else None.
 
-    Raises:
-        DataError: a Parquet column has another type than before; nothing is written then.
+def shown(names: Sequence[str]) -> str:
+    """Names of columns for a message.
+
+    >>> shown(["id", "note"]), shown([str(i) for i in range(30)])
+    ('id, note', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 18 more')
     """
-    if suffix == ".jsonl":
-        rows = window.rows.to_pylist() if isinstance(window.rows, pa.Table) else window.rows
-        with path.open("w", encoding="utf-8") as file:
-            for row, found in zip(rows, tags, strict=True):
-                file.write(json.dumps({**given(row), "labels": found}, ensure_ascii=False, default=str) + "\n")
-        return None
-    try:
-        table = with_tags(window, tags)
-        schema = table.schema if schema is None else pa.unify_schemas([schema, table.schema])
-    except pa.ArrowException as error:
-        raise changed_type(error) from error
-    pq.write_table(table, path)
-    return schema
-
-
-def with_tags(window: Window, tags: Tags) -> pa.Table:
-    table = window.rows if isinstance(window.rows, pa.Table) else pa.Table.from_pylist(window.rows)
-    if "labels" in table.column_names:
-        columns = ["given_labels" if name == "labels" else name for name in table.column_names]
-        table = table.rename_columns(columns)
-    return table.append_column("labels", pa.array(tags, pa.list_(TAG)))
-
-
-def given(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "given_labels": row["labels"]} if "labels" in row else row
-
-
-def changed_type(error: Exception) -> DataError:
-    return DataError(f"a column changes its type ({error!s:.200})", hint="write .jsonl, which takes every type")
+    names = list(names)
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def number_of_rows(path: Path) -> int | None:

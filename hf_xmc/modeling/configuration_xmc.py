@@ -7,28 +7,10 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PretrainedConfig
 
 from .errors_xmc import SettingsError
-
-POOLINGS = ("mean", "cls", "last")
-LABEL_HEADS = ("residual", "classifier")
-
-# The settings of a dual encoder in addition to its backbone: fields of the configuration, with their help texts. This
-# is the only list: `from_encoder` accepts these names, and the command line and encoder fingerprints derive from it.
-SETTINGS = {
-    "share_encoders": "Use one encoder for queries and labels; false trains one for each.",
-    "pooling": "How token vectors become one text embedding: mean, cls (first token) or last (last token).",
-    "projection_dim": "Dimension of a linear projection after pooling. By default there is none.",
-    "share_projection": "Use one projection for queries and labels.",
-    "normalize": "Scale embeddings to unit length, so that scores are cosine similarities.",
-    "temperature": "Temperature of the loss, by which scores are divided (DEXML: 0.05).",
-    "query_prefix": "Text put before each query, such as an instruction.",
-    "label_prefix": "Text put before each label, such as an instruction.",
-    "max_query_length": "Maximum length of queries in tokens, special tokens included; longer ones are truncated.",
-    "max_label_length": "Maximum length of labels in tokens, special tokens included; longer ones are truncated.",
-    "label_head": "Learn per-label vectors in addition to the label texts: residual (added to the embedding of the "
-    "text) or classifier (NGAME's second stage, combined with the text's score by hf-xmc fuse).",
-}
-# The settings that the embedding of a text depends on. Fingerprints are stored in folders, so the order is fixed.
-EMBEDDING_SETTINGS = tuple(name for name in SETTINGS if name not in ("temperature", "label_head"))
+from .settings_xmc import EMBEDDING_SETTINGS as EMBEDDING_SETTINGS
+from .settings_xmc import LABEL_HEADS, POOLINGS
+from .settings_xmc import SETTINGS as SETTINGS
+from .settings_xmc import STATIC_SETTINGS as STATIC_SETTINGS
 
 
 class XMCDualEncoderConfig(PretrainedConfig):
@@ -51,6 +33,13 @@ class XMCDualEncoderConfig(PretrainedConfig):
         label_head: per-label vectors in addition to the label texts, in `label_head.safetensors`: `"residual"` vectors
             are added to the text embedding, the scores of a `"classifier"` are combined with those of the text; `None`
             for texts alone.
+        static_dim: dimension of a static tower beside the encoder; `None` for none. With a static tower and without
+            an `encoder_config` the model has no transformer.
+        static_buckets: number of different hashes of its features, at most 2^31.
+        static_weight: share of the static tower in a score, from 0 to 1: embeddings are those of encoder and static
+            tower side by side, scaled so that a dot product is the weighted mean of both cosines. Without an encoder
+            it has no meaning.
+        static_rows: number of features that have a vector. Training sets it.
     """
 
     model_type = "xmc_dual_encoder"
@@ -69,10 +58,15 @@ class XMCDualEncoderConfig(PretrainedConfig):
     max_query_length: int = 128
     max_label_length: int = 64
     label_head: str | None = None
+    static_dim: int | None = None
+    static_buckets: int = 2**18
+    static_weight: float = 0.5
+    static_rows: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.check()
-        self.encoder_config = as_config(self.encoder_config or {"model_type": "bert"})
+        if self.encoder_config is not None or self.static_dim is None:
+            self.encoder_config = as_config(self.encoder_config or {"model_type": "bert"})
         if self.share_encoders:
             self.label_encoder_config = None
         else:
@@ -103,16 +97,42 @@ class XMCDualEncoderConfig(PretrainedConfig):
                 f"max_query_length is {self.max_query_length} and max_label_length {self.max_label_length}; "
                 "both must be at least 3 tokens, two of which are special"
             )
+        self.check_static()
+
+    def check_static(self) -> None:
+        """Reject invalid settings of the static tower.
+
+        Raises:
+            SettingsError: sizes below 1, a weight outside 0 to 1, embeddings that are not of unit length, or settings
+                of an encoder where there is none.
+        """
+        if self.static_dim is None:
+            return
+        if self.static_dim < 1:
+            raise SettingsError(f"static_dim is {self.static_dim}; it must be at least 1, or None for no static tower")
+        if not 1 <= self.static_buckets <= 2**31:
+            raise SettingsError(f"static_buckets is {self.static_buckets}; it must be from 1 to 2^31")
+        if not 0 < self.static_weight <= 1:
+            raise SettingsError(f"static_weight is {self.static_weight}; it must be above 0, and at most 1")
+        if not self.normalize:
+            raise SettingsError("a static tower needs normalize=True; otherwise its share in a score is not known")
+        if self.encoder_config is None and not (self.share_encoders and self.projection_dim is None):
+            raise SettingsError("share_encoders and projection_dim are settings of an encoder, and there is none")
 
     @property
     def hidden_size(self) -> int:
-        """Dimension of the query encoder's hidden states."""
-        return self.encoder_config.hidden_size
+        """Dimension of the query encoder's hidden states; 0 without an encoder."""
+        return 0 if self.encoder_config is None else int(self.encoder_config.hidden_size)
+
+    @property
+    def dense_dim(self) -> int:
+        """Dimension of the encoder's part of the embeddings."""
+        return 0 if self.encoder_config is None else self.projection_dim or self.hidden_size
 
     @property
     def embedding_dim(self) -> int:
         """Dimension D of the embeddings."""
-        return self.projection_dim or self.hidden_size
+        return self.dense_dim + (self.static_dim or 0)
 
 
 def as_config(config: PretrainedConfig | dict[str, Any]) -> PretrainedConfig:

@@ -17,28 +17,34 @@ from transformers.utils import ModelOutput
 from .configuration_xmc import SETTINGS, XMCDualEncoderConfig
 from .errors_xmc import ModelFolderError, SettingsError
 from .label_head_xmc import FIND_OPTIONS, LABEL_HEAD, LabelHead, find_label_head
+from .ngrams_xmc import Features
 from .packing_xmc import encode, encode_texts, flatten, pack, packs, pad, positions_from
 from .pooling_xmc import pool
-from .tokens_xmc import as_list, end_token, load_tokenizer, save_tokenizer, tokenize
+from .static_tower_xmc import StaticTower, compact
+from .tokens_xmc import Tokens, as_list, end_token, load_tokenizer, save_tokenizer, tokenize
 from .towers_xmc import as_tower, check_dimensions, cut_lengths, load_towers
 
 Side = Literal["query", "label"]
+Output = Literal["embeddings", "dense", "pooled"]
 HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
 
 
 @dataclass
 class XMCDualEncoderOutput(ModelOutput):
     """Args:
-    embeddings: the embeddings to compare, `[B, D]`: pooled, projected and, by default, of unit length.
-    pooled: the pooled hidden states before the projection, `[B, H]`.
+    embeddings: the embeddings to compare, `[B, D]`: pooled, projected and, by default, of unit length; with a static
+        tower its part as well. None if the model has one, and its vectors were not given.
+    pooled: the pooled hidden states before the projection, `[B, H]`; None without an encoder.
+    dense: the encoder's part of the embeddings, before it is scaled by its share, `[B, H or projection_dim]`.
     """
 
     embeddings: Tensor | None = None
     pooled: Tensor | None = None
+    dense: Tensor | None = None
 
 
 class XMCDualEncoderModel(PreTrainedModel):
-    """Two encoders, or one for queries and labels, with any `AutoModel` backbone.
+    """Two encoders, or one for queries and labels, with any `AutoModel` backbone; a static tower beside it, or alone.
 
     The tokenizer is part of the model: `from_encoder` and `from_pretrained` load it, `save_pretrained` saves it.
 
@@ -74,7 +80,9 @@ class XMCDualEncoderModel(PreTrainedModel):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.label_head: LabelHead | None = None  # not a module: per-label vectors are in a file of their own
         self.packing = True  # False: texts are padded even if they could be packed
-        self.query_encoder = as_tower(query_encoder or AutoModel.from_config(config.encoder_config))
+        self.query_encoder: PreTrainedModel | None = None  # none beside a static tower, perhaps
+        if config.encoder_config is not None:
+            self.query_encoder = as_tower(query_encoder or AutoModel.from_config(config.encoder_config))
         self.label_encoder: PreTrainedModel | None = None
         if not config.share_encoders:
             self.label_encoder = as_tower(label_encoder or AutoModel.from_config(config.label_encoder_config))
@@ -85,12 +93,15 @@ class XMCDualEncoderModel(PreTrainedModel):
             if not config.share_projection:
                 label_config = config.label_encoder_config or config.encoder_config
                 self.label_projection = nn.Linear(label_config.hidden_size, config.projection_dim, bias=False)
+        self.static_tower: StaticTower | None = None
+        if config.static_dim is not None:
+            self.static_tower = StaticTower(config.static_dim, config.static_buckets, config.static_rows)
         self.post_init()
 
     @classmethod
     def from_encoder(
         cls,
-        name_or_folder: str | os.PathLike[str],
+        name_or_folder: str | os.PathLike[str] | None,
         label_encoder: str | os.PathLike[str] | None = None,
         attn_implementation: str | None = None,
         dtype: torch.dtype = torch.float32,
@@ -100,7 +111,8 @@ class XMCDualEncoderModel(PreTrainedModel):
         """Start from a pretrained encoder.
 
         Args:
-            name_or_folder: a Hub id or a folder that `AutoModel` and `AutoTokenizer` can load.
+            name_or_folder: a Hub id or a folder that `AutoModel` and `AutoTokenizer` can load; None for a static tower
+                alone (`static_dim`), a model without a transformer.
             label_encoder: another encoder for the labels (with `share_encoders=False`); by default a copy of the
                 first. Both must have the same tokenizer.
             attn_implementation: `"sdpa"`, `"flash_attention_2"`, ..., passed to `AutoModel.from_pretrained`.
@@ -120,21 +132,25 @@ class XMCDualEncoderModel(PreTrainedModel):
             raise TypeError(f"from_encoder does not know {unknown[0]!r}; it takes {', '.join(SETTINGS)}.")
         if label_encoder is not None and config.get("share_encoders", True):
             raise SettingsError("label_encoder is given, but share_encoders is True; pass share_encoders=False")
+        if name_or_folder is None and config.get("static_dim") is None:
+            raise SettingsError("there is no encoder and no static_dim: give at least one of them")
         load = {"dtype": dtype, **({"attn_implementation": attn_implementation} if attn_implementation else {})}
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.default_generator.manual_seed(seed)  # of the CPU alone, where models are made
-            query_tower, label_tower, tokenizer = load_towers(
-                name_or_folder, label_encoder, config.get("share_encoders", True), hub, **load
-            )
+            query_tower = label_tower = tokenizer = None
+            if name_or_folder is not None:
+                query_tower, label_tower, tokenizer = load_towers(
+                    name_or_folder, label_encoder, config.get("share_encoders", True), hub, **load
+                )
             model_config = XMCDualEncoderConfig(
-                encoder_config=query_tower.config,
+                encoder_config=None if query_tower is None else query_tower.config,
                 label_encoder_config=None if label_tower is None else label_tower.config,
                 **config,
             )
             cut_lengths(model_config)
             model = cls(model_config, query_tower, label_tower)
-        nn.Module.to(model, dtype)  # the projections as well
+        nn.Module.to(model, dtype)  # the new weights as well
         model.tokenizer = tokenizer
         return model.eval()
 
@@ -144,8 +160,10 @@ class XMCDualEncoderModel(PreTrainedModel):
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found = model[0] if isinstance(model, tuple) else model
         hub = {key: kwargs[key] for key in (*HUB_OPTIONS, "subfolder") if key in kwargs}
-        # With the backbone's configuration, by which the class of the tokenizer is chosen.
-        found.tokenizer = load_tokenizer(pretrained_model_name_or_path, config=found.query_encoder.config, **hub)
+        if found.static_tower is not None:
+            found.static_tower.table.requires_grad_(False)
+        if found.query_encoder is not None:  # by its configuration the class of the tokenizer is chosen
+            found.tokenizer = load_tokenizer(pretrained_model_name_or_path, config=found.query_encoder.config, **hub)
         options = {key: kwargs[key] for key in FIND_OPTIONS if key in kwargs}
         asked = kwargs.get("label_head") is not None
         found.label_head = find_label_head(pretrained_model_name_or_path, found.config, asked, **options)
@@ -155,6 +173,8 @@ class XMCDualEncoderModel(PreTrainedModel):
         """Save the model as with any `PreTrainedModel`, with its tokenizer and label head."""
         if self.label_head is not None:
             self.config.label_head = self.label_head.kind
+        if self.static_tower is not None:
+            kwargs["state_dict"] = compact(kwargs.get("state_dict") or self.state_dict())
         super().save_pretrained(save_directory, *args, **kwargs)
         if not kwargs.get("is_main_process", True):
             return
@@ -171,33 +191,66 @@ class XMCDualEncoderModel(PreTrainedModel):
         attention_mask: Tensor | None = None,
         side: Side = "query",
         pooled: Tensor | None = None,
+        static: Tensor | None = None,
         **packed: Any,
     ) -> XMCDualEncoderOutput:
         """Embed tokens.
+
+        What a static tower makes of the texts is given to this method, since token ids do not tell their words:
+        `encode_queries` and `encode_labels` do so.
 
         Args:
             input_ids: token ids, `[B, T]`.
             attention_mask: 1 for tokens, 0 for padding, `[B, T]`; `None` if there is no padding.
             side: which tower and projection to use.
             pooled: pooled hidden states `[B, H]` computed earlier; the encoder is then skipped.
+            static: vectors of the same texts by the static tower, `[B, S]`.
             **packed: `position_ids`, `cu_seq_lens` and `max_length` of texts that `pack` has packed into a single row
                 of `input_ids`, for an encoder that `packs`.
         """
-        if pooled is None:
-            batch = {"input_ids": input_ids, "attention_mask": attention_mask, **packed}
-            hidden = encode(self.tower(side), batch)  # [B, T, H]
-            pooled = pool(hidden, attention_mask, self.config.pooling, packed.get("cu_seq_lens"))  # [B, H]
-        projection = self.query_projection
-        if side == "label" and self.label_projection is not None:
-            projection = self.label_projection
-        embeddings = pooled if projection is None else projection(pooled)  # [B, D]
-        if self.config.normalize:
-            embeddings = nn.functional.normalize(embeddings.float(), dim=-1)
-        return XMCDualEncoderOutput(embeddings=embeddings, pooled=pooled)
+        dense = None
+        if self.query_encoder is not None:
+            if pooled is None:
+                batch = {"input_ids": input_ids, "attention_mask": attention_mask, **packed}
+                hidden = encode(self.tower(side), batch)  # [B, T, H]
+                pooled = pool(hidden, attention_mask, self.config.pooling, packed.get("cu_seq_lens"))  # [B, H]
+            projection = self.query_projection
+            if side == "label" and self.label_projection is not None:
+                projection = self.label_projection
+            dense = pooled if projection is None else projection(pooled)  # [B, dense_dim]
+            if self.config.normalize:
+                dense = nn.functional.normalize(dense.float(), dim=-1)
+        complete = self.static_tower is None or static is not None
+        embeddings = self.joined(dense, static) if complete else None
+        return XMCDualEncoderOutput(embeddings=embeddings, pooled=pooled, dense=dense)
+
+    def joined(self, dense: Tensor | None, static: Tensor | None) -> Tensor:
+        """The embeddings of texts, `[N, D]`, from those of the encoder and of the static tower, whichever there are: a
+        dot product is the mean of both cosines, of which the static one has `static_weight`."""
+        if dense is None or static is None:
+            found = static if dense is None else dense
+            assert found is not None
+            return found
+        share = self.config.static_weight
+        return torch.cat([(1 - share) ** 0.5 * dense.float(), share**0.5 * static.to(dense.device).float()], dim=1)
 
     def tokenize(self, texts: Sequence[str], side: Side) -> list[list[int]]:
-        """Token ids of each text, with the side's prefix and `end_token`, truncated at the side's maximum length."""
+        """Token ids of each text, with the side's prefix and `end_token`, truncated at the side's maximum length.
+
+        For a static tower, which reads whole texts and no prefix, the list has an attribute `features`.
+        """
+        ids = self.token_ids(texts, side)
+        return ids if self.static_tower is None else Tokens(ids, self.static_tower.features(texts))
+
+    def token_ids(self, texts: Sequence[str], side: Side) -> list[list[int]]:
+        """What `tokenize` returns, without features."""
         return tokenize(self.tokenizer, texts, self.config, side)
+
+    def grow_static_tower(self, *tables: Features, least: int = 1, seed: int = 0) -> None:
+        """Give a vector to each feature of these texts that the static tower does not know (`StaticTower.grow`)."""
+        if self.static_tower is not None:
+            self.static_tower.grow(*tables, least=least, seed=seed)
+            self.config.static_rows = len(self.static_tower)
 
     def end_token(self) -> int | None:
         """The token that `tokenize` appends to each text in addition to those of the tokenizer, if any."""
@@ -231,7 +284,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         side: Side,
         batch_size: int | None = 64,
         progress: bool = False,
-        output: Literal["embeddings", "pooled"] = "embeddings",
+        output: Output = "embeddings",
         rows: np.ndarray | None = None,
     ) -> Tensor:
         """Embeddings of tokenised texts in the given order, without gradients, float32 on the CPU, `[N, D]`.
@@ -239,14 +292,27 @@ class XMCDualEncoderModel(PreTrainedModel):
         A batch has at most `batch_size` texts, of similar length, and as many tokens as suit the device.
 
         Args:
-            ids: token ids of each text, or a table with `lengths` and `take`.
+            ids: token ids of each text, or a table with `lengths` and `take`. A static tower needs `features` as well,
+                which what `tokenize` returns has.
+            output: what to return of each text; without a static tower, `"dense"` is the same as `"embeddings"`.
             rows: encode only these texts.
+
+        Raises:
+            SettingsError: the model has a static tower, and there are no `features`.
         """
+        static = None
+        if output == "embeddings" and self.static_tower is not None:
+            if getattr(ids, "features", None) is None:
+                raise SettingsError("the token ids come without the features that a static tower needs; use tokenize")
+            static = self.static_tower.embed(ids.features, rows).cpu()
+            output = "dense"
+        if self.query_encoder is None:
+            return self.joined(None, static)
         was_training = self.training
         self.eval()
         result = encode_texts(self, ids, side, batch_size, progress, output, rows)
         self.train(was_training)
-        return result
+        return self.joined(result, static)
 
     def batch(self, tokens: Tensor, lengths: Tensor, side: Side) -> dict[str, Any]:
         """The arguments of `forward`, on the model's device, for texts concatenated by `flatten`."""
@@ -260,24 +326,33 @@ class XMCDualEncoderModel(PreTrainedModel):
 
     def packs(self, side: Side) -> bool:
         """Whether texts of a side are packed without padding, which depends on its encoder and attention."""
-        return self.packing and packs(self.tower(side))
+        return self.packing and self.query_encoder is not None and packs(self.tower(side))
 
     def tower(self, side: Side) -> PreTrainedModel:
-        """The encoder of a side."""
+        """The encoder of a side.
+
+        Raises:
+            SettingsError: the model has no encoder.
+        """
+        if self.query_encoder is None:
+            raise SettingsError("this model has a static tower alone, and no encoder")
         return self.query_encoder if side == "query" or self.label_encoder is None else self.label_encoder
 
-    def width(self, side: Side, output: Literal["embeddings", "pooled"] = "embeddings") -> int:
+    def width(self, side: Side, output: Output = "embeddings") -> int:
         """Dimension of the output of a side."""
         config = self.config
         tower = config.encoder_config if side == "query" or config.share_encoders else config.label_encoder_config
-        return config.projection_dim or tower.hidden_size if output == "embeddings" else tower.hidden_size
+        if output == "pooled":
+            return 0 if tower is None else int(tower.hidden_size)
+        dense = 0 if tower is None else int(config.projection_dim or tower.hidden_size)
+        return dense if output == "dense" else dense + (config.static_dim or 0)
 
     def get_input_embeddings(self) -> nn.Module:
         """The input embeddings of the query tower."""
-        return self.query_encoder.get_input_embeddings()
+        return self.tower("query").get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.query_encoder.set_input_embeddings(value)
+        self.tower("query").set_input_embeddings(value)
 
     def pad(self, ids: Sequence[Any]) -> dict[str, Tensor]:
         """Token lists as `input_ids` and `attention_mask`, int64 `[B, T]`."""
@@ -295,5 +370,8 @@ class XMCDualEncoderModel(PreTrainedModel):
             if not getattr(module.weight, "_is_hf_initialized", False):
                 square = module.in_features == module.out_features
                 (nn.init.eye_ if square else nn.init.orthogonal_)(module.weight)
+        elif isinstance(module, StaticTower):
+            if not getattr(module.table, "_is_hf_initialized", False):
+                module.start()
         else:
             super()._init_weights(module)

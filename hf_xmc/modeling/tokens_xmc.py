@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .errors_xmc import ModelFolderError
+from .ngrams_xmc import Features
+
+
+class Tokens(list[list[int]]):
+    """Token ids of texts, and what a static tower reads of them.
+
+    Args:
+        ids: token ids of each text; none where the model has no encoder.
+        features: the features of the texts.
+    """
+
+    def __init__(self, ids: Iterable[list[int]], features: Features) -> None:
+        super().__init__(ids)
+        self.features = features
 
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase | None, texts: Sequence[str], config: Any, side: str
 ) -> list[list[int]]:
-    """Token ids of texts of one side; see `XMCDualEncoderModel.tokenize`. `config` is the model's configuration.
+    """Token ids of texts of one side; see `XMCDualEncoderModel.tokenize`. Without an encoder, texts have no ids.
+
+    `config` is the model's configuration.
 
     Raises:
         ModelFolderError: there is no tokenizer.
     """
+    if config.encoder_config is None:
+        return [[] for _ in texts]
     if tokenizer is None:
         raise ModelFolderError(
             "The model has no tokenizer: its folder holds no tokenizer files. Add them, or set model.tokenizer."

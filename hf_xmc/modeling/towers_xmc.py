@@ -61,7 +61,7 @@ def check_dimensions(config: XMCDualEncoderConfig) -> None:
         SettingsError: their hidden sizes differ, and there is no separate projection for each side.
     """
     label_config = config.label_encoder_config
-    if label_config is None or label_config.hidden_size == config.hidden_size:
+    if config.encoder_config is None or label_config is None or label_config.hidden_size == config.hidden_size:
         return
     if config.projection_dim is None or config.share_projection:
         raise SettingsError(
@@ -72,6 +72,8 @@ def check_dimensions(config: XMCDualEncoderConfig) -> None:
 
 def cut_lengths(config: XMCDualEncoderConfig) -> None:
     """Reduce the maximum lengths to the number of positions of the towers."""
+    if config.encoder_config is None:
+        return
     for side, tower in (("query", config.encoder_config), ("label", config.label_encoder_config)):
         tower = tower or config.encoder_config
         positions = getattr(tower, "max_position_embeddings", None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WHOLE = 2**20  # numbers of a tensor that are read; of a larger one about as many, evenly spaced
 
@@ -15,16 +17,21 @@ def encoder_fingerprint(model: nn.Module) -> str:
     """A fingerprint of a model's weights and settings: the same on every device, after save and load, and when it is
     loaded in bfloat16 or half precision (`same_encoder` compares).
 
+    >>> from torch import nn
     >>> layer = nn.Linear(3, 2)
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(layer.half()))
     True
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(nn.Linear(3, 2)))
     False
     """
-    from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS  # slow, and a label index alone needs no model
+    own = getattr(model, "encoder_fingerprint", None)
+    if own is not None:  # no torch module
+        return own()
+    import torch
 
     config: Any = getattr(model, "config", None)
-    settings = repr([(name, getattr(config, name, None)) for name in EMBEDDING_SETTINGS]).encode()
+    names = EMBEDDING_SETTINGS if getattr(config, "static_dim", None) is None else EMBEDDING_SETTINGS + STATIC_SETTINGS
+    settings = repr([(name, getattr(config, name, None)) for name in names]).encode()
     digests = [blake2b(settings, digest_size=12), blake2b(settings, digest_size=12)]
     for name, tensor in sorted(model.state_dict().items()):
         part = tensor.detach().flatten()[:: max(tensor.numel() // WHOLE, 1)]
@@ -47,4 +54,6 @@ def same_encoder(one: str | None, other: str | None) -> bool:
 
 
 def as_bytes(tensor: Tensor) -> bytes:
+    import torch
+
     return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -5,16 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
 from safetensors import SafetensorError
 
 from hf_xmc.errors import ModelFolderError, XMCError
@@ -34,20 +28,61 @@ def fetch_folder(
     folder = Path(name_or_folder)
     if folder.is_dir():
         return folder
+    if "/" not in str(name_or_folder):  # taggers on the Hub are called name/model
+        raise no_such_folder(folder, "give a trained folder, or a repository as name/model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
     try:
         patterns = None if allow_patterns is None else list(allow_patterns)
         return Path(snapshot_download(str(name_or_folder), allow_patterns=patterns, **hub))
     except HFValidationError as error:
-        raise ModelFolderError(
-            "no such folder", folder, hint="give a trained folder, or a repository as name/model"
-        ) from error
+        raise no_such_folder(folder, "give a trained folder, or a repository as name/model") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if similar_folder(folder) is not None:
+            raise no_such_folder(folder) from error
         reason = first_line(error)
         raise ModelFolderError(
             f"no such folder, and no repository of this name could be downloaded ({reason})",
             folder,
             hint="check the name",
         ) from error
+
+
+def no_such_folder(folder: Path, hint: str = "check the name") -> ModelFolderError:
+    """The error of a folder that is not there, with one that is and has a similar name, or else with a hint."""
+    near = similar_folder(folder)
+    return ModelFolderError("no such folder", folder, hint=hint if near is None else f"did you mean {near}?")
+
+
+def similar_folder(folder: Path) -> Path | None:
+    """A folder whose path is spelled in a similar way; None if there is none.
+
+    >>> import tempfile
+    >>> outputs = Path(tempfile.mkdtemp()) / "outputs"
+    >>> (outputs / "model").mkdir(parents=True)
+    >>> similar_folder(outputs.with_name("output") / "modle") == outputs / "model"
+    True
+    """
+    found = Path(folder.anchor)
+    for part in folder.parts[1:] if folder.anchor else folder.parts:
+        if part == ".." or (found / part).is_dir():
+            found = found / part
+            continue
+        try:
+            names = [path.name for path in found.iterdir() if path.is_dir()]
+        except OSError:
+            return None
+        near = get_close_matches(part, names, 1, cutoff=0.7)
+        if not near:
+            return None
+        found = found / near[0]
+    return found if found != folder and found.is_dir() else None
 
 
 @contextmanager

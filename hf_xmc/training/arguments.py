@@ -31,14 +31,14 @@ CHOICES = {
     "train_sampling_strategy": SAMPLING_STRATEGIES,
     "cluster_method": CLUSTER_METHODS,
 }
-SHARES = ("label_random_share", "label_head_loss_weight")
+SHARES = ("label_random_share", "label_head_loss_weight", "static_dropout")
 NOT_NEGATIVE = (
     *("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin"),
-    *("learning_rate", "num_train_epochs", "weight_decay"),
+    *("learning_rate", "num_train_epochs", "weight_decay", "static_learning_rate"),
 )
 AT_LEAST_ONE = (
     *("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives", "num_positives"),
-    *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs"),
+    *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs", "static_min_texts"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
 )
 
@@ -138,6 +138,24 @@ class XMCTrainingArguments(CandidateArguments):
             "rates than AdamW)."
         },
     )
+    static_learning_rate: float = field(
+        default=0.02,
+        metadata={"help": "Learning rate of the static tower of a model with static_dim (row-wise Adagrad)."},
+    )
+    static_dropout: float = field(
+        default=0.5,
+        metadata={
+            "help": "Share of the words, word pairs and stems of each text that the static tower does not see in a "
+            "training step."
+        },
+    )
+    static_min_texts: int = field(
+        default=1,
+        metadata={
+            "help": "Number of training texts and labels that must have a word, word pair or stem, so that the static "
+            "tower learns it. 2 makes the model smaller where texts are long."
+        },
+    )
     projection_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the projections (default: learning_rate)."}
     )
@@ -204,6 +222,19 @@ class XMCTrainingArguments(CandidateArguments):
         for name in AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self.check_best_metric()
         rule_named(self.label_strategy).check(self)
         if self.remove_unused_columns:
             raise SettingsError("remove_unused_columns must stay false: a batch carries more than the model's inputs")
+
+    def check_best_metric(self) -> None:
+        """Raise a SettingsError if `metric_for_best_model` is none that an evaluation gives; of several evaluation
+        splits the name of the split comes first."""
+        name = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        ks = sorted({k for k in (1, 3, 5, self.eval_k) if k <= self.eval_k})
+        known = [*(f"{metric}@{k}" for metric in ("P", "nDCG", "R") for k in ks), "loss"]
+        if name not in known and not name.endswith(tuple(f"_{metric}" for metric in known)):
+            raise SettingsError(
+                f"metric_for_best_model is {self.metric_for_best_model!r}; expected one of {', '.join(known)}",
+                hint="a larger --eval_k adds metrics at that k",
+            )

@@ -23,6 +23,7 @@ from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.distributed import part
 from hf_xmc.training.gradient_cache import encode_in_chunks, is_cached
 from hf_xmc.training.label_vectors import LabelVectors
+from hf_xmc.training.static_training import StaticTraining
 
 logger = logging.get_logger(__name__)
 STATES = "states.npy"
@@ -37,6 +38,7 @@ class TextEncoder:
         label_tokens: the label table, tokenised.
         kept: further tables whose pooled states are kept under a frozen encoder, since every step needs them.
         vectors: for a model with a label head, the per-label vectors that are trained.
+        static: for a model with a static tower, the tower in training.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class TextEncoder:
         label_tokens: TokenTable,
         kept: Sequence[TokenTable] = (),
         vectors: LabelVectors | None = None,
+        static: StaticTraining | None = None,
     ) -> None:
         self.model = model
         self.args = args
         self.label_tokens = label_tokens
         self.kept = [label_tokens, *kept]
         self.vectors = vectors
+        self.static = static
         self.features: dict[TokenTable, Tensor] = {}  # pooled states of texts under a frozen encoder
         if args.torch_compile:
             self.compile()
@@ -69,14 +73,29 @@ class TextEncoder:
 
     def queries(self, rows: Tensor, tokens: TokenTable) -> Tensor:
         """Embeddings of the queries `rows` of a table with gradients, `[B, D]`."""
+        static = self.static_vectors(tokens, rows.cpu().numpy(), "query")
+        return self.model.joined(self.dense_queries(rows, tokens), static)
+
+    def static_vectors(self, tokens: TokenTable, rows: np.ndarray | None, side: Side) -> Tensor | None:
+        """The static tower's part of the embeddings of texts (all for `None`), `[n, S]`; None without one."""
+        if self.static is None:
+            return None
+        return self.static.embed(tokens.features, np.arange(len(tokens)) if rows is None else rows, side)
+
+    def dense_queries(self, rows: Tensor, tokens: TokenTable) -> Tensor | None:
+        """The encoder's part of `queries`; None without an encoder."""
+        if self.model.query_encoder is None:
+            return None
         if self.args.freeze_encoder:
-            return self.model(pooled=self.frozen(tokens, "query")[rows], side="query").embeddings
+            return self.model(pooled=self.frozen(tokens, "query")[rows], side="query").dense
         return self.encode(tokens, rows.cpu().numpy(), "query", caching=False)
 
     @property
     def trains_queries(self) -> bool:
         """Whether embeddings of queries come with gradients; not where a label head alone is trained."""
-        parts = (None if self.args.freeze_encoder else self.model.tower("query"), self.model.query_projection)
+        if self.static is not None and self.static.trained:
+            return True
+        parts = (None if self.args.freeze_encoder else self.model.query_encoder, self.model.query_projection)
         return any(p.requires_grad for part in parts if part is not None for p in part.parameters())
 
     def candidates(self, ids: Tensor | None = None) -> Tensor:
@@ -108,20 +127,27 @@ class TextEncoder:
 
     def labels(self, ids: Tensor | None = None) -> Tensor:
         """Embeddings of label texts (all for `None`) with gradients, `[C, D]`. A text that repeats is encoded once."""
+        static = self.static_vectors(self.label_tokens, None if ids is None else ids.cpu().numpy(), "label")
+        return self.model.joined(self.dense_labels(ids), static)
+
+    def dense_labels(self, ids: Tensor | None) -> Tensor | None:
+        """The encoder's part of `labels`; None without an encoder."""
+        if self.model.query_encoder is None:
+            return None
         if self.args.freeze_encoder:
             pooled = self.frozen(self.label_tokens, "label")
-            return self.model(pooled=pooled if ids is None else pooled[ids], side="label").embeddings
+            return self.model(pooled=pooled if ids is None else pooled[ids], side="label").dense
         rows, place = self.label_tokens.distinct(None if ids is None else ids.cpu().numpy())
         embeddings = self.encode(self.label_tokens, rows, "label", self.args.gradient_caching)  # [distinct texts, D]
         return embeddings if place is None else embeddings[torch.from_numpy(place).to(embeddings.device)]
 
     def encode(self, tokens: TokenTable, rows: np.ndarray, side: Side, caching: bool | None) -> Tensor:
-        """Embeddings of the texts `rows` of a table with gradients, `[n, D]`: packed straight from the table, or
-        padded where the encoder cannot take packed texts."""
+        """What the encoder makes of the texts `rows` of a table, with gradients, `[n, dense_dim]`: packed straight
+        from the table, or padded where the encoder cannot take packed texts."""
 
         def encode_chunk(texts: np.ndarray) -> Tensor:
             batch = self.model.batch(*flatten(tokens, rows[texts]), side)
-            return self.model(**batch, side=side).embeddings
+            return self.model(**batch, side=side).dense
 
         chunks = self.chunks(tokens.lengths[rows], side)
         return encode_in_chunks(encode_chunk, chunks, is_cached(caching, len(chunks), self.args.device.type))
@@ -153,12 +179,16 @@ class TextEncoder:
         self.model.train(was_training)
 
     @torch.no_grad()
-    def table(self, tokens: TokenTable, side: Side) -> Tensor:
-        """Embeddings of all texts of a table without gradients, float32 on the CPU, `[N, D]`."""
-        if self.args.freeze_encoder:
-            embeddings = self.model(pooled=self.frozen(tokens, side), side=side).embeddings
-            return cast(Tensor, embeddings.float().cpu())
-        return self.encode_table(tokens, side, "embeddings")
+    def table(self, tokens: TokenTable, side: Side, rows: np.ndarray | None = None) -> Tensor:
+        """Embeddings of all texts of a table, or of these rows, without gradients, float32 on the CPU, `[N, D]`."""
+        dense = None
+        if self.model.query_encoder is not None and self.args.freeze_encoder:
+            pooled = self.frozen(tokens, side)
+            dense = self.model(pooled=pooled if rows is None else pooled[rows], side=side).dense.float().cpu()
+        elif self.model.query_encoder is not None:
+            dense = self.encode_table(tokens, side, "dense", rows)
+        static = self.static_vectors(tokens, rows, side)
+        return cast(Tensor, self.model.joined(dense, None if static is None else static.cpu()))
 
     def frozen(self, tokens: TokenTable, side: Side) -> Tensor:
         """Pooled states `[N, H]` of texts under a frozen encoder; those of the tables in `kept` are computed once."""
@@ -191,7 +221,7 @@ class TextEncoder:
         return made[0] if made else torch.from_numpy(np.load(folder / STATES, allow_pickle=False))
 
     def encode_table(
-        self, tokens: TokenTable, side: Side, output: Literal["embeddings", "pooled"], rows: np.ndarray | None = None
+        self, tokens: TokenTable, side: Side, output: Literal["dense", "pooled"], rows: np.ndarray | None = None
     ) -> Tensor:
         """What the model makes of all texts of a table, or of these rows, `[N, D or H]`; a text that repeats is
         encoded once."""

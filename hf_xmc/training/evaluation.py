@@ -55,10 +55,11 @@ class Evaluator:
 
     def table(self, tokens: TokenTable, side: Side) -> Tensor:
         """Embeddings of all texts of a table without gradients, float32 on the CPU, `[N, D]`."""
-        if self.ranks.group is None or self.encoder.args.freeze_encoder:
+        quick = self.encoder.args.freeze_encoder or self.encoder.model.query_encoder is None
+        if self.ranks.group is None or quick:
             return self.encoder.table(tokens, side)
         own = np.arange(len(tokens))[part(len(tokens), self.ranks)]
-        embeddings = self.encoder.encode_table(tokens, side, "embeddings", own)
+        embeddings = self.encoder.table(tokens, side, own)
         return self.ranks.gather(embeddings.to(self.encoder.args.device)).cpu()
 
     @torch.no_grad()

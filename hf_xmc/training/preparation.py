@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from datasets import Dataset
 from torch import nn
 
-from hf_xmc.data.tokenized import tokenizer_key
+from hf_xmc.data.tokenized import TokenTable, tokenizer_key
 from hf_xmc.errors import SettingsError
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.training.adapters import has_adapters, with_adapters
 from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.features import feature_table
 
 
 def prepare(model: XMCDualEncoderModel, args: XMCTrainingArguments, peft_config: Any) -> XMCDualEncoderModel:
@@ -18,6 +21,8 @@ def prepare(model: XMCDualEncoderModel, args: XMCTrainingArguments, peft_config:
     check_trainable(model, args)
     if args.freeze_encoder and (peft_config is not None or has_adapters(model)):
         raise SettingsError("freeze_encoder leaves nothing for adapters to train; use one of the two")
+    if model.query_encoder is None and peft_config is not None:
+        raise SettingsError("the model has no encoder that adapters could be put on; leave them out")
     if args.disable_dropout:
         disable_dropout(model)
     return model if peft_config is None else with_adapters(model, peft_config)
@@ -25,13 +30,16 @@ def prepare(model: XMCDualEncoderModel, args: XMCTrainingArguments, peft_config:
 
 def check_trainable(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> None:
     """Refuse a run that would train nothing."""
-    if args.freeze_encoder and model.query_projection is None and model.config.label_head is None:
+    frozen = args.freeze_encoder or model.query_encoder is None
+    words = model.static_tower is not None and args.static_learning_rate > 0
+    if frozen and model.query_projection is None and model.config.label_head is None and not words:
         raise SettingsError(
-            "freeze_encoder leaves nothing to train: the model has no projection and no label head. Make it with one, "
-            'as in XMCDualEncoderModel.from_encoder(..., projection_dim=384) or label_head="residual".'
+            "freeze_encoder leaves nothing to train: the model has no projection, no label head and no static tower. "
+            "Make it with one, as in XMCDualEncoderModel.from_encoder(..., projection_dim=384) or "
+            'label_head="residual".'
         )
-    if args.fp16 and (classifier_alone(model, args) or (args.freeze_encoder and model.query_projection is None)):
-        raise SettingsError("fp16 has nothing to scale when a label head alone is trained; use bf16, or neither")
+    if args.fp16 and (classifier_alone(model, args) or (frozen and model.query_projection is None)):
+        raise SettingsError("fp16 has nothing to scale when the optimizer trains no weights; use bf16, or neither")
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -58,9 +66,22 @@ def frozen_parameters(model: XMCDualEncoderModel, args: XMCTrainingArguments) ->
 
 
 def tower_parameters(model: XMCDualEncoderModel) -> list[nn.Parameter]:
-    """Weights of the towers, without the projections."""
+    """Weights of the encoders, without projections and static tower."""
     towers = (model.query_encoder, model.label_encoder)
     return [parameter for tower in towers if tower is not None for parameter in tower.parameters()]
+
+
+def token_table(model: XMCDualEncoderModel, texts: Dataset, side: Side) -> TokenTable:
+    """The `text` column of a table, tokenised; with features if the model has a static tower."""
+    tokens = TokenTable.build(texts, lambda some: model.token_ids(some, side), token_key(model, side))
+    return with_features(model, tokens, texts)
+
+
+def with_features(model: XMCDualEncoderModel, tokens: TokenTable, texts: Dataset) -> TokenTable:
+    """The same table, with what the static tower reads of its texts, if the model has one."""
+    if model.static_tower is not None and tokens.features is None:
+        tokens.features = feature_table(texts, model.config.static_buckets)
+    return tokens
 
 
 def token_keys(model: XMCDualEncoderModel) -> list[str | None]:
@@ -69,8 +90,10 @@ def token_keys(model: XMCDualEncoderModel) -> list[str | None]:
 
 
 def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
-    """What `model.tokenize` depends on apart from the texts: the key of the token cache."""
+    """What `model.token_ids` depends on apart from the texts: the key of the token cache."""
     config = model.config
+    if model.query_encoder is None:
+        return "no tokens"
     if side == "query":
         return tokenizer_key(model.tokenizer, config.query_prefix, config.max_query_length, model.end_token())
     return tokenizer_key(model.tokenizer, config.label_prefix, config.max_label_length, model.end_token())

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import Trainer, set_seed
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, get_last_checkpoint
 from transformers.utils import logging
 
@@ -26,7 +26,7 @@ from hf_xmc.modeling.label_head_xmc import LABEL_HEAD
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.training.adapters import has_adapters, merged, plain_model
 from hf_xmc.training.arguments import XMCTrainingArguments
-from hf_xmc.training.callbacks import QueryProgressCallback, TrainerHooks
+from hf_xmc.training.callbacks import LogLines, QueryProgressCallback, TrainerHooks
 from hf_xmc.training.candidates.registry import rule_named
 from hf_xmc.training.checkpoints import warn_of_other_batches, whole_checkpoint
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
@@ -36,8 +36,17 @@ from hf_xmc.training.head_training import HeadTraining
 from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.label_vectors import LabelVectors
 from hf_xmc.training.optimizer import split_by_part
-from hf_xmc.training.preparation import frozen_parameters, prepare, token_key, token_keys
+from hf_xmc.training.preparation import (
+    classifier_alone,
+    frozen_parameters,
+    prepare,
+    token_key,
+    token_keys,
+    token_table,
+    with_features,
+)
 from hf_xmc.training.query_batches import QueryBatches
+from hf_xmc.training.static_training import StaticTraining
 from hf_xmc.types import Positives
 
 logger = logging.get_logger(__name__)
@@ -92,6 +101,7 @@ class XMCTrainer(Trainer):
     # What `connect` makes.
     loss: Loss
     head: HeadTraining
+    static: StaticTraining | None
     encoder: TextEncoder
     rule: Any
     evaluator: Evaluator
@@ -127,11 +137,10 @@ class XMCTrainer(Trainer):
         model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
         self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
         self.label_uids = label_dataset["uid"][:] if "uid" in label_dataset.column_names else None
-        self.label_tokens = TokenTable.build(
-            label_dataset, lambda texts: model.tokenize(texts, "label"), token_key(model, "label")
-        )
+        self.label_tokens = token_table(model, label_dataset, "label")
         if train_dataset is not None:
             train_dataset = self.tokenize(model, train_dataset, train_ignored)
+            self.grow_static_tower(model, train_dataset, args)
         if isinstance(eval_dataset, dict):
             ignored = eval_ignored if isinstance(eval_ignored, dict) else {}
             eval_dataset = {name: self.tokenize(model, p, ignored.get(name)) for name, p in eval_dataset.items()}
@@ -162,6 +171,8 @@ class XMCTrainer(Trainer):
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(QueryProgressCallback)
+        if self.pop_callback(PrinterCallback) is not None:
+            self.add_callback(LogLines)
 
     # ---- Set-up from model and arguments ----
 
@@ -170,10 +181,18 @@ class XMCTrainer(Trainer):
         if isinstance(queries, TokenizedQueries):
             return queries
         tokenized = TokenizedQueries(
-            queries, lambda texts: model.tokenize(texts, "query"), ignored, token_key(model, "query")
+            queries, lambda texts: model.token_ids(texts, "query"), ignored, token_key(model, "query")
         )
+        with_features(model, tokenized.tokens, queries)
         tokenized.positives.validate(len(self.label_tokens))
         return tokenized
+
+    def grow_static_tower(
+        self, model: XMCDualEncoderModel, queries: TokenizedQueries, args: XMCTrainingArguments
+    ) -> None:
+        """Give the static tower, if there is one, a vector for each new feature of training queries and labels."""
+        tables = (queries.tokens.features, self.label_tokens.features)
+        plain_model(model).grow_static_tower(*tables, least=args.static_min_texts, seed=args.seed)
 
     def connect(self) -> None:
         """Make loss, label head, encoder, candidate rule and evaluator for the model and the arguments as they are."""
@@ -185,7 +204,13 @@ class XMCTrainer(Trainer):
         if split is not None and model.config.label_head is not None:
             counts = torch.from_numpy(split.positives.label_counts(self.num_labels)).to(torch.int32)
         self.head = HeadTraining(model, self.args, self.ranks, counts, self.label_uids)
-        self.encoder = TextEncoder(model, self.args, self.label_tokens, self.kept_tables, self.head.vectors)
+        tower = plain_model(model).static_tower
+        self.static = None
+        if tower is not None:
+            self.static = StaticTraining(tower, self.args, self.ranks, not classifier_alone(model, self.args))
+        self.encoder = TextEncoder(
+            model, self.args, self.label_tokens, self.kept_tables, self.head.vectors, self.static
+        )
         self.rule = rule_named(self.args.label_strategy).make(self.args, self.encoder, self.ranks, split)
         self.evaluator = Evaluator(self.encoder, self.loss, self.ranks)
 
@@ -199,6 +224,8 @@ class XMCTrainer(Trainer):
         model = prepare(cast(XMCDualEncoderModel, super().call_model_init(trial)), self.args, self.peft_config)
         if token_keys(model) != self.token_keys:
             raise SettingsError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those")
+        if self.train_dataset is not None:
+            self.grow_static_tower(model, self.train_dataset, self.args)
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -265,12 +292,22 @@ class XMCTrainer(Trainer):
 
     def begin_training(self) -> None:
         """Called when the model is ready: start what is trained alongside it, or load that from a checkpoint."""
+        if self.static is not None and self.resumed_from is not None:
+            self.static.load(self.resumed_from)
+        elif self.static is not None:
+            self.static.begin()
         if self.resumed_from is None:
             self.head.begin(self.encoder.texts_without_gradients)
             return
         self.head.load(self.resumed_from)
         self.rule.load(self.resumed_from)
         self.query_batches.load(self.resumed_from)
+
+    def end_training(self, best: str | None) -> None:
+        """Called when training is over, with the weights of the best checkpoint if they are loaded."""
+        self.head.end(best)
+        if self.static is not None:
+            self.static.end(best)
 
     def begin_epoch(self, epoch: int) -> None:
         """Re-encode all texts where the candidate rule or the batches need it, once for both."""
@@ -303,6 +340,8 @@ class XMCTrainer(Trainer):
     def new_step(self, batches: list[Any]) -> LabelStep:
         """One optimizer step over these micro-batches."""
         tokens, number = self.train_dataset.tokens, self.state.global_step
+        if self.static is not None:
+            self.static.number = number
         return LabelStep(batches, tokens, self.encoder, self.loss, self.rule, self.ranks, self.num_labels, number)
 
     def compute_loss(
@@ -331,10 +370,13 @@ class XMCTrainer(Trainer):
                 sum_gradients(self.model, self.ranks)
         return loss
 
-    def move_head(self) -> None:
-        """Called when the optimizer moves the weights: move the per-label vectors too."""
+    def move_tables(self) -> None:
+        """Called when the optimizer moves the weights: move the per-label vectors and the static tower too."""
         scaler = getattr(self.accelerator, "scaler", None)
-        self.head.step(self.optimizer, self.state.global_step, 1.0 if scaler is None else scaler.get_scale())
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        self.head.step(self.optimizer, self.state.global_step, scale)
+        if self.static is not None:
+            self.static.step(self.optimizer, self.state.global_step, scale)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """As in `Trainer`, for the queries of a batch; the labels of a step are not counted."""
@@ -407,6 +449,10 @@ class XMCTrainer(Trainer):
                 if self.args.should_save:
                     self.rule.save(folder)
                     self.query_batches.save(folder)
+            # Adapters are saved without the table.
+            whole = not self.args.save_only_model or has_adapters(self.model)
+            if self.static is not None and self.args.should_save and whole:
+                self.static.save_state(folder)
         if self.args.push_to_hub:
             head = final / LABEL_HEAD
             if self.args.should_save and head.is_file():

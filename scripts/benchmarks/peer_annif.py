@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peer_systems import Examples, Job, System, Tagger
+from peer_systems import Examples, Job, System, Tagger, locked
 
 from hf_xmc.types import TopK
 
@@ -52,6 +52,12 @@ class Annif(System):
         program = Path(job.annif) / "bin" / "annif"
         if program.is_file():
             return None
+        with locked(program.parents[1].with_suffix(".lock")):
+            return None if program.is_file() else self.install(job)
+
+    def install(self, job: Job) -> str | None:
+        """Make the environment; the reason why that failed, if it did."""
+        program = Path(job.annif) / "bin" / "annif"
         steps = ([sys.executable, "-m", "venv", job.annif], [str(program.with_name("pip")), "install", REQUIREMENT])
         for step in steps:
             done = subprocess.run(step, capture_output=True, text=True)
@@ -90,6 +96,10 @@ class Annif(System):
         found = re.search(r"^sources=(\S+)", self.run(job, "hyperopt", *trials, "ensemble", str(file)), re.MULTILINE)
         assert found is not None, "annif hyperopt ended without weights"
         return found[1]
+
+    def size(self, job: Job) -> int:
+        files = [path for path in (job.model / "data").rglob("*") if path.is_file()]
+        return sum(path.stat().st_size for path in files if "-train" not in path.name)  # what Annif trained from
 
     def load(self, job: Job) -> Tagger:
         ids = {uri: label for label, uri in enumerate(uris_of(job.data))}

@@ -81,7 +81,7 @@ def train(system: System, job: Job) -> dict[str, Any]:
         "train_seconds": time.perf_counter() - wall,
         "train_processor_seconds": processor_seconds() - processor,
         "train_memory_bytes": peak_memory(),
-        "model_bytes": sum(path.stat().st_size for path in job.model.rglob("*") if path.is_file()),
+        "model_bytes": system.size(job),
         "note": note,
     }
 

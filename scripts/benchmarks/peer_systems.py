@@ -6,12 +6,14 @@ to choose train on both together. Where a setting is chosen on validation, the c
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -81,9 +83,22 @@ class System(ABC):
     def train(self, job: Job) -> dict[str, Any]:
         """Train into `job.model`, an empty folder; returns what the result should say about it."""
 
+    def size(self, job: Job) -> int:
+        """Bytes of the files that tagging needs."""
+        return sum(path.stat().st_size for path in job.model.rglob("*") if path.is_file())
+
     @abstractmethod
     def load(self, job: Job) -> Tagger:
         """The system as it stands in `job.model`."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time: several comparisons may run at once on other processors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass
@@ -516,6 +531,11 @@ class Fit(System):
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         subprocess.run([*command, *flags], check=True, cwd=job.folder)
         return {}
+
+    def size(self, job: Job) -> int:
+        from hf_xmc.hub.folder import files_to_push
+
+        return sum((job.model / name).stat().st_size for name in files_to_push(job.model))
 
     def load(self, job: Job) -> Tagger:
         from hf_xmc import XMCPipeline

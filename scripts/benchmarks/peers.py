@@ -11,8 +11,8 @@ training split takes its place.
 
 Training time is given as seconds of the clock and of all processors; texts per second are those of one processor.
 Scores are `hf_xmc.metrics.ranking_metrics` with the propensities and filter lists of the data set. What is done is
-kept in `--workdir`: run the same command again to go on. Adds to `--output`, writes the same as a table beside it
-(`.md`), and prints it. `python scripts/plot_results.py --peers FILE` draws it.
+kept in `--workdir`: run the same command again to go on. Several may run at once with other `--cpus`. Adds to
+`--output`, writes the same as a table beside it (`.md`), and prints it; scripts/plot_results.py draws it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 from peer_job import SYSTEMS  # beside this file
-from peer_systems import Job
+from peer_systems import Job, locked
 from peer_tables import SHOWN, line, markdown, summary, table
 from rich.console import Console
 
@@ -60,48 +60,67 @@ console = Console()
 def main() -> None:
     args = parser().parse_args()
     args.annif = args.annif or args.workdir / "annif"
-    results = read_json(args.output)
     for source in args.data:
         data = load_xmc_dataset(source)
         name = data.name if args.split == "test" else f"{data.name}, {args.split}"
         folder = args.workdir / name.replace(", ", "-")
         data = split_for(data, args.split)
-        folder.mkdir(parents=True, exist_ok=True)
-        known = known_part(data).save(folder / "data")
         texts, uids = (list(data.queries["test"][column][: args.num_texts]) for column in ("text", "uid"))
-        (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
-        part = results.setdefault(name, {"runs": []})
-        part |= {"split": args.split, "counts": data.counts(), "num_texts": len(texts), "machine": machine()}
-        part["versions"] = {**versions(), **installed()}
+        known = write_data(data, texts, folder)
+        about = {"split": args.split, "counts": data.counts(), "num_texts": len(texts), "machine": machine()}
+        about["versions"] = {**versions(), **installed()}
         for job in jobs(args, data, folder, known):
-            run = result_of(job, data, args)
-            part["runs"] = [r for r in part["runs"] if (r["system"], r["seed"]) != (job.system, job.seed)] + [run]
-            part["runs"].sort(key=lambda r: (list(SYSTEMS).index(r["system"]), r["seed"]))
-            part["systems"] = summary(part["runs"])
-            write_json(results, args.output)
-        part["differences"] = differences(part["systems"], data, uids, folder, args.seeds[0])
-        write_json(results, args.output)
-        args.output.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
+            part = add(args.output, name, about, result_of(job, data, args))
+        found = differences(part["systems"], data, uids, folder, args.seeds[0])
+        part = add(args.output, name, {"differences": found})
         console.print(table(name, part))
+
+
+def add(output: Path, name: str, about: dict[str, Any], run: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Add a result, and what is said about all of a data set, to the file of results and to the table beside it;
+    returns the part of the data set."""
+    with locked(output.with_suffix(".lock")):
+        results = read_json(output)
+        part = results.setdefault(name, {"runs": []})
+        part |= about
+        if run is not None:
+            others = [r for r in part["runs"] if (r["system"], r["seed"]) != (run["system"], run["seed"])]
+            part["runs"] = sorted([*others, run], key=lambda r: (list(SYSTEMS).index(r["system"]), r["seed"]))
+        part["systems"] = summary(part["runs"])
+        write_json(results, output)
+        output.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
+    return part
+
+
+def write_data(data: XMCDataset, texts: list[str], folder: Path) -> Path:
+    """Write what systems may see, and the texts that they are to tag, unless it is there."""
+    seen = known_part(data)
+    with locked(folder / "data.lock"):
+        stamp = folder / "data.txt"
+        if not stamp.is_file() or stamp.read_text(encoding="utf-8") != seen.fingerprint():
+            seen.save(folder / "data")
+            stamp.write_text(seen.fingerprint(), encoding="utf-8")
+        (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    return folder / "data"
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = found.add_argument
-    add("data", nargs="+", help="Data sets: folders, files, names in $HF_XMC_DATA, or ids of the Hub.")
+    option = found.add_argument
+    option("data", nargs="+", help="Data sets: folders, files, names in $HF_XMC_DATA, or ids of the Hub.")
     names = ", ".join(SYSTEMS)
-    add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="SYSTEM", help=f"Of {names}.")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds; systems without chance run once.")
-    add("--minutes", type=float, default=30, help="Minutes that each training may take.")
-    add("--threads", type=int, default=2, help="Threads of each training.")
-    add("--cpus", type=cpu_list, help="Processors to run on, as 0,1; the first of them tags.")
-    add("--gpu", action="store_true", help="Let systems use the GPU, which is hidden otherwise.")
-    add("--split", choices=("test", "validation"), default="test", help="Split to score.")
-    add("--num_texts", type=int, help="Number of texts to score, from the start of the split.")
-    add("--language", default="en", help="Language of the texts, for Annif's stemmer.")
-    add("--annif", type=Path, help="Virtual environment of Annif, made if it is not there.")
-    add("--workdir", type=Path, default=Path("outputs/peers"), help="Folder for models and predictions.")
-    add("--output", type=Path, default=Path("outputs/benchmarks/peers.json"), help="File of results.")
+    option("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="SYSTEM", help=f"Of {names}.")
+    option("--seeds", nargs="+", type=int, default=[0, 1, 2], help="Seeds; systems without chance run once.")
+    option("--minutes", type=float, default=30, help="Minutes that each training may take.")
+    option("--threads", type=int, default=2, help="Threads of each training.")
+    option("--cpus", type=cpu_list, help="Processors to run on, as 0,1; the first of them tags.")
+    option("--gpu", action="store_true", help="Let systems use the GPU, which is hidden otherwise.")
+    option("--split", choices=("test", "validation"), default="test", help="Split to score.")
+    option("--num_texts", type=int, help="Number of texts to score, from the start of the split.")
+    option("--language", default="en", help="Language of the texts, for Annif's stemmer.")
+    option("--annif", type=Path, help="Virtual environment of Annif, made if it is not there.")
+    option("--workdir", type=Path, default=Path("outputs/peers"), help="Folder for models and predictions.")
+    option("--output", type=Path, default=Path("outputs/benchmarks/peers.json"), help="File of results.")
     return found
 
 

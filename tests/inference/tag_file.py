@@ -14,12 +14,12 @@ from hf_xmc.inference import batch
 
 if __name__ == "__main__":
     seconds = float(os.environ.get("SECONDS_A_WINDOW", "0"))
-    write_window = batch.write_window
+    write_part = batch.write_part
 
     def slowly(*args: Any) -> Any:
         time.sleep(seconds)
-        return write_window(*args)
+        return write_part(*args)
 
-    batch.write_window = slowly
+    batch.write_part = slowly
     app(["predict", *sys.argv[1:]], standalone_mode=False)
     print(f"world size {dist.get_world_size() if dist.is_initialized() else 1}", flush=True)

@@ -67,8 +67,8 @@ def test_files_of_every_kind(pipeline: XMCPipeline, tmp_path: Path, kind: str, o
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("in.jsonl", '{"title": "x"}\n', "no column 'text'"),
-        ("in.jsonl", '{"text": "x"}\n{"text": null}\n', "line 2: the text is None"),
+        ("in.jsonl", '{"a": "x y", "b": "z z"}\n', "no column is clearly the text; it has a, b"),
+        ("in.jsonl", '{"text": "x"}\n{"text": 3}\n', "line 2: the text is 3"),
         ("in.jsonl", '{"text": \n', "line 1: not JSON"),
         ("in.csv", "", "no rows"),
         ("in.txt", "", "no rows"),
@@ -85,6 +85,11 @@ def test_bad_files_leave_the_old_output_alone(
         predict_file(pipeline, tmp_path / name, target)
     assert target.read_text() == "earlier work\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, "out.jsonl"])
+
+
+def write_text(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def test_cells_stay_what_they_are(pipeline: XMCPipeline, tmp_path: Path) -> None:
@@ -118,8 +123,8 @@ def test_a_parquet_file_that_is_cut_short(pipeline: XMCPipeline, tmp_path: Path)
 def test_missing_input_and_unknown_output(pipeline: XMCPipeline, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         predict_file(pipeline, tmp_path / "no.txt", tmp_path / "out.jsonl")
-    with pytest.raises(DataError, match=r"name it \.jsonl or \.parquet"):
-        predict_file(pipeline, tmp_path / "no.txt", tmp_path / "out.docx")
+    with pytest.raises(DataError, match=r"name it \.csv, \.tsv, \.xlsx, \.jsonl or \.parquet"):
+        predict_file(pipeline, write_text(tmp_path / "a.txt", "a car"), tmp_path / "out.docx")
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +174,9 @@ def test_a_killed_run_is_resumed(pipeline: XMCPipeline, folder: Path, tmp_path: 
     times = {}
     merge = Parts.merge
 
-    def merge_and_look(self: Parts, count: int) -> None:
+    def merge_and_look(self: Parts, *given: Any) -> Any:
         times.update({path.name: path.stat().st_mtime_ns for path in self.folder.glob("part-*")})
-        merge(self, count)
+        return merge(self, *given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Parts, "merge", merge_and_look)
@@ -188,7 +193,7 @@ def test_another_input_setting_or_model_starts_over(
     source, target = many_rows(tmp_path / "in.parquet", 60), tmp_path / "out.jsonl"
     monkeypatch.setattr("hf_xmc.inference.batch.logger", logging.getLogger("parts"))
 
-    def broken(self: Parts, count: int) -> None:
+    def broken(self: Parts, *given: Any) -> None:
         raise KeyboardInterrupt
 
     def attempt(**options: Any) -> str:
@@ -241,8 +246,9 @@ def test_columns_that_are_empty_at_first(pipeline: XMCPipeline, tmp_path: Path) 
 def test_texts_of_parquet_that_are_none(pipeline: XMCPipeline, tmp_path: Path) -> None:
     source = tmp_path / "in.parquet"
     pq.write_table(pa.table({"text": ["a", "b", None]}), source)
-    with pytest.raises(DataError, match="line 3: the text is None"):
-        predict_file(pipeline, source, tmp_path / "out.jsonl", window=2)
+    assert predict_file(pipeline, source, tmp_path / "out.jsonl", window=2) == 3
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [len(row["labels"]) for row in rows] == [5, 5, 0]
     with pytest.raises(DataError, match=r"no column 'title'.*it has text"):
         predict_file(pipeline, source, tmp_path / "out.jsonl", text_column="title")
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), source)

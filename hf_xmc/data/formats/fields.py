@@ -2,24 +2,120 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.formats.source import Record
+from hf_xmc.data.reading import plain_name
 from hf_xmc.data.templates import Template as Template
 from hf_xmc.data.templates import template as template  # readers find both here
 from hf_xmc.errors import DataError
 
+# Names of columns in `plain_name`'s spelling: without case, accents and separators. The usual English ones come first.
 TEXT_FIELDS = ("text", "sentence", "content", "document", "abstract", "description", "body", "query", "title")
+BODY_FIELDS = (
+    *("text", "sentence", "content", "document", "body", "query", "question", "full_text", "fulltext", "doc_text"),
+    *("teksti", "volltext", "inhalt", "texte", "contenu", "texto", "contenido", "conteudo", "testo", "contenuto"),
+    *("tekst", "inhoud", "innehall", "sisalto", "texts", "document_text", "article", "post", "message", "comment"),
+)
+TITLE_FIELDS = (
+    *("title", "headline", "heading", "titel", "haupttitel", "otsikko", "nimeke", "titre", "titulo", "titolo"),
+    *("tittel", "rubrik", "tytul", "nazev", "titlu", "cim", "dc_title", "main_title"),
+)
+NAME_FIELDS = ("name", "nimi", "nom", "nombre", "nome", "naam", "navn", "namn")  # a title beside a description
+ABSTRACT_FIELDS = (
+    *("abstract", "summary", "zusammenfassung", "kurzfassung", "resume", "resumen", "riassunto", "tiivistelma"),
+    *("sammanfattning", "sammendrag", "samenvatting", "resumo", "abstrakt", "streszczenie", "dc_abstract"),
+)
+DESCRIPTION_FIELDS = (
+    *("description", "beschreibung", "kuvaus", "descripcion", "descricao", "descrizione", "beskrivning"),
+    *("beskrivelse", "omschrijving", "opis", "dc_description"),
+)
 LABEL_TEXT_FIELDS = ("text", "title", "name", "label", "prefLabel")
-LABEL_COLUMNS = ("labels", "label", "tags", "tag", "subjects", "subject_uris", "categories", "category", "keywords")
+LABEL_COLUMNS = (
+    *("labels", "label", "tags", "tag", "subjects", "subject_uris", "categories", "category", "keywords", "subject"),
+    *(
+        "keyword",
+        "topics",
+        "topic",
+        "classes",
+        "class",
+        "descriptors",
+        "descriptor",
+        "headings",
+        "terms",
+        "mesh_terms",
+    ),
+    *("codes", "subject_headings", "dc_subject", "schlagworter", "schlagworte", "schlagwort", "themen", "kategorien"),
+    *("sachgruppen", "asiasanat", "asiasana", "aiheet", "aihe", "avainsanat", "luokat", "amnesord", "nyckelord"),
+    *("taggar", "kategorier", "emneord", "nokkelord", "mots_cles", "sujets", "sujet", "etiquettes", "themes"),
+    *("palabras_clave", "materias", "etiquetas", "temas", "categorias", "palavras_chave", "assuntos", "parole_chiave"),
+    *("soggetti", "soggetto", "categorie", "etichette", "trefwoorden", "onderwerpen", "categorieen", "słowa_kluczowe"),
+    *("etykiety", "hasla", "klicova_slova"),
+)
 UID_COLUMNS = ("uid", "id", "doc_id", "document_id")
+TERM_UIDS = (*UID_COLUMNS, "label_id", "uri", "url", "concept", "concept_uri", "subject_uri", "code", "notation")
+TERM_TEXTS = (
+    *("text", "title", "name", "label", "preflabel", "pref_label", "label_text", "label_name", "label_title"),
+    *("preferred_label", "heading", "term", "caption", "tag", "subject", "keyword", "category", "topic"),
+    *("bezeichnung", "nimi", "nom", "nombre", "nome", "naam", "namn", "navn", "description"),
+)
 SPLIT_NAMES = {
     "train": ("train", "trn", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "tst"),
 }
+SPLIT_WORDS = {  # whole words in the name of a file: no letter before or after them
+    "test": r"test|tst|eval|evaluation",
+    "validation": r"validation|validate|valid|val|dev",
+    "train": r"train|training|trn",
+}
+URI = re.compile(r"<([^<>\s]+)>")
+ONLY_URIS = re.compile(r"\s*(?:<[^<>\s]+>[\s,;|]*)+")
+ARRAY = re.compile(r"""\[\s*(?:'[^']*'|"[^"]*")(?:\s+(?:'[^']*'|"[^"]*"))+\s*\]""")  # as numpy prints strings
+QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+LONG_LIST = 100_000  # characters of a cell beyond which it is not read as a list of Python
+
+
+def named_column(header: Iterable[str], usual: Iterable[str]) -> str:
+    """The column with the first of the usual names, in any spelling; empty if there is none.
+
+    >>> named_column(["Id", "Titre", "Mots-clés"], LABEL_COLUMNS)
+    'Mots-clés'
+    """
+    plain: dict[str, str] = {}
+    for name in header:
+        plain.setdefault(plain_name(name), name)
+    return next((plain[name] for name in usual if name in plain), "")
+
+
+def text_columns(header: list[str], sample: list[Record]) -> list[str]:
+    """The columns that make up the text, in their order: the title, and what follows it.
+
+    That is a column with a whole text; or else abstract and description. A title is left out where the text begins
+    with it already.
+
+    >>> text_columns(["id", "Titel", "Kurzfassung", "Jahr"], []), text_columns(["name", "description"], [])
+    (['Titel', 'Kurzfassung'], ['name', 'description'])
+    """
+    body = named_column(header, BODY_FIELDS)
+    parts = [name for usual in (ABSTRACT_FIELDS, DESCRIPTION_FIELDS) if (name := named_column(header, usual))]
+    rest = [body] if body else parts
+    title = named_column(header, TITLE_FIELDS) or (named_column(header, NAME_FIELDS) if parts and not body else "")
+    if not title or not rest:
+        return rest or ([title] if title else [])
+    return rest if begins_with(sample, title, rest[0]) else [title, *rest]
+
+
+def begins_with(sample: list[Record], title: str, text: str) -> bool:
+    """Whether most texts of a sample begin with their title."""
+    pairs = [(str(row.get(title) or "").strip()[:40], str(row.get(text) or "").strip()) for row in sample]
+    found = [body.casefold().startswith(start.casefold()) for start, body in pairs if start and body]
+    return 2 * sum(found) > len(found)
 
 
 def text_of(record: Record, template: Template | None, fields: tuple[str, ...], path: Path, line: int) -> str:
@@ -56,46 +152,85 @@ def uid_of(record: Record, path: Path, line: int) -> str:
 
 
 def find_column(header: list[str], path: Path, given: str | None, usual: tuple[str, ...], flag: str | None) -> str:
-    """The column that the user named, or else the first of the usual ones. Without a `flag` the column is optional,
-    and the result is empty if there is none.
+    """The column that the user named, or else the first of the usual ones, in any spelling. Without a `flag` the
+    column is optional, and the result is empty if there is none.
 
     Raises:
         DataError: there is no such column.
     """
     if given is not None and given not in header:
-        raise DataError(f"no column {given!r}", path, 1, f"it has {', '.join(header)[:200]}")
-    lower = {name.lower(): name for name in reversed(header)}
-    found = given or next((lower[name] for name in usual if name in lower), "")
+        if not (found := named_column(header, (plain_name(given),))):
+            raise DataError(f"no column {given!r}", path, 1, f"it has {', '.join(header)[:200]}")
+        return found
+    found = given or named_column(header, usual)
     if not found and flag:
-        raise DataError(f"no column with one of the names {', '.join(usual)}", path, 1, f"name it with {flag}")
+        shown = ", ".join(usual[:9]) + (", ..." if len(usual) > 9 else "")
+        raise DataError(
+            f"no column with one of the names {shown}",
+            path,
+            1,
+            f"it has {', '.join(header)[:200]}; name it with {flag}",
+        )
     return found
 
 
 def names_in(cell: Any, delimiter: str | None, path: Path, line: int) -> list[str]:
-    """The label names in a cell, stripped of white space; empty names are dropped.
+    """The label names in a cell, stripped of white space; empty names are dropped. A cell that is written as a list
+    (of JSON, Python or numpy, or URIs in angle brackets) is read as one, whatever the other cells are.
 
     >>> names_in("red; dark blue;", ";", Path("a.csv"), 1), names_in(["red"], None, Path("a.parquet"), 1)
     (['red', 'dark blue'], ['red'])
+    >>> names_in("['red', 'car']", None, Path("a.csv"), 1), names_in("<http://x/1> <http://x/2>", None, Path(), 1)
+    (['red', 'car'], ['http://x/1', 'http://x/2'])
     """
-    if cell is None:
+    if cell is None or cell != cell:  # NaN, as pandas writes an empty cell
         return []
-    if delimiter == "json" and isinstance(cell, str):
+    if isinstance(cell, str) and (written := listed(cell)) is not None:
+        cell = written
+    elif delimiter == "json" and isinstance(cell, str):
         if not cell.strip():
             return []
-        try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"found the labels {cell!r:.60}", path, line, "expected a JSON list, as in other rows"
-            ) from error
+        raise DataError(f"found the labels {cell!r:.60}", path, line, "expected a JSON list, as in other rows")
     if isinstance(cell, list | tuple):
-        if not all(isinstance(name, str | int) for name in cell):
+        names = [name_of(item) for item in cell]
+        if not all(isinstance(name, str | int) for name in names):
             raise DataError(f"found the labels {cell!r:.60}", path, line, "expected a list of names")
-        return [str(name) for name in cell]
+        return [str(name) for name in names]
     if not isinstance(cell, str | int):
         raise DataError(f"found the labels {cell!r:.60}", path, line, "expected names")
     names = str(cell).split(delimiter) if delimiter and delimiter != "json" else [str(cell)]
     return [name.strip() for name in names if name.strip()]
+
+
+def listed(cell: str) -> list[Any] | None:
+    """The items of a cell that is written as a list; None if it is not.
+
+    >>> listed('["a", "b"]'), listed("['red' 'car']"), listed("[sic]"), listed("red")
+    (['a', 'b'], ['red', 'car'], None, None)
+    """
+    cell = cell.strip()
+    if cell.startswith("<"):
+        return URI.findall(cell) if ONLY_URIS.fullmatch(cell) else None
+    if not (cell.startswith("[") and cell.endswith("]")):
+        return None
+    if ARRAY.fullmatch(cell):
+        return [one or other for one, other in QUOTED.findall(cell)]
+    for parse in (json.loads, ast.literal_eval if len(cell) < LONG_LIST else json.loads):  # neither runs anything
+        try:
+            found = parse(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        return found if isinstance(found, list) else None
+    return None
+
+
+def name_of(item: Any) -> Any:
+    """The name of a label in a list: the item itself, or the URI or name of an object, as Annif writes subjects."""
+    if not isinstance(item, dict):
+        return item
+    return next(
+        (item[key] for key in ("uri", "uid", "id", "notation", "label", "name", "text") if item.get(key)), item
+    )
 
 
 def checked_weights(weights: Any, count: int, name: str, path: Path, line: int) -> list[float]:

@@ -1,29 +1,32 @@
-"""Tables: one `.csv`, `.tsv` or `.parquet` file with a text and a label column, or one file per split (`train`,
-`validation`, `test`), with an optional table of the labels beside them (`labels.csv`, ...).
+"""Tables: one `.csv`, `.tsv`, `.xlsx`, `.jsonl` or `.parquet` file with a text and a label column, or one file per
+split (`train`, `validation`, `test`), with an optional table of the labels (`labels.csv`, ...) or SKOS vocabulary
+beside them.
 
-Labels are in one column (a list, a JSON list, or names with a separator) or in several (`label_1`, `label_2`, or one
-name repeated). With a label file they are uids or texts of its labels; without one, every name that occurs is a
-label, and ids follow the order of first appearance.
+Labels are in one column (a list, a JSON list, or names with a separator), in several (`label_1`, `label_2`, or one
+name repeated), or one a row. With a label file they are uids or texts of its labels; without one, every name that
+occurs is a label, and ids follow the order of first appearance.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.files import find_file, plain_suffix
+from hf_xmc.data.files import find_file, lines, plain_suffix
+from hf_xmc.data.formats import skos
+from hf_xmc.data.formats.columns import Columns, delimiter_of
 from hf_xmc.data.formats.fields import (
-    LABEL_COLUMNS,
-    LABEL_TEXT_FIELDS,
     SPLIT_NAMES,
-    TEXT_FIELDS,
-    UID_COLUMNS,
+    SPLIT_WORDS,
+    TERM_TEXTS,
+    TERM_UIDS,
+    URI,
     find_column,
+    named_column,
     names_in,
     template,
     text_of,
@@ -31,6 +34,7 @@ from hf_xmc.data.formats.fields import (
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
+    Choices,
     LabelNames,
     Options,
     Reader,
@@ -39,22 +43,21 @@ from hf_xmc.data.formats.source import (
     Source,
     Split,
 )
-from hf_xmc.data.reading import Reading
-from hf_xmc.data.rows import header_of, rows
+from hf_xmc.data.reading import plain_name
+from hf_xmc.data.rows import TABLES, header_of, rows
 from hf_xmc.errors import DataError, Problems
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
-LABEL_FILES = ("labels", "lbl", "label", "vocabulary")
+SUFFIXES = TABLES
+LABEL_FILES = ("labels", "lbl", "label", "vocabulary", "vocab", "subjects", "concepts", "terms", "thesaurus")
 LIST_COLUMNS = ("texts", "parents")  # of a label table: several values in one cell
-DELIMITERS = ("|", ";", "\t", ",")
-SAMPLE = 100  # rows that are inspected to find columns and separator
+EVIDENCE = 300  # texts that decide the language of a vocabulary
 
 
 def detect(path: Path) -> str | None:
     """The reason why the path is a table, or a folder with a training table."""
     if path.is_file():
         return f"is a {plain_suffix(path)} file" if plain_suffix(path) in SUFFIXES else None
-    table = (find_table(path, SPLIT_NAMES["train"]) or only_table(path)) if path.is_dir() else None
+    table = tables_in(path).get("train") if path.is_dir() else None
     return f"has the table {table.name}" if table else None
 
 
@@ -63,11 +66,24 @@ def find_table(folder: Path, stems: tuple[str, ...]) -> Path | None:
     return find_file(folder, *(f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES))
 
 
-def only_table(folder: Path) -> Path | None:
-    """The one table of a folder that is not a table of labels."""
-    names = [p for p in sorted(folder.iterdir()) if p.is_file() and plain_suffix(p) in SUFFIXES]
-    names = [p for p in names if p.name.split(".")[0] not in LABEL_FILES]
-    return names[0] if len(names) == 1 else None
+def tables_in(folder: Path) -> dict[str, Path]:
+    """The tables of a folder by split: those with the usual names; or with the usual words in their names; or the
+    only one, which is for training. Tables of labels are left aside."""
+    named = {split: found for split, stems in SPLIT_NAMES.items() if (found := find_table(folder, stems))}
+    if "train" in named:
+        return named
+    found = [p for p in sorted(folder.iterdir()) if p.is_file() and plain_suffix(p) in SUFFIXES]
+    found = [p for p in found if plain_suffix(p) != ".json"]  # of which most are settings
+    tables = [p for p in found if p.name.split(".")[0].lower() not in LABEL_FILES] or found
+    if len(tables) == 1:
+        return {"train": tables[0]}
+    splits: dict[str, list[Path]] = {}
+    for path in tables:
+        words = (s for s, w in SPLIT_WORDS.items() if re.search(rf"(?<![a-z])(?:{w})(?![a-z])", path.name.lower()))
+        splits.setdefault(next(words, ""), []).append(path)
+    if "train" not in splits and len(splits.get("", ())) == 1:
+        splits["train"] = splits.pop("")
+    return {s: splits[s][0] for s in SPLIT_NAMES if len(splits.get(s, ())) == 1} if "train" in splits else {}
 
 
 def open_source(path: Path, options: Options) -> Source:
@@ -77,124 +93,92 @@ def open_source(path: Path, options: Options) -> Source:
         DataError: a column is missing, or a table cannot be read.
     """
     folder = path if path.is_dir() else path.parent
-    if path.is_file():
-        paths = {"train": path}
-    else:
-        paths = {split: found for split, stems in SPLIT_NAMES.items() if (found := find_table(path, stems))}
-        if not paths and (only := only_table(path)):
-            paths = {"train": only}
-    label_path = find_labels(folder, options, beside=path.is_dir())
-    names = LabelNames(closed=label_path is not None)
+    paths = {"train": path} if path.is_file() else tables_in(path)
+    if "train" not in paths:
+        names = ", ".join(p.name for p in sorted(path.iterdir()) if plain_suffix(p) in SUFFIXES)
+        raise DataError(f"no table says that it is for training (found {names})", path, hint="call it train.csv")
+    label_path = find_labels(folder, options, beside=path.is_dir(), tables=[*paths.values()])
+    concepts = label_path is not None and plain_suffix(label_path) in skos.VOCABULARIES
+    names, choices = LabelNames(closed=label_path is not None, lenient=concepts), Choices()
     reason, splits = "", {}
-    train: Columns | None = None
-    for split, table in paths.items():  # train is the first
-        columns = Columns(table, options, train)
-        train = train or columns
+    train = Columns(paths["train"], options)
+    choices.reading, choices.said = train.reading(options.language or ""), train.said()
+    for split, table in paths.items():
+        columns = train if split == "train" else Columns(table, options, train)
         reason = reason or f"{table.name}: {columns}"
-        splits[split] = Split(table, partial(queries, table, columns, names, options))
+        splits[split] = Split(table, partial(queries, table, columns, names, choices, label_path))
+    if label_path is None:
+        stream: Any = partial(names_as_labels, names, choices)
+    elif concepts:
+        evidence = partial(evidence_of, train)
+        stream = lambda problems: skos.concepts(label_path, names, options, choices, evidence())  # noqa: E731
+        reason += f", matched with the vocabulary {label_path.name}"
+    else:
+        stream = partial(labels, label_path, names, options)
     return Source(
         format=plain_suffix(paths["train"])[1:],
         reason=reason,
         splits=splits,
-        labels=partial(labels, label_path, names, options) if label_path else names.records,
+        labels=stream,
         label_path=label_path or paths["train"],
         labels_last=label_path is None,
         files=[*paths.values(), *([label_path] if label_path else [])],
-        reading=train.reading(options) if train else None,
+        choices=choices,
     )
 
 
 READER = Reader(
-    expected="a table (.csv, .tsv or .parquet) with a text and a label column, or a folder with train.csv",
+    expected="a table (.csv, .tsv, .xlsx, .jsonl or .parquet) with a text and a label column, or a folder with "
+    "train.csv",
     detect=detect,
     open_source=open_source,
     order=60,
 )
 
 
-def find_labels(folder: Path, options: Options, beside: bool) -> Path | None:
-    """The table of labels: the one that the user named, or, in a folder, the one with a usual name."""
+def find_labels(folder: Path, options: Options, beside: bool, tables: list[Path]) -> Path | None:
+    """The file of labels: the one that the user named, or, in a folder, a table with a usual name or a SKOS
+    vocabulary."""
     if options.label_file is not None:
         path = Path(options.label_file)
         path = path if path.is_file() else folder / path
         if not path.is_file():
             raise DataError("no such label file", options.label_file, hint="give its path with --label_file")
+        if plain_suffix(path) not in (*SUFFIXES, *skos.VOCABULARIES):
+            kinds = ", ".join((*SUFFIXES, *skos.VOCABULARIES))
+            raise DataError("a label file of an unknown kind", path, hint=f"expected one of {kinds}")
         return path
-    return find_table(folder, LABEL_FILES) if beside else None
+    if not beside:
+        return None
+    found = find_table(folder, LABEL_FILES)
+    return found if found is not None and found not in tables else skos.vocabulary(folder)
 
 
-class Columns:
-    """Which columns of a table hold what, detected from its header and first rows.
-
-    Other splits use the separator of `train`: the same name must be read in the same way in all of them, whichever
-    characters happen to occur in the first rows of one.
-    """
-
-    def __init__(self, path: Path, options: Options, train: Columns | None = None) -> None:
-        stream = rows(path, options.encoding, Problems(stop=False))
-        sample = [record for _, record in islice(stream, SAMPLE)]
-        header = header_of(path, options.encoding)
-        pick = partial(find_column, header, path)
-        self.template = template(options.query_template)
-        self.text = "" if self.template else pick(options.text_column, TEXT_FIELDS, "--text_column")
-        self.labels = label_columns(header, options.label_column) or [
-            pick(options.label_column, LABEL_COLUMNS, "--label_column")
-        ]
-        self.uid = pick(options.uid_column, UID_COLUMNS, None)
-        self.weights = "weights" if "weights" in header else ""
-        self.time = pick(options.time_column, (), "--time_column") if options.time_column else ""
-        cells = [str(record.get(self.labels[0]) or "") for record in sample]
-        self.lists = any(isinstance(record.get(self.labels[0]), list) for record in sample)
-        guess = None if len(self.labels) > 1 else delimiter_of(cells)
-        self.delimiter: str | None = options.label_delimiter or (train.delimiter if train else guess)
-
-    def reading(self, options: Options) -> Reading:
-        """What is remembered of these columns."""
-        texts = tuple(self.template.fields) if self.template else (self.text,)
-        given = (options.query_template or "", tuple(self.labels), self.delimiter, self.uid, options.language or "")
-        return Reading(texts, *given)
-
-    def __str__(self) -> str:
-        how = f"names separated by {self.delimiter!r}"
-        if self.lists or self.delimiter == "json":
-            how = "lists" if self.lists else "JSON lists"
-        elif self.delimiter is None:
-            how = "one name per cell" if len(self.labels) == 1 else f"{len(self.labels)} columns"
-        text = f"text in {self.text!r}" if self.text else "text from a template"
-        return f"{text}, labels in {self.labels[0]!r} ({how})"
+def evidence_of(columns: Columns) -> Iterator[str]:
+    """Texts and headings of the first rows."""
+    reading = columns.reading()
+    for row in columns.sample[:EVIDENCE]:
+        yield reading.text_of(row)
+        cell = row.get(columns.labels[0])
+        yield from (part.strip() for part in re.split(r"[|;\t\n,]", cell if isinstance(cell, str) else ""))
 
 
-def label_columns(header: list[str], given: str | None) -> list[str]:
-    """Several columns with one label each: `label_1`, `label_2`, or a repeated name (`label`, `label.1`)."""
-    stems = (given.lower(),) if given else LABEL_COLUMNS
-    found = [name for name in header if re.fullmatch(rf"(?:{'|'.join(map(re.escape, stems))})[._ ]?\d*", name.lower())]
-    return found if len(found) > 1 and len({name.rstrip("0123456789._ ").lower() for name in found}) == 1 else []
-
-
-def delimiter_of(cells: Iterable[str]) -> str | None:
-    """`"json"`, the first separator that occurs, or None for one name per cell.
-
-    >>> delimiter_of(["red;dark blue", "green"]), delimiter_of(['["a"]']), delimiter_of(["red"])
-    (';', 'json', None)
-    """
-    marks: set[str] = set()
-    lists: set[bool] = set()
-    for cell in filter(None, map(str.strip, cells)):
-        lists.add(cell.startswith("[") and cell.endswith("]"))
-        marks.update(mark for mark in DELIMITERS if mark in cell)
-    return "json" if lists == {True} else next((mark for mark in DELIMITERS if mark in marks), None)
-
-
-def queries(path: Path, columns: Columns, names: LabelNames, options: Options, problems: Problems) -> Records:
+def queries(
+    path: Path, columns: Columns, names: LabelNames, choices: Choices, label_path: Path | None, problems: Problems
+) -> Records:
     """The queries of one table."""
-    for i, (line, record) in enumerate(rows(path, options.encoding, problems)):
+    columns.fit_to(names)
+    if choices.reading is not None and columns.path == path:
+        choices.reading = columns.reading(choices.reading.language)
+    together = label_cells(path, columns, problems) if columns.pairs else None
+    reading = columns.reading()
+    for i, (line, record) in enumerate(rows(path, columns.options.encoding, problems)):
         try:
-            fields = (columns.text,) if columns.text else ()
-            found: Record = {
-                "uid": str(record[columns.uid]) if columns.uid and record.get(columns.uid) is not None else f"row-{i}",
-                "text": text_of(record, columns.template, fields, path, line),
-            }
+            text = text_in(record, reading, path, line)
             cells = [record.get(name) for name in columns.labels]
+            if together is not None and (cells := together.pop(key_of(record, columns, text), [])) == []:
+                continue  # belongs to an earlier row
+            found: Record = {"uid": uid_in(record, columns) or f"row-{i}", "text": text}
             if columns.delimiter is None and len(cells) == 1:
                 note_delimiter(cells[0], path, line, problems)
             cells_of_names = [name for cell in cells for name in names_in(cell, columns.delimiter, path, line)]
@@ -207,6 +191,48 @@ def queries(path: Path, columns: Columns, names: LabelNames, options: Options, p
             problems.error(UNREADABLE, error, LEFT_OUT)
         else:
             yield line, found
+    if label_path is not None:
+        choices.said += names.report(label_path, problems)
+
+
+def text_in(record: Record, reading: Any, path: Path, line: int) -> str:
+    """The text of a row; an error names file and line."""
+    try:
+        return reading.text_of(record)
+    except DataError as error:
+        raise DataError(str(error), path, line) from error
+
+
+def uid_in(record: Record, columns: Columns) -> str:
+    """The uid of a row; empty if it has none."""
+    return str(record[columns.uid]) if columns.uid and record.get(columns.uid) is not None else ""
+
+
+def key_of(record: Record, columns: Columns, text: str) -> str | int:
+    """What rows of one query share: the uid, or the hash of the text."""
+    return uid_in(record, columns) if columns.pairs == "uid" else hash(text)
+
+
+def label_cells(path: Path, columns: Columns, problems: Problems) -> dict[str | int, list[Any]]:
+    """The label cells of all rows that belong together, where a table has one row per label. Rows that cannot be read
+    are left out here, and reported when the table is read again."""
+    cells: dict[str | int, list[Any]] = {}
+    reading = columns.reading()
+    for line, record in rows(path, columns.options.encoding, Problems(stop=False)):
+        try:
+            text = text_in(record, reading, path, line)
+        except DataError:
+            continue
+        cells.setdefault(key_of(record, columns, text), []).append(record.get(columns.labels[0]))
+    return cells
+
+
+def names_as_labels(names: LabelNames, choices: Choices, problems: Problems) -> Records:
+    """The names that occurred, as labels."""
+    if paths := names.paths():
+        name = next(iter(paths))
+        choices.said.append(f"Labels are paths, as {name!r:.60}: what stands before the last step is the parent")
+    yield from names.records()
 
 
 def note_delimiter(cell: Any, path: Path, line: int, problems: Problems) -> None:
@@ -232,22 +258,64 @@ def relevance(cell: Any, ids: list[int], names: list[str], path: Path, line: int
 
 def labels(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
     """The label table; queries refer to a label by its uid or its text. A bad row is always an error."""
+    if starts_with_uri(path, options.encoding):
+        yield from annif_terms(path, names, options)
+        return
     by_template = template(options.label_template)
     header = header_of(path, options.encoding)
-    uid = find_column(header, path, None, UID_COLUMNS, None)
+    uid = find_column(header, path, None, TERM_UIDS, None)
+    field = term_column(header, uid, options.language)
     delimiters = {name: column_delimiter(path, name, options) for name in LIST_COLUMNS if name in header}
     for i, (line, record) in enumerate(rows(path, options.encoding, Problems())):
-        fields = tuple(name for name in LABEL_TEXT_FIELDS if name in record) or tuple(header[:1])
-        text = text_of(record, by_template, fields, path, line)
-        label: Record = {"uid": str(record[uid]) if uid else text, "text": text}
-        label |= {key: value for key, value in record.items() if key not in (uid, fields[0], "uid", "text")}
+        text = text_of(record, by_template, (field,), path, line)
+        label: Record = {"uid": str(record[uid]).strip("<>") if uid else text, "text": text}
+        label |= {key: value for key, value in record.items() if key not in (uid, field, "uid", "text")}
         for key, delimiter in delimiters.items():
             if isinstance(label.get(key), str):
                 label[key] = names_in(label[key], delimiter, path, line)
         if "weight" in label and isinstance(label["weight"], str):
             label["weight"] = number(label["weight"], path, line)
         names.add(label["uid"], i, text.strip())
+        if isinstance(others := label.get("texts"), list):
+            names.also(i, 1, *(other for other in others if isinstance(other, str)))
         yield line, label
+
+
+def term_column(header: list[str], uid: str, language: str | None) -> str:
+    """The column with the texts of labels: one with a usual name, or with a usual name and a language (`label_en`);
+    or else the first that is not the uid.
+
+    >>> term_column(["uri", "label_en", "label_fi"], "uri", "fi"), term_column(["code", "description"], "code", None)
+    ('label_fi', 'description')
+    """
+    free = [name for name in header if name != uid] or header
+    usual = rf"(?:{'|'.join(TERM_TEXTS)})_"
+    if language and (own := [n for n in free if re.fullmatch(usual + re.escape(language.lower()), plain_name(n))]):
+        return own[0]
+    if found := named_column(free, TERM_TEXTS):
+        return found
+    return next((name for name in free if re.fullmatch(usual + "[a-z]{2,3}", plain_name(name))), free[0])
+
+
+def starts_with_uri(path: Path, encoding: str | None) -> bool:
+    """Whether a table has no header, but lines of a uri in angle brackets and a name, as Annif's TSV vocabularies."""
+    if plain_suffix(path) != ".tsv":
+        return False
+    first = next((text for _, text in lines(path, encoding) if text.strip()), "")
+    return URI.match(first.strip()) is not None
+
+
+def annif_terms(path: Path, names: LabelNames, options: Options) -> Records:
+    """The terms of a TSV vocabulary of Annif: uri in angle brackets, name, and perhaps a notation."""
+    for i, (line, text) in enumerate((n, text) for n, text in lines(path, options.encoding) if text.strip()):
+        uri, _, rest = text.strip().partition("\t")
+        name, _, code = rest.partition("\t")
+        if not URI.fullmatch(uri.strip()) or not name.strip():
+            raise DataError(f"found {text!r:.60}", path, line, "expected a uri in angle brackets, a tab and a name")
+        uid = uri.strip()[1:-1]
+        names.add(uid, i, name.strip())
+        names.also(i, 0, code)
+        yield line, {"uid": uid, "text": name.strip(), **({"notation": code.strip()} if code.strip() else {})}
 
 
 def column_delimiter(path: Path, name: str, options: Options) -> str | None:
@@ -259,6 +327,10 @@ def column_delimiter(path: Path, name: str, options: Options) -> str | None:
 def number(cell: str, path: Path, line: int) -> float | None:
     """The number in a cell; None if it is empty."""
     try:
-        return float(cell) if cell.strip() else None
+        return (
+            float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
+            if cell.strip()
+            else None
+        )
     except ValueError as error:
         raise DataError(f'"weight" is {cell!r:.60}', path, line, "expected a number") from error

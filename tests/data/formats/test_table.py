@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_xmc import load_xmc_dataset
+from hf_xmc.data.formats.columns import SAMPLE
 from tests.data.made import csv, text
 from tests.data.reading import prepared
 
@@ -35,9 +36,9 @@ def test_all_splits_have_the_delimiter_of_train(source: Path) -> None:
 
 
 def test_a_delimiter_after_the_sample_is_noted(source: Path, tmp_path: Path) -> None:
-    text(source / "train.csv", ["text,labels", *(f"t{i},a{i % 3}" for i in range(150)), "late,a0|a1"])
+    text(source / "train.csv", ["text,labels", *(f"t{i},a{i % 3}" for i in range(SAMPLE)), "late,a0|a1"])
     data, problems = prepared(source, tmp_path)
     assert data.labels["text"][:] == ["a0", "a1", "a2", "a0|a1"]
     (note,) = [found for found in problems.found if found.kind == "label cells with | or ;"]
-    assert "line 152: 'a0|a1'" in note.message
+    assert f"line {SAMPLE + 2}: 'a0|a1'" in note.message
     assert "--label_delimiter" in note.handled
