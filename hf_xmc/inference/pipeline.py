@@ -15,6 +15,7 @@ from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.hub.folder import GRAPHS, fingerprint, load_parts, pipeline_parts, save_parts
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
+from hf_xmc.inference.explain.channels import Evidence, channel_evidence
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.selection import describe, select
@@ -194,7 +195,8 @@ class XMCPipeline:
             texts: one text, or several.
             k: labels per text, at most; 5 by default. `top_k` is another name of it.
             batch_size: texts encoded at a time.
-            explain: add an `"explanation"` to each label, by `"occlusion"` (True) or `"gradient"`.
+            explain: add to each label `"channels"`, what each ranking channel says of it, and an `"explanation"`, by
+                `"occlusion"` (True) or `"gradient"`; `"channels"` adds the first one only, which is quick.
             search, selection: ready-made groups of options.
             **options: single options by name: `threshold`, `conformal` and `set_method` of [`SelectionOptions`];
                 `memory`, `channels`, `allowed`, `forbidden`, `where`, `geometry` and `rerank` of [`SearchOptions`].
@@ -209,8 +211,14 @@ class XMCPipeline:
         """
         rows = [texts] if isinstance(texts, str) else list(texts)
         found = split_options(options if k is None else {**options, "k": k}, search, selection)
-        tagged = self.tag(rows, self.model.encode_queries(rows, batch_size), *found)
+        embeddings = self.model.encode_queries(rows, batch_size)
+        tagged = self.tag(rows, embeddings, *found)
         if explain:
+            ids = [[tag["id"] for tag in tags] for tags in tagged]
+            for tags, known in zip(tagged, self.channel_evidence(rows, embeddings, ids, found[0]), strict=True):
+                for tag, evidence in zip(tags, known, strict=True):
+                    tag["channels"] = {name: one.to_dict() for name, one in evidence.items()}
+        if explain and explain != "channels":
             from hf_xmc.inference.explain.explanations import add_explanations  # slow to import
 
             add_explanations(self, rows, tagged, "occlusion" if explain is True else explain)
@@ -275,6 +283,21 @@ class XMCPipeline:
         fused = (self.channels, texts, embeddings, depth, search, temperature, self.fusion)
         topk = ranking.rank_labels(self.index, *fused)
         return ranking.reorder(self.reranker, texts, topk, self.index.labels, k) if search.rerank else topk
+
+    def channel_evidence(
+        self,
+        texts: Sequence[str],
+        embeddings: Any,
+        label_ids: Sequence[Sequence[int]],
+        search: SearchOptions | None = None,
+    ) -> list[list[dict[str, Evidence]]]:
+        """For each text and each of its `label_ids` what each ranking channel says of the label, by its name.
+
+        Args:
+            embeddings: of the texts, `[N, D]`.
+        """
+        given = (self.index, self.channels, self.fusion, texts, embeddings, label_ids)
+        return channel_evidence(*given, search or SearchOptions())
 
     def confidence_for(self, search: SearchOptions | None = None, **options: Any) -> Confidence | None:
         """The confidence, if it was fitted on the ranking that these options give, else None."""
