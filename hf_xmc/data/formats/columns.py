@@ -151,7 +151,7 @@ class Columns:
     def __str__(self) -> str:
         how = f"names separated by {self.delimiter!r}"
         if self.lists or self.delimiter == "json":
-            how = "lists" if self.lists else "JSON lists"
+            how = "lists"
         elif self.delimiter is None:
             how = "one name per cell" if len(self.labels) == 1 else f"{len(self.labels)} columns"
         return f"{self.reading()}, labels in {self.labels[0]!r} ({how})"
