@@ -20,6 +20,8 @@ from transformers.utils import logging
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.files import replacing
 from hf_xmc.hub.papers import cited
+from hf_xmc.hub.run import CARD as CARD
+from hf_xmc.hub.run import METRICS as METRICS
 from hf_xmc.hub.run import RUN, read_json
 from hf_xmc.modeling import LabelHead
 from hf_xmc.modeling.label_head_xmc import COEFFICIENTS, LABEL_HEAD
@@ -31,7 +33,7 @@ from hf_xmc.retrieval.rerank import RERANKER
 
 logger = logging.get_logger(__name__)
 
-CARD, METRICS, KEPT = "README.md", "metrics.json", "README.old.md"
+KEPT = "README.old.md"
 SIGNATURE = re.compile(r"\n<!-- written by hf_xmc, (\w+) -->\n$")
 SECTIONS_0_1 = ("\n## Use\n", "\n## Limits\n", "\n## Licence and attribution\n", "\n## Papers\n", "`hf_xmc`")
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")

@@ -15,25 +15,24 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_xmc import modeling
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError, XMCError
-from hf_xmc.hub.card import CARD, METRICS, write_model_card
-from hf_xmc.hub.run import RUN, read_json, write_json
-from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
-from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
+from hf_xmc.hub.run import CARD, METRICS, RUN, read_json, write_json
+from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_SETTINGS
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.folder import first_line, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
+
+if TYPE_CHECKING:
+    from hf_xmc.modeling import XMCDualEncoderModel
 
 CONFIG, WEIGHTS, WEIGHT_MAP = "config.json", "model.safetensors", "model.safetensors.index.json"
 MODEL = (CONFIG, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
@@ -123,7 +122,7 @@ def parts() -> tuple[Part, ...]:
     return (
         Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
-        Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=LabelHead.save),
+        Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=lambda head, folder: head.save(folder)),
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
         Part(
             "index",
@@ -214,6 +213,8 @@ def save_parts(
     refresh_code(folder)
     (folder / PICKLED).unlink(missing_ok=True)
     if card:
+        from hf_xmc.hub.card import write_model_card  # slow to import
+
         write_model_card(folder)
     return gone
 
@@ -223,6 +224,8 @@ def refresh_code(folder: Path) -> None:
 
     A folder whose `auto_map` names other code, such as that of a Hub repository, is left alone.
     """
+    from transformers.dynamic_module_utils import get_relative_import_files
+
     package = Path(modeling.__file__).parent
     references = (read_json(folder / CONFIG).get("auto_map") or {}).values()
     names = {f"{str(reference).split('.')[0]}.py" for reference in references}
@@ -281,6 +284,8 @@ def load_model(folder: Path, **options: Any) -> XMCDualEncoderModel:
         raise ModelFolderError(
             f"not a trained folder, without {CONFIG}", folder, hint=f"{TRAIN.format(folder=folder)} to make one"
         )
+    from hf_xmc.modeling import XMCDualEncoderModel
+
     try:
         return XMCDualEncoderModel.from_pretrained(folder, **options)
     except XMCError:
@@ -300,6 +305,8 @@ def files_to_push(folder: str | os.PathLike[str]) -> list[str]:
     Raises:
         ModelFolderError: files are missing, or the folder holds something else.
     """
+    from transformers.dynamic_module_utils import get_relative_import_files
+
     folder = Path(folder)
     if not folder.is_dir():
         raise no_such_folder(folder, f"{TRAIN.format(folder=folder)} to make one")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 from hf_xmc.data.arrow import read_parquet
-from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
-from hf_xmc.data.growing import grow_catalogue, matched
 from hf_xmc.errors import DataError
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.folder import no_such_folder
@@ -17,9 +15,11 @@ from hf_xmc.retrieval.index import LABELS, LabelIndex
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_xmc.data.dataset import XMCDataset
+
 AnyPath: TypeAlias = str | os.PathLike[str]
 AnyTagger: TypeAlias = XMCPipeline | str | os.PathLike[str]
-AnyDataset: TypeAlias = XMCDataset | str | os.PathLike[str]
+AnyDataset: TypeAlias = Union["XMCDataset", str, os.PathLike[str]]
 
 
 def as_tagger(tagger: AnyTagger) -> XMCPipeline:
@@ -29,6 +29,8 @@ def as_tagger(tagger: AnyTagger) -> XMCPipeline:
 
 def as_dataset(dataset: AnyDataset) -> XMCDataset:
     """A data set as it is, or loaded from its folder or by its name."""
+    from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset  # slow to import
+
     return dataset if isinstance(dataset, XMCDataset) else load_xmc_dataset(os.fspath(dataset))
 
 
@@ -54,6 +56,8 @@ def on_catalogue_of(tagger: AnyTagger, data: XMCDataset) -> XMCDataset:
     Args:
         tagger: a tagger, or its folder. Of anything else the data set is returned.
     """
+    from hf_xmc.data.growing import grow_catalogue, matched  # slow to import
+
     labels = catalogue_of(tagger)
     if labels is None or labels["uid"][: data.num_labels] == data.labels["uid"][:]:
         return data

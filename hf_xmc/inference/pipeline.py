@@ -6,22 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
-from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.hub.folder import fingerprint, load_parts, pipeline_parts, save_parts
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
-from hf_xmc.inference.explain.explanations import add_explanations
-from hf_xmc.inference.labels import NewLabels
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.selection import describe, select
-from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.channels import FusedChannel, QueryMemory
 from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
@@ -30,6 +25,13 @@ from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.learned_fusion import LearnedFusion
 from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from huggingface_hub import CommitInfo
+
+    from hf_xmc.inference.labels import NewLabels
+    from hf_xmc.modeling import XMCDualEncoderModel
 
 CELLS = 2**22  # predictions held at a time
 
@@ -188,6 +190,8 @@ class XMCPipeline:
         found = split_options(options if k is None else {**options, "k": k}, search, selection)
         tagged = self.tag(rows, self.model.encode_queries(rows, batch_size), *found)
         if explain:
+            from hf_xmc.inference.explain.explanations import add_explanations  # slow to import
+
             add_explanations(self, rows, tagged, "occlusion" if explain is True else explain)
         return tagged[0] if isinstance(texts, str) else tagged
 
@@ -227,7 +231,7 @@ class XMCPipeline:
             topk = self.rank(embeddings[some], depth, texts=texts[some], search=search)
             keep = select(topk, confidence, **vars(selection))
             probabilities = None if confidence is None else confidence.probabilities(topk)
-            tagged += describe(self.index.labels, topk, keep, probabilities)
+            tagged += describe(self.index.catalogue.arrow, topk, keep, probabilities)
         return tagged
 
     def rank(
@@ -360,7 +364,7 @@ def check_parts(
             what = "with another label head than that of the model, or with this one before it was trained or fused"
         raise ModelFolderError(f"The index was built {what}", hint=rebuild)
     if model.label_head is not None:
-        model.label_head.check_catalogue(index.labels["uid"][:])
+        model.label_head.check_catalogue(index.catalogue.arrow["uid"].to_pylist())
     if memory is not None and memory.num_labels > index.catalogue.num_rows:
         raise ModelFolderError(
             f"The memory votes for {memory.num_labels:,} labels, the index has {index.catalogue.num_rows:,}",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
-from hf_xmc.data.hierarchy import parents_of_table
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.options import SearchOptions
 from hf_xmc.retrieval.channels import FollowsLabels, FusedChannel, LabelVectors
@@ -20,6 +18,9 @@ from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.learned_fusion import DEPTH, LearnedFusion, Listed
 from hf_xmc.retrieval.rerank import PairScorer, Reranker, rerank
 from hf_xmc.types import TopK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FUSION_DEPTH = 100  # best labels by their vectors that are combined with the other channels
 RERANK_DEPTH = 50  # labels that a reranker reads
@@ -116,6 +117,8 @@ def rank_by_geometry(
         return frechet_search(index, likely, k, temperature, embeddings, **search.filters)
     if search.geometry != "hierarchy":
         raise SettingsError(f"geometry is {search.geometry!r}; expected 'embeddings' or 'hierarchy'")
+    from hf_xmc.data.hierarchy import parents_of_table
+
     parents = parents_of_table(index.labels)
     if parents is None:
         raise SettingsError("geometry='hierarchy' needs a column parents in the label table, and there is none")
@@ -202,7 +205,7 @@ def catalogue_fingerprint(index: LabelIndex, num_labels: int) -> str:
     rows = np.unique(np.linspace(0, num_labels - 1, min(num_labels, SAMPLE)).astype(np.int64))
     if num_labels > index.catalogue.num_rows:
         return f"fewer than {num_labels} labels"
-    return blake2b("\n".join(index.labels.select(rows)["uid"]).encode(), digest_size=12).hexdigest()
+    return blake2b("\n".join(index.catalogue.arrow["uid"].take(rows).to_pylist()).encode(), digest_size=12).hexdigest()
 
 
 def same_settings(

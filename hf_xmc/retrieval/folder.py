@@ -9,13 +9,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
 from safetensors import SafetensorError
 
 from hf_xmc.errors import ModelFolderError, XMCError
@@ -37,6 +30,14 @@ def fetch_folder(
         return folder
     if "/" not in str(name_or_folder):  # taggers on the Hub are called name/model
         raise no_such_folder(folder, "give a trained folder, or a repository as name/model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
     try:
         patterns = None if allow_patterns is None else list(allow_patterns)
         return Path(snapshot_download(str(name_or_folder), allow_patterns=patterns, **hub))

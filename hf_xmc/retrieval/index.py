@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
-from datasets import Dataset
-from huggingface_hub import HfApi
-from transformers.utils import logging
 
-from hf_xmc.data.arrow import read_parquet, write_parquet
+from hf_xmc.data.arrow import read_table, write_parquet
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
@@ -28,7 +26,10 @@ from hf_xmc.retrieval.search import as_matrix, as_topk
 from hf_xmc.retrieval.vectors import VectorIndex
 from hf_xmc.types import TopK
 
-logger = logging.get_logger(__name__)
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 FORMAT = 2
 LABELS, INDEX, ABOUT = "labels.parquet", "index/index.faiss", "index/index.json"
 TEXTS = ("best", "mean")
@@ -39,6 +40,7 @@ class LabelIndex:
 
     Ids are rows of `labels` and never change: a removed label keeps its row, and a new label gets the next one.
 
+    >>> from datasets import Dataset
     >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["red", "blue"]})
     >>> index = LabelIndex.build(np.eye(2), labels)
     >>> index.search(np.array([[0.2, 0.9]]), k=3).ids.tolist()
@@ -290,7 +292,7 @@ class LabelIndex:
             if about["format"] > FORMAT:
                 raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
             index = VectorIndex.read(folder / INDEX, about["factory"], about.get("parameters", {}), memory_map)
-            made = cls(index, Catalogue(read_parquet(folder / LABELS), about["removed"]), about)
+            made = cls(index, Catalogue(read_table(folder / LABELS), about["removed"]), about)
         except (RuntimeError, KeyError, ValueError) as error:
             raise ModelFolderError(f"the index cannot be read ({error!s:.200})", folder, hint=rebuild) from error
         if index.num_rows != about.get("num_rows", len(made)) or index.num_rows < len(made):
@@ -304,6 +306,8 @@ class LabelIndex:
 
         `private` and `token` are used to create the repository; other arguments go to `HfApi.upload_folder`.
         """
+        from huggingface_hub import HfApi
+
         api = HfApi(token=kwargs.pop("token", None))
         repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:

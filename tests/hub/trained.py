@@ -44,6 +44,7 @@ JUNK = ("checkpoint-5/model.safetensors", "checkpoint-5/optimizer.pt", "optimize
 MORE_JUNK = ("rng_state.pth", "labels.pkl", "logs/events.out", "model-00001-of-00002.safetensors", "index/old.pkl")
 PUSHED = [
     "README.md",
+    "catalogue_xmc.py",
     "config.json",
     "configuration_xmc.py",
     "errors_xmc.py",
@@ -56,6 +57,7 @@ PUSHED = [
     "packing_xmc.py",
     "pooling_xmc.py",
     "run.json",
+    "settings_xmc.py",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokens_xmc.py",

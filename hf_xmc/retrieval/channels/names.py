@@ -191,7 +191,7 @@ class LabelNames:
             return
         same = self._followed is not None and self._followed[0] is catalogue and self._followed[2] == state[2]
         start = len(self.known) if same else 0
-        texts = texts_of(catalogue.table, slice(start, None))
+        texts = texts_of(catalogue.arrow.slice(start))
         found = checksums(texts)
         before = self.known[start:]
         changed = np.flatnonzero(np.append(found[: len(before)] != before, np.ones(len(found) - len(before), bool)))
