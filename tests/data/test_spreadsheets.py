@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_xmc.data.spreadsheets import SpreadsheetWriter, other_sheets, spreadsheet_rows, write_spreadsheet
+from hf_xmc.data.spreadsheets import other_sheets, spreadsheet_rows, write_spreadsheet
 from hf_xmc.errors import DataError
 
 
@@ -53,9 +54,13 @@ def test_anything_can_be_written(rows: list[list[object]], tmp_path_factory: pyt
 
 def test_a_failed_run_leaves_the_file_before_it(tmp_path: Path) -> None:
     path = write_spreadsheet(tmp_path / "a.xlsx", ["before"], [])
-    with pytest.raises(RuntimeError), SpreadsheetWriter(path, ["after"]) as writer:
-        writer.write(["x"])
+
+    def rows() -> Iterator[list[str]]:
+        yield ["x"]
         raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_spreadsheet(path, ["after"], rows())
     assert list(spreadsheet_rows(path)) == [(1, ["before"])]
     assert [p.name for p in tmp_path.iterdir()] == ["a.xlsx"]
 
@@ -72,9 +77,7 @@ def test_the_first_sheet_with_rows_is_read(tmp_path: Path) -> None:
         list(spreadsheet_rows(tmp_path / "a.xlsx", "Nope"))
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"text,labels\n", b"PK\x03\x04 and no more", b"\xd0\xcf\x11\xe0 an old .xls"]
-)
+@pytest.mark.parametrize("content", [b"", b"text,labels\n", b"PK\x03\x04 and no more", b"\xd0\xcf\x11\xe0 .xls"])
 def test_what_is_no_spreadsheet_is_one_clear_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.xlsx: cannot be read as a spreadsheet .*saved as \.xlsx"):

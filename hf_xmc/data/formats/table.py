@@ -96,8 +96,8 @@ def open_source(path: Path, options: Options) -> Source:
     folder = path if path.is_dir() else path.parent
     paths = {"train": path} if path.is_file() else tables_in(path)
     if "train" not in paths:
-        names = ", ".join(p.name for p in sorted(path.iterdir()) if plain_suffix(p) in SUFFIXES)
-        raise DataError(f"no table says that it is for training (found {names})", path, hint="call it train.csv")
+        found = ", ".join(p.name for p in sorted(path.iterdir()) if plain_suffix(p) in SUFFIXES)
+        raise DataError(f"no table says that it is for training (found {found})", path, hint="call it train.csv")
     label_path = find_labels(folder, options, beside=path.is_dir(), tables=[*paths.values()])
     concepts = label_path is not None and plain_suffix(label_path) in skos.VOCABULARIES
     names, choices = LabelNames(closed=label_path is not None, lenient=concepts), Choices()

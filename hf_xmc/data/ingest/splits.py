@@ -115,7 +115,8 @@ def suited_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
     size, source = suited_size(len(positives)), positives.numpy()
     left = np.bincount(source.indices, minlength=1).tolist()
     order = np.lexsort((uid_hashes, uid_hashes % np.uint64(SHARE)))
-    chosen, waiting = [], []
+    chosen: list[int] = []
+    waiting: list[tuple[int, int]] = []  # labels that would lose their last example, and row
     for row in order.tolist():
         if len(chosen) >= size:
             break
