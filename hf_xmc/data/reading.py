@@ -92,11 +92,11 @@ class Reading:
             DataError: as `text_of`; the message names the row, counted from 1.
         """
         rows: Any = table
-        if hasattr(table, "column_names"):
-            names = [*places(self.text, tuple(table.column_names)).values()]
+        if hasattr(rows, "column_names"):
+            names = [*places(self.text, tuple(rows.column_names)).values()]
             if not names:
-                self.text_of(dict.fromkeys(table.column_names))
-            columns = [values.to_pylist() if hasattr(values := table[name], "to_pylist") else values for name in names]
+                self.text_of(dict.fromkeys(rows.column_names))
+            columns = [values.to_pylist() if hasattr(values := rows[name], "to_pylist") else values for name in names]
             rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
         texts = []
         for number, row in enumerate(rows, start=1):
@@ -127,7 +127,9 @@ class Reading:
         if not values:
             return None
         known = {field.name for field in fields(cls)}
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known}
+        given: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known
+        }
         for name in ("text", "labels"):
             if isinstance(given.get(name), str):
                 given[name] = (given[name],)

@@ -51,7 +51,7 @@ class Columns:
             usual = (plain_name(train.labels[0]),) if train else LABEL_COLUMNS
             found = pick(options.label_column, usual, None) or self.remaining()
             self.labels = [found or pick(None, LABEL_COLUMNS, "--label_column")]
-        self.texts = self.text_columns() if train is None else list(train.texts)
+        self.texts: list[str] = self.text_columns() if train is None else list(train.texts)
         self.weights = "weights" if "weights" in self.header else ""
         self.time = pick(options.time_column, (), "--time_column") if options.time_column else ""
         cells = [record.get(self.labels[0]) for record in self.sample]

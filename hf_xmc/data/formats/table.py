@@ -73,9 +73,9 @@ def tables_in(folder: Path) -> dict[str, Path]:
     named = {split: found for split, stems in SPLIT_NAMES.items() if (found := find_table(folder, stems))}
     if "train" in named:
         return named
-    found = [p for p in sorted(folder.iterdir()) if p.is_file() and plain_suffix(p) in SUFFIXES]
-    found = [p for p in found if plain_suffix(p) != ".json"]  # of which most are settings
-    tables = [p for p in found if p.name.split(".")[0].lower() not in LABEL_FILES] or found
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and plain_suffix(p) in SUFFIXES]
+    files = [p for p in files if plain_suffix(p) != ".json"]  # of which most are settings
+    tables = [p for p in files if p.name.split(".")[0].lower() not in LABEL_FILES] or files
     if len(tables) == 1:
         return {"train": tables[0]}
     splits: dict[str, list[Path]] = {}
