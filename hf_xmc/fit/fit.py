@@ -175,7 +175,7 @@ class Run:
         start = time.perf_counter()
         token, lengths, hidden = 0.0, [], 0
         if earlier is not None or self.encoder is not None:
-            model = stages.untrained(self.encoder, earlier)
+            model = stages.untrained(self.encoder, earlier).to(machine.device)
             hidden = model.width("query", "pooled")
             if hidden:
                 rows = range(min(TOKENS_SAMPLE, len(data.queries["train"])))
@@ -193,10 +193,16 @@ class Run:
     def train(self, plan: Plan, data: XMCDataset, earlier: str | Path | None) -> stages.Trained:
         """Encode all texts and train, or load what an earlier attempt trained."""
         trained = "train" in self.journal.done
+        encoder = self.encoder if plan.hidden else None
+        if plan.settings.fine_tune_epochs and encoder is not None:
+            if "fine_tune" not in self.journal.done:
+                with self.stage("fine_tune"):
+                    stages.fine_tune(plan, data, encoder, self.work, self.watcher.advance)
+            encoder = str(self.work / "encoder")
         if trained:
             model = XMCDualEncoderModel.from_pretrained(self.work / "model", dtype="float32")
         else:
-            model = stages.first_model(plan, self.encoder if plan.hidden else None, earlier)
+            model = stages.first_model(plan, encoder, earlier)
         share_done = stages.ShareDone(self.watcher.advance)
         trainer = stages.trainer_for(model, plan, data, self.work, share_done)
         if plan.hidden and not trained:
@@ -246,8 +252,8 @@ class Run:
         figures["next"] = next_commands(self.folder, data)
         write_json(figures, self.folder / FIGURES)
         write_report(self.folder, figures)
-        shutil.rmtree(self.work / "checkpoints", ignore_errors=True)
-        shutil.rmtree(self.work / "model", ignore_errors=True)
+        for name in ("checkpoints", "model", "encoder"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
         return figures
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,15 @@ from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.trainer import XMCTrainer
 
+# Chosen on validation queries of the bundled sample.
+FINE_TUNING: dict[str, Any] = {
+    "label_strategy": "in_batch",
+    "per_device_train_batch_size": 128,
+    "learning_rate": 3e-4,
+    "warmup_steps": 6,
+    "gradient_caching": False,
+    "disable_dropout": True,
+}
 LONGEST = 512  # tokens of a text that are looked at before the plan chooses how many to read
 Advance = Callable[[float], None]  # told the share of a stage that is done
 
@@ -101,6 +111,47 @@ def new_model(plan: Plan, encoder: str | None) -> XMCDualEncoderModel:
     return model
 
 
+def fine_tune(plan: Plan, data: XMCDataset, encoder: str, folder: Path, advance: Advance) -> None:
+    """Train the whole encoder on the labels of each batch, and write it into `folder / "encoder"`."""
+    settings = plan.settings
+    model = XMCDualEncoderModel.from_encoder(
+        encoder,
+        seed=settings.seed,
+        max_query_length=settings.max_query_length,
+        max_label_length=settings.max_label_length,
+    )
+    args = XMCTrainingArguments(
+        str(folder / "checkpoints"),
+        num_train_epochs=settings.fine_tune_epochs or 1,
+        max_steps=settings.max_steps,
+        seed=settings.seed,
+        save_strategy="epoch",
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        **FINE_TUNING,
+    )
+    trainer = XMCTrainer(
+        model,
+        args,
+        data.queries["train"],
+        label_dataset=data.labels,
+        train_ignored=data.filters.get("train"),
+        callbacks=[ShareDone(advance)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
+    model.tower("query").save_pretrained(folder / "encoder")
+    assert model.tokenizer is not None
+    model.tokenizer.save_pretrained(folder / "encoder")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint in a folder, if there is any."""
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
 def trainer_for(
     model: XMCDualEncoderModel, plan: Plan, data: XMCDataset, folder: Path, share_done: ShareDone
 ) -> XMCTrainer:
@@ -155,9 +206,7 @@ def encode(trainer: XMCTrainer, data: XMCDataset, advance: Advance) -> None:
 
 def train(trainer: XMCTrainer, folder: Path) -> None:
     """Train, from the last checkpoint if there is one, and write the model into `folder / "model"`."""
-    checkpoints = Path(str(trainer.args.output_dir))
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(str(trainer.args.output_dir))))
     trainer.save_model(str(folder / "model"))
 
 
