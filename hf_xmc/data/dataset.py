@@ -117,6 +117,7 @@ class XMCDataset:
             "max_lengths": self.max_lengths,
             "counts": self.counts(),
             **({"reading": self.reading.to_json()} if self.reading else {}),
+            **({"said": self.said} if self.said else {}),
         }
         tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters)
         return parquet_folder.write(tables, about, Path(folder))

@@ -27,6 +27,7 @@ from hf_xmc.inference.loading import (
     as_dataset,
     as_tagger,
     check_labels,
+    on_catalogue_of,
     starts_with_labels,
 )
 from hf_xmc.inference.pipeline import XMCPipeline
@@ -121,7 +122,7 @@ def evaluate(
     for name, number in {"k": k, "batch_size": batch_size}.items():
         if number < 1:
             raise SettingsError(f"{name} is {number}; it must be at least 1")
-    data = as_dataset(dataset)
+    data = on_catalogue_of(system, as_dataset(dataset))
     if split not in data.queries:
         raise DataError(f"{data.name} has no split {split!r}", hint=f"it has {', '.join(data.queries)}")
     if not len(data.queries[split]):
