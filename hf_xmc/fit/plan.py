@@ -26,6 +26,9 @@ FINE_TUNING_SHARE = 0.6  # of what is left after that, for fine-tuning the encod
 FINE_TUNING_EPOCHS = 2
 TRAINING_SHARE = 0.35  # of the budget that training over all labels may take
 EPOCHS = {"fast": 3, "default": 2, "best": 3}
+# Shares of the static tower: half where texts name their labels' words, a quarter where the encoder knows better.
+WEIGHTS = (0.25, 0.5)
+BETWEEN = 0.35  # where there is time for one of them
 STEPS = 120  # that a training takes at least: small sets get more epochs
 MOST_EPOCHS = 10
 BATCH_SIZES = ((10_000, 256), (4000, 128), (0, 64))  # by training texts
@@ -79,6 +82,7 @@ class Plan:
         label_strategy: `"all"`, or `"selective"` where comparing with the whole catalogue takes too long.
         notes: what the budget left out, in sentences.
         hidden: dimension of the encoder's states; 0 without an encoder.
+        weights: shares of the static tower that are tried; the best on validation texts is kept.
     """
 
     stages: tuple[Stage, ...]
@@ -86,6 +90,7 @@ class Plan:
     label_strategy: str = "all"
     notes: tuple[str, ...] = ()
     hidden: int = 0
+    weights: tuple[float, ...] = (1.0,)
 
     @property
     def minutes(self) -> float:
@@ -108,7 +113,8 @@ class Plan:
         settings["channels"] = None if settings["channels"] is None else tuple(settings["channels"])
         stages = tuple(Stage(**stage) for stage in content["stages"])
         notes = tuple(content["notes"])
-        return cls(stages, FitSettings(**settings), content["label_strategy"], notes, content["hidden"])
+        choices = content["label_strategy"], notes, content["hidden"], tuple(content["weights"])
+        return cls(stages, FitSettings(**settings), *choices)
 
 
 def make_plan(
@@ -145,6 +151,7 @@ def make_plan(
             notes.append(f"The encoder reads the first {length} tokens of a text; {cut:.0%} of the texts are longer.")
     epochs, strategy, step = choose_epochs(settings, survey, speed, hidden, TRAINING_SHARE * seconds)
     steps = epochs * steps_an_epoch(settings, survey)
+    weights = choose_weights(settings, hidden, steps * step, TRAINING_SHARE * seconds)
     if strategy != "all":
         notes.append(
             f"Each training step compares with {LABEL_BUDGET:,} of the {survey.labels:,} labels, chosen by the model."
@@ -166,11 +173,11 @@ def make_plan(
     stages = [
         *([Stage("fine_tune", "Fine-tune the encoder", tuning / 60, memory["fine_tune"])] if tuning_epochs else []),
         *([Stage("encode", "Encode texts and labels", encoding / 60, memory["encode"])] if hidden else []),
-        Stage("train", training_title(chosen, hidden), steps * step / 60, memory["train"]),
+        Stage("train", training_title(chosen, hidden), len(weights) * steps * step / 60, memory["train"]),
         Stage("combine", "Combine the evidence, calibrate", (5 + 2 * searching + voting) / 60, memory["combine"]),
         Stage("measure", "Measure, write the report", (3 + searching) / 60, memory["combine"]),
     ]
-    plan = Plan(tuple(stages), chosen, strategy, tuple(notes), hidden)
+    plan = Plan(tuple(stages), chosen, strategy, tuple(notes), hidden, weights)
     check_memory(plan, survey, machine, hidden)
     return plan
 
@@ -236,6 +243,20 @@ def choose_epochs(
         if fitting >= min(2, wanted) or strategy == "selective":
             return max(1, min(wanted, fitting)), strategy, step
     raise AssertionError  # the loop returns
+
+
+def choose_weights(settings: FitSettings, hidden: int, once: float, seconds: float) -> tuple[float, ...]:
+    """Shares of the static tower to try: both usual ones, if there is time to train twice.
+
+    Args:
+        once: seconds of one training.
+        seconds: that there are.
+    """
+    if not (hidden and settings.static_dim):
+        return (1.0,)
+    if settings.static_weight is not None:
+        return (settings.static_weight,)
+    return WEIGHTS if len(WEIGHTS) * once <= seconds else (BETWEEN,)
 
 
 def steps_an_epoch(settings: FitSettings, survey: Survey) -> int:

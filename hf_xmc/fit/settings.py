@@ -66,7 +66,7 @@ class FitSettings:
     temperature: float = 0.06
     static_dim: int = 256
     static_buckets: int = 2**18
-    static_weight: float = 0.5
+    static_weight: float | None = None
     static_dropout: float = 0.25
     static_learning_rate: float = 0.05
     label_vectors: bool = True
@@ -103,7 +103,7 @@ class FitSettings:
 # What each preset changes, and the minutes that it may take unless the user says so. They were chosen on validation
 # splits: docs/experiments.md.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"temperature": 0.08, "static_weight": 1.0, "label_head_learning_rate": 0.05},
+    "fast": {"temperature": 0.08, "label_head_learning_rate": 0.05},
     "default": {},
     "best": {},
 }

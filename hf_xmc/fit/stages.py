@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_xmc.data.dataset import XMCDataset
@@ -21,6 +21,7 @@ from hf_xmc.inference.labels import build_index
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.callbacks import LogLines
 from hf_xmc.training.trainer import XMCTrainer
 
 # Chosen on validation queries of the bundled sample.
@@ -77,27 +78,29 @@ def untrained(encoder: str | None, earlier: str | Path | None) -> XMCDualEncoder
     return model
 
 
-def first_model(plan: Plan, encoder: str | None, earlier: str | Path | None) -> XMCDualEncoderModel:
+def first_model(plan: Plan, encoder: str | None, earlier: str | Path | None, weight: float) -> XMCDualEncoderModel:
     """The model before training: a new one, or that of an earlier tagger, whose label vectors are kept.
 
     Args:
         encoder: folder or Hub id; None for a model without a transformer.
         earlier: a trained folder.
+        weight: share of the static tower; an earlier tagger keeps its own.
     """
-    return new_model(plan, encoder) if earlier is None else untrained(encoder, earlier)
+    return new_model(plan, encoder, weight) if earlier is None else untrained(encoder, earlier)
 
 
-def new_model(plan: Plan, encoder: str | None) -> XMCDualEncoderModel:
+def new_model(plan: Plan, encoder: str | None, weight: float) -> XMCDualEncoderModel:
     """The model before training.
 
     Args:
         encoder: folder or Hub id; None for a model without a transformer.
+        weight: share of the static tower.
     """
     settings = plan.settings
     static = {
         "static_dim": settings.static_dim,
         "static_buckets": settings.static_buckets,
-        "static_weight": settings.static_weight,
+        "static_weight": weight,
     }
     model = XMCDualEncoderModel.from_encoder(
         encoder,
@@ -139,7 +142,7 @@ def fine_tune(plan: Plan, data: XMCDataset, encoder: str, folder: Path, advance:
         train_ignored=data.filters.get("train"),
         callbacks=[ShareDone(advance)],
     )
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(LogLines)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
     model.tower("query").save_pretrained(folder / "encoder")
     assert model.tokenizer is not None
@@ -189,7 +192,7 @@ def trainer_for(
         eval_ignored=data.filters.get("validation"),
         callbacks=[share_done],
     )
-    trainer.remove_callback(PrinterCallback)  # the watcher is told, and the figures are in fit.json
+    trainer.remove_callback(LogLines)  # the watcher is told, and the figures are in fit.json
     return trainer
 
 
