@@ -14,6 +14,7 @@ from hf_xmc.cli.tables import (
     print_confidence,
     print_metrics,
     print_next,
+    print_threshold,
     quoted,
 )
 
@@ -76,7 +77,10 @@ def calibrate(
     given = (level, memory, centroids, method, batch_size, seed, max_depth)
     fitted = fit(run, data, *given, channels=names, fusion=fusion, prefer=prefer)
     summary = fitted.summary
-    part = f"{data.name}, validation queries that chose nothing ({summary['calibrated_on']:,})"
+    part = f"{data.name}, the half of validation that chose no setting ({summary['calibrated_on']:,} queries)"
+    threshold = summary["threshold"]
+    if threshold:
+        print_threshold(threshold, f"on {summary['calibrated_on']:,} validation queries")
     kept = [row["name"] for row in summary["channels"] if row["kept"]]
     added = [*kept, *(["centroids"] if summary["centroids"] is not None else [])]
     rows = {"labels alone": summary["metrics"]["without"]}
@@ -93,5 +97,5 @@ def calibrate(
     console.print(f"Written to {run}: {', '.join(['confidence.json', *folders, *learned, 'README.md'])}")
     print_next(
         f"hf-xmc evaluate {quoted(run)} --dataset {quoted(dataset)}    # the same figures on the test split",
-        predict_command(run),
+        predict_command(run, options=f"--threshold {threshold['threshold']:.2f}" if threshold else ""),
     )

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hf_xmc.cli.tables import (
     console,
     predict_command,
+    print_beaten,
     print_comparison,
     print_confidence,
     print_metrics,
     print_next,
+    print_threshold,
     quoted,
 )
+
+if TYPE_CHECKING:
+    from hf_xmc.data.dataset import XMCDataset
 
 EXAMPLE = "Example: hf-xmc evaluate outputs/demo/model --dataset sample --split test --output_dir outputs/evaluation"
 
@@ -25,7 +30,13 @@ def evaluate(
     dataset: Annotated[
         str, typer.Option("--dataset", help="Data set: 'sample', a folder, or the name of a folder in $HF_XMC_DATA.")
     ] = "",
-    split: Annotated[str, typer.Option("--split", help="Split to measure on: train, validation or test.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="Split to measure on: train, validation or test; by default test, or validation if there is no test.",
+        ),
+    ] = None,
     output_dir: Annotated[
         Path, typer.Option("--output_dir", help="Folder for metrics, predictions and the report.")
     ] = Path("outputs/evaluation"),
@@ -67,21 +78,40 @@ def evaluate(
         raise typer.BadParameter("give RUN or --from_predictions FILE")
     system = str(from_predictions or run)
     data = load_xmc_dataset(dataset)
+    if split is None:
+        split = default_split(data)
     found = measure(system, data, split, output_dir, k, against, hierarchy, batch_size, seed, with_baselines)
     title = f"{data.name}, {split} ({len(data.queries[split]):,} queries), per cent"
-    second = {} if against is None else {against: found.other}
+    second = {} if against is None or found.shared is not None else {against: found.other}
     print_metrics(title, {**found.baselines, **second, system: found.metrics})
+    print_beaten(system, found.metrics, found.baselines)
     if found.comparison:
-        print_comparison(system, str(against), found.comparison)
+        on = "" if found.shared is None else f"the {found.shared:,} labels that both have"
+        print_comparison(system, str(against), found.comparison, labels=on)
     if found.confidence is not None:
         errors = {
             f"{name} {when}": found.confidence["calibration"][when][name]
             for when in ("before", "after")
             for name in ("ECE@1", "ECE@5")
         }
+        if "threshold" in found.confidence:
+            where = f"advised by calibrate; on {found.confidence['num_queries']:,} {split} queries"
+            print_threshold(found.confidence["threshold"], where, advice=False)
         print_confidence(errors, found.confidence["sets"])
     console.print(f"Written to {output_dir}: metrics.json, details.json, predictions.parquet, report.html")
     print_next(
         f"open {quoted(output_dir / 'report.html')}",
         *([predict_command(system)] if Path(system).is_dir() else []),
     )
+
+
+def default_split(data: XMCDataset) -> str:
+    """The test split, or validation if there is none, which is said."""
+    if len(data.queries.get("test", ())):
+        return "test"
+    console.print(
+        f"{data.name} has no test split: measured on validation, which training may have chosen its settings on.",
+        highlight=False,
+        markup=False,
+    )
+    return "validation"

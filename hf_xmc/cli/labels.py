@@ -1,7 +1,8 @@
-"""`hf-xmc labels`: add, change and remove labels of a trained folder, without training."""
+"""`hf-xmc labels`: list, add, change and remove labels of a trained folder, without training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,16 +10,22 @@ import typer
 
 from hf_xmc.cli.tables import console, predict_command, print_next
 
-EXAMPLE = "Example: hf-xmc labels outputs/demo/model --add new_labels.txt --remove topic_0003"
+EXAMPLE = 'Example: hf-xmc labels outputs/demo/model --add "Library automation" --remove topic_0003'
+SHOWN = 40  # labels that a terminal shows
 
 
 def labels(
-    run: Annotated[Path, typer.Argument(help="Trained folder; its label table and index are changed.")],
+    run: Annotated[Path, typer.Argument(help="Trained folder; its label table and index are read or changed.")],
+    show: Annotated[bool, typer.Option("--list", help="List the labels, uid and text.")] = False,
+    search: Annotated[
+        str | None, typer.Option("--search", help="List the labels whose text, names or uid contain these words.")
+    ] = None,
     add: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
             "--add",
-            help="File of new labels: .txt (one text per line), or .jsonl, .csv, .tsv or .parquet (uid and text).",
+            help="Text of a new label; may be repeated. Or a file of new labels: .txt (one text per line), or .jsonl, "
+            ".csv, .tsv, .xlsx or .parquet (text and optionally uid).",
         ),
     ] = None,
     update: Annotated[
@@ -26,21 +33,79 @@ def labels(
         typer.Option("--update", help="File of new texts for existing labels: a table with the columns uid and text."),
     ] = None,
     remove: Annotated[
-        list[str] | None, typer.Option("--remove", help="uid of a label to remove; may be repeated.")
+        list[str] | None, typer.Option("--remove", help="uid or text of a label to remove; may be repeated.")
     ] = None,
 ) -> None:
-    """Remove, change and add labels, in this order. Texts are encoded with the model of the folder."""
+    """List labels; or remove, change and add labels, in this order. Texts are encoded with the model of the folder."""
+    changed = bool(add or update or remove)
+    if not (changed or show or search is not None):
+        raise typer.BadParameter(
+            "say what to do: --list, --search WORDS, --add TEXT, --add FILE, --update FILE or --remove LABEL"
+        )
+    if changed:
+        change(run, add or [], update, remove or [])
+    if show or search is not None:
+        print_found(run, search or "")
+
+
+def change(run: Path, add: Sequence[str], update: Path | None, remove: Sequence[str]) -> None:
+    """Change the labels of a folder, and say what was done."""
     from hf_xmc.inference.reindexing import change_labels
 
-    if add is None and update is None and not remove:
-        raise typer.BadParameter("say what to do: --add FILE, --update FILE or --remove UID")
-    new = [] if add is None else rows_of(add, "text")
+    new = [row for given in add for row in new_labels(given)]
     texts = {} if update is None else {str(row["uid"]): row["text"] for row in rows_of(update, "uid", "text")}
-    changed = change_labels(run, new, texts, remove or [])
-    console.print(f"{changed.added:,} labels added, {len(remove or []):,} removed; {len(changed.index):,} in {run}")
+    changed = change_labels(run, new, texts, remove)
+    said = [f"{changed.added:,} added"] * bool(add) + [f"{len(texts):,} changed"] * bool(texts)
+    said += [f"{len(changed.removed_uids):,} removed"] * bool(remove)
+    console.print(f"Labels: {', '.join(said)}; {len(changed.index):,} in {run}", highlight=False, markup=False)
+    for row, uid in list(zip(new, changed.added_uids, strict=True))[:SHOWN]:
+        console.print(f"  {as_line(uid, row['text'])}", highlight=False, markup=False, soft_wrap=True)
     if changed.removed:
         console.print(f"[yellow]Removed metrics that are no longer valid: {', '.join(changed.removed)}[/]")
     print_next(predict_command(run))
+
+
+def print_found(run: Path, words: str) -> None:
+    """The labels that contain some words, or all labels; on a terminal the first of them."""
+    from hf_xmc.inference.labels import find_labels
+    from hf_xmc.retrieval.folder import no_such_folder
+    from hf_xmc.retrieval.index import LabelIndex
+
+    if not run.is_dir():
+        raise no_such_folder(run, "give a trained folder")
+    found = find_labels(LabelIndex.from_pretrained(run), words)
+    shown = found[:SHOWN] if console.is_terminal else found
+    for uid, text in shown:
+        console.print(as_line(uid, text), highlight=False, markup=False, soft_wrap=True)
+    if not found:
+        console.print(f"No label contains {words!r}.", highlight=False, markup=False)
+    elif len(shown) < len(found):
+        console.print(f"... and {len(found) - len(shown):,} more; --search WORDS finds some, and a file takes all")
+
+
+def as_line(uid: str, text: str) -> str:
+    """A label in a line; a uid that is the text is not repeated.
+
+    >>> as_line("red", "red"), as_line("c7", "red").split("\t")
+    ('red', ['c7', 'red'])
+    """
+    return text if uid == text else f"{uid}\t{text}"
+
+
+def new_labels(given: str) -> list[dict[str, Any]]:
+    """New labels: the rows of a file, or else a text."""
+    from hf_xmc.data.files import plain_suffix
+    from hf_xmc.errors import DataError
+    from hf_xmc.inference.text_files import KINDS
+
+    path = Path(given)
+    if path.is_file():
+        return rows_of(path, "text")
+    if plain_suffix(path) in KINDS:  # the name of a file, mistyped
+        raise DataError("no such file", path)
+    if not given.strip():
+        raise DataError("a new label without a text", hint="give a text or a file with --add")
+    return [{"text": given.strip()}]
 
 
 def rows_of(path: Path, *columns: str) -> list[dict[str, Any]]:

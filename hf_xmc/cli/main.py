@@ -13,11 +13,12 @@ import typer
 
 from hf_xmc import __version__, cli
 from hf_xmc.cli.errors import user_errors
+from hf_xmc.cli.quiet import quietly
 
 # The order of the help page; a command that is not named here comes last.
 ORDER = (
-    *("demo", "prepare", "plan", "train", "fuse", "evaluate", "calibrate", "rerank"),
-    *("index", "labels", "predict", "explain", "push"),
+    *("demo", "fit", "prepare", "plan", "train", "fuse", "evaluate", "calibrate", "rerank"),
+    *("index", "labels", "predict", "explain", "export", "push"),
 )
 
 
@@ -49,7 +50,7 @@ app = typer.Typer(
 for command, module in commands():
     # The arguments of train and plan are parsed by HfArgumentParser, help included.
     settings = {"add_help_option": False, "context_settings": module.PASS_ON} if hasattr(module, "PASS_ON") else {}
-    app.command(command, epilog=module.EXAMPLE, **settings)(getattr(module, command))
+    app.command(command, epilog=module.EXAMPLE, **settings)(quietly(getattr(module, command)))
 
 
 @app.callback(invoke_without_command=True)

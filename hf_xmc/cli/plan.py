@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hf_xmc.cli.tables import console, print_next
+from hf_xmc.cli.settings import changed_settings
+from hf_xmc.cli.tables import console, print_next, quoted
 from hf_xmc.cli.train import PASS_ON as PASS_ON
 from hf_xmc.cli.train import checked, early_stopping, parse
 from hf_xmc.errors import SettingsError
@@ -52,12 +55,20 @@ def plan_from(argv: Sequence[str]) -> Path:
     )
     from hf_xmc.hub.run import write_json
 
-    path = write_json(document, Path(args.output_dir or "outputs/run") / "plan.json")
+    path = write_json(document, Path(str(args.output_dir)) / "plan.json")
     print_plan(document)
     console.print(f"Written: {path}")
-    flags = " ".join(f"--{name} {str(value).lower()}" for name, value in (document["suggestion"] or {}).items())
-    print_next(f"hf-xmc train ... {flags}".rstrip())
+    print_next(train_command(given, parser, document["suggestion"] or {}))
     return path
+
+
+def train_command(given: argparse.Namespace, parser: argparse.ArgumentParser, changes: Mapping[str, Any]) -> str:
+    """The command that trains as planned, with the changes that make it fit."""
+    words = ["hf-xmc", "train"]
+    for name, value in {**changed_settings(given, parser), **changes}.items():
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        words += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else quoted(str(one)) for one in values)]
+    return " ".join(words)
 
 
 def make_plan(

@@ -72,12 +72,18 @@ Words.yaml_implicit_resolvers = {
 }
 
 
+def changed_settings(given: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """What was given and differs from the defaults, tokens left out."""
+    return {
+        name: value.value if isinstance(value, Enum) else value
+        for name, value in vars(given).items()
+        if name not in SECRET and value is not None and value != parser.get_default(name)
+    }
+
+
 def write_settings(given: argparse.Namespace, parser: argparse.ArgumentParser, path: str | os.PathLike[str]) -> Path:
     """Write what was given (what differs from the defaults), tokens left out."""
-    settings: dict[str, Any] = {}
-    for name, value in vars(given).items():
-        if name not in SECRET and value is not None and value != parser.get_default(name):
-            settings[name] = value.value if isinstance(value, Enum) else value
+    settings = changed_settings(given, parser)
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return Path(path)

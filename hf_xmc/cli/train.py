@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -22,6 +25,8 @@ EXAMPLE = (
     "Example: hf-xmc train --dataset sample --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 "
     "--output_dir outputs/run --label_strategy in_batch --learning_rate 3e-4 --num_train_epochs 2"
 )
+OUTPUT = "outputs/run"
+CELLS = 10**8  # pairs of text and label that baselines are measured on
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -40,7 +45,7 @@ def train_from(argv: Sequence[str]) -> Path:
             hint="on a CPU add --use_cpu true",
         )
     if args.process_index == 0:
-        write_settings(given, parser, Path(args.output_dir or "outputs/run") / "train.yaml")
+        write_settings(given, parser, Path(str(args.output_dir)) / "train.yaml")
     return run(script, args)
 
 
@@ -68,9 +73,35 @@ def parse(
     )
     for name, text in (own or {}).items():
         parser.add_argument(f"--{name}", help=text)
+    parser.error = partial(refuse, parser)
     given = parser.parse_args(known)
     del given.config, given.accelerate_config
     return parser, given
+
+
+def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """In place of the usage, which is pages long: one line, with the option that was probably meant.
+
+    Raises:
+        SettingsError: always.
+    """
+    names = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    ambiguous = re.fullmatch(r"ambiguous option: --(\S+?)(?:=.*)? could match .*", message)
+    unknown = re.match(r"unrecognized arguments: --([^\s=]+)", message)
+    if match := ambiguous or unknown:
+        raise SettingsError(f"there is no option --{match[1]}", hint=nearest(match[1], names))
+    raise SettingsError(message, hint=f"{parser.prog} --help lists all options")
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A hint at the options with a similar name.
+
+    >>> nearest("model", ["dataset", "model_name_or_path"]), nearest("learning_rat", ["learning_rate", "seed"])
+    ('did you mean --model_name_or_path?', 'did you mean --learning_rate?')
+    """
+    near = [*get_close_matches(name, names, 1, 0.8), *(known for known in names if known.startswith(name))]
+    near = [*dict.fromkeys(near or get_close_matches(name, names, 1))]
+    return f"did you mean {' or '.join(f'--{one}' for one in near[:3])}?" if near else "--help lists all options"
 
 
 def checked(parser: Any, given: argparse.Namespace) -> tuple[ScriptArguments, XMCTrainingArguments]:
@@ -79,8 +110,9 @@ def checked(parser: Any, given: argparse.Namespace) -> tuple[ScriptArguments, XM
     Raises:
         SettingsError: values that do not go together, which transformers says with a ValueError.
     """
+    values = {**vars(given), "output_dir": given.output_dir or OUTPUT}
     try:
-        script, args = parser.parse_dict(vars(given))
+        script, args = parser.parse_dict(values)
     except ValueError as error:
         raise error if isinstance(error, XMCError) else SettingsError(str(error)) from error
     return script, args
@@ -96,11 +128,11 @@ def underscored(token: str) -> str:
 
 def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
     """Train, and print metrics on validation and what to do next; returns the trained folder."""
-    from hf_xmc.cli.tables import console, predict_command, print_metrics, print_next, quoted
+    from hf_xmc.cli.tables import console, predict_command, print_beaten, print_metrics, print_next, quoted
     from hf_xmc.hub.run import read_json
     from hf_xmc.inference.fitting.tagger import train_tagger
 
-    folder = Path(args.output_dir or "outputs/run")
+    folder = Path(str(args.output_dir))
     tagger = train_tagger(
         script.dataset,
         script.model_name_or_path,
@@ -114,7 +146,9 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
         return folder
     if document := read_json(folder / "metrics.json"):
         title = f"{tagger.run['data']['name']}, validation ({document['num_queries']:,} queries), per cent"
-        print_metrics(title, {"this model": document["metrics"]})
+        baselines = validation_baselines(script.dataset)
+        print_metrics(title, {**baselines, "this model": document["metrics"]})
+        print_beaten("this model", document["metrics"], baselines)
     console.print(f"Trained in {tagger.run['train_seconds']:.0f} s; written to {folder}")
     classifier = tagger.model.config.label_head == "classifier"
     print_next(
@@ -123,6 +157,19 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
         predict_command(folder),
     )
     return folder
+
+
+def validation_baselines(dataset: str) -> dict[str, dict[str, float]]:
+    """What popularity and tf-idf of label texts reach on validation; nothing where that takes longer than a moment."""
+    from hf_xmc.data.dataset import load_xmc_dataset
+    from hf_xmc.inference.evaluation.evaluate import baseline_predictions, score
+
+    data = load_xmc_dataset(dataset)
+    if len(data.queries["validation"]) * data.num_labels > CELLS:
+        return {}
+    return {
+        name: score(topk, data, "validation") for name, topk in baseline_predictions(data, "validation", 5).items()
+    }
 
 
 def early_stopping(script: ScriptArguments, args: XMCTrainingArguments) -> list[Any]:

@@ -6,22 +6,27 @@ are then made of text and vector; those of labels that were added later, of the 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from datasets import Dataset, Features
-from torch import Tensor, from_numpy
 
-from hf_xmc.errors import DataError
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.options import SearchOptions
-from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.retrieval.catalogue import NotInIndex, all_texts
+from hf_xmc.retrieval.catalogue import NotInIndex, all_texts, is_table
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 from hf_xmc.retrieval.index import LabelIndex
 
-NewLabels: TypeAlias = Dataset | Sequence[str] | Sequence[Mapping[str, Any]]
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+
+    from hf_xmc.modeling import XMCDualEncoderModel
+
+NewLabels: TypeAlias = "Dataset | Sequence[str] | Sequence[Mapping[str, Any]]"
 
 
 def encode_catalogue(
@@ -54,9 +59,11 @@ def build_index(
     Args:
         **index: `recall_target` and other arguments of `LabelIndex.build`.
     """
+    import torch
+
     ids, embeddings = encoded
     if model.label_head is not None:
-        embeddings = model.label_head.embed(embeddings, from_numpy(ids))
+        embeddings = model.label_head.embed(embeddings, torch.from_numpy(ids))
     made_by = {"encoder_fingerprint": encoder_fingerprint(model), "head_fingerprint": head_fingerprint(model)}
     several = {} if texts == "alone" else {"texts": texts}
     return LabelIndex.build(embeddings, labels, factory, **{"label_ids": ids, **made_by, **several, **index})
@@ -66,15 +73,18 @@ def add_labels(
     model: XMCDualEncoderModel, index: LabelIndex, labels: NewLabels, encoder_fingerprint: str
 ) -> np.ndarray:
     """Encode and index new labels, given as texts, as dicts or as a `Dataset`; returns their ids."""
+    several(labels, "labels")
     table: Any = labels
-    if not isinstance(labels, Dataset) and any(isinstance(label, Mapping) for label in labels):
+    if not is_table(labels) and any(isinstance(label, Mapping) for label in labels):
         table = as_table(index, labels)
-    ids, texts = all_texts(table) if isinstance(table, Dataset) else (None, list(table))
+    ids, texts = all_texts(table) if is_table(table) else (None, list(table))
     return index.add(model.encode_labels(texts), table, label_ids=ids, encoder_fingerprint=encoder_fingerprint)
 
 
 def as_table(index: LabelIndex, labels: Sequence[Any]) -> Dataset:
     """New labels in those columns of the label table that they have; labels without a uid get a free one."""
+    from datasets import Dataset, Features
+
     rows = [dict(label) if isinstance(label, Mapping) else {"text": label} for label in labels]
     if wrong := [row for row in rows if not isinstance(row.get("text"), str)]:
         raise DataError(f"The new label {wrong[0]!r:.80} has no text; every label needs one")
@@ -111,14 +121,75 @@ def label_ids(index: LabelIndex, labels: Sequence[str | int]) -> np.ndarray:
     Raises:
         NotInIndex: a label that is not in the index; also a KeyError.
     """
+    several(labels, "labels")
     wanted = {label for label in labels if isinstance(label, str)}
     rows = {}
     if wanted:
-        uids = index.labels["uid"][:]
+        uids = index.catalogue.arrow["uid"].to_pylist()
         rows = {uid: row for row, uid in enumerate(uids) if uid in wanted and row not in index.removed}
     if missing := wanted - set(rows):
         raise NotInIndex(f"Label {min(missing)!r} is not in the index")
     return index.catalogue.known([rows[label] if isinstance(label, str) else int(label) for label in labels])
+
+
+def named_labels(index: LabelIndex, names: Sequence[str]) -> list[str]:
+    """The uids of labels that are given by uid or by text, in any case of letters.
+
+    Raises:
+        NotInIndex: a label that is not in the index, or a text that several labels have; also a KeyError.
+    """
+    live = live_labels(index)
+    uids, by_text = {uid for uid, _ in live}, dict[str, list[str]]()
+    for uid, text in live:
+        by_text.setdefault(text.casefold(), []).append(uid)
+    found = []
+    for name in names:
+        own = [name] if name in uids else by_text.get(name.casefold(), [])
+        if len(own) > 1:
+            raise NotInIndex(f"{len(own)} labels are called {name!r}; give one of their uids: {', '.join(own[:10])}")
+        if not own:
+            near = get_close_matches(name.casefold(), [*map(str.casefold, uids), *by_text], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise NotInIndex(f"Label {name!r} is not in the index{hint}")
+        found += own
+    return found
+
+
+def find_labels(index: LabelIndex, words: str = "") -> list[tuple[str, str]]:
+    """Uid and text of the labels whose uid, text or other names contain all words, accents and case aside; all labels
+    if there are no words."""
+    wanted = [plain(word) for word in words.split()]
+    others: dict[str, str] = {}
+    if "texts" in index.labels.column_names:
+        rows = zip(index.labels["uid"][:], index.labels["texts"][:], strict=True)
+        others = {uid: " ".join(its or []) for uid, its in rows}
+    return [
+        (uid, text)
+        for uid, text in live_labels(index)
+        if all(word in plain(f"{uid} {text} {others.get(uid, '')}") for word in wanted)
+    ]
+
+
+def live_labels(index: LabelIndex) -> list[tuple[str, str]]:
+    """Uid and text of each label that is not removed."""
+    rows = zip(index.labels["uid"][:], index.labels["text"][:], strict=True)
+    return [pair for row, pair in enumerate(rows) if row not in index.removed]
+
+
+def plain(text: str) -> str:
+    """A text without case and accents.
+
+    >>> plain("Économie")
+    'economie'
+    """
+    letters = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+def several(labels: Any, what: str) -> None:
+    """Raise a SettingsError if one label is given where a list is expected: its letters would be read as labels."""
+    if isinstance(labels, str):
+        raise SettingsError(f"{what} is one string; expected a list", hint=f"pass [{labels[:40]!r}]")
 
 
 def with_label_ids(index: LabelIndex, search: SearchOptions) -> SearchOptions:

@@ -18,7 +18,7 @@ DEFAULT_PROPENSITY = {"a": 0.55, "b": 1.5}
 def inverse_propensity(
     label_counts: Array, num_queries: int, a: float = DEFAULT_PROPENSITY["a"], b: float = DEFAULT_PROPENSITY["b"]
 ) -> np.ndarray:
-    """The inverse propensity of each label: `1 + C (n_l + b)^-a` with `C = (ln N - 1)(b + 1)^a`.
+    """The inverse propensity of each label: `1 + C (n_l + b)^-a` with `C = (ln N - 1)(b + 1)^a`, at least 1.
 
     The constants are part of a data set's description and are never guessed from its name. Source: Jain, Prabhu and
     Varma, "Extreme Multi-label Loss Functions for Recommendation, Tagging, Ranking & Other Missing Label
@@ -30,7 +30,7 @@ def inverse_propensity(
         a, b: the constants of the data set.
 
     Returns:
-        The weight of a hit on each label, float64 `[L]`.
+        The weight of a hit on each label, float64 `[L]`. With one or two queries, for which C is negative, it is 1.
 
     Raises:
         DataError: no training queries, or a count that is negative or larger than their number.
@@ -46,4 +46,4 @@ def inverse_propensity(
             f"Label counts run from {counts.min():,} to {counts.max():,}, but there are {num_queries:,} training "
             "queries; count each label once per query, on the training split that num_queries belongs to."
         )
-    return 1.0 + (math.log(num_queries) - 1.0) * (b + 1.0) ** a * (counts + b) ** -a
+    return 1.0 + max(math.log(num_queries) - 1.0, 0.0) * (b + 1.0) ** a * (counts + b) ** -a

@@ -222,6 +222,19 @@ class XMCTrainingArguments(CandidateArguments):
         for name in AT_LEAST_ONE:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self.check_best_metric()
         rule_named(self.label_strategy).check(self)
         if self.remove_unused_columns:
             raise SettingsError("remove_unused_columns must stay false: a batch carries more than the model's inputs")
+
+    def check_best_metric(self) -> None:
+        """Raise a SettingsError if `metric_for_best_model` is none that an evaluation gives; of several evaluation
+        splits the name of the split comes first."""
+        name = (self.metric_for_best_model or "loss").removeprefix("eval_")
+        ks = sorted({k for k in (1, 3, 5, self.eval_k) if k <= self.eval_k})
+        known = [*(f"{metric}@{k}" for metric in ("P", "nDCG", "R") for k in ks), "loss"]
+        if name not in known and not name.endswith(tuple(f"_{metric}" for metric in known)):
+            raise SettingsError(
+                f"metric_for_best_model is {self.metric_for_best_model!r}; expected one of {', '.join(known)}",
+                hint="a larger --eval_k adds metrics at that k",
+            )

@@ -14,14 +14,24 @@ from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.hierarchy import parents_of_table, read_parents
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.hub.card import write_model_card
-from hf_xmc.hub.folder import CONFIG
+from hf_xmc.hub.folder import CONFIG, load_model
 from hf_xmc.hub.run import RUN, read_json, versions, write_json
 from hf_xmc.inference.evaluation.confidence import measure_confidence
 from hf_xmc.inference.evaluation.predictions import read_predictions, write_predictions
 from hf_xmc.inference.evaluation.report import Texts, render_report, write_report
 from hf_xmc.inference.fitting.confidence import some
-from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, check_labels
+from hf_xmc.inference.loading import (
+    AnyDataset,
+    AnyPath,
+    AnyTagger,
+    as_dataset,
+    as_tagger,
+    check_labels,
+    on_catalogue_of,
+    starts_with_labels,
+)
 from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.inference.reindexing import plain_encoder_of
 from hf_xmc.metrics import (
     bootstrap_intervals,
     by_label_frequency,
@@ -38,7 +48,7 @@ from hf_xmc.metrics import (
 )
 from hf_xmc.metrics.per_query import PerQuery
 from hf_xmc.retrieval import baselines
-from hf_xmc.types import TopK
+from hf_xmc.types import Positives, TopK
 
 logger = logging.get_logger(__name__)
 KS = (1, 3, 5)
@@ -56,6 +66,8 @@ class Evaluation:
         baselines: name -> metrics of other systems.
         confidence: what `measure_confidence` found, if the system has a confidence.
         other: metrics of the second system, if there is one.
+        shared: labels that both systems have, if the second has another catalogue: they are compared on these, and
+            `other` too is measured on these.
     """
 
     metrics: dict[str, float]
@@ -64,6 +76,7 @@ class Evaluation:
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     confidence: dict[str, Any] | None = None
     other: dict[str, float] = field(default_factory=dict)
+    shared: int | None = None
 
 
 def evaluate(
@@ -110,7 +123,7 @@ def evaluate(
     for name, number in {"k": k, "batch_size": batch_size}.items():
         if number < 1:
             raise SettingsError(f"{name} is {number}; it must be at least 1")
-    data = as_dataset(dataset)
+    data = on_catalogue_of(system, as_dataset(dataset))
     if split not in data.queries:
         raise DataError(f"{data.name} has no split {split!r}", hint=f"it has {', '.join(data.queries)}")
     if not len(data.queries[split]):
@@ -118,9 +131,16 @@ def evaluate(
     parents = None if hierarchy is None else read_parents(Path(hierarchy), data.labels["uid"][:])
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
     one = resolve(system, data, split)
-    second = None if against is None else resolve(against, data, split)  # a wrong name is found before any encoding
+    second = None if against is None else resolve(against, data, split, grown=True)  # before anything is encoded
     topk, confidence = predictions_of(one, data, split, k, batch_size, name_of(system))
-    other = None if second is None else predictions_of(second, data, split, k, batch_size, name_of(against))[0]
+    shared = shared_labels(one, second, data)
+    mine = topk
+    if shared is None:
+        other = None if second is None else predictions_of(second, data, split, k, batch_size, name_of(against))[0]
+    else:
+        logger.warning(f"{name_of(against)} has another catalogue: compared on the {len(shared):,} labels of both.")
+        mine = among(one, topk, data, split, k, batch_size, shared)
+        other = among(second, topk, data, split, k, batch_size, shared)
     if is_shallow(topk, data, split, k):
         logger.warning(f"There are {topk.k} predictions per query, fewer than k = {k} needs: metrics are too low.")
     ranked = baseline_predictions(data, split, k) if baselines else {}
@@ -134,6 +154,7 @@ def evaluate(
         name=name_of(system),
         against=other,
         against_name=name_of(against),
+        shared=None if shared is None else Shared(shared, mine),
         baselines={name: score(topk, data, split, ks) for name, topk in ranked.items()},
         seed=seed,
         parents=parents,
@@ -145,16 +166,78 @@ def evaluate(
     return found
 
 
-def resolve(system: AnyTagger, data: XMCDataset, split: str) -> XMCPipeline | TopK:
-    """A tagger that fits the data set, or the predictions in a file."""
+@dataclass(frozen=True)
+class Shared:
+    """What two systems with different catalogues are compared on.
+
+    Args:
+        ids: labels of the data set that both have, int64 `[S]`.
+        topk: predictions of the first system among them.
+    """
+
+    ids: np.ndarray
+    topk: TopK
+
+
+def shared_labels(one: XMCPipeline | TopK, second: XMCPipeline | TopK | None, data: XMCDataset) -> np.ndarray | None:
+    """The labels of the data set that the second tagger has, int64 `[S]`; None if it has all of them, in their order.
+
+    Raises:
+        DataError: it has none of them, or only its catalogue differs from that of predictions in a file.
+    """
+    if not isinstance(second, XMCPipeline) or starts_with_labels(second.index, data):
+        return None
+    uids = data.labels["uid"][:]
+    known = catalogue_of(second)
+    ids = np.array([row for row, uid in enumerate(uids) if uid in known], dtype=np.int64)
+    if not len(ids) or not isinstance(one, XMCPipeline):
+        check_labels(second.index, data, "the second tagger")
+    return ids
+
+
+def catalogue_of(tagger: XMCPipeline) -> dict[str, int]:
+    """uid -> id of the labels of a tagger."""
+    removed = tagger.index.removed
+    return {uid: row for row, uid in enumerate(tagger.index.labels["uid"][:]) if row not in removed}
+
+
+def among(
+    tagger: XMCPipeline | TopK | None,
+    topk: TopK,
+    data: XMCDataset,
+    split: str,
+    k: int,
+    batch_size: int,
+    ids: np.ndarray,
+) -> TopK:
+    """Predictions of a tagger among some labels of the data set, with the ids of the data set, `[N, k]`."""
+    assert isinstance(tagger, XMCPipeline)
+    known, uids = catalogue_of(tagger), data.labels["uid"][:]
+    own = np.array([known[uids[row]] for row in ids.tolist()])
+    found = predict_split(tagger, data, split, k, batch_size, allowed=own)
+    of_data = np.full(tagger.index.catalogue.num_rows + 1, -1)  # the last is for padding
+    of_data[own] = ids
+    return TopK(of_data[found.ids], found.scores)
+
+
+def resolve(system: AnyTagger, data: XMCDataset, split: str, grown: bool = False) -> XMCPipeline | TopK:
+    """A tagger that fits the data set, or the predictions in a file.
+
+    Args:
+        grown: its labels may be others, as where the catalogue grew.
+    """
     if not isinstance(system, XMCPipeline):
         path = Path(system)
         if (path / PREDICTIONS).is_file() and not (path / CONFIG).exists():
             path = path / PREDICTIONS  # the folder of an earlier evaluation
         if path.is_file() or path.suffix in (".parquet", ".jsonl"):
             return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:])
+    encoder = None if isinstance(system, XMCPipeline) else plain_encoder_of(system)
+    if encoder is not None:
+        return XMCPipeline.build(load_model(encoder), data.labels)
     tagger = as_tagger(system)
-    check_labels(tagger.index, data, name_of(system))
+    if not grown:
+        check_labels(tagger.index, data, name_of(system))
     return tagger
 
 
@@ -218,6 +301,7 @@ def evaluate_predictions(
     parents: np.ndarray | None = None,
     train_seconds: float | None = None,
     confidence: Mapping[str, Any] | None = None,
+    shared: Shared | None = None,
 ) -> Evaluation:
     """Measure predictions of any system on a split, and write the results.
 
@@ -235,6 +319,7 @@ def evaluate_predictions(
             has one. They add hierarchical metrics, which leave the roots out.
         train_seconds: training time, if it is known.
         confidence: the result of `measure_confidence`, for a system that has a confidence.
+        shared: the labels that the comparison is on, if the second system has others.
     """
     truth, filters = dataset.positives(split), dataset.filters.get(split)
     metrics = score(topk, dataset, split, ks)
@@ -247,16 +332,13 @@ def evaluate_predictions(
         metrics |= hierarchical_metrics(topk, truth, parents, ks, filters, exclude=roots(parents))
     pairs = per_query_scores(topk, dataset, split, ks)
     intervals = bootstrap_intervals(pairs, seed=seed)
-    comparison = {}
-    if against is not None:
-        depth = min(topk.k, against.k)  # MRR reads all columns: the same number for both systems
-        one, other = (per_query_scores(t.sorted().first(depth), dataset, split, ks) for t in (topk, against))
-        comparison = paired_test(other, one, seed=seed)
+    comparison = {} if against is None else compare(topk, against, dataset, split, ks, shared, seed)
     compared = {key: row._asdict() for key, row in comparison.items()}
     document = metrics_document(metrics, dataset, split, max(ks), dict(baselines or {}), seed, train_seconds)
     document["settings"] |= {"ks": list(ks), "system": name, **counted(topk, dataset, split, max(ks), parents)}
     if confidence is not None:
-        document["confidence"] = {key: confidence[key] for key in ("num_queries", "calibration", "sets")}
+        kept = ("num_queries", "calibration", "threshold", "sets")
+        document["confidence"] = {key: confidence[key] for key in kept if key in confidence}
     details = {
         "intervals": {key: interval._asdict() for key, interval in intervals.items()},
         **breakdowns(topk, dataset, split, ks),
@@ -293,7 +375,21 @@ def evaluate_predictions(
         dict(baselines or {}),
         None if confidence is None else dict(confidence),
         {} if against is None else score(against, dataset, split, ks),
+        None if shared is None else len(shared.ids),
     )
+
+
+def compare(
+    topk: TopK, against: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...], shared: Shared | None, seed: int
+) -> dict[str, Any]:
+    """The paired test of two systems, on the labels that both have."""
+    truth = dataset.positives(split)
+    if shared is not None:
+        topk = shared.topk
+        truth = truth.without({*range(dataset.num_labels)} - {*shared.ids.tolist()})
+    depth = min(topk.k, against.k)  # MRR reads all columns: the same number for both systems
+    one, other = (per_query_scores(t.sorted().first(depth), dataset, split, ks, truth) for t in (topk, against))
+    return paired_test(other, one, seed=seed)
 
 
 def is_shallow(topk: TopK, dataset: XMCDataset, split: str, k: int) -> bool:
@@ -335,9 +431,13 @@ def label_weights(dataset: XMCDataset) -> np.ndarray:
     return inverse_propensity(dataset.train_label_counts, dataset.num_train_queries, **dataset.propensity)
 
 
-def per_query_scores(topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...] = KS) -> dict[str, PerQuery]:
-    """Numerators and denominators per query, for intervals and paired tests."""
-    hits = find_hits(topk, dataset.positives(split), max(ks), dataset.filters.get(split))
+def per_query_scores(
+    topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...] = KS, truth: Positives | None = None
+) -> dict[str, PerQuery]:
+    """Numerators and denominators per query, for intervals and paired tests; `truth` is by default that of the
+    split."""
+    truth = dataset.positives(split) if truth is None else truth
+    hits = find_hits(topk, truth, max(ks), dataset.filters.get(split))
     return per_query_metrics(hits, ks, label_weights(dataset))
 
 
@@ -347,10 +447,15 @@ def score(topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...] = KS)
     return ranking_metrics(topk, dataset.positives(split), ks, label_weights(dataset), filters)
 
 
-def baseline_predictions(dataset: XMCDataset, split: str, k: int) -> dict[str, TopK]:
-    """Predictions that need no trained model, as deep as `predict_split`: popularity, and tf-idf of label texts."""
+def baseline_predictions(dataset: XMCDataset, split: str, k: int, rows: np.ndarray | None = None) -> dict[str, TopK]:
+    """Predictions that need no trained model, as deep as `predict_split`: popularity, and tf-idf of label texts.
+
+    Args:
+        rows: the queries of the split to predict for; by default all.
+    """
     k = search_depth(k, dataset.filters.get(split))
-    texts = dataset.queries[split]["text"][:]
+    queries = dataset.queries[split]
+    texts = (queries if rows is None else queries.select(rows))["text"][:]
     train, labels = dataset.queries["train"]["text"][:], dataset.labels["text"][:]
     return {
         "popularity": baselines.popularity(np.asarray(dataset.train_label_counts), len(texts), k),

@@ -20,7 +20,7 @@ from sklearn.model_selection import KFold
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import DataError
 from hf_xmc.hub.folder import pipeline_parts, save_parts
-from hf_xmc.inference.evaluation.confidence import measure_confidence
+from hf_xmc.inference.evaluation.confidence import advised_threshold, measure_confidence
 from hf_xmc.inference.fitting.channels import FittedChannels, Held, fit_channels, learned, listed, wanted_channels
 from hf_xmc.inference.loading import check_labels
 from hf_xmc.inference.pipeline import XMCPipeline
@@ -180,6 +180,8 @@ def fit_from_embeddings(
         encoder_fingerprint=pipeline.encoder_fingerprint,
         head_fingerprint=pipeline.head_fingerprint,
     )
+    advised = advised_threshold(topk, held.positives, confidence)
+    confidence.settings |= {"advised": advised} if advised else {}
     fitted = with_parts(pipeline, index, made.kept, confidence, made.fusion)
     summary = {
         "tuned_on": len(tuning),
@@ -195,6 +197,7 @@ def fit_from_embeddings(
             "with": ranked_metrics(fitted, data, held),
         },
         "calibration": cross_fitted(topk, held.positives, method, seed),
+        "threshold": advised,
         "sets": set_sizes(topk, held.positives, confidence),
         "tried": {"centroids": kappas, **made.tried},
     }

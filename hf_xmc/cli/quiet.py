@@ -1,0 +1,61 @@
+"""What other libraries say stays off the screen while a command runs: it is about their inner workings."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LIBRARIES = "torch|transformers|accelerate|datasets|sklearn|scipy|huggingface_hub|faiss|peft"
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Leave out notices and bars of other libraries; warnings of this package, and the bars of downloads, stay.
+
+    Nothing changes if TRANSFORMERS_VERBOSITY or HF_XMC_DEBUG is set. Everything is as before at the end.
+    """
+    if {"TRANSFORMERS_VERBOSITY", "HF_XMC_DEBUG"} & {*os.environ}:
+        yield
+        return
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as notices
+
+    own = logging.getLogger("hf_xmc")
+    level, own_level = notices.get_verbosity(), own.__dict__.get("level", 0)
+    bars = notices.is_progress_bar_enabled()
+    datasets_bars = os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS")
+    own.setLevel(level)
+    notices.set_verbosity_error()
+    if bars:
+        notices.disable_progress_bar()  # of loading weights; those of the Hub go with them
+        enable_progress_bars()
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.filterwarnings("ignore", module=f"({LIBRARIES})($|[.])")
+            yield
+    finally:
+        notices.set_verbosity(level)
+        own.setLevel(own_level)
+        if bars:
+            notices.enable_progress_bar()
+        if datasets_bars is None:
+            os.environ.pop("HF_DATASETS_DISABLE_PROGRESS_BARS", None)
+
+
+def quietly(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that runs with `quiet_libraries`."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **values: Any) -> None:
+        with quiet_libraries():
+            command(*args, **values)
+
+    return run
