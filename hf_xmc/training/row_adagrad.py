@@ -51,7 +51,7 @@ def update_rows(
         gradient = gradient if scale == 1 else gradient / scale
         total = squares[rows] + gradient.square().mean(1)  # [c]
         squares[rows] = total
-        step = gradient * (-learning_rate / (total.sqrt() + EPSILON))[:, None]
+        step = (gradient / (total.sqrt() + EPSILON)[:, None]).mul_(-learning_rate)
         if exact:
             table.index_add_(0, rows, step)
         else:
