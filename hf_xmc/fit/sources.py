@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
@@ -55,7 +56,9 @@ def read_source(
     problems = Problems(stop=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
     share = share_of(test)
-    splitting = SplitOptions() if share is None else SplitOptions("random", share)
+    # The sample keeps the validation split that published figures were measured on.
+    validation: Any = "tenth" if source == "sample" else "suited"
+    splitting = SplitOptions(validation=validation) if share is None else SplitOptions("random", share, validation)
     with (
         tempfile.TemporaryDirectory(prefix=".read-", dir=folder.parent) as scratch,
         with_test_file(source, None if share is not None else test, Path(scratch)) as joined,
