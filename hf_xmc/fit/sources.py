@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
@@ -18,7 +17,7 @@ from hf_xmc.data.files import plain_suffix
 from hf_xmc.data.formats.fields import SPLIT_NAMES
 from hf_xmc.data.formats.source import Options
 from hf_xmc.data.growing import grow_catalogue
-from hf_xmc.data.ingest.splits import SplitOptions
+from hf_xmc.data.ingest.splits import SplitOptions, suited_to
 from hf_xmc.data.parquet_folder import detect as is_prepared
 from hf_xmc.data.summary.report import write_report
 from hf_xmc.data.summary.statistics import statistics
@@ -56,9 +55,8 @@ def read_source(
     problems = Problems(stop=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
     share = share_of(test)
-    # The sample keeps the validation split that published figures were measured on.
-    validation: Any = "tenth" if source == "sample" else "suited"
-    splitting = SplitOptions(validation=validation) if share is None else SplitOptions("random", share, validation)
+    cut = suited_to(source)
+    splitting = SplitOptions(validation=cut) if share is None else SplitOptions("random", share, cut)
     with (
         tempfile.TemporaryDirectory(prefix=".read-", dir=folder.parent) as scratch,
         with_test_file(source, None if share is not None else test, Path(scratch)) as joined,
