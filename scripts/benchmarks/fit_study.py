@@ -5,7 +5,8 @@
 
 Every row of a part is a run of `fit_tagger` with one other setting, on the data set without its test split. Figures
 are those of the half of validation on which `fit` chooses nothing. All parts but `channels` and `prefer` measure the
-label vectors alone. Adds to `--output` and prints a table for each part; what is there already is not run again.
+label vectors alone. Adds to `--output`, writes the same as tables of Markdown beside it, and prints them; what is
+there already is not run again.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ PARTS: dict[str, dict[str, Mapping[str, Any]]] = {
     "batch_size": {f"{value}": {"batch_size": value} for value in (128, 256, 512, 1024)},
     "epochs": {f"{value}": {"epochs": value} for value in (1, 2, 4, 8)},
     "static": {f"{value}": {"static_dim": value} for value in (0, 128, 256, 512)},
+    "static_weight": {f"{value}": {"static_weight": value} for value in (0.25, 0.5, 0.75)},
     "label_vectors": {"with": {"label_vectors": True}, "without": {"label_vectors": False}},
     "channels": {
         "none": {"channels": ()},
@@ -73,6 +75,7 @@ def main() -> None:
                     with console.status(f"{data.name}, {part} {name}"):
                         rows[name] = figures_of(data, part, settings, args)
                     write_json(results, args.output)
+                    args.output.with_suffix(".md").write_text(markdown(results), encoding="utf-8")
             print_metrics(f"{data.name}, validation: {part}", rows, SHOWN)
 
 
@@ -90,6 +93,27 @@ def figures_of(data: XMCDataset, part: str, settings: Mapping[str, Any], args: a
     found = metrics_of(fitted.figures, "validation", TAGGER if part in WHOLE else VECTORS)
     seconds = sum(stage["seconds"] for stage in fitted.figures["stages"] if stage["name"] == "train")
     return {**{name: found[name] for name in SHOWN}, "train_seconds": seconds}
+
+
+def markdown(results: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]) -> str:
+    """All results as tables of Markdown.
+
+    >>> row = {"P@1": 0.5, "P@5": 0.25, "nDCG@5": 0.4, "PSP@5": 0.3, "train_seconds": 12.0}
+    >>> print(markdown({"sample": {"fast: epochs": {"2": row}}}))
+    | sample, fast: epochs | P@1 | P@5 | nDCG@5 | PSP@5 | training, s |
+    |---|---:|---:|---:|---:|---:|
+    | 2 | 50.0 | 25.0 | 40.0 | 30.0 | 12 |
+    <BLANKLINE>
+    """
+    lines = []
+    for name, parts in results.items():
+        for part, rows in parts.items():
+            lines += [f"| {name}, {part} | {' | '.join(SHOWN)} | training, s |", "|---" + "|---:" * 5 + "|"]
+            for title, row in rows.items():
+                cells = [f"{100 * row[metric]:.1f}" for metric in SHOWN]
+                lines.append(f"| {title} | {' | '.join(cells)} | {row['train_seconds']:.0f} |")
+            lines.append("")
+    return "\n".join(lines)
 
 
 def without_test(data: XMCDataset) -> XMCDataset:

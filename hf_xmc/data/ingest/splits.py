@@ -50,6 +50,12 @@ class SplitOptions:
             raise SettingsError(f"invalid --test_share {self.test_share}", hint="give a number between 0 and 1")
 
 
+def suited_to(source: str, builder: str | None = None) -> Literal["tenth", "suited"]:
+    """How a command cuts the validation split of what a user gives it: so that it suits its number of queries. The
+    sample and public sets keep the tenth that published figures were measured on."""
+    return "tenth" if source == "sample" or builder is not None else "suited"
+
+
 def validation_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
     """Rows to move from training to validation: a tenth, chosen by the hash of the uid, so that the same queries are
     chosen on every machine and in every order of the rows.
@@ -109,7 +115,8 @@ def suited_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
     size, source = suited_size(len(positives)), positives.numpy()
     left = np.bincount(source.indices, minlength=1).tolist()
     order = np.lexsort((uid_hashes, uid_hashes % np.uint64(SHARE)))
-    chosen, waiting = [], []
+    chosen: list[int] = []
+    waiting: list[tuple[int, int]] = []  # labels that would lose their last example, and row
     for row in order.tolist():
         if len(chosen) >= size:
             break
