@@ -249,13 +249,18 @@ def pipeline_parts(pipeline: Any) -> dict[str, Any]:
 
 
 def load_parts(
-    folder: str | os.PathLike[str], model: XMCDualEncoderModel | None = None, device: Any = None, **options: Any
+    folder: str | os.PathLike[str],
+    model: XMCDualEncoderModel | None = None,
+    device: Any = None,
+    without: Collection[str] = (),
+    **options: Any,
 ) -> dict[str, Any]:
     """The parts of a trained folder that an `XMCPipeline` consists of, as its arguments.
 
     Args:
         model: the folder's model, if it is loaded already.
         device: where model and reranker compute.
+        without: names of parts that are left out.
         **options: `dtype`, `attn_implementation` and the like for the model.
     """
     folder = Path(folder)
@@ -263,7 +268,7 @@ def load_parts(
     model = model if device is None else model.to(device)
     found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
     for part in parts():
-        if part.load is None or part.name == "model" or not (part.needed or part.is_in(folder)):
+        if part.load is None or part.name in ("model", *without) or not (part.needed or part.is_in(folder)):
             continue
         value = load_reranker(folder, model.device) if part.name == RERANKER else part.load(folder)
         if part.name in {cls.name for cls in CHANNELS}:
