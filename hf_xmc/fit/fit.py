@@ -25,13 +25,13 @@ from hf_xmc.fit.journal import Journal
 from hf_xmc.fit.machine import Machine, seconds_a_token, this_machine
 from hf_xmc.fit.measure import BASELINES, KS, TAGGER, folder_bytes, measure, metrics_of
 from hf_xmc.fit.plan import Plan, make_plan, measure_speed
-from hf_xmc.fit.report import FIGURES, main_split, write_report
+from hf_xmc.fit.report import FIGURES, Report, main_split
 from hf_xmc.fit.settings import FitSettings, settings_from
 from hf_xmc.fit.sources import DATA, WORK, read_source
 from hf_xmc.fit.survey import Survey, survey
 from hf_xmc.fit.watcher import Silent, Watcher
 from hf_xmc.hub.folder import CONFIG, files_to_push, pipeline_parts, save_parts
-from hf_xmc.hub.run import read_json, write_json
+from hf_xmc.hub.run import read_json
 from hf_xmc.inference.evaluation.evaluate import metrics_document
 from hf_xmc.inference.fitting.confidence import FEWEST, Fit
 from hf_xmc.inference.pipeline import XMCPipeline
@@ -175,7 +175,7 @@ class Run:
         start = time.perf_counter()
         token, lengths, hidden = 0.0, [], 0
         if earlier is not None or self.encoder is not None:
-            model = stages.untrained(self.encoder, earlier)
+            model = stages.untrained(self.encoder, earlier).to(machine.device)
             hidden = model.width("query", "pooled")
             if hidden:
                 rows = range(min(TOKENS_SAMPLE, len(data.queries["train"])))
@@ -192,23 +192,49 @@ class Run:
 
     def train(self, plan: Plan, data: XMCDataset, earlier: str | Path | None) -> stages.Trained:
         """Encode all texts and train, or load what an earlier attempt trained."""
-        trained = "train" in self.journal.done
-        if trained:
-            model = XMCDualEncoderModel.from_pretrained(self.work / "model", dtype="float32")
-        else:
-            model = stages.first_model(plan, self.encoder if plan.hidden else None, earlier)
-        share_done = stages.ShareDone(self.watcher.advance)
-        trainer = stages.trainer_for(model, plan, data, self.work, share_done)
-        if plan.hidden and not trained:
+        encoder = self.encoder if plan.hidden else None
+        if plan.settings.fine_tune_epochs and encoder is not None:
+            if "fine_tune" not in self.journal.done:
+                with self.stage("fine_tune"):
+                    stages.fine_tune(plan, data, encoder, self.work, self.watcher.advance)
+            encoder = str(self.work / "encoder")
+        if plan.hidden and "encode" not in self.journal.done:
+            model = stages.first_model(plan, encoder, earlier, plan.weights[0])
+            trainer = stages.trainer_for(model, plan, data, self.work, stages.ShareDone(self.watcher.advance))
             with self.stage("encode"):
                 stages.encode(trainer, data, self.watcher.advance)
-        if not trained:
-            share_done.deadline = time.perf_counter() + self.seconds_left(plan, ("combine", "measure"))
+        if "train" not in self.journal.done:
             with self.stage("train"):
-                stages.train(trainer, self.work)
+                self.try_weights(plan, data, encoder, earlier)
+        model = XMCDualEncoderModel.from_pretrained(self.work / "model", dtype="float32")
+        trainer = stages.trainer_for(model, plan, data, self.work, stages.ShareDone(self.watcher.advance))
         name = (self.settings.encoder or NAME) if plan.hidden else ""
         seconds = self.journal.seconds.get("encode", 0.0) + self.journal.seconds.get("train", 0.0)
         return stages.embed(trainer, data, stages.record(plan, data, trainer.args, name, seconds))
+
+    def try_weights(self, plan: Plan, data: XMCDataset, encoder: str | None, earlier: str | Path | None) -> None:
+        """Train with each share of the static tower, and keep the model that is best on validation texts."""
+        until = time.perf_counter() + self.seconds_left(plan, ("combine", "measure"))
+        names = [f"weight-{weight:g}" for weight in plan.weights]
+        for number, (weight, name) in enumerate(zip(plan.weights, names, strict=True)):
+            if name in self.journal.scores:
+                continue
+            share_done = stages.ShareDone(
+                lambda share, number=number: self.watcher.advance((number + share) / len(names))  # type: ignore[misc]
+            )
+            model = stages.first_model(plan, encoder, earlier, weight)
+            trainer = stages.trainer_for(model, plan, data, self.work / name, share_done)
+            now = time.perf_counter()
+            share_done.deadline = now + max(0.0, until - now) / (len(names) - number)
+            stages.train(trainer, self.work / name)
+            self.journal.scores[name] = trainer.state.best_metric or 0.0
+            self.journal.save()
+        best = max(names, key=lambda name: self.journal.scores[name])
+        if (self.work / best / "model").is_dir():
+            shutil.rmtree(self.work / "model", ignore_errors=True)
+            (self.work / best / "model").rename(self.work / "model")
+        for name in names:
+            shutil.rmtree(self.work / name, ignore_errors=True)
 
     def seconds_left(self, plan: Plan, later: tuple[str, ...]) -> float:
         """Seconds of the budget that are left before the stages `later` have to begin."""
@@ -244,10 +270,9 @@ class Run:
             **measured,
         }
         figures["next"] = next_commands(self.folder, data)
-        write_json(figures, self.folder / FIGURES)
-        write_report(self.folder, figures)
-        shutil.rmtree(self.work / "checkpoints", ignore_errors=True)
-        shutil.rmtree(self.work / "model", ignore_errors=True)
+        save_parts(self.folder, {"report": Report(figures)})
+        for name in ("checkpoints", "model", "encoder"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
         return figures
 
     @contextmanager

@@ -11,6 +11,7 @@ from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.run import read_json, write_json
 
 JOURNAL = "journal.json"
+KEPT = ("plan", "seconds", "done", "scores")
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Journal:
         plan: the plan as JSON values, once it is made.
         seconds: stage -> seconds that it has taken, over all attempts.
         done: stages that are complete.
+        scores: name of a training -> nDCG@5 on validation texts.
     """
 
     folder: Path
@@ -30,6 +32,7 @@ class Journal:
     plan: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path, key: dict[str, Any]) -> Journal:
@@ -48,11 +51,12 @@ class Journal:
                 folder.parent,
                 hint="give another --output_dir, repeat the command of that run, or delete the folder",
             )
-        return cls(folder, key, content.get("plan"), content.get("seconds", {}), content.get("done", []))
+        kept = {name: content[name] for name in KEPT if name in content}
+        return cls(folder, key, **kept)
 
     def save(self) -> None:
         """Write the record."""
-        content = {name: getattr(self, name) for name in ("key", "plan", "seconds", "done")}
+        content = {name: getattr(self, name) for name in ("key", *KEPT)}
         write_json(content, self.folder / JOURNAL)
 
     def spend(self, stage: str, since: float) -> float:

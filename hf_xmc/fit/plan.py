@@ -22,12 +22,18 @@ from hf_xmc.fit.survey import Survey
 LENGTHS = (32, 48, 64, 96, 128, 192, 256)  # maximum tokens of a text that are tried
 COVERED = 95  # per cent of the texts that should not be cut, if there is time
 ENCODING_SHARE = 0.5  # of the budget that encoding may take
+FINE_TUNING_SHARE = 0.6  # of what is left after that, for fine-tuning the encoder
+FINE_TUNING_EPOCHS = 2
 TRAINING_SHARE = 0.35  # of the budget that training over all labels may take
 EPOCHS = {"fast": 3, "default": 2, "best": 3}
+# Shares of the static tower: half where texts name their labels' words, a quarter where the encoder knows better.
+WEIGHTS = (0.25, 0.5)
+BETWEEN = 0.35  # where there is time for one of them
 STEPS = 120  # that a training takes at least: small sets get more epochs
 MOST_EPOCHS = 10
 BATCH_SIZES = ((10_000, 256), (4000, 128), (0, 64))  # by training texts
 BASE_MEMORY = 700 * 2**20  # bytes of Python, torch and the encoder
+FINE_TUNING_MEMORY = 2 * 2**30  # activations, gradients and optimizer of a small encoder
 SPARE_MEMORY = 0.8  # share of the free memory that a plan may use
 OVERHEAD = 0.02  # seconds of a training step that do not depend on its size
 PASSES = 3  # forward, and backward to both factors
@@ -76,6 +82,7 @@ class Plan:
         label_strategy: `"all"`, or `"selective"` where comparing with the whole catalogue takes too long.
         notes: what the budget left out, in sentences.
         hidden: dimension of the encoder's states; 0 without an encoder.
+        weights: shares of the static tower that are tried; the best on validation texts is kept.
     """
 
     stages: tuple[Stage, ...]
@@ -83,6 +90,7 @@ class Plan:
     label_strategy: str = "all"
     notes: tuple[str, ...] = ()
     hidden: int = 0
+    weights: tuple[float, ...] = (1.0,)
 
     @property
     def minutes(self) -> float:
@@ -105,7 +113,8 @@ class Plan:
         settings["channels"] = None if settings["channels"] is None else tuple(settings["channels"])
         stages = tuple(Stage(**stage) for stage in content["stages"])
         notes = tuple(content["notes"])
-        return cls(stages, FitSettings(**settings), content["label_strategy"], notes, content["hidden"])
+        choices = content["label_strategy"], notes, content["hidden"], tuple(content["weights"])
+        return cls(stages, FitSettings(**settings), *choices)
 
 
 def make_plan(
@@ -131,16 +140,18 @@ def make_plan(
     notes: list[str] = []
     seconds = max(0.0, 60 * settings.budget - spent)
     texts = sum(survey.queries.values())
-    length, encoding = 0, 0.0
+    length, encoding, tuning_epochs, tuning = 0, 0.0, 0, 0.0
     if hidden:
         length, encoding = choose_length(
             settings, texts, survey.labels, token_lengths, speed, ENCODING_SHARE * seconds
         )
+        tuning_epochs, tuning = choose_fine_tuning(settings, survey, token_lengths, length, speed, seconds - encoding)
         cut = float(np.mean(np.asarray(token_lengths) > length)) if len(token_lengths) else 0.0
         if cut > (100 - COVERED) / 100 + 0.01:
             notes.append(f"The encoder reads the first {length} tokens of a text; {cut:.0%} of the texts are longer.")
     epochs, strategy, step = choose_epochs(settings, survey, speed, hidden, TRAINING_SHARE * seconds)
     steps = epochs * steps_an_epoch(settings, survey)
+    weights = choose_weights(settings, hidden, steps * step, TRAINING_SHARE * seconds)
     if strategy != "all":
         notes.append(
             f"Each training step compares with {LABEL_BUDGET:,} of the {survey.labels:,} labels, chosen by the model."
@@ -148,18 +159,25 @@ def make_plan(
     if epochs < epochs_wanted(settings, survey):
         notes.append(f"There is time for {epochs} {'epoch' if epochs == 1 else 'epochs'} of training.")
     size = batch_size(settings, survey)
-    chosen = replace(settings, max_query_length=length or settings.max_query_length, epochs=epochs, batch_size=size)
+    chosen = replace(
+        settings,
+        max_query_length=length or settings.max_query_length,
+        fine_tune_epochs=tuning_epochs,
+        epochs=epochs,
+        batch_size=size,
+    )
     held = survey.queries.get("validation", 0) + survey.queries.get("test", 0)
     searching = (held + survey.queries["train"]) * survey.labels * dimension(settings, hidden) * speed.multiply
     voting = held * survey.queries["train"] * dimension(settings, hidden) * speed.multiply
     memory = memory_needed(settings, survey, hidden, strategy)
     stages = [
+        *([Stage("fine_tune", "Fine-tune the encoder", tuning / 60, memory["fine_tune"])] if tuning_epochs else []),
         *([Stage("encode", "Encode texts and labels", encoding / 60, memory["encode"])] if hidden else []),
-        Stage("train", training_title(chosen, hidden), settings.seeds * steps * step / 60, memory["train"]),
+        Stage("train", training_title(chosen, hidden), len(weights) * steps * step / 60, memory["train"]),
         Stage("combine", "Combine the evidence, calibrate", (5 + 2 * searching + voting) / 60, memory["combine"]),
         Stage("measure", "Measure, write the report", (3 + searching) / 60, memory["combine"]),
     ]
-    plan = Plan(tuple(stages), chosen, strategy, tuple(notes), hidden)
+    plan = Plan(tuple(stages), chosen, strategy, tuple(notes), hidden, weights)
     check_memory(plan, survey, machine, hidden)
     return plan
 
@@ -193,17 +211,52 @@ def choose_length(
     return chosen, cost(chosen)
 
 
+def choose_fine_tuning(
+    settings: FitSettings,
+    survey: Survey,
+    token_lengths: Sequence[int],
+    length: int,
+    speed: Speed,
+    seconds: float,
+) -> tuple[int, float]:
+    """Epochs of fine-tuning, and the seconds that they take: as asked for; by default two for the preset best, if they
+    take no more than their share of the time."""
+    tokens = float(np.minimum(token_lengths, length).mean()) if len(token_lengths) else float(length)
+    tokens += survey.labels_a_query * min(settings.max_label_length, 1.5 * survey.label_words)
+    epoch = survey.queries["train"] * tokens * PASSES * speed.token
+    if settings.fine_tune_epochs is not None:
+        return settings.fine_tune_epochs, settings.fine_tune_epochs * epoch
+    if settings.preset != "best":
+        return 0, 0.0
+    epochs = min(FINE_TUNING_EPOCHS, int(FINE_TUNING_SHARE * seconds // max(epoch, 1e-9)))
+    return epochs, epochs * epoch
+
+
 def choose_epochs(
     settings: FitSettings, survey: Survey, speed: Speed, hidden: int, seconds: float
 ) -> tuple[int, str, float]:
     """Epochs, label strategy, and seconds of a step: all labels if there is time for one epoch over them."""
-    wanted, steps = epochs_wanted(settings, survey), steps_an_epoch(settings, survey) * settings.seeds
+    wanted, steps = epochs_wanted(settings, survey), steps_an_epoch(settings, survey)
     for strategy in ("all", "selective"):
         step = step_seconds(settings, survey, speed, hidden, strategy)
         fitting = int(seconds // max(steps * step, 1e-9))
         if fitting >= min(2, wanted) or strategy == "selective":
             return max(1, min(wanted, fitting)), strategy, step
     raise AssertionError  # the loop returns
+
+
+def choose_weights(settings: FitSettings, hidden: int, once: float, seconds: float) -> tuple[float, ...]:
+    """Shares of the static tower to try: both usual ones, if there is time to train twice.
+
+    Args:
+        once: seconds of one training.
+        seconds: that there are.
+    """
+    if not (hidden and settings.static_dim):
+        return (1.0,)
+    if settings.static_weight is not None:
+        return (settings.static_weight,)
+    return WEIGHTS if len(WEIGHTS) * once <= seconds else (BETWEEN,)
 
 
 def steps_an_epoch(settings: FitSettings, survey: Survey) -> int:
@@ -258,6 +311,7 @@ def memory_needed(settings: FitSettings, survey: Survey, hidden: int, strategy: 
     )
     combine = states + table + 3 * vectors + 6 * width * survey.queries["train"]
     return {
+        "fine_tune": int(BASE_MEMORY + FINE_TUNING_MEMORY),
         "encode": int(BASE_MEMORY + states),
         "train": int(BASE_MEMORY + train),
         "combine": int(BASE_MEMORY + combine),

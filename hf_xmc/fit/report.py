@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from hf_xmc.data.files import replacing
 from hf_xmc.fit.machine import gigabytes
 from hf_xmc.fit.measure import SHOWN, TAGGER
+from hf_xmc.hub.run import write_json
 
 REPORT, FIGURES = "report.html", "fit.json"
 MEASURES = (
@@ -23,6 +24,22 @@ GROUPS = {
     "texts": "Texts, by length",
     "branches": "Branches, worst first",
 }
+
+
+class Report:
+    """The figures of a run, which are saved as a part of the trained folder.
+
+    Args:
+        figures: the content of `fit.json`.
+    """
+
+    def __init__(self, figures: Mapping[str, Any]) -> None:
+        self.figures = dict(figures)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `fit.json` and `report.html`."""
+        write_json(self.figures, folder / FIGURES)
+        write_report(folder, self.figures)
 
 
 def write_report(folder: Path, document: Mapping[str, Any]) -> Path:

@@ -16,7 +16,7 @@ from hf_xmc.errors import SettingsError
 UNITS = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 PREFERENCES = ("balanced", "head", "tail")
-AT_LEAST_ONE = ("epochs", "batch_size", "static_dim", "seeds", "fine_tune_epochs")
+AT_LEAST_ONE = ("epochs", "batch_size", "static_dim", "fine_tune_epochs")
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class FitSettings:
         label_head_learning_rate: of these vectors.
         channels: further sources of evidence to try, by default all that there are; each is kept only if it helps on
             validation queries.
-        fine_tune_epochs: epochs of training the whole encoder before the rest; 0 for none.
+        fine_tune_epochs: epochs of training the whole encoder before the rest; 0 for none. By default the preset best
+            fine-tunes if there is time.
         max_steps: training steps at most, for a quick try; -1 for no limit.
-        seeds: trainings with different seeds whose scores are averaged.
         level: coverage of the label sets.
 
     Raises:
@@ -66,7 +66,7 @@ class FitSettings:
     temperature: float = 0.06
     static_dim: int = 256
     static_buckets: int = 2**18
-    static_weight: float = 0.5
+    static_weight: float | None = None
     static_dropout: float = 0.25
     static_learning_rate: float = 0.05
     label_vectors: bool = True
@@ -74,7 +74,6 @@ class FitSettings:
     channels: tuple[str, ...] | None = None
     fine_tune_epochs: int | None = None
     max_steps: int = -1
-    seeds: int = 1
     level: float = 0.9
 
     def __post_init__(self) -> None:
@@ -104,9 +103,9 @@ class FitSettings:
 # What each preset changes, and the minutes that it may take unless the user says so. They were chosen on validation
 # splits: docs/experiments.md.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"temperature": 0.08, "static_weight": 1.0, "label_head_learning_rate": 0.05},
+    "fast": {"temperature": 0.08, "label_head_learning_rate": 0.05},
     "default": {},
-    "best": {"seeds": 2},
+    "best": {},
 }
 MINUTES = {"fast": 10.0, "default": 30.0, "best": 120.0}
 

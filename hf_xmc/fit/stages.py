@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_xmc.data.dataset import XMCDataset
@@ -20,8 +21,18 @@ from hf_xmc.inference.labels import build_index
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.callbacks import LogLines
 from hf_xmc.training.trainer import XMCTrainer
 
+# Chosen on validation queries of the bundled sample.
+FINE_TUNING: dict[str, Any] = {
+    "label_strategy": "in_batch",
+    "per_device_train_batch_size": 128,
+    "learning_rate": 3e-4,
+    "warmup_steps": 6,
+    "gradient_caching": False,
+    "disable_dropout": True,
+}
 LONGEST = 512  # tokens of a text that are looked at before the plan chooses how many to read
 Advance = Callable[[float], None]  # told the share of a stage that is done
 
@@ -67,27 +78,29 @@ def untrained(encoder: str | None, earlier: str | Path | None) -> XMCDualEncoder
     return model
 
 
-def first_model(plan: Plan, encoder: str | None, earlier: str | Path | None) -> XMCDualEncoderModel:
+def first_model(plan: Plan, encoder: str | None, earlier: str | Path | None, weight: float) -> XMCDualEncoderModel:
     """The model before training: a new one, or that of an earlier tagger, whose label vectors are kept.
 
     Args:
         encoder: folder or Hub id; None for a model without a transformer.
         earlier: a trained folder.
+        weight: share of the static tower; an earlier tagger keeps its own.
     """
-    return new_model(plan, encoder) if earlier is None else untrained(encoder, earlier)
+    return new_model(plan, encoder, weight) if earlier is None else untrained(encoder, earlier)
 
 
-def new_model(plan: Plan, encoder: str | None) -> XMCDualEncoderModel:
+def new_model(plan: Plan, encoder: str | None, weight: float) -> XMCDualEncoderModel:
     """The model before training.
 
     Args:
         encoder: folder or Hub id; None for a model without a transformer.
+        weight: share of the static tower.
     """
     settings = plan.settings
     static = {
         "static_dim": settings.static_dim,
         "static_buckets": settings.static_buckets,
-        "static_weight": settings.static_weight,
+        "static_weight": weight,
     }
     model = XMCDualEncoderModel.from_encoder(
         encoder,
@@ -99,6 +112,47 @@ def new_model(plan: Plan, encoder: str | None) -> XMCDualEncoderModel:
         **(static if settings.static_dim else {}),
     )
     return model
+
+
+def fine_tune(plan: Plan, data: XMCDataset, encoder: str, folder: Path, advance: Advance) -> None:
+    """Train the whole encoder on the labels of each batch, and write it into `folder / "encoder"`."""
+    settings = plan.settings
+    model = XMCDualEncoderModel.from_encoder(
+        encoder,
+        seed=settings.seed,
+        max_query_length=settings.max_query_length,
+        max_label_length=settings.max_label_length,
+    )
+    args = XMCTrainingArguments(
+        str(folder / "checkpoints"),
+        num_train_epochs=settings.fine_tune_epochs or 1,
+        max_steps=settings.max_steps,
+        seed=settings.seed,
+        save_strategy="epoch",
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        **FINE_TUNING,
+    )
+    trainer = XMCTrainer(
+        model,
+        args,
+        data.queries["train"],
+        label_dataset=data.labels,
+        train_ignored=data.filters.get("train"),
+        callbacks=[ShareDone(advance)],
+    )
+    trainer.remove_callback(LogLines)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
+    model.tower("query").save_pretrained(folder / "encoder")
+    assert model.tokenizer is not None
+    model.tokenizer.save_pretrained(folder / "encoder")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint in a folder, if there is any."""
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 def trainer_for(
@@ -138,7 +192,7 @@ def trainer_for(
         eval_ignored=data.filters.get("validation"),
         callbacks=[share_done],
     )
-    trainer.remove_callback(PrinterCallback)  # the watcher is told, and the figures are in fit.json
+    trainer.remove_callback(LogLines)  # the watcher is told, and the figures are in fit.json
     return trainer
 
 
@@ -155,9 +209,7 @@ def encode(trainer: XMCTrainer, data: XMCDataset, advance: Advance) -> None:
 
 def train(trainer: XMCTrainer, folder: Path) -> None:
     """Train, from the last checkpoint if there is one, and write the model into `folder / "model"`."""
-    checkpoints = Path(str(trainer.args.output_dir))
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(str(trainer.args.output_dir))))
     trainer.save_model(str(folder / "model"))
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hf_xmc.hub.card import write_model_card as write_model_card
     from hf_xmc.hub.folder import files_to_push as files_to_push
     from hf_xmc.hub.folder import load_parts as load_parts
+    from hf_xmc.hub.folder import refresh as refresh
     from hf_xmc.hub.folder import save_parts as save_parts
     from hf_xmc.hub.push import push_to_hub as push_to_hub
 
@@ -21,10 +22,11 @@ _PUBLIC = {
     "load_parts": "folder",
     "model_card": "card",
     "push_to_hub": "push",
+    "refresh": "folder",
     "save_parts": "folder",
     "write_model_card": "card",
 }
-__all__ = ["files_to_push", "load_parts", "model_card", "push_to_hub", "save_parts", "write_model_card"]
+__all__ = ["files_to_push", "load_parts", "model_card", "push_to_hub", "refresh", "save_parts", "write_model_card"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from hf_xmc import modeling
+from hf_xmc.data.checksums import MANIFEST, check_manifest, write_manifest
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.run import CARD, METRICS, RUN, read_json, write_json
+from hf_xmc.hub.sentence_layout import LAYOUT, write_sentence_layout
 from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_SETTINGS
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
@@ -44,6 +46,12 @@ TRAIN = "run hf-xmc train with --output_dir {folder}"
 BUILD_INDEX = "run hf-xmc index {folder} --dataset NAME"
 FIT = "run hf-xmc fit with --output_dir {folder}"
 CALIBRATE = "run hf-xmc calibrate {folder} --dataset NAME"
+# The encoder as a graph, with what it needs to run without torch.
+GRAPHS = {
+    "onnx": ("onnx/*.onnx", "onnx/*.onnx.data", "onnx/requirements.txt"),
+    "openvino": ("openvino/*.xml", "openvino/*.bin"),
+}
+UNCHECKED = ("run", "metrics", "card", "manifest")
 SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
 
 
@@ -110,8 +118,8 @@ class Part:
 def parts() -> tuple[Part, ...]:
     """The table of parts, each after those that it depends on.
 
-    >>> [part.name for part in parts()][:5]
-    ['model', 'tokenizer', 'label_head', 'labels', 'index']
+    >>> [part.name for part in parts() if part.needed]
+    ['model', 'labels', 'index']
     """
     save: Callable[[Any, Path], Any] = lambda value, folder: value.save_pretrained(folder)  # noqa: E731
     channels = [
@@ -121,6 +129,7 @@ def parts() -> tuple[Part, ...]:
     ranking = (*SEARCH, *(channel.name for channel in channels), "fusion")
     return (
         Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
+        Part("sentence_transformers", LAYOUT, TRAIN),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
         Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=lambda head, folder: head.save(folder)),
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
@@ -161,6 +170,10 @@ def parts() -> tuple[Part, ...]:
             save=save_reranker,
             load=load_reranker,
         ),
+        *(
+            Part(name, (f"{name}/{name}.json", *files), f"run hf-xmc export {{folder}} --to {name}", ("model",))
+            for name, files in GRAPHS.items()
+        ),
         Part("run", (RUN,), TRAIN, save=lambda record, folder: write_json(record, folder / RUN)),
         Part(
             "metrics",
@@ -169,8 +182,9 @@ def parts() -> tuple[Part, ...]:
             ranking,
             save=lambda document, folder: write_json(document, folder / METRICS),
         ),
-        Part("report", ("fit.json", "report.html"), FIT, ranking),
+        Part("report", ("fit.json", "report.html"), FIT, ranking, save=save),
         Part("card", (CARD,), 'call hf_xmc.hub.write_model_card("{folder}")'),
+        Part("manifest", (MANIFEST,), 'call hf_xmc.hub.refresh("{folder}")'),
     )
 
 
@@ -210,13 +224,34 @@ def save_parts(
         if causes and not (part.survives_edits and causes <= {*edited}):
             gone += part.remove(folder)
             changed.add(part.name)
-    refresh_code(folder)
     (folder / PICKLED).unlink(missing_ok=True)
     if card:
         from hf_xmc.hub.card import write_model_card  # slow to import
 
         write_model_card(folder)
+    refresh(folder)
     return gone
+
+
+def refresh(folder: str | os.PathLike[str]) -> None:
+    """Write what follows from the parts of a trained folder: custom code, the files that sentence-transformers reads,
+    and the checksums."""
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        return
+    refresh_code(folder)
+    if (
+        read_json(folder / CONFIG).get("model_type") == "xmc_dual_encoder"
+        and (folder / weight_files(folder)[0]).is_file()
+    ):
+        write_sentence_layout(folder)
+    write_manifest(folder, checked_files(folder))
+
+
+def checked_files(folder: Path) -> set[str]:
+    """The files of a trained folder whose checksums are kept: all but those that people edit."""
+    names = {name for part in parts() if part.name not in UNCHECKED for name in part.files_in(folder)}
+    return names | {path.name for path in folder.glob("*_xmc.py")}
 
 
 def refresh_code(folder: Path) -> None:
@@ -253,6 +288,7 @@ def load_parts(
     model: XMCDualEncoderModel | None = None,
     device: Any = None,
     without: Collection[str] = (),
+    memory_map: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """The parts of a trained folder that an `XMCPipeline` consists of, as its arguments.
@@ -261,16 +297,26 @@ def load_parts(
         model: the folder's model, if it is loaded already.
         device: where model and reranker compute.
         without: names of parts that are left out.
+        memory_map: keep the vectors of the index in its file until they change.
         **options: `dtype`, `attn_implementation` and the like for the model.
     """
     folder = Path(folder)
+    replaced = {*GRAPHS, "sentence_transformers", "run", *(("model",) if model is not None else ())}
+    used = [part for part in parts() if part.name not in replaced]
+    check_manifest(folder, {name for part in used for name in part.files_in(folder)})
     model = load_model(folder, **options) if model is None else model
     model = model if device is None else model.to(device)
     found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
     for part in parts():
         if part.load is None or part.name in ("model", *without) or not (part.needed or part.is_in(folder)):
             continue
-        value = load_reranker(folder, model.device) if part.name == RERANKER else part.load(folder)
+        value: Any
+        if part.name == RERANKER:
+            value = load_reranker(folder, getattr(model, "device", None))
+        elif part.name == "index":
+            value = LabelIndex.from_pretrained(folder, memory_map=memory_map)
+        else:
+            value = part.load(folder)
         if part.name in {cls.name for cls in CHANNELS}:
             found["channels"].append(value)
         else:

@@ -56,7 +56,7 @@ def changed_arguments(args: XMCTrainingArguments) -> dict[str, Any]:
     return {key: value for key, value in args.to_dict().items() if key not in private and defaults.get(key) != value}
 
 
-def write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> Path:
+def write_json(content: dict[str, Any] | list[Any], path: str | os.PathLike[str]) -> Path:
     """Write under a temporary name, then rename."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -53,7 +53,7 @@ def rank_labels(
         SettingsError: an unknown geometry, or a hierarchy that the label table does not have.
     """
     if search.geometry is not None:
-        return rank_by_geometry(index, channels, texts, embeddings, k, search, temperature, fusion)
+        return rank_by_geometry(index, channels, texts, embeddings, k, search, temperature)
     labels, used = LabelVectors(index), channels_used(channels, search)
     allowed = index.catalogue.allowed_rows(**search.filters)
     for channel in used:
@@ -92,12 +92,17 @@ def channel_lists(
     live = without_removed(index, None)
     found = {labels.name: Listed(labels.name, top.sorted().first(DEPTH), complete=False)}
     for channel in used:
-        topk = channel.rank(texts, embeddings, DEPTH)
-        if live is not None:
-            ids = np.where((topk.ids >= 0) & live[topk.ids], topk.ids, -1)
-            topk = TopK(ids, np.where(ids < 0, -np.inf, topk.scores))
+        topk = only(channel.rank(texts, embeddings, DEPTH), live)
         found[channel.name] = Listed(channel.name, topk.sorted().first(DEPTH), channel.complete)
     return [found[name] for name in fusion.channels], deeper
+
+
+def only(topk: TopK, allowed: np.ndarray | None) -> TopK:
+    """Predictions without labels that are not allowed (bool `[L]`, None for all); their places become padding."""
+    if allowed is None:
+        return topk
+    ids = np.where((topk.ids >= 0) & allowed[topk.ids], topk.ids, -1)
+    return TopK(ids, np.where(ids < 0, -np.inf, topk.scores))
 
 
 def rank_by_geometry(
@@ -108,12 +113,11 @@ def rank_by_geometry(
     k: int,
     search: SearchOptions,
     temperature: float,
-    fusion: LearnedFusion | None = None,
 ) -> TopK:
     """The labels in the middle of the likely ones, by the distance of their embeddings or by hops from parent to child
     (Loki, `retrieval/geometry.py`)."""
     by_scores = SearchOptions(search.memory, search.channels, **search.filters)
-    likely = rank_labels(index, channels, texts, embeddings, GEOMETRY_DEPTH, by_scores, fusion=fusion)
+    likely = rank_labels(index, channels, texts, embeddings, GEOMETRY_DEPTH, by_scores)
     if search.geometry == "embeddings":
         return frechet_search(index, likely, k, temperature, embeddings, **search.filters)
     if search.geometry != "hierarchy":

@@ -189,6 +189,7 @@ class LabelHead:
         """Write `label_head.safetensors`, first under a temporary name; returns its path."""
         path = Path(folder) / LABEL_HEAD
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name("manifest.json").unlink(missing_ok=True)  # checksums of the files before
         temporary = path.with_name(f".{LABEL_HEAD}.{os.getpid()}")
         metadata = {
             "format": f"hf_xmc label head {FORMAT}",

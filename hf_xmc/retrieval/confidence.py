@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.calibration import RankedMap, ScoreMap
@@ -225,6 +226,7 @@ class Confidence:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `confidence.json` and `confidence.safetensors` into a trained folder."""
         folder = Path(folder)
+        forget_checksums(folder)
         maps = {"score_map": self.score_map.score_map, "candidate_map": self.powerset.score_map}
         arrays = {
             "table.scores": self.table.scores,

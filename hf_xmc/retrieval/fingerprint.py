@@ -43,6 +43,9 @@ def encoder_fingerprint(model: nn.Module) -> str:
 
 def head_fingerprint(model: nn.Module) -> str | None:
     """A fingerprint of a model's per-label vectors and of how they are used; None if it has none."""
+    own = getattr(model, "head_fingerprint", None)
+    if own is not None:
+        return own()
     head: Any = getattr(model, "label_head", None)
     return None if head is None else head.fingerprint()
 

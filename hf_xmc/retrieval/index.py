@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 
 from hf_xmc.data.arrow import read_table, write_parquet
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
@@ -156,6 +157,25 @@ class LabelIndex:
             scores, ids = self.index.search(matrix, found, mask)
         return as_topk(ids, scores, k)
 
+    def vectors(self, label_ids: Any = None) -> np.ndarray:
+        """The stored vectors of labels, float32 `[n, D]`; of a label with several texts one of them. An index by codes
+        returns what it keeps, which is rounded.
+
+        Args:
+            label_ids: ids `[n]`; by default those of all labels that are not removed, in ascending order.
+
+        Raises:
+            NotInIndex: an id that is not in the index (also a KeyError).
+
+        >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["red", "blue"]})
+        >>> LabelIndex.build(np.eye(2), labels).vectors([1]).tolist()
+        [[0.0, 1.0]]
+        """
+        if label_ids is None:
+            label_ids = [row for row in range(self.catalogue.num_rows) if row not in self.removed]
+        ids = self.catalogue.known(label_ids)
+        return self.index.vectors_of(ids) if len(ids) else np.empty((0, self.index.d), np.float32)
+
     def ids_where(self, **columns: Any) -> np.ndarray:
         """Ids of the labels whose columns have these values; see `where` of `search`."""
         return self.catalogue.ids_where(**columns)
@@ -252,6 +272,7 @@ class LabelIndex:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `labels.parquet` and `index/` into a folder, such as that of a model."""
         folder = Path(folder)
+        forget_checksums(folder)
         # Everything is written before the first file takes its name, in case the disk is full.
         with replacing(folder / ABOUT) as description, replacing(folder / INDEX) as vectors:
             self.index.write(vectors)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_chec
 import numpy as np
 from tqdm.auto import tqdm
 
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
@@ -79,6 +80,7 @@ def save_reranker(reranker: PairScorer, folder: str | os.PathLike[str]) -> None:
             hint="make it a Reranker and decorate its class with hf_xmc.retrieval.rerank.register_reranker, or save "
             "the pipeline without it",
         )
+    forget_checksums(folder)
     reranker.save_pretrained(folder)  # type: ignore[attr-defined]
     with replacing(Path(folder) / KIND) as temporary:
         temporary.write_text(json.dumps({"kind": found.kind}) + "\n", encoding="utf-8")

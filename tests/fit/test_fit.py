@@ -18,7 +18,7 @@ from tests.fit.conftest import write_table
 
 SMALL = {"static_dim": 16, "static_buckets": 2**12, "batch_size": 64, "epochs": 4}
 # These say how long the run took.
-TIMES = ("fit.json", "report.html", "run.json", "README.md", "metrics.json", "index/index.json")
+TIMES = ("fit.json", "report.html", "run.json", "README.md", "metrics.json", "manifest.json", "index/index.json")
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ def test_single_values_count_more_than_the_configuration_and_that_more_than_the_
     found = settings_from("fast", config, epochs=7, seed=None)
     assert (found.epochs, found.temperature, found.channels, found.seed) == (7, 0.2, ("names",), 42)
     assert found.memory == 2 * 2**30
-    assert found.static_weight == PRESETS["fast"]["static_weight"]
+    assert found.label_head_learning_rate == PRESETS["fast"]["label_head_learning_rate"]
 
 
 def test_a_configuration_may_name_the_preset() -> None:
