@@ -184,12 +184,16 @@ def predict(
 def quick_pipeline(folder: Path) -> XMCPipeline | None:
     """The tagger of a folder, without its reranker, ready for a few texts before torch would be imported; None if its
     encoder needs torch."""
+    from hf_xmc.data.checksums import check_manifest
     from hf_xmc.hub.folder import load_parts
-    from hf_xmc.inference.numpy_model import NumpyModel
+    from hf_xmc.inference.numpy_model import FILES, NumpyModel
     from hf_xmc.inference.pipeline import XMCPipeline
 
     model: Any = NumpyModel.of(folder)
-    return None if model is None else XMCPipeline(**load_parts(folder, model, without=("reranker",)))
+    if model is None:
+        return None
+    check_manifest(folder, FILES)
+    return XMCPipeline(**load_parts(folder, model, without=("reranker",)))
 
 
 def checked_folder(run: str, selection: SelectionOptions) -> Path:

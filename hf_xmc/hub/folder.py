@@ -287,8 +287,8 @@ def load_parts(
     folder: str | os.PathLike[str],
     model: XMCDualEncoderModel | None = None,
     device: Any = None,
-    without: Collection[str] = (),
     memory_map: bool = False,
+    without: Collection[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """The parts of a trained folder that an `XMCPipeline` consists of, as its arguments.
@@ -296,8 +296,8 @@ def load_parts(
     Args:
         model: the folder's model, if it is loaded already.
         device: where model and reranker compute.
-        without: names of parts that are left out.
         memory_map: keep the vectors of the index in its file until they change.
+        without: names of parts that are left out.
         **options: `dtype`, `attn_implementation` and the like for the model.
     """
     folder = Path(folder)

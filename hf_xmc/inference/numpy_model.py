@@ -25,6 +25,7 @@ from hf_xmc.retrieval.fingerprint import WHOLE
 # Encoders whose layers are those of BERT, with what they add to the padding id to get the first position.
 FIRST_POSITION = {"bert": None, "roberta": 1, "xlm-roberta": 1, "camembert": 1}
 FLOAT = np.dtype(np.float32)
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", LABEL_HEAD)  # that it reads
 
 
 class NumpyModel:
