@@ -131,11 +131,21 @@ def predict(
             min=1,
         ),
     ] = 8192,
+    backend: Annotated[
+        str,
+        typer.Option("--backend", help="What computes: torch, or what hf-xmc export wrote: onnx or openvino."),
+    ] = "torch",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of another backend than torch: float32 or int8.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Device: cpu, cuda, ...; by default the fastest available.")
     ] = None,
 ) -> None:
     """Tag texts given with --text, or a file of texts (--input and --output).
+
+    Texts given with --text are encoded without torch if the encoder is like BERT, because its import takes longer; the
+    scores are the same. --device uses torch in any case.
 
     A file is processed in bounded memory. Rerun the same command to resume a run that was killed. Under
     `accelerate launch scripts/predict.py` several processes share the work.
@@ -157,16 +167,16 @@ def predict(
     from hf_xmc.inference.batch import shared_processes, tag_file
     from hf_xmc.inference.pipeline import XMCPipeline
 
-    processes = shared_processes(device)
+    processes = shared_processes(device) if backend == "torch" else None
     first = processes is None or processes.is_main_process
     for line in files[0].said if files is not None and first else ():
         console.print(line, highlight=False, markup=False)
-    few = files is None and processes is None and device is None and not rerank
+    few = files is None and processes is None and device is precision is None and backend == "torch" and not rerank
     pipeline = quick_pipeline(folder) if few else None
     if pipeline is None:
-        pipeline = XMCPipeline.from_pretrained(
-            folder, device=processes.device if processes else device or fastest_device()
-        )
+        if backend == "torch":
+            device = processes.device if processes else device or fastest_device()
+        pipeline = XMCPipeline.from_pretrained(folder, device=device, backend=backend, precision=precision)
     filters = label_filters(pipeline.index, allowed, forbidden, where)
     search = SearchOptions(memory=memory, geometry=geometry, rerank=rerank, **filters)
     if text and first:

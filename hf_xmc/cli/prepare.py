@@ -112,7 +112,7 @@ def prepare(
 ) -> None:
     """Check a data set, cut a validation split if it has none, and write it as Parquet tables with a report."""
     from hf_xmc.data.dataset import prepare_xmc_dataset
-    from hf_xmc.data.ingest.splits import SplitOptions
+    from hf_xmc.data.ingest.splits import SplitOptions, suited_to
     from hf_xmc.data.summary.statistics import statistics
     from hf_xmc.errors import Problems, SettingsError
 
@@ -124,9 +124,7 @@ def prepare(
         from hf_xmc.data.summary.card import check_repo_id
 
         check_repo_id(push_to_hub)
-    # The sample and the public sets keep the validation split that published figures were measured on.
-    validation = "tenth" if source == "sample" or builder is not None else "suited"
-    splitting = SplitOptions(split, test_share, validation)  # type: ignore[arg-type]  # it checks the strategy
+    splitting = SplitOptions(split, test_share, suited_to(source, builder))  # type: ignore[arg-type]  # it checks it
     problems = Problems(stop=on_error == "stop" and not check, shown=shown)
     if output_dir is not None:
         output_dir.parent.mkdir(parents=True, exist_ok=True)

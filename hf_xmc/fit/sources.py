@@ -17,7 +17,7 @@ from hf_xmc.data.files import plain_suffix
 from hf_xmc.data.formats.fields import SPLIT_NAMES
 from hf_xmc.data.formats.source import Options
 from hf_xmc.data.growing import grow_catalogue
-from hf_xmc.data.ingest.splits import SplitOptions
+from hf_xmc.data.ingest.splits import SplitOptions, suited_to
 from hf_xmc.data.parquet_folder import detect as is_prepared
 from hf_xmc.data.summary.report import write_report
 from hf_xmc.data.summary.statistics import statistics
@@ -55,7 +55,8 @@ def read_source(
     problems = Problems(stop=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
     share = share_of(test)
-    splitting = SplitOptions() if share is None else SplitOptions("random", share)
+    cut = suited_to(source)
+    splitting = SplitOptions(validation=cut) if share is None else SplitOptions("random", share, cut)
     with (
         tempfile.TemporaryDirectory(prefix=".read-", dir=folder.parent) as scratch,
         with_test_file(source, None if share is not None else test, Path(scratch)) as joined,
