@@ -85,7 +85,8 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     Raises:
         SettingsError: always.
     """
-    names = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    names = [*dict.fromkeys(option[2:].replace("-", "_") for option in options)]
     ambiguous = re.fullmatch(r"ambiguous option: --(\S+?)(?:=.*)? could match .*", message)
     unknown = re.match(r"unrecognized arguments: --([^\s=]+)", message)
     if match := ambiguous or unknown:
