@@ -25,6 +25,7 @@ _PUBLIC = {
     "evaluate": "hf_xmc.inference.evaluation.evaluate",
     "evaluate_predictions": "hf_xmc.inference.evaluation.evaluate",
     "explain": "hf_xmc.inference.explain.explain",
+    "fit_tagger": "hf_xmc.fit.fit",
     "fuse_label_head": "hf_xmc.inference.fitting.label_head",
     "load_xmc_dataset": "hf_xmc.data.dataset",
     "predict_file": "hf_xmc.inference.batch",
@@ -36,6 +37,7 @@ __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
     from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
+    from hf_xmc.fit.fit import fit_tagger
     from hf_xmc.inference.batch import predict_file
     from hf_xmc.inference.evaluation.evaluate import evaluate, evaluate_predictions
     from hf_xmc.inference.explain.explain import explain

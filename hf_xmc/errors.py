@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MOST_LEFT_OUT = 100_000
+
 
 class XMCError(Exception):
     """The base of all errors that a user can act on: the message says what was found, where, and what to do.
@@ -59,6 +61,7 @@ class Problems:
     Args:
         stop: raise the first error (the default of loading); otherwise record it, fix it and continue.
         shown: how many findings of a kind are kept word by word; the others are counted.
+        left_out: all findings after which something of the source was left out or changed, up to 100,000.
 
     >>> problems = Problems(stop=False)
     >>> problems.error("bad ids", DataError("id 7", "trn.jsonl", 3), "the id was left out")
@@ -71,16 +74,19 @@ class Problems:
     found: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     errors: int = 0
+    left_out: list[Problem] = field(default_factory=list)
 
     def error(self, kind: str, error: DataError, handled: str) -> None:
         """Record an invalid value: raise it, or fix it as `handled` says."""
         if self.stop:
             raise error
         self.errors += 1
-        self.note(kind, str(error), handled)
+        self.note(kind, str(error), handled, lost=True)
 
-    def note(self, kind: str, message: str, handled: str, count: int = 1) -> None:
-        """What the data may have, and the user may want to know."""
+    def note(self, kind: str, message: str, handled: str, count: int = 1, lost: bool = False) -> None:
+        """What the data may have, and the user may want to know; `lost` if something was left out or changed."""
         self.counts[kind] += count
+        if lost and len(self.left_out) < MOST_LEFT_OUT:
+            self.left_out.append(Problem(kind, message, handled))
         if sum(problem.kind == kind for problem in self.found) < self.shown:
             self.found.append(Problem(kind, message, handled))

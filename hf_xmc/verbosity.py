@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 
 
 class FollowingLogger(logging.Logger):
@@ -24,3 +25,9 @@ def follow_transformers() -> None:
     `logging.getLogger("hf_xmc").setLevel(...)` sets it for this package alone.
     """
     logging.getLogger("hf_xmc").__class__ = FollowingLogger
+
+
+@lru_cache(maxsize=1024)
+def warn_once(logger: logging.Logger, message: str) -> None:
+    """Log a warning the first time that a process has it."""
+    logger.warning(message)

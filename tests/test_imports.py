@@ -13,7 +13,7 @@ import hf_xmc
 
 PACKAGE = Path(hf_xmc.__file__).parent
 ORDER = ["errors", "types", "metrics", "losses", "data", "sampling", "modeling", "retrieval", "training", "hub"]
-ORDER = ["verbosity", *ORDER, "inference", "cli"]
+ORDER = ["verbosity", *ORDER, "inference", "fit", "cli"]
 SEES_ALL = {"__init__"}
 SEES_ONLY = {"metrics": {"errors", "types"}, "modeling": {"errors"}}
 

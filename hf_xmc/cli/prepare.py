@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import inspect
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from itertools import groupby
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from hf_xmc.data.summary.statistics import Statistics
     from hf_xmc.errors import Problems
 
+REPORT, LEFT_OUT = "report.html", "left_out.csv"
+LOST_LABELS = ("bad ids", "headings that are not in the vocabulary")
 EXAMPLE = "Example: hf-xmc prepare my_data --output_dir outputs/my_data"
 
 
@@ -108,7 +112,7 @@ def prepare(
 ) -> None:
     """Check a data set, cut a validation split if it has none, and write it as Parquet tables with a report."""
     from hf_xmc.data.dataset import prepare_xmc_dataset
-    from hf_xmc.data.ingest.splits import SplitOptions
+    from hf_xmc.data.ingest.splits import SplitOptions, suited_to
     from hf_xmc.data.summary.statistics import statistics
     from hf_xmc.errors import Problems, SettingsError
 
@@ -120,7 +124,7 @@ def prepare(
         from hf_xmc.data.summary.card import check_repo_id
 
         check_repo_id(push_to_hub)
-    splitting = SplitOptions(split, test_share)  # type: ignore[arg-type]  # it checks the strategy
+    splitting = SplitOptions(split, test_share, suited_to(source, builder))  # type: ignore[arg-type]  # it checks it
     problems = Problems(stop=on_error == "stop" and not check, shown=shown)
     if output_dir is not None:
         output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -138,8 +142,6 @@ def prepare(
             raise typer.Exit(1)
         if output_dir is not None:
             write(dataset, stats, problems, output_dir)
-            if problems.errors:
-                console.print(f"[yellow]{problems.errors:,} errors were handled[/]; the report lists them.")
     if output_dir is None:
         return
     if push_to_hub is not None:
@@ -156,9 +158,40 @@ def write(dataset: XMCDataset, stats: Statistics, problems: Problems, folder: Pa
     from hf_xmc.data.summary.report import write_report
 
     dataset.save(folder)
-    write_report(dataset, stats, problems, folder / "report.html")
+    write_report(dataset, stats, problems, folder / REPORT)
     write_card(dataset, stats, folder)
-    console.print(f"Written to {folder}; the report is {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"Written to {folder}, with {REPORT}", highlight=False, soft_wrap=True)
+    if problems.left_out:
+        write_left_out(problems, folder / LEFT_OUT)
+        print_left_out(problems, stats, folder / LEFT_OUT)
+
+
+def write_left_out(problems: Problems, path: Path) -> None:
+    """Write what was left out of the source as a table that spreadsheet programs open."""
+    from hf_xmc.data.files import replacing
+
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["kind", "found", "handled"])
+        table.writerows([problem.kind, problem.message, problem.handled] for problem in problems.left_out)
+
+
+def print_left_out(problems: Problems, stats: Statistics, path: Path) -> None:
+    """Print how much was left out, with an example, and where all of it is listed."""
+    counts = Counter(problem.kind for problem in problems.left_out)
+    named = ", ".join(f"{kind} ({problems.counts[kind]:,})" for kind in counts)
+    console.print(f"[yellow]Left out or changed:[/] {named}", highlight=False)
+    console.print(f"  for example {problems.left_out[0].message}", highlight=False, markup=False)
+    pairs = sum(int(row["positives"]) for row in stats.splits.values())
+    lost = sum(problems.counts[kind] for kind in LOST_LABELS)
+    if lost:
+        rows = sum(int(row["queries"]) for row in stats.splits.values())
+        console.print(
+            f"  {lost:,} of {lost + pairs:,} labels of queries are lost: {(lost + pairs) / max(rows, 1):.2f} labels a "
+            f"query were given, and {pairs / max(rows, 1):.2f} are left",
+            highlight=False,
+        )
+    console.print(f"  all of it is in {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_summary(dataset: XMCDataset, stats: Statistics, seconds: float) -> None:
@@ -166,18 +199,22 @@ def print_summary(dataset: XMCDataset, stats: Statistics, seconds: float) -> Non
     from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"Read as {dataset.format}: {escape(dataset.reason)}", highlight=False, soft_wrap=True)
+    console.print(f"Read as {dataset.format}: {escape(dataset.reason)}", highlight=False)
+    for sentence in dataset.said:
+        console.print(f"[yellow]*[/] {escape(sentence)}", highlight=False)
     table = Table(title=f"{escape(dataset.name)}: {dataset.num_labels:,} labels", title_justify="left")
-    for column in ("split", "queries", "labels per query", "labels in use", "filter pairs"):
+    filtered = any(row["filter pairs"] for row in stats.splits.values())
+    for column in ("split", "queries", "labels per query", "labels in use", *(["filter pairs"] if filtered else [])):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, row in stats.splits.items():
-        cells = (f"{row['queries']:,}", f"{row['labels per query']:.2f}", f"{row['labels in use']:,}")
-        table.add_row(split, *cells, f"{row['filter pairs']:,}")
+        cells = [f"{row['queries']:,}", f"{row['labels per query']:.2f}", f"{row['labels in use']:,}"]
+        table.add_row(split, *cells, *([f"{row['filter pairs']:,}"] if filtered else []))
     console.print(table)
     rows = sum(int(row["queries"]) for row in stats.splits.values()) + dataset.num_labels
+    a, b = dataset.propensity["a"], dataset.propensity["b"]
     console.print(
-        f"{seconds:.1f} s, {rows / max(seconds, 1e-9):,.0f} rows per second; propensity constants "
-        f"a = {dataset.propensity['a']}, b = {dataset.propensity['b']}",
+        f"{seconds:.1f} s, {rows / max(seconds, 1e-9):,.0f} rows per second. "
+        f"PSP@k will weigh rare labels with the constants a = {a}, b = {b}.",
         highlight=False,
     )
 

@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features
-from datasets.table import InMemoryTable, MemoryMappedTable
 
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
 
 BATCH_ROWS = 10_000
 BATCH_CHARACTERS = 2**26  # Arrow's strings have 32-bit offsets within a batch
@@ -67,6 +67,9 @@ class ArrowTableWriter:
 
 def map_table(path: Path) -> Dataset:
     """A memory-mapped table: pages are read when they are used."""
+    from datasets import Dataset
+    from datasets.table import MemoryMappedTable
+
     # The fingerprint that `Dataset.from_file` computes says no more, and takes as long as preparing a small data set.
     fingerprint = blake2b(file_key(path).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     return Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=fingerprint)
@@ -98,13 +101,21 @@ def write_parquet(table: Dataset, path: Path) -> Path:
 
 
 def read_parquet(path: Path) -> Dataset:
-    """Read a file into memory.
+    """Read a file into memory; errors as in `read_table`."""
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    return Dataset(InMemoryTable(read_table(path)))
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a file into memory as an Arrow table, which needs no import of `datasets`.
 
     Raises:
         DataError: the file is missing, or not Parquet.
     """
     try:
-        return Dataset(InMemoryTable(pq.read_table(path)))
+        return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot be read as Parquet ({error!s:.200})", path) from error
 
@@ -115,6 +126,8 @@ def parquet_to_arrow(path: Path, target: Path) -> None:
     Raises:
         DataError: the file is missing, or not Parquet.
     """
+    from datasets import Features
+
     try:
         with pq.ParquetFile(path) as file:
             features = Features.from_arrow_schema(file.schema_arrow)
@@ -130,6 +143,8 @@ def cached_folder(kind: str, key: Iterable[Any], fill: Callable[[Path], None]) -
 
     If two processes need it at once, both write it, and the one that finishes first wins.
     """
+    import datasets
+
     digest = blake2b("\0".join(map(str, key)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_xmc" / kind / digest
     if not folder.is_dir():

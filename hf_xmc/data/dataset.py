@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tempfile
@@ -25,6 +26,8 @@ from hf_xmc.data.reading import Reading
 from hf_xmc.errors import DataError, Problems
 from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
 from hf_xmc.types import Positives
+
+logger = logging.getLogger(__name__)
 
 VERSION = 3  # of the content of the cache; raised with every change that changes it
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -117,6 +120,7 @@ class XMCDataset:
             "max_lengths": self.max_lengths,
             "counts": self.counts(),
             **({"reading": self.reading.to_json()} if self.reading else {}),
+            **({"said": self.said} if self.said else {}),
         }
         tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters)
         return parquet_folder.write(tables, about, Path(folder))
@@ -155,9 +159,20 @@ def load_xmc_dataset(
     def built(source: Source, name: str) -> Path:
         settings = json.dumps([asdict(options), asdict(splitting), builder, name], sort_keys=True)
         key = [VERSION, source.format, settings, *map(file_key, files_of(source))]
-        return cached_folder("source", key, lambda target: build(source, name, target, splitting, Problems()))
+        return cached_folder("source", key, lambda target: build_and_warn(source, name, target, splitting))
 
     return open_dataset(str(name_or_folder), options, splitting, builder, built)
+
+
+def build_and_warn(source: Source, name: str, target: Path, splitting: SplitOptions) -> None:
+    """Build a data set, and say how much of its source was left out, which happens without an error only where a
+    vocabulary does not have all headings."""
+    problems = Problems()
+    build(source, name, target, splitting, problems)
+    if problems.left_out:
+        count = sum(problems.counts[kind] for kind in {problem.kind for problem in problems.left_out})
+        example = problems.left_out[0].message
+        logger.warning(f"{name}: {count:,} headings were left out, as {example}; hf-xmc prepare lists them.")
 
 
 def prepare_xmc_dataset(

@@ -59,20 +59,6 @@ def grow_catalogue(old_labels: Dataset, data: XMCDataset) -> XMCDataset:
     )
 
 
-def shared_label_ids(first: Dataset, second: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Labels that two label tables have in common, by uid: their ids in the first, ascending, and in the second,
-    int64 `[n]` each.
-
-    >>> a, b = Dataset.from_dict({"uid": ["x", "y", "z"]}), Dataset.from_dict({"uid": ["z", "x"]})
-    >>> [ids.tolist() for ids in shared_label_ids(a, b)]
-    [[0, 2], [1, 0]]
-    """
-    place = {uid: i for i, uid in enumerate(second["uid"][:])}
-    pairs = [(i, place[uid]) for i, uid in enumerate(first["uid"][:]) if uid in place]
-    found = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
-
-
 def matched(old: Dataset, new: Dataset) -> np.ndarray:
     """The row of the earlier table for each label of the new one, -1 for none, int64 `[L]`."""
     by_uid = {uid: i for i, uid in enumerate(old["uid"][:])}

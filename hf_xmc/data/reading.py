@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_xmc.data.templates import Template, as_sentences
@@ -58,10 +59,13 @@ class Reading:
         """Whether rows with these columns have a text: one of its columns is enough."""
         return bool(places(self.text, tuple(columns)))
 
-    def text_of(self, row: Mapping[str, Any]) -> str:
+    def text_of(self, row: Mapping[str, Any], path: str | Path | None = None, line: int | None = None) -> str:
         """The text of one row.
 
         Columns are found in any spelling: `Title` for `title`, `Résumé` for `resume`.
+
+        Args:
+            path, line: where the row stands, for errors.
 
         Raises:
             DataError: the row has none of the columns, or the only one is empty or not a string.
@@ -69,14 +73,14 @@ class Reading:
         found = places(self.text, tuple(row))
         if not found:
             wanted = " or ".join(map(repr, self.text))
-            raise DataError(f"no column {wanted}", hint=f"the row has {', '.join(map(str, row))[:200]}")
+            raise DataError(f"no column {wanted}", path, line, f"the row has {', '.join(map(str, row))[:200]}")
         if self.template:
             by_name = {name: row[column] for name, column in found.items()}
             return filler(self.template).fill(by_name)
         if len(self.text) == 1:
             value = row[found[self.text[0]]]
             if not isinstance(value, str):
-                raise DataError(f'"{self.text[0]}" is {value!r:.60}', hint="it must be a string")
+                raise DataError(f'"{self.text[0]}" is {value!r:.60}', path, line, "it must be a string")
             return value
         values = [row[column] for column in found.values()]
         return as_sentences(["" if value is None else str(value) for value in values])
@@ -88,11 +92,11 @@ class Reading:
             DataError: as `text_of`; the message names the row, counted from 1.
         """
         rows: Any = table
-        if hasattr(table, "column_names"):
-            names = [*places(self.text, tuple(table.column_names)).values()]
+        if hasattr(rows, "column_names"):
+            names = [*places(self.text, tuple(rows.column_names)).values()]
             if not names:
-                self.text_of(dict.fromkeys(table.column_names))
-            columns = [values.to_pylist() if hasattr(values := table[name], "to_pylist") else values for name in names]
+                self.text_of(dict.fromkeys(rows.column_names))
+            columns = [values.to_pylist() if hasattr(values := rows[name], "to_pylist") else values for name in names]
             rows = (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
         texts = []
         for number, row in enumerate(rows, start=1):
@@ -123,7 +127,9 @@ class Reading:
         if not values:
             return None
         known = {field.name for field in fields(cls)}
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known}
+        given: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in known
+        }
         for name in ("text", "labels"):
             if isinstance(given.get(name), str):
                 given[name] = (given[name],)

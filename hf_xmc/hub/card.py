@@ -20,6 +20,8 @@ from transformers.utils import logging
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.files import replacing
 from hf_xmc.hub.papers import cited
+from hf_xmc.hub.run import CARD as CARD
+from hf_xmc.hub.run import METRICS as METRICS
 from hf_xmc.hub.run import RUN, read_json
 from hf_xmc.modeling import LabelHead
 from hf_xmc.modeling.label_head_xmc import COEFFICIENTS, LABEL_HEAD
@@ -27,15 +29,21 @@ from hf_xmc.retrieval.channels import load_channels
 from hf_xmc.retrieval.channels.query_memory import MEMORY, QueryMemory
 from hf_xmc.retrieval.confidence import CONFIDENCE
 from hf_xmc.retrieval.index import ABOUT, LABELS
+from hf_xmc.retrieval.learned_fusion import FUSION
 from hf_xmc.retrieval.rerank import RERANKER
 
 logger = logging.get_logger(__name__)
 
-CARD, METRICS, KEPT = "README.md", "metrics.json", "README.old.md"
+KEPT = "README.old.md"
 SIGNATURE = re.compile(r"\n<!-- written by hf_xmc, (\w+) -->\n$")
 SECTIONS_0_1 = ("\n## Use\n", "\n## Limits\n", "\n## Licence and attribution\n", "\n## Papers\n", "`hf_xmc`")
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")
+# What a ranking channel is, for those that have a name of their own.
+ABOUT_CHANNELS = {
+    "names": "Names: labels whose name or synonym stands in the text, labels that are added later included",
+    "lexical": "Exact words: training texts with the same rare words vote for their labels",
+}
 # Arguments that describe the machine or the account, not the model.
 LOCAL = re.compile(r"_dir$|hub|token|logging|log_|^save_|report_to|run_name|tqdm|dataloader|use_cpu|project|trackio")
 METRIC_NAMES = {"P": "precision", "R": "recall"}
@@ -54,6 +62,7 @@ def model_card(
     removed: Collection[int] = (),
     reranker: bool = False,
     channels: Mapping[str, Mapping[str, Any]] | None = None,
+    fusion: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of a README.md: metadata that the Hub reads, and a description for people.
 
@@ -71,6 +80,7 @@ def model_card(
         removed: rows of the label table whose labels were removed.
         reranker: whether there is one.
         channels: name -> description of further ranking channels.
+        fusion: the content of `fusion.json`, if how channels are combined was learned.
 
     >>> card = ModelCard(model_card("me/tagger", metrics={"split": "test", "metrics": {"P@1": 0.5}}))
     >>> card.data.library_name, card.data.eval_results[0].metric_type, card.data.eval_results[0].metric_value
@@ -102,7 +112,7 @@ def model_card(
         # The vector of a label whose text is fused with a classifier is not of unit length.
         normalize=config.get("normalize", True) and (label_head or {}).get("kind") != "classifier",
         max_length=config.get("max_query_length"),
-        parts=fitted_parts(memory or {}, confidence or {}, label_head, reranker, channels),
+        parts=fitted_parts(memory or {}, confidence or {}, label_head, reranker, channels, fusion),
         fitted={"num_queries": 0, "data": "", **settings} if (settings := (confidence or {}).get("settings")) else {},
         measured=measured(metrics, dataset),
         columns=columns(metrics),
@@ -153,6 +163,7 @@ def write_model_card(
         removed=read_json(folder / ABOUT).get("removed") or (),
         reranker=(folder / RERANKER).is_dir(),
         channels={c.name: c.describe() for c in load_channels(folder) if not isinstance(c, QueryMemory)},
+        fusion=read_json(folder / FUSION),
     )
     if present and not is_generated(present):
         logger.warning(f"{path} was edited by hand; it is kept as {KEPT}, and a new card is written.")
@@ -215,6 +226,7 @@ def fitted_parts(
     label_head: Mapping[str, Any] | None = None,
     reranker: bool = False,
     channels: Mapping[str, Mapping[str, Any]] | None = None,
+    fusion: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """What the folder has in addition to encoder and index, and how it is used.
 
@@ -226,11 +238,14 @@ def fitted_parts(
         weight = (memory.get("settings") or {}).get("weight")
         facts.append(
             f"Query memory: {memory.get('num_queries', 0):,} training queries vote with their labels"
-            + (f" (weight {weight:g})" if weight is not None else "")
+            + (f" (weight {weight:g})" if weight is not None and not fusion else "")
             + "; `tagger(text, memory=False)` ranks by the labels alone."
         )
     for name, about in (channels or {}).items():
-        facts.append(f"Ranking channel `{cell(name)}`: {listed(about)}.")
+        about = {key: value for key, value in about.items() if key != "weight" or not fusion}
+        facts.append(f"{ABOUT_CHANNELS.get(name, f'Ranking channel `{cell(name)}`')}: {listed(about)}.")
+    if fusion:
+        facts.append(fusion_facts(fusion))
     if settings := confidence.get("settings"):
         facts.append(
             f"Fitted on {settings.get('num_queries', 0):,} held-out queries: probabilities, thresholds "
@@ -240,6 +255,21 @@ def fitted_parts(
     if reranker:
         facts.append("Reranker: a second model that reorders the best labels of a text, `tagger(text, rerank=20)`.")
     return facts
+
+
+def fusion_facts(fusion: Mapping[str, Any]) -> str:
+    """How channels are combined.
+
+    >>> fusion_facts({"channels": ["labels", "names"], "about": {"queries": 700, "prefer": "tail"}})[:76]
+    'Fusion: a linear model over scores and ranks of the channels `labels`, `name'
+    """
+    names, about = ", ".join(f"`{cell(name)}`" for name in fusion.get("channels", ())), fusion.get("about") or {}
+    chosen = {"head": ", for the first label above all", "tail": ", with more weight on rare labels"}
+    return (
+        f"Fusion: a linear model over scores and ranks of the channels {names}, learned on "
+        f"{about.get('queries', 0):,} held-out queries{chosen.get(str(about.get('prefer')), '')}; "
+        '`tagger(text, explain="channels")` shows what each of them says of a label.'
+    )
 
 
 def head_facts(head: Mapping[str, Any]) -> list[str]:

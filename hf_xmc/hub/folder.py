@@ -15,25 +15,26 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_xmc import modeling
+from hf_xmc.data.checksums import MANIFEST, check_manifest, write_manifest
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError, XMCError
-from hf_xmc.hub.card import CARD, METRICS, write_model_card
-from hf_xmc.hub.run import RUN, read_json, write_json
-from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
-from hf_xmc.modeling.label_head_xmc import LABEL_HEAD, LabelHead
+from hf_xmc.hub.run import CARD, METRICS, RUN, read_json, write_json
+from hf_xmc.hub.sentence_layout import LAYOUT, write_sentence_layout
+from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_SETTINGS
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.folder import first_line, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
+
+if TYPE_CHECKING:
+    from hf_xmc.modeling import XMCDualEncoderModel
 
 CONFIG, WEIGHTS, WEIGHT_MAP = "config.json", "model.safetensors", "model.safetensors.index.json"
 MODEL = (CONFIG, WEIGHTS, WEIGHT_MAP, "model-*-of-*.safetensors")
@@ -43,7 +44,14 @@ PICKLED = "training_args.bin"  # written by the Trainer; run.json holds the same
 
 TRAIN = "run hf-xmc train with --output_dir {folder}"
 BUILD_INDEX = "run hf-xmc index {folder} --dataset NAME"
+FIT = "run hf-xmc fit with --output_dir {folder}"
 CALIBRATE = "run hf-xmc calibrate {folder} --dataset NAME"
+# The encoder as a graph, with what it needs to run without torch.
+GRAPHS = {
+    "onnx": ("onnx/*.onnx", "onnx/*.onnx.data", "onnx/requirements.txt"),
+    "openvino": ("openvino/*.xml", "openvino/*.bin"),
+}
+UNCHECKED = ("run", "metrics", "card", "manifest")
 SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
 
 
@@ -110,8 +118,8 @@ class Part:
 def parts() -> tuple[Part, ...]:
     """The table of parts, each after those that it depends on.
 
-    >>> [part.name for part in parts()][:5]
-    ['model', 'tokenizer', 'label_head', 'labels', 'index']
+    >>> [part.name for part in parts() if part.needed]
+    ['model', 'labels', 'index']
     """
     save: Callable[[Any, Path], Any] = lambda value, folder: value.save_pretrained(folder)  # noqa: E731
     channels = [
@@ -121,8 +129,9 @@ def parts() -> tuple[Part, ...]:
     ranking = (*SEARCH, *(channel.name for channel in channels), "fusion")
     return (
         Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
+        Part("sentence_transformers", LAYOUT, TRAIN),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
-        Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=LabelHead.save),
+        Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=lambda head, folder: head.save(folder)),
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
         Part(
             "index",
@@ -161,6 +170,10 @@ def parts() -> tuple[Part, ...]:
             save=save_reranker,
             load=load_reranker,
         ),
+        *(
+            Part(name, (f"{name}/{name}.json", *files), f"run hf-xmc export {{folder}} --to {name}", ("model",))
+            for name, files in GRAPHS.items()
+        ),
         Part("run", (RUN,), TRAIN, save=lambda record, folder: write_json(record, folder / RUN)),
         Part(
             "metrics",
@@ -169,7 +182,9 @@ def parts() -> tuple[Part, ...]:
             ranking,
             save=lambda document, folder: write_json(document, folder / METRICS),
         ),
+        Part("report", ("fit.json", "report.html"), FIT, ranking, save=save),
         Part("card", (CARD,), 'call hf_xmc.hub.write_model_card("{folder}")'),
+        Part("manifest", (MANIFEST,), 'call hf_xmc.hub.refresh("{folder}")'),
     )
 
 
@@ -209,11 +224,34 @@ def save_parts(
         if causes and not (part.survives_edits and causes <= {*edited}):
             gone += part.remove(folder)
             changed.add(part.name)
-    refresh_code(folder)
     (folder / PICKLED).unlink(missing_ok=True)
     if card:
+        from hf_xmc.hub.card import write_model_card  # slow to import
+
         write_model_card(folder)
+    refresh(folder)
     return gone
+
+
+def refresh(folder: str | os.PathLike[str]) -> None:
+    """Write what follows from the parts of a trained folder: custom code, the files that sentence-transformers reads,
+    and the checksums."""
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        return
+    refresh_code(folder)
+    if (
+        read_json(folder / CONFIG).get("model_type") == "xmc_dual_encoder"
+        and (folder / weight_files(folder)[0]).is_file()
+    ):
+        write_sentence_layout(folder)
+    write_manifest(folder, checked_files(folder))
+
+
+def checked_files(folder: Path) -> set[str]:
+    """The files of a trained folder whose checksums are kept: all but those that people edit."""
+    names = {name for part in parts() if part.name not in UNCHECKED for name in part.files_in(folder)}
+    return names | {path.name for path in folder.glob("*_xmc.py")}
 
 
 def refresh_code(folder: Path) -> None:
@@ -221,6 +259,8 @@ def refresh_code(folder: Path) -> None:
 
     A folder whose `auto_map` names other code, such as that of a Hub repository, is left alone.
     """
+    from transformers.dynamic_module_utils import get_relative_import_files
+
     package = Path(modeling.__file__).parent
     references = (read_json(folder / CONFIG).get("auto_map") or {}).values()
     names = {f"{str(reference).split('.')[0]}.py" for reference in references}
@@ -244,23 +284,37 @@ def pipeline_parts(pipeline: Any) -> dict[str, Any]:
 
 
 def load_parts(
-    folder: str | os.PathLike[str], model: XMCDualEncoderModel | None = None, device: Any = None, **options: Any
+    folder: str | os.PathLike[str],
+    model: XMCDualEncoderModel | None = None,
+    device: Any = None,
+    memory_map: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """The parts of a trained folder that an `XMCPipeline` consists of, as its arguments.
 
     Args:
         model: the folder's model, if it is loaded already.
         device: where model and reranker compute.
+        memory_map: keep the vectors of the index in its file until they change.
         **options: `dtype`, `attn_implementation` and the like for the model.
     """
     folder = Path(folder)
+    replaced = {*GRAPHS, "sentence_transformers", "run", *(("model",) if model is not None else ())}
+    used = [part for part in parts() if part.name not in replaced]
+    check_manifest(folder, {name for part in used for name in part.files_in(folder)})
     model = load_model(folder, **options) if model is None else model
     model = model if device is None else model.to(device)
     found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
     for part in parts():
         if part.load is None or part.name == "model" or not (part.needed or part.is_in(folder)):
             continue
-        value = load_reranker(folder, model.device) if part.name == RERANKER else part.load(folder)
+        value: Any
+        if part.name == RERANKER:
+            value = load_reranker(folder, getattr(model, "device", None))
+        elif part.name == "index":
+            value = LabelIndex.from_pretrained(folder, memory_map=memory_map)
+        else:
+            value = part.load(folder)
         if part.name in {cls.name for cls in CHANNELS}:
             found["channels"].append(value)
         else:
@@ -279,6 +333,8 @@ def load_model(folder: Path, **options: Any) -> XMCDualEncoderModel:
         raise ModelFolderError(
             f"not a trained folder, without {CONFIG}", folder, hint=f"{TRAIN.format(folder=folder)} to make one"
         )
+    from hf_xmc.modeling import XMCDualEncoderModel
+
     try:
         return XMCDualEncoderModel.from_pretrained(folder, **options)
     except XMCError:
@@ -298,6 +354,8 @@ def files_to_push(folder: str | os.PathLike[str]) -> list[str]:
     Raises:
         ModelFolderError: files are missing, or the folder holds something else.
     """
+    from transformers.dynamic_module_utils import get_relative_import_files
+
     folder = Path(folder)
     if not folder.is_dir():
         raise no_such_folder(folder, f"{TRAIN.format(folder=folder)} to make one")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
+from hf_xmc.data.checksums import MANIFEST, check_manifest
 from hf_xmc.hub.card import CARD, readdress, write_model_card
-from hf_xmc.hub.folder import belongs, files_to_push
+from hf_xmc.hub.folder import belongs, files_to_push, refresh
 
 
 def push_to_hub(
@@ -43,7 +44,10 @@ def push_to_hub(
     files = files_to_push(folder)
     if CARD not in files:
         write_model_card(folder)
-        files = files_to_push(folder)
+    if MANIFEST not in files:
+        refresh(folder)
+    check_manifest(folder)
+    files = files_to_push(folder)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:

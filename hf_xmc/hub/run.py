@@ -6,15 +6,17 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError
-from hf_xmc.training.arguments import XMCTrainingArguments
+
+if TYPE_CHECKING:
+    from hf_xmc.data.dataset import XMCDataset
+    from hf_xmc.training.arguments import XMCTrainingArguments
 
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "huggingface-hub", "faiss-cpu", "numpy")
-RUN = "run.json"
+RUN, METRICS, CARD = "run.json", "metrics.json", "README.md"  # files of a trained folder
 
 
 def versions() -> dict[str, str]:
@@ -49,12 +51,12 @@ def describe_run(
 
 def changed_arguments(args: XMCTrainingArguments) -> dict[str, Any]:
     """The arguments that differ from their defaults; paths and tokens stay out."""
-    defaults = XMCTrainingArguments(output_dir=args.output_dir).to_dict()
+    defaults = type(args)(output_dir=args.output_dir).to_dict()
     private = {"output_dir", "logging_dir", "hub_token", "push_to_hub_token", "local_rank", "resume_from_checkpoint"}
     return {key: value for key, value in args.to_dict().items() if key not in private and defaults.get(key) != value}
 
 
-def write_json(content: dict[str, Any], path: str | os.PathLike[str]) -> Path:
+def write_json(content: dict[str, Any] | list[Any], path: str | os.PathLike[str]) -> Path:
     """Write under a temporary name, then rename."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -10,14 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import torch
-from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers.utils import logging
 
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.data.reading import Reading
@@ -28,7 +26,11 @@ from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.tag_files import LabelColumns, Summary, TagFile, merge, tag_file_of, write_part
 from hf_xmc.inference.text_files import TextFile, Window, number_of_rows, open_texts, read_windows, texts_of
 
-logger = logging.get_logger(__name__)
+if TYPE_CHECKING:
+    import torch
+    from accelerate import PartialState
+
+logger = logging.getLogger(__name__)
 WINDOW = 8192  # rows that are sorted by length together, and the most that are lost when a run is killed
 MANIFEST = "manifest.json"
 T = TypeVar("T")
@@ -311,6 +313,9 @@ def shared_processes(device: str | None = None) -> PartialState | None:
     """The processes that `accelerate launch` started, this one included; None if it is the only one."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return None
+    import torch
+    from accelerate import PartialState
+
     wanted = device or os.environ.get("ACCELERATE_USE_CPU", "").lower().replace("true", "cpu")
     return PartialState(cpu=wanted.startswith("cpu") or not torch.accelerator.is_available())
 

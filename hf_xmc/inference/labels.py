@@ -10,20 +10,23 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from datasets import Dataset, Features
-from torch import Tensor, from_numpy
 
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.options import SearchOptions
-from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.retrieval.catalogue import NotInIndex, all_texts
+from hf_xmc.retrieval.catalogue import NotInIndex, all_texts, is_table
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 from hf_xmc.retrieval.index import LabelIndex
 
-NewLabels: TypeAlias = Dataset | Sequence[str] | Sequence[Mapping[str, Any]]
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+
+    from hf_xmc.modeling import XMCDualEncoderModel
+
+NewLabels: TypeAlias = "Dataset | Sequence[str] | Sequence[Mapping[str, Any]]"
 
 
 def encode_catalogue(
@@ -56,9 +59,11 @@ def build_index(
     Args:
         **index: `recall_target` and other arguments of `LabelIndex.build`.
     """
+    import torch
+
     ids, embeddings = encoded
     if model.label_head is not None:
-        embeddings = model.label_head.embed(embeddings, from_numpy(ids))
+        embeddings = model.label_head.embed(embeddings, torch.from_numpy(ids))
     made_by = {"encoder_fingerprint": encoder_fingerprint(model), "head_fingerprint": head_fingerprint(model)}
     several = {} if texts == "alone" else {"texts": texts}
     return LabelIndex.build(embeddings, labels, factory, **{"label_ids": ids, **made_by, **several, **index})
@@ -70,14 +75,16 @@ def add_labels(
     """Encode and index new labels, given as texts, as dicts or as a `Dataset`; returns their ids."""
     several(labels, "labels")
     table: Any = labels
-    if not isinstance(labels, Dataset) and any(isinstance(label, Mapping) for label in labels):
+    if not is_table(labels) and any(isinstance(label, Mapping) for label in labels):
         table = as_table(index, labels)
-    ids, texts = all_texts(table) if isinstance(table, Dataset) else (None, list(table))
+    ids, texts = all_texts(table) if is_table(table) else (None, list(table))
     return index.add(model.encode_labels(texts), table, label_ids=ids, encoder_fingerprint=encoder_fingerprint)
 
 
 def as_table(index: LabelIndex, labels: Sequence[Any]) -> Dataset:
     """New labels in those columns of the label table that they have; labels without a uid get a free one."""
+    from datasets import Dataset, Features
+
     rows = [dict(label) if isinstance(label, Mapping) else {"text": label} for label in labels]
     if wrong := [row for row in rows if not isinstance(row.get("text"), str)]:
         raise DataError(f"The new label {wrong[0]!r:.80} has no text; every label needs one")
@@ -118,7 +125,7 @@ def label_ids(index: LabelIndex, labels: Sequence[str | int]) -> np.ndarray:
     wanted = {label for label in labels if isinstance(label, str)}
     rows = {}
     if wanted:
-        uids = index.labels["uid"][:]
+        uids = index.catalogue.arrow["uid"].to_pylist()
         rows = {uid: row for row, uid in enumerate(uids) if uid in wanted and row not in index.removed}
     if missing := wanted - set(rows):
         raise NotInIndex(f"Label {min(missing)!r} is not in the index")

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Union
 
-from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
+from hf_xmc.data.arrow import read_parquet
 from hf_xmc.errors import DataError
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.folder import no_such_folder
-from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.index import LABELS, LabelIndex
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_xmc.data.dataset import XMCDataset
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 AnyTagger: TypeAlias = XMCPipeline | str | os.PathLike[str]
-AnyDataset: TypeAlias = XMCDataset | str | os.PathLike[str]
+AnyDataset: TypeAlias = Union["XMCDataset", str, os.PathLike[str]]
 
 
 def as_tagger(tagger: AnyTagger) -> XMCPipeline:
@@ -24,6 +29,8 @@ def as_tagger(tagger: AnyTagger) -> XMCPipeline:
 
 def as_dataset(dataset: AnyDataset) -> XMCDataset:
     """A data set as it is, or loaded from its folder or by its name."""
+    from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset  # slow to import
+
     return dataset if isinstance(dataset, XMCDataset) else load_xmc_dataset(os.fspath(dataset))
 
 
@@ -40,6 +47,29 @@ def folder_to_write(tagger: AnyTagger, output_dir: AnyPath | None = None) -> Pat
     if not Path(tagger).is_dir():
         raise no_such_folder(Path(tagger), "train a model with hf-xmc train")
     return Path(tagger)
+
+
+def on_catalogue_of(tagger: AnyTagger, data: XMCDataset) -> XMCDataset:
+    """The data set over the catalogue of a tagger that has all its labels, but others before or between them, as a
+    tagger that was trained on earlier data first; else the data set as it is.
+
+    Args:
+        tagger: a tagger, or its folder. Of anything else the data set is returned.
+    """
+    from hf_xmc.data.growing import grow_catalogue, matched  # slow to import
+
+    labels = catalogue_of(tagger)
+    if labels is None or labels["uid"][: data.num_labels] == data.labels["uid"][:]:
+        return data
+    return data if (matched(labels, data.labels) < 0).any() else grow_catalogue(labels, data)
+
+
+def catalogue_of(tagger: AnyTagger) -> Dataset | None:
+    """The label table of a tagger or its folder; None if there is none on this machine."""
+    if isinstance(tagger, XMCPipeline):
+        return tagger.index.labels
+    path = Path(tagger) / LABELS
+    return read_parquet(path) if path.is_file() else None
 
 
 def check_labels(index: LabelIndex, data: XMCDataset, name: str = "the model") -> None:

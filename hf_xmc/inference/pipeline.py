@@ -6,22 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
-from huggingface_hub import CommitInfo
 
 from hf_xmc import hub as sharing
 from hf_xmc.errors import ModelFolderError, SettingsError
-from hf_xmc.hub.folder import fingerprint, load_parts, pipeline_parts, save_parts
+from hf_xmc.hub.folder import GRAPHS, fingerprint, load_parts, pipeline_parts, save_parts
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
-from hf_xmc.inference.explain.explanations import add_explanations
-from hf_xmc.inference.labels import NewLabels
+from hf_xmc.inference.explain.channels import Evidence, channel_evidence
+from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.selection import describe, select
-from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.channels import FusedChannel, QueryMemory
 from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
@@ -31,6 +28,14 @@ from hf_xmc.retrieval.learned_fusion import LearnedFusion
 from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from huggingface_hub import CommitInfo
+
+    from hf_xmc.inference.labels import NewLabels
+    from hf_xmc.modeling import XMCDualEncoderModel
+
+WEIGHTS = "model*.safetensors*"  # what a graph replaces
 CELLS = 2**22  # predictions held at a time
 
 
@@ -124,18 +129,37 @@ class XMCPipeline:
         token: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         model: XMCDualEncoderModel | None = None,
+        subfolder: str = "",
+        memory_map: bool = False,
+        backend: str = "torch",
+        precision: str | None = None,
     ) -> XMCPipeline:
         """Load a trained folder, or a repository of the Hub (`"user/name"`).
 
         Args:
             device, dtype, attn_implementation: of the model, as in transformers.
-            revision, token, cache_dir: of the repository.
+            revision, token, cache_dir, subfolder: of the repository.
             model: the folder's model, if it is loaded already.
+            memory_map: keep the label vectors in the file until they change; processes then share them.
+            backend: `"torch"`, or what `hf-xmc export` wrote: `"onnx"` or `"openvino"`, which need no torch.
+            precision: of a backend other than torch: `"float32"` or `"int8"`; by default int8 if it was exported.
+
+        Raises:
+            SettingsError: an unknown backend, or options of torch for another one.
+            ModelFolderError: a folder that is not complete, or of which a file is not as it was saved.
         """
-        folder = fetch_folder(name_or_folder, revision=revision, token=token, cache_dir=cache_dir)
+        hub: Any = {"revision": revision, "token": token, "cache_dir": cache_dir, "subfolder": subfolder}
+        ignored = [] if backend == "torch" else [WEIGHTS]
+        ignored += [f"{name}/*" for name in GRAPHS if name != backend]
+        folder = fetch_folder(name_or_folder, ignore_patterns=ignored, **hub)
+        if backend != "torch":
+            if device or dtype or attn_implementation or model:
+                raise SettingsError("device, dtype, attn_implementation and model are options of the torch backend")
+            encoder: Any = GraphEncoder.from_pretrained(folder, backend, precision)
+            return cls(**load_parts(folder, encoder, memory_map=memory_map))
         given = {"dtype": dtype, "attn_implementation": attn_implementation}
         given = {key: value for key, value in given.items() if value is not None}
-        return cls(**load_parts(folder, model, device, **given))
+        return cls(**load_parts(folder, model, device, memory_map, **given))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write all parts, the record of the run and the card into one folder, and remove what belonged to another
@@ -171,7 +195,8 @@ class XMCPipeline:
             texts: one text, or several.
             k: labels per text, at most; 5 by default. `top_k` is another name of it.
             batch_size: texts encoded at a time.
-            explain: add an `"explanation"` to each label, by `"occlusion"` (True) or `"gradient"`.
+            explain: add to each label `"channels"`, what each ranking channel says of it, and an `"explanation"`, by
+                `"occlusion"` (True) or `"gradient"`; `"channels"` adds the first one only, which is quick.
             search, selection: ready-made groups of options.
             **options: single options by name: `threshold`, `conformal` and `set_method` of [`SelectionOptions`];
                 `memory`, `channels`, `allowed`, `forbidden`, `where`, `geometry` and `rerank` of [`SearchOptions`].
@@ -186,8 +211,16 @@ class XMCPipeline:
         """
         rows = [texts] if isinstance(texts, str) else list(texts)
         found = split_options(options if k is None else {**options, "k": k}, search, selection)
-        tagged = self.tag(rows, self.model.encode_queries(rows, batch_size), *found)
+        embeddings = self.model.encode_queries(rows, batch_size)
+        tagged = self.tag(rows, embeddings, *found)
         if explain:
+            ids = [[tag["id"] for tag in tags] for tags in tagged]
+            for tags, known in zip(tagged, self.channel_evidence(rows, embeddings, ids, found[0]), strict=True):
+                for tag, evidence in zip(tags, known, strict=True):
+                    tag["channels"] = {name: one.to_dict() for name, one in evidence.items()}
+        if explain and explain != "channels":
+            from hf_xmc.inference.explain.explanations import add_explanations  # slow to import
+
             add_explanations(self, rows, tagged, "occlusion" if explain is True else explain)
         return tagged[0] if isinstance(texts, str) else tagged
 
@@ -227,7 +260,7 @@ class XMCPipeline:
             topk = self.rank(embeddings[some], depth, texts=texts[some], search=search)
             keep = select(topk, confidence, **vars(selection))
             probabilities = None if confidence is None else confidence.probabilities(topk)
-            tagged += describe(self.index.labels, topk, keep, probabilities)
+            tagged += describe(self.index.catalogue.arrow, topk, keep, probabilities)
         return tagged
 
     def rank(
@@ -250,6 +283,21 @@ class XMCPipeline:
         fused = (self.channels, texts, embeddings, depth, search, temperature, self.fusion)
         topk = ranking.rank_labels(self.index, *fused)
         return ranking.reorder(self.reranker, texts, topk, self.index.labels, k) if search.rerank else topk
+
+    def channel_evidence(
+        self,
+        texts: Sequence[str],
+        embeddings: Any,
+        label_ids: Sequence[Sequence[int]],
+        search: SearchOptions | None = None,
+    ) -> list[list[dict[str, Evidence]]]:
+        """For each text and each of its `label_ids` what each ranking channel says of the label, by its name.
+
+        Args:
+            embeddings: of the texts, `[N, D]`.
+        """
+        given = (self.index, self.channels, self.fusion, texts, embeddings, label_ids)
+        return channel_evidence(*given, search or SearchOptions())
 
     def confidence_for(self, search: SearchOptions | None = None, **options: Any) -> Confidence | None:
         """The confidence, if it was fitted on the ranking that these options give, else None."""
@@ -360,7 +408,7 @@ def check_parts(
             what = "with another label head than that of the model, or with this one before it was trained or fused"
         raise ModelFolderError(f"The index was built {what}", hint=rebuild)
     if model.label_head is not None:
-        model.label_head.check_catalogue(index.labels["uid"][:])
+        model.label_head.check_catalogue(index.catalogue.arrow["uid"].to_pylist())
     if memory is not None and memory.num_labels > index.catalogue.num_rows:
         raise ModelFolderError(
             f"The memory votes for {memory.num_labels:,} labels, the index has {index.catalogue.num_rows:,}",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
-from hf_xmc.data.hierarchy import parents_of_table
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.options import SearchOptions
 from hf_xmc.retrieval.channels import FollowsLabels, FusedChannel, LabelVectors
@@ -20,6 +18,9 @@ from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.learned_fusion import DEPTH, LearnedFusion, Listed
 from hf_xmc.retrieval.rerank import PairScorer, Reranker, rerank
 from hf_xmc.types import TopK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FUSION_DEPTH = 100  # best labels by their vectors that are combined with the other channels
 RERANK_DEPTH = 50  # labels that a reranker reads
@@ -51,7 +52,7 @@ def rank_labels(
         SettingsError: an unknown geometry, or a hierarchy that the label table does not have.
     """
     if search.geometry is not None:
-        return rank_by_geometry(index, channels, texts, embeddings, k, search, temperature, fusion)
+        return rank_by_geometry(index, channels, texts, embeddings, k, search, temperature)
     labels, used = LabelVectors(index), channels_used(channels, search)
     allowed = index.catalogue.allowed_rows(**search.filters)
     for channel in used:
@@ -90,12 +91,17 @@ def channel_lists(
     live = without_removed(index, None)
     found = {labels.name: Listed(labels.name, top.sorted().first(DEPTH), complete=False)}
     for channel in used:
-        topk = channel.rank(texts, embeddings, DEPTH)
-        if live is not None:
-            ids = np.where((topk.ids >= 0) & live[topk.ids], topk.ids, -1)
-            topk = TopK(ids, np.where(ids < 0, -np.inf, topk.scores))
+        topk = only(channel.rank(texts, embeddings, DEPTH), live)
         found[channel.name] = Listed(channel.name, topk.sorted().first(DEPTH), channel.complete)
     return [found[name] for name in fusion.channels], deeper
+
+
+def only(topk: TopK, allowed: np.ndarray | None) -> TopK:
+    """Predictions without labels that are not allowed (bool `[L]`, None for all); their places become padding."""
+    if allowed is None:
+        return topk
+    ids = np.where((topk.ids >= 0) & allowed[topk.ids], topk.ids, -1)
+    return TopK(ids, np.where(ids < 0, -np.inf, topk.scores))
 
 
 def rank_by_geometry(
@@ -106,16 +112,17 @@ def rank_by_geometry(
     k: int,
     search: SearchOptions,
     temperature: float,
-    fusion: LearnedFusion | None = None,
 ) -> TopK:
     """The labels in the middle of the likely ones, by the distance of their embeddings or by hops from parent to child
     (Loki, `retrieval/geometry.py`)."""
     by_scores = SearchOptions(search.memory, search.channels, **search.filters)
-    likely = rank_labels(index, channels, texts, embeddings, GEOMETRY_DEPTH, by_scores, fusion=fusion)
+    likely = rank_labels(index, channels, texts, embeddings, GEOMETRY_DEPTH, by_scores)
     if search.geometry == "embeddings":
         return frechet_search(index, likely, k, temperature, embeddings, **search.filters)
     if search.geometry != "hierarchy":
         raise SettingsError(f"geometry is {search.geometry!r}; expected 'embeddings' or 'hierarchy'")
+    from hf_xmc.data.hierarchy import parents_of_table
+
     parents = parents_of_table(index.labels)
     if parents is None:
         raise SettingsError("geometry='hierarchy' needs a column parents in the label table, and there is none")
@@ -202,7 +209,7 @@ def catalogue_fingerprint(index: LabelIndex, num_labels: int) -> str:
     rows = np.unique(np.linspace(0, num_labels - 1, min(num_labels, SAMPLE)).astype(np.int64))
     if num_labels > index.catalogue.num_rows:
         return f"fewer than {num_labels} labels"
-    return blake2b("\n".join(index.labels.select(rows)["uid"]).encode(), digest_size=12).hexdigest()
+    return blake2b("\n".join(index.catalogue.arrow["uid"].take(rows).to_pylist()).encode(), digest_size=12).hexdigest()
 
 
 def same_settings(

@@ -10,9 +10,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+FOLLOWED = ("transformers.", "hf_xmc.modeling.")  # packages whose modules may import each other
 # Module of transformers -> module of hf_xmc that registers there when it is imported.
 FOLLOWERS = {
-    "transformers.models.auto.modeling_auto": "hf_xmc.modeling",  # AutoConfig and AutoModel
+    "transformers.models.auto.modeling_auto": "hf_xmc.modeling.registered",  # AutoConfig and AutoModel
     "transformers.pipelines": "hf_xmc.inference.transformers_pipeline",  # pipeline("xmc-tagging", ...)
 }
 
@@ -37,7 +38,7 @@ class Follow(MetaPathFinder):
     depth = 0
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(name, path, target) if name.startswith("transformers.") else None
+        spec = PathFinder.find_spec(name, path, target) if name.startswith(FOLLOWED) else None
         if spec is None or spec.loader is None:
             return None
         loader: Any = spec.loader

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+import pyarrow as pa
 
 from hf_xmc.errors import SettingsError
 from hf_xmc.retrieval.confidence import Confidence
@@ -102,12 +102,16 @@ def needed(confidence: Confidence | None, what: str) -> Confidence:
 
 
 def describe(
-    labels: Dataset, topk: TopK, keep: np.ndarray, probabilities: np.ndarray | None = None
+    labels: pa.Table, topk: TopK, keep: np.ndarray, probabilities: np.ndarray | None = None
 ) -> list[list[dict[str, Any]]]:
-    """The predictions that the mask `keep` `[N, K]` marks, as dicts: text, uid, id, score, probability."""
+    """The predictions that the mask `keep` `[N, K]` marks, as dicts: text, uid, id, score, probability.
+
+    Args:
+        labels: the label table, as `Catalogue.arrow`.
+    """
     wanted = np.unique(topk.ids[keep])
-    table = labels.select(wanted)
-    known = {i: (text, uid) for i, text, uid in zip(wanted.tolist(), table["text"], table["uid"], strict=True)}
+    texts, uids = (labels[name].take(wanted).to_pylist() for name in ("text", "uid"))
+    known = {i: (text, uid) for i, text, uid in zip(wanted.tolist(), texts, uids, strict=True)}
     tagged: list[list[dict[str, Any]]] = [[] for _ in range(len(topk))]
     for row, place in np.argwhere(keep).tolist():
         id_ = int(topk.ids[row, place])

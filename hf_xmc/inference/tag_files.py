@@ -18,17 +18,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
 
 from hf_xmc.data.dialect import Dialect
 from hf_xmc.data.files import json_lines
 from hf_xmc.data.spreadsheets import SpreadsheetWriter
 from hf_xmc.errors import DataError, Problems, SettingsError
 from hf_xmc.inference.text_files import TextFile, Window
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 TABLES = (".csv", ".tsv", ".xlsx")
 OUTPUTS = (*TABLES, ".jsonl", ".parquet")

@@ -4,16 +4,18 @@ ancestors."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from hf_xmc.errors import DataError
 from hf_xmc.metrics.hits import find_hits
 from hf_xmc.metrics.per_query import ratio
 from hf_xmc.metrics.ranking import checked_ks
 from hf_xmc.types import Array, Positives, TopK
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 CHUNK_ROWS = 8192  # rows whose predictions with ancestors are in memory at once
 
@@ -105,6 +107,8 @@ def ancestor_closure(parents: Array, num_nodes: int, exclude: Sequence[int] | np
     >>> ancestor_closure([[1, 0], [2, 1]], 3).toarray().astype(int).tolist()
     [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
     """
+    from scipy.sparse import csr_array
+
     edges = np.asarray(parents, dtype=np.int64).reshape(-1, 2) if len(parents) == 0 else np.asarray(parents)
     if edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer):
         raise DataError(f"Parents must be integer pairs (child, parent) [E, 2], found {edges.dtype} {edges.shape}.")
@@ -135,6 +139,9 @@ def find_circle(parents: Array, num_nodes: int) -> tuple[int, int] | None:
     >>> find_circle([[1, 0], [2, 1]], 3), find_circle([[1, 0], [2, 1], [0, 2]], 3)
     (None, (1, 0))
     """
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
     edges = np.asarray(parents, dtype=np.int64).reshape(-1, 2)
     graph = csr_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(num_nodes, num_nodes))
     _, component = connected_components(graph, directed=True, connection="strong")
@@ -146,6 +153,8 @@ def find_circle(parents: Array, num_nodes: int) -> tuple[int, int] | None:
 
 def _close(rows: Positives, closure: csr_array) -> csr_array:
     """Labels with all their ancestors, as a sparse 0/1 matrix."""
+    from scipy.sparse import csr_array
+
     labels = csr_array((np.ones(len(rows.indices)), rows.indices, rows.indptr), shape=(len(rows), closure.shape[0]))
     closed = csr_array(labels @ closure)
     closed.data[:] = 1.0

@@ -1,10 +1,19 @@
-"""The dual encoder. Self-contained: its files are what is published as custom code on the Hub."""
+"""The dual encoder. Self-contained: its files are what is published as custom code on the Hub.
 
-from transformers import AutoConfig, AutoModel
+The classes load on first use: some modules of this folder need neither torch nor transformers.
+"""
 
-from .configuration_xmc import XMCDualEncoderConfig
-from .label_head_xmc import LabelHead, catalogue_fingerprint
-from .modeling_xmc import XMCDualEncoderModel, XMCDualEncoderOutput
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .registered import LabelHead as LabelHead
+    from .registered import XMCDualEncoderConfig as XMCDualEncoderConfig
+    from .registered import XMCDualEncoderModel as XMCDualEncoderModel
+    from .registered import XMCDualEncoderOutput as XMCDualEncoderOutput
+    from .registered import catalogue_fingerprint as catalogue_fingerprint
 
 __all__ = [
     "LabelHead",
@@ -14,9 +23,14 @@ __all__ = [
     "catalogue_fingerprint",
 ]
 
-# AutoModel.from_pretrained works once hf_xmc is imported, and without it with trust_remote_code=True, for which
-# save_pretrained copies the files of this folder next to the weights.
-AutoConfig.register("xmc_dual_encoder", XMCDualEncoderConfig)
-AutoModel.register(XMCDualEncoderConfig, XMCDualEncoderModel)
-XMCDualEncoderConfig.register_for_auto_class()
-XMCDualEncoderModel.register_for_auto_class("AutoModel")
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.registered"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,19 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit
 from transformers.utils import cached_file, logging
 
+from .catalogue_xmc import catalogue_fingerprint as catalogue_fingerprint
+from .catalogue_xmc import check_catalogue, head_fingerprint, sampled_step
 from .configuration_xmc import LABEL_HEADS
 from .errors_xmc import ModelFolderError
+from .settings_xmc import LABEL_HEAD as LABEL_HEAD
 
 logger = logging.get_logger(__name__)
-LABEL_HEAD = "label_head.safetensors"
 FORMAT = 1
 FIND_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "proxies")
 COEFFICIENTS = ("text", "classifier", "text_by_frequency", "classifier_by_frequency")
 BEFORE_FUSION = {"text": 0.5, "classifier": 0.5}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ROWS = 2**14  # number of labels whose vectors are converted to float32 at a time
-SAMPLED = 2**22  # numbers that go into the fingerprint, or one per label if there are more labels
 
 
 class LabelHead:
@@ -169,33 +169,27 @@ class LabelHead:
         Raises:
             ModelFolderError: fewer rows, or other labels.
         """
-        hint = (
-            "use the label table that the model was trained on (with new labels at its end), or train the head again"
-        )
-        if len(uids) < len(self):
-            raise ModelFolderError(
-                f"The model has vectors of {len(self):,} labels, but the label table has {len(uids):,} rows", hint=hint
-            )
-        if self.catalogue and catalogue_fingerprint(uids[: len(self)]) != self.catalogue:
-            raise ModelFolderError(
-                f"The first {len(self):,} rows of the label table are not the labels that the model has vectors of, "
-                "or are in another order",
-                hint=hint,
-            )
+        check_catalogue(uids, len(self), self.catalogue)
 
     def fingerprint(self) -> str:
         """A hash of everything that `embed` depends on, which identifies the head that an index was built with."""
-        about = [self.kind, self.catalogue, sorted(self.fusion.items()), self.normalize, str(self.vectors.dtype)]
-        digest = blake2b(repr((about, tuple(self.vectors.shape))).encode(), digest_size=12)
-        step = min(max(self.vectors.numel() // SAMPLED, 1), max(self.vectors.shape[1], 1))
-        for part in (self.vectors[:, ::step], self.label_counts):
-            digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        vectors = self.vectors
+        parts = (vectors[:, :: sampled_step(vectors.shape)], self.label_counts)
+        return head_fingerprint(
+            self.kind,
+            self.catalogue,
+            self.fusion,
+            self.normalize,
+            str(vectors.dtype),
+            vectors.shape,
+            (part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for part in parts),
+        )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `label_head.safetensors`, first under a temporary name; returns its path."""
         path = Path(folder) / LABEL_HEAD
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name("manifest.json").unlink(missing_ok=True)  # checksums of the files before
         temporary = path.with_name(f".{LABEL_HEAD}.{os.getpid()}")
         metadata = {
             "format": f"hf_xmc label head {FORMAT}",
@@ -207,6 +201,7 @@ class LabelHead:
         tensors = {"vectors": self.vectors, "label_counts": self.label_counts}
         try:
             save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, temporary, metadata)
+            sort_header(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -244,6 +239,17 @@ class LabelHead:
             ) from error
 
 
+def sort_header(path: Path) -> None:
+    """Put the names in the header of a safetensors file in order, which the library writes as they come: the same
+    content then gives the same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.dumps(json.loads(file.read(size)), sort_keys=True, separators=(",", ":")).encode()
+        if len(header) <= size:
+            file.seek(8)
+            file.write(header.ljust(size))
+
+
 def find_label_head(name_or_folder: Any, config: Any, asked: bool, **options: Any) -> LabelHead | None:
     """The label head in a model's folder, if its configuration names one.
 
@@ -278,16 +284,3 @@ def find_label_head(name_or_folder: Any, config: Any, asked: bool, **options: An
         )
     head.normalize = config.normalize
     return head
-
-
-def catalogue_fingerprint(uids: Iterable[str]) -> str:
-    """A hash of the uids of a label table in their order.
-
-    >>> catalogue_fingerprint(["a", "b"]) == catalogue_fingerprint(["ab"])
-    False
-    """
-    digest = blake2b(digest_size=12)
-    for uid in uids:
-        text = str(uid).encode()
-        digest.update(b"%d:" % len(text) + text)
-    return digest.hexdigest()

@@ -173,6 +173,7 @@ class XMCDualEncoderModel(PreTrainedModel):
         """Save the model as with any `PreTrainedModel`, with its tokenizer and label head."""
         if self.label_head is not None:
             self.config.label_head = self.label_head.kind
+        Path(save_directory, "manifest.json").unlink(missing_ok=True)  # checksums of the files before
         if self.static_tower is not None:
             kwargs["state_dict"] = compact(kwargs.get("state_dict") or self.state_dict())
         super().save_pretrained(save_directory, *args, **kwargs)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
-from transformers.utils import logging
 
 from hf_xmc.retrieval.factories import EFFORT, family, set_effort
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.retrieval.vectors import VectorIndex
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 SAMPLE, DEPTH = 256, 10  # queries to measure on, and labels to find for each
 NOISE = 0.75  # length of the noise on a sampled label of length 1: a cosine of 0.8
 EXACT_UP_TO, GRAPH_UP_TO = 2**25, 2**27  # numbers in the matrix: 87k and 350k labels of 384 dimensions

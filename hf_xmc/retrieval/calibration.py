@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.metrics.hits import find_hits
@@ -133,6 +131,8 @@ def fit_score_map(scores: np.ndarray, hits: np.ndarray, method: str = "isotonic"
             hint="use more queries, or deeper predictions",
         )
     if method == "isotonic":
+        from sklearn.isotonic import IsotonicRegression  # slow to import, and needed to fit alone
+
         fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(scores, hits)
         return ScoreMap(method, x=fitted.X_thresholds_, y=fitted.y_thresholds_)
     slope, offset = fit_platt(scores, hits)
@@ -156,6 +156,8 @@ def fit_platt(scores: np.ndarray, hits: np.ndarray) -> tuple[float, float]:
 
 def fit_logistic(features: np.ndarray, targets: np.ndarray, weights: Any = None) -> tuple[list[float], float]:
     """Weights and offset of a logistic regression with a negligible penalty; columns are scaled for the solver."""
+    from sklearn.linear_model import LogisticRegression
+
     scale = features.std(axis=0)
     scale[scale == 0] = 1.0
     fitted = LogisticRegression(C=1e8, max_iter=1000, tol=1e-8)

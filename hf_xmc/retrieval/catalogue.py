@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset
-from datasets.table import InMemoryTable
-from scipy.sparse import csr_array
 
 from hf_xmc.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class NotInIndex(SettingsError, KeyError):
@@ -26,27 +25,38 @@ class Catalogue:
     """A label table that changes. A removed label keeps its row; no row is used twice.
 
     Args:
-        table: the label table (`uid`, `text`, ...), or the texts alone.
+        table: the label table (`uid`, `text`, ...), also as an Arrow table, or the texts alone.
         removed: ids of labels that were removed.
     """
 
-    def __init__(self, table: Dataset | Sequence[str], removed: Iterable[int] = ()) -> None:
-        self._table = table if isinstance(table, Dataset) else Dataset.from_dict(columns_of(table))
-        check_columns(self._table)
+    def __init__(self, table: Dataset | pa.Table | Sequence[str], removed: Iterable[int] = ()) -> None:
+        known = table if is_table(table) else pa.table(columns_of(table))
+        check_columns(known)
+        self._arrow: pa.Table | None = known if isinstance(known, pa.Table) else None
+        self._table: Dataset | None = None if isinstance(known, pa.Table) else known
         self._new: list[pa.Table] = []  # added since the table was last read: a Dataset is slow to extend
         self._uids: list[str] | None = None  # of every row; like the next, made on first use
         self._live_uids: set[str] = set()
-        self.num_rows = len(self._table)
+        self.num_rows = len(known)
         self.removed = set(removed)
         self.texts_changed = 0  # how often labels got new texts, by which those who read the texts notice it
 
     @property
     def table(self) -> Dataset:
         """The whole label table, including removed labels."""
-        if self._new:
-            self._table = as_dataset(pa.concat_tables([as_arrow(self._table), *self._new]))
-            self._new = []
+        if self._table is None or self._new:
+            self._table = as_dataset(self.arrow)
         return self._table
+
+    @property
+    def arrow(self) -> pa.Table:
+        """The same as an Arrow table, which needs no import of `datasets`."""
+        if self._arrow is None:
+            self._arrow = as_arrow(self._table)
+        if self._new:
+            self._arrow, self._table = pa.concat_tables([self._arrow, *self._new]), None
+            self._new = []
+        return self._arrow
 
     def __len__(self) -> int:
         """Number of labels that are not removed."""
@@ -61,7 +71,7 @@ class Catalogue:
             ValueError, TypeError: values of another type.
         """
         taken = self.live_uids()
-        if isinstance(labels, Dataset):
+        if is_table(labels):
             check_columns(labels)
             given = {name: labels[name][:] for name in labels.column_names}
         else:
@@ -70,7 +80,7 @@ class Catalogue:
         if len(set(uids)) < len(uids) or not taken.isdisjoint(uids):
             repeated = next(uid for i, uid in enumerate(uids) if uid in taken or uid in uids[:i])
             raise DataError(f"Label {repeated!r} is in the index already; remove it first, or give another uid")
-        schema = self._table.features.arrow_schema
+        schema = self.arrow.schema
         columns = [pa.array(given.get(field.name, [None] * len(uids)), field.type) for field in schema]
         return pa.Table.from_arrays(columns, schema=schema)
 
@@ -114,7 +124,7 @@ class Catalogue:
         given: dict[int, list[str]] = {}
         for id_, text in zip(label_ids.tolist(), texts, strict=True):
             given.setdefault(id_, []).append(text)
-        table = as_arrow(self.table)
+        table = self.arrow
         for name, value in (("text", lambda its: its[0]), ("texts", lambda its: its[1:])):
             if name in table.column_names:
                 field, values = table.schema.field(name), table[name].to_pylist()
@@ -122,7 +132,7 @@ class Catalogue:
                     values[id_] = value(its)
                 column = table.column_names.index(name)
                 table = table.set_column(column, field, pa.chunked_array([pa.array(values, field.type)]))
-        self._table = as_dataset(table)
+        self._arrow, self._table = table, None
         self.texts_changed += 1
 
     def allowed_rows(self, allowed: Any = None, forbidden: Any = None, where: Mapping[str, Any] | None = None) -> Any:
@@ -171,18 +181,18 @@ class Catalogue:
         """
         found = np.ones(self.num_rows, bool)
         for name, value in columns.items():
-            if name not in self.table.column_names:
+            if name not in self.arrow.column_names:
                 raise NotInIndex(
-                    f"The label table has no column {name!r}; it has {', '.join(self.table.column_names)}"
+                    f"The label table has no column {name!r}; it has {', '.join(self.arrow.column_names)}"
                 )
             wanted = list(value) if isinstance(value, (list, tuple, set, np.ndarray)) else [value]
-            found &= holds_one_of(as_arrow(self.table)[name], wanted)
+            found &= holds_one_of(self.arrow[name], wanted)
         found[list(self.removed)] = False
         return np.flatnonzero(found)
 
     def live_uids(self) -> set[str]:
         if self._uids is None:
-            self._uids = self.table["uid"][:]
+            self._uids = self.arrow["uid"].to_pylist()
             self._live_uids = {uid for row, uid in enumerate(self._uids) if row not in self.removed}
         return self._live_uids
 
@@ -191,6 +201,7 @@ def all_texts(labels: Dataset) -> tuple[np.ndarray, list[str]]:
     """All texts of a label table, from `text` and the column `texts` (other names), if there is one. Returns the label
     of each text, int64 `[M]`, and the texts, without repeats within a label; see `label_ids` of [`LabelIndex.build`].
 
+    >>> from datasets import Dataset
     >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["car", "boat"], "texts": [["auto", "car"], None]})
     >>> ids, texts = all_texts(labels)
     >>> ids.tolist(), texts
@@ -228,6 +239,8 @@ def rows_of(matrix: np.ndarray, label_ids: Any, ids: np.ndarray, texts: str = "b
     if (counts == 0).any():
         raise DataError(f"The label of row {int((counts == 0).argmax())} has no embedding; give it at least one")
     if texts == "mean":
+        from scipy.sparse import csr_array
+
         mean = csr_array((1 / counts[given], given, np.arange(len(given) + 1)), shape=(len(given), len(ids)))
         return np.ascontiguousarray(mean.T @ matrix, dtype=np.float32), ids
     return matrix, ids[given]
@@ -239,7 +252,12 @@ def columns_of(texts: Sequence[str], uids: Iterator[str] | None = None) -> dict[
     return {"uid": list(islice(uids or map(str, count()), len(texts))), "text": texts}
 
 
-def check_columns(labels: Dataset) -> None:
+def is_table(labels: Any) -> TypeGuard[Any]:
+    """Whether labels are a table, of `datasets` or Arrow, and not texts alone."""
+    return hasattr(labels, "column_names")
+
+
+def check_columns(labels: Any) -> None:
     if missing := {"uid", "text"} - set(labels.column_names):
         raise DataError(f"The label table has columns {labels.column_names}; it needs {sorted(missing)} as well")
 
@@ -249,11 +267,16 @@ def as_arrow(labels: Dataset) -> pa.Table:
 
 
 def as_dataset(table: pa.Table) -> Dataset:
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
     return Dataset(InMemoryTable(table))
 
 
 def holds_one_of(column: pa.ChunkedArray, values: list[Any]) -> np.ndarray:
     """Rows of a column whose value, or one of the values in its list, is among the given ones, bool `[L]`."""
+    import pyarrow.compute as pc
+
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         flat = pc.is_in(pc.list_flatten(column), value_set=pa.array(values, column.type.value_type))
         rows = pc.list_parent_indices(column).to_numpy()

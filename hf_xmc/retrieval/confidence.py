@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from transformers.utils import logging
 
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.calibration import RankedMap, ScoreMap
@@ -30,8 +31,9 @@ from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.powerset import LabelPowerset, Region
 from hf_xmc.retrieval.thresholds import ThresholdTable
 from hf_xmc.types import Positives, TopK
+from hf_xmc.verbosity import warn_once
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 CONFIDENCE, ARRAYS = "confidence.json", "confidence.safetensors"
 CONFIDENCE_FILES = (CONFIDENCE, ARRAYS)
 FORMAT = 1
@@ -177,9 +179,10 @@ class Confidence:
         level = self.level if level is None else level
         if method == "powerset":
             if (is_open := self.powerset.is_open(topk, level)).any():
-                logger.warning_once(
+                warn_once(
+                    logger,
                     f"The plausible label sets of {is_open.mean():.1%} of the queries are open at {level:.0%}: labels "
-                    "that are not candidates may be true as well. Use a lower coverage, or fit more candidates."
+                    "that are not candidates may be true as well. Use a lower coverage, or fit more candidates.",
                 )
             return chosen(*self.powerset.union(topk, level))
         if method == "frequency":
@@ -206,7 +209,7 @@ class Confidence:
         if risk.reaches(level):
             return risk.threshold(level)
         if risk.num_queries:
-            logger.warning_once(f"Frequency bin {name} cannot reach {level:.0%}; all its retrieved labels are kept.")
+            warn_once(logger, f"Frequency bin {name} cannot reach {level:.0%}; all its retrieved labels are kept.")
         return float("-inf")
 
     def check_depth(self, topk: TopK, threshold: float) -> None:
@@ -223,6 +226,7 @@ class Confidence:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `confidence.json` and `confidence.safetensors` into a trained folder."""
         folder = Path(folder)
+        forget_checksums(folder)
         maps = {"score_map": self.score_map.score_map, "candidate_map": self.powerset.score_map}
         arrays = {
             "table.scores": self.table.scores,

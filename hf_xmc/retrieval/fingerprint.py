@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 WHOLE = 2**20  # numbers of a tensor that are read; of a larger one about as many, evenly spaced
 
@@ -15,14 +17,17 @@ def encoder_fingerprint(model: nn.Module) -> str:
     """A fingerprint of a model's weights and settings: the same on every device, after save and load, and when it is
     loaded in bfloat16 or half precision (`same_encoder` compares).
 
+    >>> from torch import nn
     >>> layer = nn.Linear(3, 2)
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(layer.half()))
     True
     >>> same_encoder(encoder_fingerprint(layer), encoder_fingerprint(nn.Linear(3, 2)))
     False
     """
-    # Slow, and a label index alone needs no model.
-    from hf_xmc.modeling.configuration_xmc import EMBEDDING_SETTINGS, STATIC_SETTINGS
+    own = getattr(model, "encoder_fingerprint", None)
+    if own is not None:  # no torch module
+        return own()
+    import torch
 
     config: Any = getattr(model, "config", None)
     names = EMBEDDING_SETTINGS if getattr(config, "static_dim", None) is None else EMBEDDING_SETTINGS + STATIC_SETTINGS
@@ -38,6 +43,9 @@ def encoder_fingerprint(model: nn.Module) -> str:
 
 def head_fingerprint(model: nn.Module) -> str | None:
     """A fingerprint of a model's per-label vectors and of how they are used; None if it has none."""
+    own = getattr(model, "head_fingerprint", None)
+    if own is not None:
+        return own()
     head: Any = getattr(model, "label_head", None)
     return None if head is None else head.fingerprint()
 
@@ -49,4 +57,6 @@ def same_encoder(one: str | None, other: str | None) -> bool:
 
 
 def as_bytes(tensor: Tensor) -> bytes:
+    import torch
+
     return tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes()

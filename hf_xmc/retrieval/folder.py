@@ -9,37 +9,47 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
 from safetensors import SafetensorError
 
 from hf_xmc.errors import ModelFolderError, XMCError
 
 
 def fetch_folder(
-    name_or_folder: str | os.PathLike[str], allow_patterns: Sequence[str] | None = None, **hub: Any
+    name_or_folder: str | os.PathLike[str],
+    allow_patterns: Sequence[str] | None = None,
+    ignore_patterns: Sequence[str] = (),
+    subfolder: str = "",
+    **hub: Any,
 ) -> Path:
     """The path of a trained folder: a local folder itself, or the downloaded files of a Hub repository.
 
     Args:
         allow_patterns: download only files that match one of these; by default all.
+        ignore_patterns: do not download files that match one of these.
+        subfolder: where in the folder or repository the trained folder is.
 
     Raises:
         ModelFolderError: neither a folder nor a repository that can be downloaded.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
-        return folder
+        return folder / subfolder
     if "/" not in str(name_or_folder):  # taggers on the Hub are called name/model
         raise no_such_folder(folder, "give a trained folder, or a repository as name/model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
     try:
-        patterns = None if allow_patterns is None else list(allow_patterns)
-        return Path(snapshot_download(str(name_or_folder), allow_patterns=patterns, **hub))
+        inside = f"{subfolder}/" if subfolder else ""
+        patterns = [f"{inside}{pattern}" for pattern in allow_patterns or (["*"] if subfolder else [])] or None
+        ignored = [f"{inside}{pattern}" for pattern in ignore_patterns] or None
+        found = snapshot_download(str(name_or_folder), allow_patterns=patterns, ignore_patterns=ignored, **hub)
+        return Path(found) / subfolder
     except HFValidationError as error:
         raise no_such_folder(folder, "give a trained folder, or a repository as name/model") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:

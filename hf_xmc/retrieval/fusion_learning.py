@@ -8,7 +8,6 @@ from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.special import expit, logit
 
 from hf_xmc.retrieval.learned_fusion import (
     COMMON,
@@ -22,6 +21,7 @@ from hf_xmc.retrieval.learned_fusion import (
     spread,
 )
 from hf_xmc.retrieval.preference import Preference
+from hf_xmc.retrieval.regression import newton
 from hf_xmc.types import Positives
 
 STRENGTHS = (0.003, 0.03, 0.3)  # the smaller, the smaller the weights
@@ -29,7 +29,6 @@ NEGATIVES = 160  # candidates of each query that are no true labels and are lear
 FEW = 40  # of these, where only the best candidates count: this helps the first rank, and costs the fifth
 WAYS = {"all candidates": NEGATIVES, "best candidates": FEW}
 FOLDS = 5
-ITERATIONS, TOLERANCE = 30, 1e-7  # of Newton's method
 
 
 Settings: TypeAlias = tuple[str, float]  # candidates that are learned from (`WAYS`), and strength
@@ -167,31 +166,6 @@ def regression(examples: Examples, queries: np.ndarray, strength: float, negativ
         return np.zeros(x.shape[1]), 0.0
     weights = newton(np.append(x, np.ones((len(x), 1), x.dtype), axis=1), y, importance, 1 / strength)
     return weights[:-1], float(weights[-1])
-
-
-def newton(x: np.ndarray, y: np.ndarray, importance: np.ndarray, decay: float) -> np.ndarray:
-    """Logistic regression by Newton's method: the weights `[F]` that minimise the importance-weighted log loss plus
-    decay / 2 times their squares, those of the last column (the bias) excepted.
-
-    >>> x = np.array([[-1.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
-    >>> newton(x, np.array([False, True, True]), np.ones(3), 1.0).round(3).tolist()
-    [0.848, 0.289]
-    """
-    weights, penalty = np.zeros(x.shape[1]), np.full(x.shape[1], decay)
-    penalty[-1] = 1e-6  # of the bias: only so that the system can be solved
-    share = np.average(y, weights=importance)
-    weights[-1] = logit(share)
-    loss = np.inf
-    for _ in range(ITERATIONS):
-        raw = x @ weights
-        now = float(importance @ np.logaddexp(0, np.where(y, -raw, raw))) + 0.5 * float(penalty @ weights**2)
-        if not now < loss - TOLERANCE * abs(now):
-            break
-        loss, chance = now, expit(raw)
-        gradient = x.T @ (importance * (chance - y)) + penalty * weights
-        curved = x * (importance * np.maximum(chance * (1 - chance), 1e-8))[:, None]
-        weights = weights - np.linalg.solve(x.T @ curved + np.diag(penalty), gradient)
-    return weights
 
 
 def rounded(measured: Mapping[str, float]) -> dict[str, Any]:

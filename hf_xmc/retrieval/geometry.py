@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.retrieval.index import LabelIndex
@@ -120,6 +119,8 @@ def label_weights(topk: TopK, temperature: float) -> np.ndarray:
     """The softmax of the scores over temperature, 0 at padding, `[N, K]`."""
     scores = np.where(np.asarray(topk.ids) < 0, -np.inf, np.asarray(topk.scores, dtype=np.float64))
     empty = np.isneginf(scores).all(1, keepdims=True)
+    from scipy.special import softmax
+
     return np.where(empty, 0, softmax(np.where(empty, 0, scores) / temperature, axis=1))
 
 

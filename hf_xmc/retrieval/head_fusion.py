@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import KFold
 
 from hf_xmc.errors import DataError
 from hf_xmc.metrics import find_hits, per_query_metrics
@@ -67,6 +65,8 @@ def fit_fusion(
     Raises:
         DataError: fewer than two queries, or arrays of different lengths.
     """
+    from sklearn.model_selection import KFold
+
     pairs = candidate_pairs(queries, texts, classifier, frequency, positives, filters, allowed, depth)
     truth = positives.numpy()
     if len(truth) < 2:
@@ -172,6 +172,8 @@ def regression(pairs: Pairs, by_frequency: bool) -> Coefficients | None:
     of the four products, the sum grew with frequency: frequent labels were ranked first regardless of the scores, and
     PSP@1 fell.
     """
+    from sklearn.linear_model import LogisticRegression
+
     if pairs.true.all() or not pairs.true.any():
         return None
     features = [pairs.text, pairs.classifier]

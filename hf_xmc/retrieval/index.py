@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
-from datasets import Dataset
-from huggingface_hub import HfApi
-from transformers.utils import logging
 
-from hf_xmc.data.arrow import read_parquet, write_parquet
+from hf_xmc.data.arrow import read_table, write_parquet
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
@@ -28,7 +27,10 @@ from hf_xmc.retrieval.search import as_matrix, as_topk
 from hf_xmc.retrieval.vectors import VectorIndex
 from hf_xmc.types import TopK
 
-logger = logging.get_logger(__name__)
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 FORMAT = 2
 LABELS, INDEX, ABOUT = "labels.parquet", "index/index.faiss", "index/index.json"
 TEXTS = ("best", "mean")
@@ -39,6 +41,7 @@ class LabelIndex:
 
     Ids are rows of `labels` and never change: a removed label keeps its row, and a new label gets the next one.
 
+    >>> from datasets import Dataset
     >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["red", "blue"]})
     >>> index = LabelIndex.build(np.eye(2), labels)
     >>> index.search(np.array([[0.2, 0.9]]), k=3).ids.tolist()
@@ -154,6 +157,25 @@ class LabelIndex:
             scores, ids = self.index.search(matrix, found, mask)
         return as_topk(ids, scores, k)
 
+    def vectors(self, label_ids: Any = None) -> np.ndarray:
+        """The stored vectors of labels, float32 `[n, D]`; of a label with several texts one of them. An index by codes
+        returns what it keeps, which is rounded.
+
+        Args:
+            label_ids: ids `[n]`; by default those of all labels that are not removed, in ascending order.
+
+        Raises:
+            NotInIndex: an id that is not in the index (also a KeyError).
+
+        >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["red", "blue"]})
+        >>> LabelIndex.build(np.eye(2), labels).vectors([1]).tolist()
+        [[0.0, 1.0]]
+        """
+        if label_ids is None:
+            label_ids = [row for row in range(self.catalogue.num_rows) if row not in self.removed]
+        ids = self.catalogue.known(label_ids)
+        return self.index.vectors_of(ids) if len(ids) else np.empty((0, self.index.d), np.float32)
+
     def ids_where(self, **columns: Any) -> np.ndarray:
         """Ids of the labels whose columns have these values; see `where` of `search`."""
         return self.catalogue.ids_where(**columns)
@@ -250,6 +272,7 @@ class LabelIndex:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `labels.parquet` and `index/` into a folder, such as that of a model."""
         folder = Path(folder)
+        forget_checksums(folder)
         # Everything is written before the first file takes its name, in case the disk is full.
         with replacing(folder / ABOUT) as description, replacing(folder / INDEX) as vectors:
             self.index.write(vectors)
@@ -290,7 +313,7 @@ class LabelIndex:
             if about["format"] > FORMAT:
                 raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
             index = VectorIndex.read(folder / INDEX, about["factory"], about.get("parameters", {}), memory_map)
-            made = cls(index, Catalogue(read_parquet(folder / LABELS), about["removed"]), about)
+            made = cls(index, Catalogue(read_table(folder / LABELS), about["removed"]), about)
         except (RuntimeError, KeyError, ValueError) as error:
             raise ModelFolderError(f"the index cannot be read ({error!s:.200})", folder, hint=rebuild) from error
         if index.num_rows != about.get("num_rows", len(made)) or index.num_rows < len(made):
@@ -304,6 +327,8 @@ class LabelIndex:
 
         `private` and `token` are used to create the repository; other arguments go to `HfApi.upload_folder`.
         """
+        from huggingface_hub import HfApi
+
         api = HfApi(token=kwargs.pop("token", None))
         repo_id = api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:

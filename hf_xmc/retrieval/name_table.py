@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
-from datasets import Dataset
+import pyarrow as pa
 
 from hf_xmc.retrieval.words import Stems, WordRows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 MAX_WORDS = 5  # longer names are not looked for
 TEXT, OTHER, PART = 0, 1, 2  # kinds of names: the label's text, one of its other names, a part of one of both
@@ -166,9 +170,10 @@ def names_in(text: str, kind: int) -> list[tuple[int, str]]:
     return [(kind, text), *([(PART, part)] if part and part != text.strip() else [])]
 
 
-def texts_of(labels: Dataset, rows: slice = slice(None)) -> list[list[str]]:
+def texts_of(labels: Dataset | pa.Table) -> list[list[str]]:
     """Of each label its text and its other names (column `texts`)."""
-    table = labels[rows]
+    names = [name for name in ("text", "texts") if name in labels.column_names]
+    table = labels.select(names).to_pydict() if isinstance(labels, pa.Table) else labels.select_columns(names)[:]
     others = table.get("texts") or [None] * len(table["text"])
     return [[text, *(more or [])] for text, more in zip(table["text"], others, strict=True)]
 

@@ -7,19 +7,21 @@ import os
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-import torch
-from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 from hf_xmc.retrieval.folder import fetch_folder, loading_encoder
 from hf_xmc.types import TopK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 RERANKER = "reranker"  # its place in a trained folder
 KIND = "reranker/reranker.json"  # says which class wrote it; a folder without this file has a cross-encoder
@@ -78,6 +80,7 @@ def save_reranker(reranker: PairScorer, folder: str | os.PathLike[str]) -> None:
             hint="make it a Reranker and decorate its class with hf_xmc.retrieval.rerank.register_reranker, or save "
             "the pipeline without it",
         )
+    forget_checksums(folder)
     reranker.save_pretrained(folder)  # type: ignore[attr-defined]
     with replacing(Path(folder) / KIND) as temporary:
         temporary.write_text(json.dumps({"kind": found.kind}) + "\n", encoding="utf-8")
@@ -138,6 +141,9 @@ class CrossEncoderReranker:
         Raises:
             ModelFolderError: no such encoder, or one that transformers cannot load.
         """
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
         with loading_encoder(name_or_folder):
             model = AutoModelForSequenceClassification.from_pretrained(
                 name_or_folder, num_labels=1, dtype=torch.float32, **options
@@ -150,6 +156,8 @@ class CrossEncoderReranker:
         cls, name_or_folder: str | os.PathLike[str], /, *, device: Any = None, **hub: Any
     ) -> CrossEncoderReranker:
         """Load from `reranker/` in a trained folder or a Hub repository."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
         folder = fetch_folder(name_or_folder, [f"{RERANKER}/*"], **hub) / RERANKER
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)  # never a pickle
@@ -170,9 +178,10 @@ class CrossEncoderReranker:
         texts, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         return dict(self.tokenizer(texts, labels, truncation="longest_first", max_length=self.max_length))
 
-    @torch.no_grad()
     def predict(self, pairs: Sequence[tuple[str, str]], batch_size: int = 64) -> np.ndarray:
         """The logit of each pair (text, label text), float32 `[n]`."""
+        import torch
+
         scores = np.empty(len(pairs), np.float32)
         self.model.eval()
         for start in range(0, len(pairs), PAIRS):
@@ -184,7 +193,9 @@ class CrossEncoderReranker:
                 batch = self.tokenizer.pad(
                     {name: [its[i] for i in rows] for name, its in tokens.items()}, return_tensors="pt"
                 ).to(self.model.device)
-                scores[start + rows] = self.model(**batch).logits[:, 0].float().cpu().numpy()
+                with torch.no_grad():
+                    logits = self.model(**batch).logits[:, 0]
+                scores[start + rows] = logits.float().cpu().numpy()
         return scores
 
 
@@ -229,6 +240,6 @@ def rerank(
 def label_texts(labels: Dataset | Sequence[str], ids: np.ndarray) -> dict[int, str]:
     """Texts of the labels that occur in `ids`."""
     wanted = np.unique(ids[ids >= 0]).tolist()
-    if isinstance(labels, Dataset):
+    if hasattr(labels, "select"):  # a label table
         return dict(zip(wanted, labels.select(wanted)["text"], strict=True))
     return {i: labels[i] for i in wanted}

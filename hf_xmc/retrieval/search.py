@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
-import torch
-from torch import Tensor
 
 from hf_xmc.errors import DataError
 from hf_xmc.types import TopK
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def as_matrix(embeddings: Any) -> np.ndarray:
@@ -19,7 +21,7 @@ def as_matrix(embeddings: Any) -> np.ndarray:
     Raises:
         DataError: not a matrix, or not finite.
     """
-    if isinstance(embeddings, Tensor):
+    if hasattr(embeddings, "detach"):  # a tensor
         embeddings = embeddings.detach().float().cpu()
     matrix = np.ascontiguousarray(embeddings, dtype=np.float32)
     if matrix.ndim != 2:
@@ -60,9 +62,12 @@ def torch_search(
     Returns:
         Scores and rows of the k best labels, `[N, k]`, best first; -inf and -1 where there are fewer.
 
+    >>> import torch
     >>> torch_search(torch.eye(2), torch.tensor([[1.0, 0.0], [0.5, 0.6]]), k=1)[1].tolist()
     [[0], [1]]
     """
+    import torch
+
     queries = queries.to(labels)
     scores, ids = queries.new_full((len(queries), k), -torch.inf), labels.new_full((len(queries), k), -1).long()
     for start in range(0, len(labels), chunk_size):
@@ -106,5 +111,6 @@ def best_of_each(ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def share_threads() -> None:
-    """Give FAISS as many threads as torch has; each brings its own OpenMP runtime."""
-    faiss.omp_set_num_threads(torch.get_num_threads())
+    """Give FAISS as many threads as torch has, if it is imported; each brings its own OpenMP runtime."""
+    if torch := sys.modules.get("torch"):
+        faiss.omp_set_num_threads(torch.get_num_threads())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss as typed_faiss
 import numpy as np
-import torch
 
 from hf_xmc.errors import SettingsError
 from hf_xmc.retrieval.catalogue import NotInIndex
 from hf_xmc.retrieval.factories import default_parameters, family, inner, make_index, set_effort
 from hf_xmc.retrieval.search import best_of_each, share_threads, torch_search
+
+if TYPE_CHECKING:
+    import torch
 
 faiss: Any = typed_faiss  # its type stubs lack keywords and attributes
 DEAD_SHARE = 0.25  # of the rows of an HNSW graph; with a larger share the graph is rebuilt
@@ -155,12 +157,16 @@ class VectorIndex:
         Raises:
             SettingsError: another kind of index.
         """
+        import torch
+
         if self.factory != "flat":
             raise SettingsError(f"a {self.factory} index is searched on the CPU; build a flat one for the {device}")
         self.device = None if torch.device(device).type == "cpu" else torch.device(device)
         self.on_device = None
 
     def search_on_device(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
         labels = self.row_labels()
         if self.on_device is None:
             vectors = faiss.rev_swig_ptr(inner(self.index).get_xb(), self.index.ntotal * self.d)

@@ -109,10 +109,17 @@ def test_a_file_that_is_too_shallow_is_said(
     assert "fewer than k = 11" in caplog.text
 
 
-def test_the_index_of_other_labels_is_refused(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:
+def test_labels_are_told_apart_by_uid_and_those_of_another_set_refused(
+    tiny_encoder: str, toy: Path, tmp_path: Path
+) -> None:
     labels = load_xmc_dataset(toy).labels
     model = XMCDualEncoderModel.from_encoder(tiny_encoder)
-    XMCPipeline.build(model, labels.select(range(len(labels) - 1, -1, -1))).save_pretrained(tmp_path / "run")
+    backwards = labels.select(range(len(labels) - 1, -1, -1))
+    XMCPipeline.build(model, backwards).save_pretrained(tmp_path / "run")
+    one = evaluate(tmp_path / "run", toy, output_dir=tmp_path / "one", baselines=False)
+    same = evaluate(XMCPipeline.build(model, labels), toy, output_dir=tmp_path / "same", baselines=False)
+    assert one.metrics["nDCG@5"] == pytest.approx(same.metrics["nDCG@5"], abs=1e-6)
+    XMCPipeline.build(model, backwards.select(range(5))).save_pretrained(tmp_path / "run")
     invoke(tmp_path / "run", "--dataset", toy, code=1)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -93,6 +94,28 @@ def test_errors_stop_unless_they_are_dropped(rough: Path, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rough"]
 
 
+def test_what_was_left_out_is_counted_shown_and_listed(rough: Path, tmp_path: Path) -> None:
+    output = invoke(rough, "--output_dir", tmp_path / "out", "--on_error", "drop")
+    words = " ".join(output.split())
+    for kind in ("unreadable rows", "bad ids", "repeated ids", "invalid characters", "repeated uids"):
+        assert f"{kind} (1)" in words
+    assert "1 of 8 labels of queries are lost: 1.33 labels a query were given, and 1.17 are left" in words
+    with (tmp_path / "out" / "left_out.csv").open(encoding="utf-8-sig") as file:
+        listed = list(csv.DictReader(file))
+    assert {row["kind"] for row in listed} >= {"bad ids", "repeated uids", "unreadable rows"}
+    assert any("line 4" in row["found"] and row["handled"] == "the id was left out" for row in listed)
+
+
+def test_the_summary_fits_the_screen(tmp_path: Path) -> None:
+    rows = [f'"A title {i}";"An abstract, rather long, number {i}";"topic {i % 4}; topic {i % 3}"' for i in range(400)]
+    (tmp_path / "export.csv").write_text("\n".join(["Title;Abstract;Subjects", *rows]), encoding="cp1252")
+    output = invoke(tmp_path / "export.csv", "--output_dir", tmp_path / "out")
+    summary = output.split("Written to")[0]
+    assert max(map(len, summary.splitlines())) <= 80
+    assert "The text is Title + Abstract" in summary
+    assert load_xmc_dataset(tmp_path / "out").counts() == {"train": 340, "validation": 60, "labels": 4}
+
+
 def test_check_alone_writes_nothing(five_rows: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     assert "3 labels" in invoke(five_rows, "--check")
@@ -129,8 +152,9 @@ def test_the_format_and_its_reason_are_printed(tmp_path: Path) -> None:
     output = invoke(
         tmp_path / "mine.csv", "--output-dir", tmp_path / "out", "--split", "random", "--test_share", "0.5"
     )
-    assert "Read as csv: mine.csv: text in 'text', labels in 'tags' (names separated by '|')" in output
-    assert "rows per second" in output
+    words = " ".join(output.split())
+    assert "Read as csv: mine.csv: text in 'text', labels in 'tags' (names separated by '|')" in words
+    assert "rows per second" in words
 
 
 class Reader(HTMLParser):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from hf_xmc import load_xmc_dataset
+from hf_xmc.data.dataset import prepare_xmc_dataset
 from hf_xmc.data.formats.source import Options
-from hf_xmc.data.ingest.splits import SplitOptions, newest, stratified, validation_rows
-from hf_xmc.errors import DataError, SettingsError
+from hf_xmc.data.ingest.splits import SplitOptions, newest, stratified, suited_rows, suited_to, validation_rows
+from hf_xmc.errors import DataError, Problems, SettingsError
 from hf_xmc.types import Positives
 from tests.data.made import records, text
 
@@ -141,3 +142,43 @@ def test_stratified_takes_the_share_that_was_asked_for(share: float) -> None:
     lists = [sorted(set(draw.integers(0, 1000, draw.integers(0, 5)).tolist())) for _ in range(2000)]
     rows = stratified(draw.integers(0, 2**63, 2000).astype(np.uint64), Positives.from_lists(lists), share)
     assert abs(rows.mean() - share) < 0.01
+
+
+@pytest.mark.parametrize(("count", "size"), [(400, 60), (2500, 375), (9000, 1000), (20000, 2000), (100, 40), (20, 3)])
+def test_a_suited_validation_split_has_its_size(count: int, size: int) -> None:
+    draw = np.random.default_rng(0)
+    hashes = draw.integers(0, 2**63, count).astype(np.uint64)
+    rows = suited_rows(hashes, Positives.from_lists([[i % 3] for i in range(count)]))
+    assert len(rows) == size
+    order = draw.permutation(count)
+    again = suited_rows(hashes[order], Positives.from_lists([[i % 3] for i in order.tolist()]))
+    assert {*hashes[rows].tolist()} == {*hashes[order][again].tolist()}
+
+
+def test_a_suited_validation_split_leaves_last_examples_in_training() -> None:
+    draw = np.random.default_rng(0)
+    hashes = draw.integers(0, 2**63, 500).astype(np.uint64)
+    lists = [sorted({int(400 * x**3) for x in draw.random(3)}) for _ in range(500)]
+    positives = Positives.from_lists(lists)
+    rows = suited_rows(hashes, positives)
+    left = positives.take(np.setdiff1d(np.arange(500), rows)).label_counts(400)
+    assert len(rows) == 75
+    assert ((left > 0) == (positives.label_counts(400) > 0)).all()
+
+
+def test_where_all_labels_are_rare_forty_queries_are_taken_and_it_is_said(tmp_path: Path) -> None:
+    text(tmp_path / "a.csv", ["text,labels", *(f"t{i},label {i}" for i in range(90))])
+    problems = Problems()
+    (tmp_path / "out").mkdir()
+    splitting = SplitOptions(validation="suited")
+    data = prepare_xmc_dataset(tmp_path / "a.csv", tmp_path / "out", problems, splitting=splitting)
+    assert data.counts() == {"train": 50, "validation": 40, "labels": 90}
+    assert problems.counts["labels whose only examples are in validation"] == 40
+    assert load_xmc_dataset(tmp_path / "a.csv").counts()["validation"] == 0
+
+
+def test_the_sample_keeps_its_split() -> None:
+    assert suited_to("sample") == suited_to("x.zip", "EURLex-4K") == "tenth"
+    assert suited_to("x.csv") == "suited"
+    with pytest.raises(SettingsError, match="expected tenth or suited"):
+        SplitOptions(validation="half")  # type: ignore[arg-type]

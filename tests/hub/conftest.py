@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel
-from hf_xmc.hub import write_model_card
+from hf_xmc.hub import refresh, write_model_card
 from tests.hub.local_hub import TOKEN, Hub
 from tests.hub.trained import JUNK, LABELS, METRICS, MORE_JUNK, RUN
 
@@ -28,6 +28,7 @@ def trained_folder(tiny_encoder: str, tmp_path: Path) -> Path:
     LabelIndex.build(model.encode_labels(labels["text"][:]), labels).save_pretrained(folder)
     (folder / "run.json").write_text(json.dumps(RUN))
     write_model_card(folder, METRICS)
+    refresh(folder)
     for name in (*JUNK, *MORE_JUNK):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"not part of the model")

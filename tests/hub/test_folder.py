@@ -237,6 +237,9 @@ def test_what_cannot_be_loaded_is_one_clear_error(folder: Path, data: Path) -> N
         XMCPipeline.from_pretrained(data)
     config, weights, index = folder / "config.json", folder / "model.safetensors", folder / "index" / "index.json"
     index.write_text("{")
+    with pytest.raises(ModelFolderError, match=r"index/index.json: not as saved, by the checksums of manifest.json"):
+        XMCPipeline.from_pretrained(folder)
+    (folder / "manifest.json").unlink()
     with pytest.raises(ModelFolderError, match=r"hf-xmc index .*my model --dataset NAME"):
         XMCPipeline.from_pretrained(folder)
     weights.unlink()

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModel
 
 from hf_xmc import XMCDualEncoderConfig, XMCDualEncoderModel
-from hf_xmc.modeling import LabelHead, catalogue_fingerprint
+from hf_xmc.modeling import LabelHead, catalogue_fingerprint, catalogue_xmc
 from hf_xmc.modeling import label_head_xmc as module
 
 TEXTS = ["a red car", "the blue house", "river", "a new label"]
@@ -158,7 +158,7 @@ def test_broken_and_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_fingerprint_knows_every_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SAMPLED", 1)  # one number a label
+    monkeypatch.setattr(catalogue_xmc, "SAMPLED", 1)  # one number a label
     head = random_head("classifier", 5)
     known = {head.fingerprint()}
     for row in range(5):

@@ -51,7 +51,7 @@ class Columns:
             usual = (plain_name(train.labels[0]),) if train else LABEL_COLUMNS
             found = pick(options.label_column, usual, None) or self.remaining()
             self.labels = [found or pick(None, LABEL_COLUMNS, "--label_column")]
-        self.texts = self.text_columns() if train is None else list(train.texts)
+        self.texts: list[str] = self.text_columns() if train is None else list(train.texts)
         self.weights = "weights" if "weights" in self.header else ""
         self.time = pick(options.time_column, (), "--time_column") if options.time_column else ""
         cells = [record.get(self.labels[0]) for record in self.sample]
@@ -151,7 +151,7 @@ class Columns:
     def __str__(self) -> str:
         how = f"names separated by {self.delimiter!r}"
         if self.lists or self.delimiter == "json":
-            how = "lists" if self.lists else "JSON lists"
+            how = "lists"
         elif self.delimiter is None:
             how = "one name per cell" if len(self.labels) == 1 else f"{len(self.labels)} columns"
         return f"{self.reading()}, labels in {self.labels[0]!r} ({how})"

@@ -28,11 +28,13 @@ from hf_xmc.data.formats.fields import (
     find_column,
     names_in,
     template,
+    text_columns,
     text_of,
 )
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
+    Choices,
     LabelNames,
     Options,
     Reader,
@@ -41,15 +43,20 @@ from hf_xmc.data.formats.source import (
     Source,
     Split,
 )
+from hf_xmc.data.reading import Reading
 from hf_xmc.errors import DataError, Problems
 
 LABELS = "labels"
+SAVED = "dataset_dict.json"  # what `DatasetDict.save_to_disk` writes
+SAMPLE = 1000  # rows that say whether a text begins with its title
 IGNORED = ("uid", "text", "train_count")
 
 
 def detect(path: Path) -> str | None:
     """The reason why the folder is a local copy of a data set on the Hub: Parquet files with the names used there."""
     found = [p for pattern in ("data/train*.parquet", "train-*-of-*.parquet") for p in sorted(path.glob(pattern))]
+    if (path / SAVED).is_file():
+        return f"has {SAVED}"
     return f"has {found[0].relative_to(path).as_posix()}" if found else None
 
 
@@ -72,9 +79,10 @@ def open_source(name: str | Path, options: Options, tried: str = "") -> Source:
             reason = f"{str(error).splitlines()[0] if str(error) else error!r:.120}"
             raise DataError(f"no data set {name!r} ({reason})", hint=tried or "is the folder complete?") from error
 
-    configs = load(datasets.get_dataset_config_names, name)
+    saved = (Path(name) / SAVED).is_file()
+    configs = [] if saved else load(datasets.get_dataset_config_names, name)
     config = options.config or next((c for c in configs if c != LABELS), None)
-    loaded = load(datasets.load_dataset, name, config)
+    loaded = load(datasets.load_from_disk, name) if saved else load(datasets.load_dataset, name, config)
     tables = {s: loaded[n] for s, names in SPLIT_NAMES.items() for n in names if n in loaded}
     if "train" not in tables:
         raise DataError(f"splits {', '.join(loaded)}", name, hint="expected one called train")
@@ -91,12 +99,19 @@ def open_source(name: str | Path, options: Options, tried: str = "") -> Source:
         stream = partial(labels, label_table, names, name, options)
     elif isinstance(kind, ClassLabel):
         stream = partial(class_labels, kind.names)
+    columns = [name for name in train.column_names if name != label_column]
+    texts = text_columns(columns, list(train.take(min(len(train), SAMPLE))))
+    reading = None
+    if texts and not options.query_template and not options.text_column:
+        reading = Reading(tuple(texts), labels=(label_column,))
     numbers = isinstance(kind, ClassLabel) or (isinstance(kind, Value) and kind.dtype.startswith(("int", "uint")))
     if numbers and label_table is None and not isinstance(kind, ClassLabel):
         found = f"{label_column!r} holds ids, but there is no configuration {LABELS!r}"
         raise DataError(found, name, hint="add one with the columns uid and text")
     splits = {
-        split: Split(Path(name), partial(queries, table, label_column, None if numbers else names, name, options))
+        split: Split(
+            Path(name), partial(queries, table, label_column, None if numbers else names, name, options, reading)
+        )
         for split, table in tables.items()
     }
     files = [Path(entry["filename"]) for table in tables.values() for entry in table.cache_files]
@@ -109,6 +124,7 @@ def open_source(name: str | Path, options: Options, tried: str = "") -> Source:
         labels_last=label_table is None and not isinstance(kind, ClassLabel),
         description={"name": called, "licence": train.info.license or "", "source": train.info.homepage or ""},
         files=files,
+        choices=Choices(reading),
     )
 
 
@@ -139,7 +155,13 @@ def inner(feature: Any) -> Any:
 
 
 def queries(
-    table: Dataset, label_column: str, names: LabelNames | None, name: str, options: Options, problems: Problems
+    table: Dataset,
+    label_column: str,
+    names: LabelNames | None,
+    name: str,
+    options: Options,
+    reading: Reading | None,
+    problems: Problems,
 ) -> Records:
     """The rows of a split; labels are names, or ids if `names` is None."""
     path, by_template = Path(name), template(options.query_template)
@@ -149,7 +171,9 @@ def queries(
         try:
             found: Record = {
                 "uid": f"row-{i}" if not uid or record[uid] is None else str(record[uid]),
-                "text": text_of(record, by_template, fields, path, i + 1),
+                "text": text_of(record, by_template, fields, path, i + 1)
+                if reading is None
+                else reading.text_of(record, path, i + 1),
             }
             cell = record[label_column]
             if names is not None:

@@ -1,6 +1,7 @@
 """JSON lines: `trn`, `tst` and optionally `val` with queries, `lbl` with labels.
 
-A query is `{"uid", "text", "labels": [ids]}`, optionally with `weights` (the relevance of each label). A label is
+A query is `{"uid", "text", "labels": [ids]}`, optionally with `weights` (the relevance of each label); labels may be
+uids or texts instead of ids. A label is
 `{"uid", "text"}`, optionally with `texts` (other names), `description`, `parents` (uids), `weight` and any other
 column; its row number is its id. Files end in `.jsonl` or `.json`, plain or compressed. Optional files beside them:
 `filter_labels_{trn,val,tst}.txt` (one `row label` per line: pairs that are excluded from evaluation), `hierarchy.tsv`
@@ -14,6 +15,7 @@ The raw files of the XC repository have the same structure with other names: `ti
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,17 @@ from hf_xmc.data.formats.fields import (
     text_of,
     uid_of,
 )
-from hf_xmc.data.formats.source import LEFT_OUT, UNREADABLE, Options, Reader, Record, Records, Source, Split
+from hf_xmc.data.formats.source import (
+    LEFT_OUT,
+    UNREADABLE,
+    LabelNames,
+    Options,
+    Reader,
+    Record,
+    Records,
+    Source,
+    Split,
+)
 from hf_xmc.data.hierarchy import parent_uids
 from hf_xmc.errors import DataError, Problems
 
@@ -35,6 +47,7 @@ SPLITS = {"trn": "train", "val": "validation", "tst": "test"}
 FILTERS = {"trn": ("trn", "train"), "val": ("val", "validation"), "tst": ("tst", "test")}
 ID_FIELDS = ("labels", "target_ind")
 WEIGHT_FIELDS = ("weights", "target_rel")
+FIRST = 100  # queries that say whether labels are row numbers or names
 XC = Template("{title} {content}")
 
 
@@ -49,9 +62,20 @@ def detect(folder: Path) -> str | None:
         found = [path.name for stem in ("trn", "lbl") if (path := find(folder, stem))]
         if len(found) == 2:
             return f"has {found[0]} and {found[1]}"
-        if found and not find_file(folder, "trn_X_Y.txt", "trn_X.txt"):
+        trn = find(folder, "trn")
+        if found and not find_file(folder, "trn_X_Y.txt", "trn_X.txt") and not (trn and has_names(trn)):
             return f"has {found[0]}"
     return None
+
+
+def has_names(path: Path) -> bool:
+    """Whether the first queries have names or uids as labels, rather than row numbers."""
+    try:
+        some = islice(json_lines(path, Problems(stop=False)), FIRST)
+        lists = [record.get(name) for _, record in some for name in ID_FIELDS]
+    except DataError:
+        return False
+    return any(isinstance(item, str) for found in lists if isinstance(found, list) for item in found)
 
 
 def open_source(folder: Path, options: Options) -> Source:
@@ -71,11 +95,12 @@ def open_source(folder: Path, options: Options) -> Source:
         for stem, split in SPLITS.items()
         if (path := find_file(folder, *(f"filter_labels_{end}.txt" for end in FILTERS[stem])))
     }
+    names = LabelNames(closed=True) if has_names(paths["trn"]) else None
     return Source(
         format="xc_json" if ".json" in label_path.suffixes else "jsonl",
         reason="",
-        splits={SPLITS[stem]: Split(path, partial(queries, path, options)) for stem, path in paths.items()},
-        labels=partial(labels, label_path, parents_path, options),
+        splits={SPLITS[stem]: Split(path, partial(queries, path, options, names)) for stem, path in paths.items()},
+        labels=partial(labels, label_path, parents_path, options, names),
         label_path=label_path,
         description=describe(folder),
         filters=filters,
@@ -91,14 +116,25 @@ READER = Reader(
 )
 
 
-def queries(path: Path, options: Options, problems: Problems) -> Records:
-    """The queries of one file."""
+def queries(path: Path, options: Options, names: LabelNames | None, problems: Problems) -> Records:
+    """The queries of one file. With `names` their labels are uids or texts of labels."""
     by_template = template(options.query_template)
     for line, record in json_lines(path, problems, options.encoding):
         try:
+            if names is not None:
+                record = with_ids(record, names, path, line, problems)
             yield line, query(record, by_template, path, line, options.time_column)
         except DataError as error:
             problems.error(UNREADABLE, error, LEFT_OUT)
+
+
+def with_ids(record: Record, names: LabelNames, path: Path, line: int, problems: Problems) -> Record:
+    """A record whose labels are names, with their row numbers instead."""
+    field = next((name for name in ID_FIELDS if name in record), "labels")
+    given = record.get(field)
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        return record  # `query` says what is wrong
+    return {**record, field: names.ids(given, path, line, problems)}
 
 
 def query(
@@ -127,7 +163,9 @@ def xc_template(record: Record) -> Template | None:
     return XC if "text" not in record and "title" in record and "content" in record else None
 
 
-def labels(path: Path, parents_path: Path | None, options: Options, problems: Problems) -> Records:
+def labels(
+    path: Path, parents_path: Path | None, options: Options, names: LabelNames | None, problems: Problems
+) -> Records:
     """The records of the label file, with their parents if there is a hierarchy.
 
     A bad row is always an error, and so is a blank line before the last label: if either were left out, all later
@@ -143,6 +181,8 @@ def labels(path: Path, parents_path: Path | None, options: Options, problems: Pr
         label = {"uid": uid_of(record, path, line), "text": text, **rest}
         if parents_path is not None:
             label.setdefault("parents", parents.get(label["uid"], []))
+        if names is not None:
+            names.add(label["uid"], i, text.strip())
         yield line, label
 
 

@@ -176,7 +176,7 @@ class LabelNames:
             )
             for name, count in common:
                 message = f"{name!r}, {count:,} times, first in {self.first[name]}"
-                problems.note(UNKNOWN, message, "left out; add it to the vocabulary", count)
+                problems.note(UNKNOWN, message, "left out; add it to the vocabulary", count, lost=True)
         if self.chosen:
             name = next(iter(self.chosen))
             said.append(

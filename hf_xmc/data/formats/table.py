@@ -31,6 +31,7 @@ from hf_xmc.data.formats.fields import (
     template,
     text_of,
 )
+from hf_xmc.data.formats.label_names import fold
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
@@ -72,9 +73,9 @@ def tables_in(folder: Path) -> dict[str, Path]:
     named = {split: found for split, stems in SPLIT_NAMES.items() if (found := find_table(folder, stems))}
     if "train" in named:
         return named
-    found = [p for p in sorted(folder.iterdir()) if p.is_file() and plain_suffix(p) in SUFFIXES]
-    found = [p for p in found if plain_suffix(p) != ".json"]  # of which most are settings
-    tables = [p for p in found if p.name.split(".")[0].lower() not in LABEL_FILES] or found
+    files = [p for p in sorted(folder.iterdir()) if p.is_file() and plain_suffix(p) in SUFFIXES]
+    files = [p for p in files if plain_suffix(p) != ".json"]  # of which most are settings
+    tables = [p for p in files if p.name.split(".")[0].lower() not in LABEL_FILES] or files
     if len(tables) == 1:
         return {"train": tables[0]}
     splits: dict[str, list[Path]] = {}
@@ -95,8 +96,8 @@ def open_source(path: Path, options: Options) -> Source:
     folder = path if path.is_dir() else path.parent
     paths = {"train": path} if path.is_file() else tables_in(path)
     if "train" not in paths:
-        names = ", ".join(p.name for p in sorted(path.iterdir()) if plain_suffix(p) in SUFFIXES)
-        raise DataError(f"no table says that it is for training (found {names})", path, hint="call it train.csv")
+        found = ", ".join(p.name for p in sorted(path.iterdir()) if plain_suffix(p) in SUFFIXES)
+        raise DataError(f"no table says that it is for training (found {found})", path, hint="call it train.csv")
     label_path = find_labels(folder, options, beside=path.is_dir(), tables=[*paths.values()])
     concepts = label_path is not None and plain_suffix(label_path) in skos.VOCABULARIES
     names, choices = LabelNames(closed=label_path is not None, lenient=concepts), Choices()
@@ -174,7 +175,7 @@ def queries(
     reading = columns.reading()
     for i, (line, record) in enumerate(rows(path, columns.options.encoding, problems)):
         try:
-            text = text_in(record, reading, path, line)
+            text = reading.text_of(record, path, line)
             cells = [record.get(name) for name in columns.labels]
             if together is not None and (cells := together.pop(key_of(record, columns, text), [])) == []:
                 continue  # belongs to an earlier row
@@ -195,14 +196,6 @@ def queries(
         choices.said += names.report(label_path, problems)
 
 
-def text_in(record: Record, reading: Any, path: Path, line: int) -> str:
-    """The text of a row; an error names file and line."""
-    try:
-        return reading.text_of(record)
-    except DataError as error:
-        raise DataError(str(error), path, line) from error
-
-
 def uid_in(record: Record, columns: Columns) -> str:
     """The uid of a row; empty if it has none."""
     return str(record[columns.uid]) if columns.uid and record.get(columns.uid) is not None else ""
@@ -218,9 +211,9 @@ def label_cells(path: Path, columns: Columns, problems: Problems) -> dict[str | 
     are left out here, and reported when the table is read again."""
     cells: dict[str | int, list[Any]] = {}
     reading = columns.reading()
-    for line, record in rows(path, columns.options.encoding, Problems(stop=False)):
+    for _, record in rows(path, columns.options.encoding, Problems(stop=False)):
         try:
-            text = text_in(record, reading, path, line)
+            text = reading.text_of(record)
         except DataError:
             continue
         cells.setdefault(key_of(record, columns, text), []).append(record.get(columns.labels[0]))
@@ -232,6 +225,15 @@ def names_as_labels(names: LabelNames, choices: Choices, problems: Problems) -> 
     if paths := names.paths():
         name = next(iter(paths))
         choices.said.append(f"Labels are paths, as {name!r:.60}: what stands before the last step is the parent")
+    spellings: dict[str, str] = {}
+    for name in names.id_of:
+        spellings.setdefault(fold(name), name)
+    if (extra := len(names.id_of) - len(spellings)) > 0:
+        one, other = next((spellings[fold(name)], name) for name in names.id_of if spellings[fold(name)] != name)
+        choices.said.append(
+            f"{extra:,} labels differ from another only in case or spaces, as {one!r:.40} and {other!r:.40}; "
+            "a label file (--label_file) makes them one"
+        )
     yield from names.records()
 
 

@@ -14,7 +14,7 @@ from datasets import Dataset, Features
 from hf_xmc.data.arrow import ArrowTableWriter, batches, list_column, map_table
 from hf_xmc.data.formats.source import UNREADABLE, Source
 from hf_xmc.data.ingest.filters import read_filter, write_filters
-from hf_xmc.data.ingest.findings import leave_out_repeated, note_findings
+from hf_xmc.data.ingest.findings import leave_out_repeated, note_findings, note_moved_examples
 from hf_xmc.data.ingest.labels import stage_labels
 from hf_xmc.data.ingest.queries import (
     MAX_LABELS,
@@ -28,7 +28,7 @@ from hf_xmc.data.ingest.queries import (
     stage_queries,
     with_split_in_uids,
 )
-from hf_xmc.data.ingest.splits import SPLITS, SplitOptions, held_out_rows, validation_rows
+from hf_xmc.data.ingest.splits import SPLITS, SplitOptions, held_out_rows, suited_rows, validation_rows
 from hf_xmc.errors import DataError, Problems
 from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
 from hf_xmc.types import Positives
@@ -71,6 +71,7 @@ def build(
     np.save(folder / "train_counts.npy", counts)
     write_filters(staged, places, filters, folder)
     note_findings(staged, places, labels, counts, problems)
+    note_moved_examples(positives, given, labels, problems)
     about = source.description
     description = {
         "name": name,
@@ -121,7 +122,8 @@ def assign(
         pooled[kept] = np.where(test, SPLITS.index("test"), SPLITS.index("train"))
     if splitting.strategy != "given" or "validation" not in staged:
         train = np.flatnonzero(pooled == 0)
-        pooled[train[validation_rows(uid_hashes[train], positives.take(train))]] = SPLITS.index("validation")
+        rows = suited_rows if splitting.validation == "suited" else validation_rows
+        pooled[train[rows(uid_hashes[train], positives.take(train))]] = SPLITS.index("validation")
     return dict(zip(staged, np.split(pooled, ends[:-1]), strict=True))
 
 

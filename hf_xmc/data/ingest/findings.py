@@ -9,6 +9,7 @@ from hf_xmc.data.arrow import batches
 from hf_xmc.data.hierarchy import table_pairs
 from hf_xmc.data.ingest.queries import Staged, hashes, repeated_in_pool
 from hf_xmc.errors import DataError, Problems
+from hf_xmc.types import Positives
 
 
 def note_findings(
@@ -34,6 +35,25 @@ def note_findings(
     note_shared_label_texts(labels, problems)
     note_unknown_parents(labels, problems)
     problems.counts += type(problems.counts)()  # removes kinds that were not found
+
+
+def note_moved_examples(positives: Positives, places: np.ndarray, labels: Dataset, problems: Problems) -> None:
+    """Note labels that have examples in validation, but none in training.
+
+    Args:
+        positives: of all splits, one after the other.
+        places: index in `SPLITS` of each of these rows, or -1.
+    """
+    in_split = [
+        np.bincount(positives.take(np.flatnonzero(places == i)).indices, minlength=len(labels)) for i in (0, 1)
+    ]
+    moved = np.flatnonzero((in_split[0] == 0) & (in_split[1] > 0))
+    kind = "labels whose only examples are in validation"
+    for row in moved[: problems.shown].tolist():
+        message = f"label {row} ({labels[row]['uid']!r}, {excerpt(labels[row]['text'])})"
+        problems.note(kind, message, "kept; predicted from its text alone", 0)
+    if len(moved):
+        problems.counts[kind] += len(moved)
 
 
 def leave_out_repeated(pool: dict[str, Staged], places: dict[str, np.ndarray], problems: Problems) -> None:

@@ -16,6 +16,8 @@ SPLITS = ("train", "validation", "test")
 Strategy = Literal["given", "random", "time", "label", "stratified"]
 STRATEGIES = ("given", "random", "time", "label", "stratified")
 SHARE = 10  # one query in ten
+SUITED_SHARE, SUITED_QUERIES = 0.15, 1000  # of the training queries, or this many where that is fewer
+CALIBRATION = 40  # validation queries without which nothing can be calibrated
 NO_TIME = ("", "nan", "nat", "none", "null")
 BLOCK = 1000  # queries that are stratified together
 
@@ -30,16 +32,28 @@ class SplitOptions:
             each label has the same share of its queries in the test split (iterative stratification, Sechidis et al.
             2011).
         test_share: approximate share of the queries in the test split.
+        validation: how many training queries are cut for validation where the source has none. `tenth`: one in ten,
+            less those that are the last example of a label; `suited`: a tenth, or 1,000 or 15 % where that is more,
+            after leaving out last examples, and at least the 40 that a calibration needs.
     """
 
     strategy: Strategy = "given"
     test_share: float = 0.1
+    validation: Literal["tenth", "suited"] = "tenth"
 
     def __post_init__(self) -> None:
+        if self.validation not in ("tenth", "suited"):
+            raise SettingsError(f"invalid validation {self.validation!r}", hint="expected tenth or suited")
         if self.strategy not in STRATEGIES:
             raise SettingsError(f"invalid --split {self.strategy!r}", hint=f"expected one of {', '.join(STRATEGIES)}")
         if not 0 < self.test_share < 1:
             raise SettingsError(f"invalid --test_share {self.test_share}", hint="give a number between 0 and 1")
+
+
+def suited_to(source: str, builder: str | None = None) -> Literal["tenth", "suited"]:
+    """How a command cuts the validation split of what a user gives it: so that it suits its number of queries. The
+    sample and public sets keep the tenth that published figures were measured on."""
+    return "tenth" if source == "sample" or builder is not None else "suited"
 
 
 def validation_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
@@ -69,6 +83,53 @@ def validation_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
             chosen.append(row)
             for label in labels:
                 left[label] -= 1
+    return np.sort(np.asarray(chosen, dtype=np.int64))
+
+
+def suited_size(count: int) -> int:
+    """How many of some training queries are cut for validation where that is to suit their number.
+
+    >>> [suited_size(count) for count in (12, 100, 400, 2_500, 7_000, 50_000)]
+    [1, 40, 60, 375, 1000, 5000]
+    """
+    size = max(count // SHARE, min(SUITED_QUERIES, int(SUITED_SHARE * count)))
+    return max(size, CALIBRATION) if count >= 2 * CALIBRATION else size
+
+
+def suited_rows(uid_hashes: np.ndarray, positives: Positives) -> np.ndarray:
+    """Rows to move from training to validation, `suited_size` of them if there are as many, sorted.
+
+    The tenth that `validation_rows` takes comes first, then further queries in the order of their hash. A query stays
+    in training if it is the last example of a label, unless fewer than 40 would be left, without which nothing can be
+    calibrated: then those whose labels lose least are taken as well.
+
+    Args:
+        uid_hashes: uint64 `[N]`.
+        positives: of the training split, N rows.
+
+    >>> len(suited_rows(np.arange(400, dtype=np.uint64), Positives.from_lists([[0]] * 400)))
+    60
+    >>> len(suited_rows(np.arange(400, dtype=np.uint64), Positives.from_lists([i] for i in range(400))))
+    40
+    """
+    size, source = suited_size(len(positives)), positives.numpy()
+    left = np.bincount(source.indices, minlength=1).tolist()
+    order = np.lexsort((uid_hashes, uid_hashes % np.uint64(SHARE)))
+    chosen: list[int] = []
+    waiting: list[tuple[int, int]] = []  # labels that would lose their last example, and row
+    for row in order.tolist():
+        if len(chosen) >= size:
+            break
+        labels = source.row(row).tolist()
+        if all(left[label] > 1 for label in labels):
+            chosen.append(row)
+            for label in labels:
+                left[label] -= 1
+        else:
+            waiting.append((sum(left[label] <= 1 for label in labels), row))
+    missing = min(size, CALIBRATION) - len(chosen)
+    if missing > 0 and len(positives) >= 2 * CALIBRATION:
+        chosen += [row for _, row in sorted(waiting, key=lambda pair: pair[0])[:missing]]
     return np.sort(np.asarray(chosen, dtype=np.int64))
 
 

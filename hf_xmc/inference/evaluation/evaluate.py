@@ -27,6 +27,7 @@ from hf_xmc.inference.loading import (
     as_dataset,
     as_tagger,
     check_labels,
+    on_catalogue_of,
     starts_with_labels,
 )
 from hf_xmc.inference.pipeline import XMCPipeline
@@ -121,7 +122,7 @@ def evaluate(
     for name, number in {"k": k, "batch_size": batch_size}.items():
         if number < 1:
             raise SettingsError(f"{name} is {number}; it must be at least 1")
-    data = as_dataset(dataset)
+    data = on_catalogue_of(system, as_dataset(dataset))
     if split not in data.queries:
         raise DataError(f"{data.name} has no split {split!r}", hint=f"it has {', '.join(data.queries)}")
     if not len(data.queries[split]):
@@ -442,10 +443,15 @@ def score(topk: TopK, dataset: XMCDataset, split: str, ks: tuple[int, ...] = KS)
     return ranking_metrics(topk, dataset.positives(split), ks, label_weights(dataset), filters)
 
 
-def baseline_predictions(dataset: XMCDataset, split: str, k: int) -> dict[str, TopK]:
-    """Predictions that need no trained model, as deep as `predict_split`: popularity, and tf-idf of label texts."""
+def baseline_predictions(dataset: XMCDataset, split: str, k: int, rows: np.ndarray | None = None) -> dict[str, TopK]:
+    """Predictions that need no trained model, as deep as `predict_split`: popularity, and tf-idf of label texts.
+
+    Args:
+        rows: the queries of the split to predict for; by default all.
+    """
     k = search_depth(k, dataset.filters.get(split))
-    texts = dataset.queries[split]["text"][:]
+    queries = dataset.queries[split]
+    texts = (queries if rows is None else queries.select(rows))["text"][:]
     train, labels = dataset.queries["train"]["text"][:], dataset.labels["text"][:]
     return {
         "popularity": baselines.popularity(np.asarray(dataset.train_label_counts), len(texts), k),

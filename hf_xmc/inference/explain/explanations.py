@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.explain.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
+from hf_xmc.inference.explain.channels import Evidence
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.channels import QueryMemory
 from hf_xmc.retrieval.index import LabelIndex
@@ -26,6 +27,10 @@ class Tagger(Protocol):
 
     @property
     def memory(self) -> QueryMemory | None: ...
+
+    def channel_evidence(
+        self, texts: Sequence[str], embeddings: Any, label_ids: Sequence[Sequence[int]]
+    ) -> list[list[dict[str, Evidence]]]: ...
 
     def __call__(self, texts: str, k: int | None = None, **options: Any) -> list[Any]: ...
 
@@ -63,6 +68,7 @@ class Explanation:
         words: of the query, in their order, without those that were cut off because the text is too long.
         label_words: of the label's text, by occlusion.
         neighbours: training queries of the memory that have the label, nearest first.
+        channels: what each ranking channel says of the label, by its name.
         convergence_delta: of integrated gradients: how far their sum is from what they should sum to.
         faithfulness: the result of [`measure_explanation`], if it was asked for.
     """
@@ -78,10 +84,11 @@ class Explanation:
     neighbours: list[Neighbour] = field(default_factory=list)
     convergence_delta: float | None = None
     faithfulness: dict[str, float] | None = None
+    channels: dict[str, Evidence] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain lists and dicts, ready for JSON."""
-        return asdict(self)
+        return {**asdict(self), "channels": {name: one.to_dict() for name, one in self.channels.items()}}
 
 
 def explain_text(
@@ -132,6 +139,7 @@ def explain_text(
         given, deltas = integrated_gradients(model, seen, spans, labels)
     else:
         given = occlusion(model, seen, spans, labels, "query", how)
+    said = pipeline.channel_evidence([text], query, [ids])[0]
     near = neighbours(pipeline.memory, query, ids, num_neighbours, train_queries)
     return [
         Explanation(
@@ -145,6 +153,7 @@ def explain_text(
             label_words=label_words(model, names[i], id_, query, how),
             neighbours=near[i],
             convergence_delta=deltas[i],
+            channels=said[i],
         )
         for i, id_ in enumerate(ids)
     ]

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from hf_xmc.data.files import replacing
+from hf_xmc.inference.explain.channels import Evidence
 from hf_xmc.inference.explain.explanations import Explanation, Word
 
 FOR, AGAINST = (20, 130, 90), (190, 60, 50)  # green and red, as red, green, blue
@@ -54,11 +55,22 @@ def shown(one: Explanation) -> dict[str, Any]:
         "strongest": [
             {"text": word.text, "value": f"{word.attribution:+.3f}", "for": word.attribution > 0} for word in strongest
         ],
+        "channels": [channel_line(name, said) for name, said in one.channels.items() if said.rank is not None],
         "neighbours": [
             {"name": n.text or n.uid or f"training query {n.row:,}", "similarity": f"{n.similarity:.3f}"}
             for n in one.neighbours
         ],
     }
+
+
+def channel_line(name: str, said: Evidence) -> str:
+    """What a channel says of a label, in a few words.
+
+    >>> channel_line("names", Evidence(0.5, 0.91, 1, ("gene expression",)))
+    'names +0.50 (score 0.910, rank 1: gene expression)'
+    """
+    words = f": {', '.join(dict.fromkeys(said.words))}" if said.words else ""
+    return f"{name} {said.contribution:+.2f} (score {said.score:.3f}, rank {said.rank}{words})"
 
 
 def pieces(text: str, words: Sequence[Word]) -> list[dict[str, str]]:

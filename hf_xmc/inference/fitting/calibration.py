@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.evaluation.evaluate import metrics_document
 from hf_xmc.inference.fitting.confidence import Fit, fit_confidence
-from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, folder_to_write
+from hf_xmc.inference.loading import (
+    AnyDataset,
+    AnyPath,
+    AnyTagger,
+    as_dataset,
+    as_tagger,
+    folder_to_write,
+    on_catalogue_of,
+)
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.calibration import METHODS
 
@@ -62,7 +70,8 @@ def calibrate(
     if not 0 < level < 1:
         raise SettingsError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
     folder = folder_to_write(tagger, output_dir)
-    data, given = as_dataset(dataset), as_tagger(tagger)
+    given = as_tagger(tagger)
+    data = on_catalogue_of(given, as_dataset(dataset))
     chosen = (channels, fusion, prefer)
     fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth, *chosen)
     if folder is None:

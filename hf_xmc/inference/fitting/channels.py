@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import SettingsError
-from hf_xmc.inference.ranking import FUSION_DEPTH, without_removed
+from hf_xmc.inference.ranking import FUSION_DEPTH, only, without_removed
 from hf_xmc.retrieval.channels import CHANNELS, FusedChannel, LabelVectors, TrainQueries
 from hf_xmc.retrieval.fusion import Ranked, ranked_by, tune_channel, weighted_sum
 from hf_xmc.retrieval.fusion_learning import Learned, Settings, learn_fusion
@@ -175,9 +175,7 @@ def listed(index: LabelIndex, channels: Sequence[FusedChannel], held: Held) -> d
     live = without_removed(index, None)
     found = {labels.name: Listed(labels.name, index.search(held.queries, FUSION_DEPTH), complete=False).first()}
     for channel in channels:
-        topk = channel.rank(held.texts, held.queries, FUSION_DEPTH)
-        if live is not None:
-            topk = TopK(np.where((topk.ids >= 0) & live[topk.ids], topk.ids, -1), topk.scores)
+        topk = only(channel.rank(held.texts, held.queries, FUSION_DEPTH), live)
         found[channel.name] = Listed(channel.name, topk, channel.complete).first()
     return found
 

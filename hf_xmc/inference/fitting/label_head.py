@@ -24,7 +24,15 @@ from hf_xmc.hub.run import read_json
 from hf_xmc.inference.fitting.confidence import TUNING, check_data, halves
 from hf_xmc.inference.fitting.tagger import measure_validation
 from hf_xmc.inference.labels import build_index, encode_catalogue
-from hf_xmc.inference.loading import AnyDataset, AnyPath, AnyTagger, as_dataset, as_tagger, folder_to_write
+from hf_xmc.inference.loading import (
+    AnyDataset,
+    AnyPath,
+    AnyTagger,
+    as_dataset,
+    as_tagger,
+    folder_to_write,
+    on_catalogue_of,
+)
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
 from hf_xmc.modeling import LabelHead, XMCDualEncoderModel
@@ -88,8 +96,9 @@ def fuse_label_head(
         fitted.summary["fusion"]
     """
     folder = folder_to_write(tagger, output_dir)
-    data = as_dataset(dataset)
-    fitted = fuse_head(as_tagger(tagger), data, batch_size, seed, depth)
+    given = as_tagger(tagger)
+    data = on_catalogue_of(given, as_dataset(dataset))
+    fitted = fuse_head(given, data, batch_size, seed, depth)
     if folder is None:
         return fitted
     metrics = None

@@ -20,6 +20,7 @@ from hf_xmc.inference.loading import (
     as_tagger,
     check_labels,
     folder_to_write,
+    on_catalogue_of,
 )
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.metrics import drop_pairs
@@ -86,6 +87,7 @@ def train_reranker(
             raise SettingsError(f"{name} is {rate}; it must be above 0")
     folder = folder_to_write(tagger, output_dir)
     data, given = as_dataset(dataset), as_tagger(tagger)
+    data = on_catalogue_of(given, data)
     check_labels(given.index, data)
     set_seed(seed)
     reranker = CrossEncoderReranker.from_encoder(encoder, max_length)

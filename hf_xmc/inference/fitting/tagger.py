@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoConfig, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.growing import grow_catalogue
 from hf_xmc.errors import SettingsError
 from hf_xmc.hub.folder import load_model, pipeline_parts, save_parts
 from hf_xmc.hub.run import RUN, describe_run, read_json
@@ -21,8 +25,11 @@ from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
 from hf_xmc.modeling.configuration_xmc import SETTINGS
 from hf_xmc.modeling.modeling_xmc import HUB_OPTIONS
 from hf_xmc.retrieval.folder import loading_encoder
+from hf_xmc.retrieval.index import ABOUT, LABELS
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.trainer import XMCTrainer
+
+logger = logging.getLogger(__name__)
 
 K = 5
 LOADING = ("attn_implementation", "label_encoder", *HUB_OPTIONS)  # of a model, in addition to its settings
@@ -45,7 +52,8 @@ def train_tagger(
 
     Args:
         dataset: a data set, its folder, or its name.
-        model_name_or_path: an encoder (any that `AutoModel` loads), or a trained folder to train further.
+        model_name_or_path: an encoder (any that `AutoModel` loads), or a trained folder to train further. Of a folder
+            the catalogue is kept, with the labels that are new in the data after it.
         output_dir: the folder to write; by default that of `args`, or `outputs/run`.
         args: settings of the training. They are not changed.
         seed: overrides `args.seed`.
@@ -69,7 +77,8 @@ def train_tagger(
     args = XMCTrainingArguments(str(output_dir or "outputs/run")) if args is None else copy.copy(args)
     args.output_dir = str(output_dir or args.output_dir or "outputs/run")
     args.seed = args.seed if seed is None else seed
-    data, folder = as_dataset(dataset), Path(args.output_dir)
+    folder = Path(args.output_dir)
+    data, kept = over_earlier_labels(as_dataset(dataset), model_name_or_path)
     model = new_model(model_name_or_path, data.max_lengths, args.seed, **model_settings)
     trainer = XMCTrainer(
         model=model,
@@ -90,13 +99,41 @@ def train_tagger(
         saved: Any = load_model(folder, dtype="float32")
         model = saved.to(args.device)
     tagger = XMCPipeline.build(model, data.labels)
+    if kept is not None:
+        tagger.remove_labels(still_removed(data, Path(model_name_or_path)))
     # A model that was trained further keeps the name of its encoder and the settings of its first stage.
     before = read_json(Path(model_name_or_path) / RUN)
     earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}
+    if kept is not None and kept < data.num_labels:
+        earlier["catalogue"] = {"kept": kept, "new": data.num_labels - kept}
     source = before.get("encoder") or model_name_or_path
     tagger.run = describe_run(data, args, source, seconds, **earlier)
     save_trained(tagger, folder, measure_validation(tagger, data, args.seed, seconds))
     return tagger
+
+
+def over_earlier_labels(data: XMCDataset, model_name_or_path: str) -> tuple[XMCDataset, int | None]:
+    """The data set over the catalogue of the trained folder that training starts from, followed by its new labels, so
+    that no label is lost; and how many labels the folder has, None if it is not one."""
+    path = Path(model_name_or_path) / LABELS
+    if not path.is_file():
+        return data, None
+    grown = grow_catalogue(old := read_parquet(path), data)
+    if grown is not data:
+        logger.warning(
+            f"{len(old):,} labels of {model_name_or_path} kept, {grown.num_labels - len(old):,} new; "
+            f"{data.num_labels:,} of them are in {data.name}"
+        )
+    return grown, len(old)
+
+
+def still_removed(data: XMCDataset, folder: Path) -> list[int]:
+    """Labels that were removed from the catalogue of a trained folder, and that no query of the new data has."""
+    ids = np.asarray(read_json(folder / ABOUT).get("removed", []), dtype=np.int64)
+    used = np.zeros(data.num_labels, dtype=bool)
+    for split in data.queries:
+        used[data.positives(split).indices] = True
+    return ids[~used[ids]].tolist()
 
 
 def save_trained(tagger: XMCPipeline, folder: Path, metrics: dict[str, Any] | None) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
-from datasets import Dataset
 
 from hf_xmc.retrieval.catalogue import Catalogue
 from hf_xmc.types import Positives, TopK
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class Channel(Protocol):

@@ -37,6 +37,7 @@ from hf_xmc.retrieval.name_table import (
     find_names,
     texts_of,
 )
+from hf_xmc.retrieval.regression import newton
 from hf_xmc.retrieval.scores import best_of
 from hf_xmc.retrieval.words import Stems, word_spans
 from hf_xmc.types import Positives, TopK
@@ -48,6 +49,7 @@ SMOOTHING = 4.0  # imagined training texts with a name, of which the usual share
 UNUSED = 0.3  # share of labels that are taken as unused when the model is fitted, so that it can judge such labels
 EXAMPLES = 200_000  # training texts that the model is fitted on, at most
 STEP = 4096  # texts at a time
+DECAY = 1.0  # of the weights of the logistic model
 FEATURES = ("used", "keyphraseness", "texts with the name", "prior", "matches", "place", "length of the text")
 FEATURES = (*FEATURES, "words", "characters", "other name", "part of a name", "labels of the name")
 # Without training texts: the probability of a name alone, more for longer ones.
@@ -77,6 +79,7 @@ class LabelNames:
         known: a checksum of the texts of each label, uint32 `[L]`.
         weight: share of the fused score.
         learned_from: a hash of what the counts were when they were learned.
+        ranges: the smallest and largest value of each feature that the model has seen; others are cut to these.
 
     >>> from datasets import Dataset
     >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["Sea fishing", "Sea"], "texts": [["Angling"], None]})
@@ -102,10 +105,11 @@ class LabelNames:
         known: np.ndarray,
         weight: float = 0.0,
         learned_from: str = "",
+        ranges: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self.stems, self.names, self.used, self.carried = stems, names, used, carried
         self.priors, self.coefficients, self.known, self.weight = priors, dict(coefficients), known, weight
-        self.learned_from = learned_from
+        self.learned_from, self.ranges = learned_from, dict(ranges or {})
         self._followed: tuple[Catalogue, int, int] | None = None
         self._read_names()
 
@@ -147,7 +151,10 @@ class LabelNames:
         self._count(pairs.entries, true, label_counts)
         if pairs.rows.size:
             features, target = (np.concatenate(column) for column in zip(*parts, strict=True))
-            self.coefficients = logistic(features, target) or self.coefficients
+            if target.any() and not target.all():
+                self.coefficients = logistic(features, target)
+                limits = zip(features.min(axis=0).tolist(), features.max(axis=0).tolist(), strict=True)
+                self.ranges = {name: [*both] for name, both in zip(FEATURES, limits, strict=True)}
         digest = blake2b(digest_size=12)
         for column in (self.names.keys, self.names.labels, self.used, self.carried):
             digest.update(np.ascontiguousarray(column).tobytes())
@@ -191,13 +198,13 @@ class LabelNames:
             return
         same = self._followed is not None and self._followed[0] is catalogue and self._followed[2] == state[2]
         start = len(self.known) if same else 0
-        texts = texts_of(catalogue.table, slice(start, None))
+        texts = texts_of(catalogue.arrow.slice(start))
         found = checksums(texts)
-        before = self.known[start:]
+        before = self.known[start : start + len(found)]
         changed = np.flatnonzero(np.append(found[: len(before)] != before, np.ones(len(found) - len(before), bool)))
-        if len(changed):
+        if len(changed) or start + len(found) < len(self.known):
             rows = changed + start
-            kept = ~np.isin(self.names.labels, rows)
+            kept = ~np.isin(self.names.labels, rows) & (self.names.labels < catalogue.num_rows)
             new = Names.of(rows.tolist(), [texts[i] for i in changed.tolist()], self.stems)
             self.names, source = self.names.keep(kept).merged(new)
             self.used, self.carried = (
@@ -265,6 +272,8 @@ class LabelNames:
 
     def _scores(self, features: np.ndarray) -> np.ndarray:
         weights = np.array([self.coefficients.get(name, 0.0) for name in FEATURES])
+        limits = np.array([self.ranges.get(name, (-np.inf, np.inf)) for name in FEATURES])
+        features = np.clip(features, limits[:, 0], limits[:, 1])
         return expit(features @ weights + self.coefficients["bias"])
 
     def versions(self, texts: Sequence[str] | None, embeddings: Any) -> Iterable[tuple[LabelNames, TopK]]:
@@ -277,7 +286,12 @@ class LabelNames:
 
     def fingerprint(self) -> str:
         """A hash of how names are judged. It does not depend on labels that come and go."""
-        learned = [self.stems.language, sorted(self.coefficients.items()), self.priors.tolist()]
+        learned = [
+            self.stems.language,
+            sorted(self.coefficients.items()),
+            sorted(self.ranges.items()),
+            self.priors.tolist(),
+        ]
         parts = repr([*learned, self.learned_from, self.weight])
         return blake2b(parts.encode(), digest_size=12).hexdigest()
 
@@ -296,6 +310,7 @@ class LabelNames:
             "learned_from": self.learned_from,
             "priors": self.priors.tolist(),
             "coefficients": self.coefficients,
+            "ranges": self.ranges,
             "num_names": len(self._keys),
             "num_labels": len(self.known),
         }
@@ -329,7 +344,9 @@ class LabelNames:
                 raise ValueError("columns of different lengths")
             priors, weight = np.array(about["priors"], np.float64), float(about["weight"])
             stems, learned = Stems(about["language"]), (priors, about["coefficients"])
-            return cls(stems, names, used, carried, *learned, arrays["known"], weight, about["learned_from"])
+            return cls(
+                stems, names, used, carried, *learned, arrays["known"], weight, about["learned_from"], about["ranges"]
+            )
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
             hint = "fit it again with hf-xmc calibrate"
             raise ModelFolderError(f"the names cannot be read ({error!s:.200})", folder, hint=hint) from error
@@ -397,14 +414,11 @@ def contains(positives: Positives, rows: np.ndarray, labels: np.ndarray) -> np.n
     return np.isin(rows * stride + labels, truth.keys(stride))
 
 
-def logistic(features: np.ndarray, target: np.ndarray) -> dict[str, float] | None:
-    """The coefficients of a logistic regression on features as they are; None if all examples are of one class."""
-    from sklearn.linear_model import LogisticRegression
-
-    if target.all() or not target.any():
-        return None
+def logistic(features: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """The coefficients of a logistic regression on features as they are, `[P, F]`; both classes must occur."""
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale < 1e-9] = math.inf  # a feature that never changes says nothing
-    model = LogisticRegression(C=1.0, solver="newton-cholesky").fit((features - mean) / scale, target)
-    weights = model.coef_[0] / scale
-    return {"bias": float(model.intercept_[0] - mean @ weights), **dict(zip(FEATURES, weights.tolist(), strict=True))}
+    standard = np.append((features - mean) / scale, np.ones((len(features), 1)), axis=1)
+    *weights, bias = newton(standard, target, np.ones(len(target)), DECAY)
+    weights = np.asarray(weights) / scale
+    return {"bias": float(bias - mean @ weights), **dict(zip(FEATURES, weights.tolist(), strict=True))}

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, softmax
 
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.channels.channel import TrainQueries
@@ -265,6 +266,7 @@ class QueryMemory:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `memory/` into a trained folder: embeddings, positives, and `memory.json` with the settings."""
         folder = Path(folder)
+        forget_checksums(folder)
         about = {
             "format": FORMAT,
             "num_queries": len(self),

@@ -1,0 +1,71 @@
+"""`manifest.json`: the SHA-256 of each file of a trained folder, by which a damaged or exchanged one is noticed.
+
+It is written with the parts of the folder, and checked before they are loaded. Whoever can change the manifest can
+change the rest too: it protects from damage, from files of two versions in one folder, and from edits of single files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hf_xmc.data.files import file_fingerprint, read_json, replacing
+from hf_xmc.errors import ModelFolderError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def write_manifest(folder: Path, names: Iterable[str]) -> Path:
+    """Write the checksums of these files of a folder."""
+    about = {"format": FORMAT, "files": checksums(folder, names)}
+    with replacing(folder / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return folder / MANIFEST
+
+
+def forget_checksums(folder: str | os.PathLike[str]) -> None:
+    """Remove the manifest of a folder of which a single part is about to be written."""
+    Path(folder, MANIFEST).unlink(missing_ok=True)
+
+
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """File -> SHA-256, sorted; large files at once, since hashing does not hold the interpreter."""
+    rows = sorted(names)
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return dict(zip(rows, pool.map(lambda name: file_fingerprint(folder / name), rows), strict=True))
+
+
+def check_manifest(folder: Path, names: Collection[str] | None = None) -> None:
+    """Compare the files of a folder with its manifest; without a manifest, or for files that it does not list, there
+    is nothing to compare.
+
+    Args:
+        names: the files that will be read; by default all that are listed. A listed one that is missing counts as
+            changed only by default, since a part of a repository may have been downloaded.
+
+    Raises:
+        ModelFolderError: a file that is not as it was saved.
+    """
+    about = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    if int(about.get("format", FORMAT)) > FORMAT:
+        raise ModelFolderError(f"{MANIFEST} has format {about['format']}, this version reads {FORMAT}", folder)
+    listed: dict[str, str] = about.get("files") or {}
+    asked = [name for name in listed if names is None or name in names]
+    if names is None and (gone := [name for name in asked if not (folder / name).is_file()]):
+        raise changed(folder, gone, "missing")
+    there = [name for name in asked if (folder / name).is_file()]
+    found = checksums(folder, there)
+    if different := [name for name in there if found[name] != listed[name]]:
+        raise changed(folder, different, "not as saved")
+
+
+def changed(folder: Path, names: Collection[str], what: str) -> ModelFolderError:
+    return ModelFolderError(
+        f"{', '.join(sorted(names))}: {what}, by the checksums of {MANIFEST}",
+        folder,
+        hint=f"download or copy the folder again; if you changed it yourself, delete {MANIFEST}",
+    )

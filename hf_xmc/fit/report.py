@@ -1,0 +1,175 @@
+"""The last page of a fit: `report.html`, and `fit.json` with the same figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from hf_xmc.data.files import replacing
+from hf_xmc.fit.machine import gigabytes
+from hf_xmc.fit.measure import SHOWN, TAGGER
+from hf_xmc.hub.run import write_json
+
+REPORT, FIGURES = "report.html", "fit.json"
+MEASURES = (
+    "P@k: share of the first k labels that are true. nDCG@5: the same with more weight on the first places. R@5: "
+    "share of the true labels that are among the first five. PSP@5: P@5 in which rare labels count more. All are in "
+    "per cent, with 95 % bootstrap intervals over texts."
+)
+GROUPS = {
+    "labels": "Labels, by examples in training",
+    "texts": "Texts, by length",
+    "branches": "Branches, worst first",
+}
+
+
+class Report:
+    """The figures of a run, which are saved as a part of the trained folder.
+
+    Args:
+        figures: the content of `fit.json`.
+    """
+
+    def __init__(self, figures: Mapping[str, Any]) -> None:
+        self.figures = dict(figures)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `fit.json` and `report.html`."""
+        write_json(self.figures, folder / FIGURES)
+        write_report(folder, self.figures)
+
+
+def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Write `report.html` into a folder.
+
+    Args:
+        document: what `fit.json` holds (`hf_xmc.fit.fit.Run.finish`).
+    """
+    template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(template)
+    split = main_split(document)
+    queries = document["queries"]
+    text = page.render(
+        title=f"A tagger for {document['data']['name']}",
+        headline=headline(document),
+        tables=[
+            {"caption": caption(name, queries[name]), **system_table(document["systems"][name])}
+            for name in reversed(list(document["systems"]))
+        ],
+        measures=MEASURES,
+        chart={"title": f"First label right, {split}", "bars": system_bars(document["systems"][split])},
+        channels=channel_table(document["channels"]),
+        channels_note="Measured on validation texts. A channel is kept only if it helps.",
+        weak=[
+            {"title": title, "bars": [bar(row) for row in document["weak"][key]]}
+            for key, title in GROUPS.items()
+            if document["weak"].get(key)
+        ],
+        confidence=document["confidence"],
+        facts={**document["data"]["facts"], **document["facts"]},
+        stages=[
+            {"title": s["title"], "planned": duration(60 * s["minutes"]), "taken": duration(s["seconds"])}
+            for s in document["stages"]
+        ],
+        commands=document["next"],
+    )
+    with replacing(folder / REPORT) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / REPORT
+
+
+def main_split(document: Mapping[str, Any]) -> str:
+    """The split whose figures come first: test, if there is one."""
+    return "test" if "test" in document["systems"] else "validation"
+
+
+def headline(document: Mapping[str, Any]) -> str:
+    """The result in two sentences."""
+    split = main_split(document)
+    found, low, high = document["systems"][split][TAGGER]["P@1"]
+    count, rate = document["queries"][split], document["texts_per_second"]
+    return (
+        f"The first label is right for {found:.1%} of {count:,} {split} texts (95 % interval {low:.1%} to "
+        f"{high:.1%}). "
+        f"The tagger takes {gigabytes(document['bytes'])} on disk and tags about {rate:,.0f} texts a second here."
+    )
+
+
+def caption(split: str, queries: int) -> str:
+    """What a table of systems shows."""
+    chosen = ", which chose nothing but probabilities" if split == "validation" else ", which nothing was chosen on"
+    return f"{queries:,} {split} texts{chosen}; per cent"
+
+
+def system_table(systems: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
+    """Rows of systems with their metrics."""
+    rows = []
+    for name, metrics in systems.items():
+        cells = [f"{100 * v:.1f} ±{50 * (high - low):.1f}" for v, low, high in (metrics[m] for m in SHOWN)]
+        rows.append({"name": name, "own": name == TAGGER, "cells": cells})
+    return {"columns": SHOWN, "rows": rows}
+
+
+def system_bars(systems: Mapping[str, Mapping[str, Sequence[float]]]) -> list[dict[str, Any]]:
+    """Bars of P@1 with their intervals."""
+    bars = []
+    for name, metrics in systems.items():
+        value, low, high = (100 * x for x in metrics["P@1"])
+        bars.append(
+            {
+                "name": name,
+                "own": name == TAGGER,
+                "width": round(value, 2),
+                "low": round(low, 2),
+                "span": round(max(high - low, 0.2), 2),
+                "value": f"{value:.1f} %",
+            }
+        )
+    return bars
+
+
+def channel_table(channels: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Rows of channels: kept or not, and the metrics with and without each."""
+    if not channels:
+        return None
+    columns = ("kept", *(f"{name} without → with" for name in ("P@1", "P@5", "PSP@5")), "size", "seconds")
+    rows = []
+    for row in channels:
+        gains = [gain(row, name) for name in ("P@1", "P@5", "PSP@5")]
+        size = "" if row["bytes"] is None else gigabytes(row["bytes"])
+        cells = ["yes" if row["kept"] else "no", *gains, size, f"{row['seconds']:.1f}"]
+        rows.append({"name": row["name"], "cells": cells})
+    return {"columns": columns, "rows": rows}
+
+
+def gain(row: Mapping[str, Any], metric: str) -> str:
+    """A metric without and with a channel.
+
+    >>> gain({"without": {"P@1": 0.5}, "with": {"P@1": 0.52}}, "P@1")
+    '50.0 → 52.0'
+    """
+    before = f"{100 * row['without'][metric]:.1f}"
+    return before if row["with"] is None else f"{before} → {100 * row['with'][metric]:.1f}"
+
+
+def bar(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A bar of recall for one group."""
+    value = 100 * row["recall"]
+    return {"name": f"{row['name']} ({row['count']:,})", "width": round(value, 2), "value": f"{value:.0f} %"}
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it.
+
+    >>> duration(42), duration(150), duration(7300)
+    ('42 s', '2 min 30 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,254 @@
+"""What a run does: encode, train, combine the evidence, and measure. Each stage can be repeated after a kill."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.fit.plan import Plan
+from hf_xmc.hub.run import describe_run
+from hf_xmc.inference.fitting.confidence import FEWEST, Fit, fit_from_embeddings
+from hf_xmc.inference.labels import build_index
+from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.callbacks import LogLines
+from hf_xmc.training.trainer import XMCTrainer
+
+# Chosen on validation queries of the bundled sample.
+FINE_TUNING: dict[str, Any] = {
+    "label_strategy": "in_batch",
+    "per_device_train_batch_size": 128,
+    "learning_rate": 3e-4,
+    "warmup_steps": 6,
+    "gradient_caching": False,
+    "disable_dropout": True,
+}
+LONGEST = 512  # tokens of a text that are looked at before the plan chooses how many to read
+Advance = Callable[[float], None]  # told the share of a stage that is done
+
+
+class ShareDone(TrainerCallback):
+    """Tells how far a training is, and stops it when its time is over.
+
+    Args:
+        advance: is told the share that is done.
+        deadline: `time.perf_counter()` at which to stop; None for never.
+    """
+
+    def __init__(self, advance: Advance, deadline: float | None = None) -> None:
+        self.advance = advance
+        self.deadline = deadline
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.advance(state.global_step / max(state.max_steps, 1))
+        if self.deadline is not None and time.perf_counter() > self.deadline:
+            control.should_training_stop = True
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained tagger, with the embeddings of the data set's queries.
+
+    Args:
+        tagger: model and label index.
+        embeddings: split -> embeddings of its queries, `[N, D]`.
+    """
+
+    tagger: XMCPipeline
+    embeddings: Mapping[str, np.ndarray]
+
+
+def untrained(encoder: str | None, earlier: str | Path | None) -> XMCDualEncoderModel:
+    """A model to measure the speed of the encoder with: that of an earlier tagger, or one around an encoder."""
+    if earlier is None:
+        return XMCDualEncoderModel.from_encoder(encoder, max_query_length=LONGEST)
+    model: XMCDualEncoderModel = XMCDualEncoderModel.from_pretrained(earlier, dtype="float32")
+    return model
+
+
+def first_model(plan: Plan, encoder: str | None, earlier: str | Path | None, weight: float) -> XMCDualEncoderModel:
+    """The model before training: a new one, or that of an earlier tagger, whose label vectors are kept.
+
+    Args:
+        encoder: folder or Hub id; None for a model without a transformer.
+        earlier: a trained folder.
+        weight: share of the static tower; an earlier tagger keeps its own.
+    """
+    return new_model(plan, encoder, weight) if earlier is None else untrained(encoder, earlier)
+
+
+def new_model(plan: Plan, encoder: str | None, weight: float) -> XMCDualEncoderModel:
+    """The model before training.
+
+    Args:
+        encoder: folder or Hub id; None for a model without a transformer.
+        weight: share of the static tower.
+    """
+    settings = plan.settings
+    static = {
+        "static_dim": settings.static_dim,
+        "static_buckets": settings.static_buckets,
+        "static_weight": weight,
+    }
+    model = XMCDualEncoderModel.from_encoder(
+        encoder,
+        seed=settings.seed,
+        temperature=settings.temperature,
+        label_head="residual" if settings.label_vectors else None,
+        max_label_length=settings.max_label_length,
+        **({} if encoder is None else {"max_query_length": settings.max_query_length, "projection_dim": plan.hidden}),
+        **(static if settings.static_dim else {}),
+    )
+    return model
+
+
+def fine_tune(plan: Plan, data: XMCDataset, encoder: str, folder: Path, advance: Advance) -> None:
+    """Train the whole encoder on the labels of each batch, and write it into `folder / "encoder"`."""
+    settings = plan.settings
+    model = XMCDualEncoderModel.from_encoder(
+        encoder,
+        seed=settings.seed,
+        max_query_length=settings.max_query_length,
+        max_label_length=settings.max_label_length,
+    )
+    args = XMCTrainingArguments(
+        str(folder / "checkpoints"),
+        num_train_epochs=settings.fine_tune_epochs or 1,
+        max_steps=settings.max_steps,
+        seed=settings.seed,
+        save_strategy="epoch",
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        **FINE_TUNING,
+    )
+    trainer = XMCTrainer(
+        model,
+        args,
+        data.queries["train"],
+        label_dataset=data.labels,
+        train_ignored=data.filters.get("train"),
+        callbacks=[ShareDone(advance)],
+    )
+    trainer.remove_callback(LogLines)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
+    model.tower("query").save_pretrained(folder / "encoder")
+    assert model.tokenizer is not None
+    model.tokenizer.save_pretrained(folder / "encoder")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint in a folder, if there is any."""
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def trainer_for(
+    model: XMCDualEncoderModel, plan: Plan, data: XMCDataset, folder: Path, share_done: ShareDone
+) -> XMCTrainer:
+    """The trainer of the main stage: projections, word vectors and label vectors over a frozen encoder."""
+    settings = plan.settings
+    args = XMCTrainingArguments(
+        str(folder / "checkpoints"),
+        label_strategy=plan.label_strategy,
+        freeze_encoder=model.config.encoder_config is not None,
+        num_train_epochs=settings.epochs or 1,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.batch_size or 256,
+        learning_rate=settings.learning_rate,
+        label_head_learning_rate=settings.label_head_learning_rate,
+        label_head_loss_weight=1.0,
+        static_learning_rate=settings.static_learning_rate,
+        static_dropout=settings.static_dropout,
+        seed=settings.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="nDCG@5",
+        logging_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = XMCTrainer(
+        model=model,
+        args=args,
+        train_dataset=data.queries["train"],
+        eval_dataset=data.queries["validation"],
+        label_dataset=data.labels,
+        train_ignored=data.filters.get("train"),
+        eval_ignored=data.filters.get("validation"),
+        callbacks=[share_done],
+    )
+    trainer.remove_callback(LogLines)  # the watcher is told, and the figures are in fit.json
+    return trainer
+
+
+def encode(trainer: XMCTrainer, data: XMCDataset, advance: Advance) -> None:
+    """Encode all texts once, with the frozen encoder. What an earlier attempt encoded is taken from the cache."""
+    tables = [("label", trainer.label_tokens)]
+    tables += [("query", trainer.tokenize(trainer.model, queries, None).tokens) for queries in data.queries.values()]
+    total, done = sum(int(table.lengths.sum()) for _, table in tables), 0
+    for side, table in tables:
+        trainer.encoder.states(table, side)
+        done += int(table.lengths.sum())
+        advance(done / max(total, 1))
+
+
+def train(trainer: XMCTrainer, folder: Path) -> None:
+    """Train, from the last checkpoint if there is one, and write the model into `folder / "model"`."""
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(str(trainer.args.output_dir))))
+    trainer.save_model(str(folder / "model"))
+
+
+def embed(trainer: XMCTrainer, data: XMCDataset, run: Mapping[str, Any]) -> Trained:
+    """Label index and embeddings of all queries with a trained model. Nothing is encoded again."""
+    model = trainer.model
+    labels = (np.arange(data.num_labels), trainer.table(trainer.label_tokens, "label"))
+    tagger = XMCPipeline(model, build_index(model, data.labels, labels), run)
+    embeddings = {}
+    for split, queries in data.queries.items():
+        tokenized = trainer.tokenize(model, queries, None)
+        embeddings[split] = trainer.table(tokenized.tokens, "query").numpy()
+    return Trained(tagger, embeddings)
+
+
+def combine(trained: Trained, plan: Plan, data: XMCDataset) -> Fit:
+    """Keep the channels that help on one half of validation, learn how to weigh them there, and calibrate on the other
+    half. Without enough validation texts the tagger stays as it is: label vectors alone, and no probabilities."""
+    settings = plan.settings
+    if len(data.queries["validation"]) < FEWEST:
+        return Fit(trained.tagger, {"channels": [], "calibrated_on": 0})
+    return fit_from_embeddings(
+        trained.tagger,
+        data,
+        trained.embeddings,
+        level=settings.level,
+        seed=settings.seed,
+        channels=settings.channels,
+        fusion="auto",
+        prefer=settings.prefer,
+    )
+
+
+def record(plan: Plan, data: XMCDataset, args: XMCTrainingArguments, encoder: str, seconds: float) -> dict[str, Any]:
+    """The content of `run.json`.
+
+    Args:
+        encoder: its name; a path on this machine is left out.
+        seconds: of encoding and training.
+    """
+    settings = {name: value for name, value in plan.to_json()["settings"].items() if name != "encoder"}
+    return describe_run(data, args, encoder, seconds, fit=settings)

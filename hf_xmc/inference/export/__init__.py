@@ -1,0 +1,1 @@
+"""A trained folder in the forms that other tools load."""

@@ -1,0 +1,112 @@
+"""`hf-xmc export` from Python: a trained folder in another form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_xmc.data.files import read_json, replacing
+from hf_xmc.errors import SettingsError
+from hf_xmc.hub.folder import load_model, refresh
+from hf_xmc.inference.evaluation.evaluate import predict_split, score
+from hf_xmc.inference.export.graph import export_onnx, export_openvino
+from hf_xmc.inference.export.sentence_transformers import export_sentence_transformers
+from hf_xmc.inference.export.vectors import export_vectors
+from hf_xmc.inference.graph_encoder import ABOUT, BACKENDS
+from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
+from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.index import LabelIndex
+
+FORMS = (*BACKENDS, "sentence-transformers", "vectors")
+K = 5
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Args:
+        path: the file or folder.
+        size: of it in bytes.
+        cost: metrics on validation, `"torch"` and `"int8"`, if they were measured.
+    """
+
+    path: Path
+    size: int
+    cost: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def export(
+    folder: AnyPath,
+    to: str,
+    output: AnyPath | None = None,
+    int8: bool = False,
+    dataset: AnyDataset | None = None,
+    side: str | None = None,
+) -> Exported:
+    """Write a trained folder in the form of another tool. This is what `hf-xmc export` runs.
+
+    `onnx` and `openvino` become parts of the folder, for `XMCPipeline.from_pretrained(folder, backend="onnx")`; they
+    are removed when the model changes. The others are written beside it.
+
+    Args:
+        folder: a trained folder; for a form that becomes part of it not a Hub repository.
+        to: `"onnx"`, `"openvino"`, `"sentence-transformers"` or `"vectors"`.
+        output: the folder, or the file of vectors (`.parquet`, `.safetensors`); by default a name beside the folder's.
+        int8: an int8 version as well, which is then the one that is loaded by default.
+        dataset: with `int8`, the data set on whose validation split its cost is measured.
+        side: for sentence-transformers, one side alone (`"query"` or `"label"`).
+
+    Raises:
+        SettingsError: an unknown form, or an option that it does not have.
+        ModelFolderError: the model cannot be written in this form.
+    """
+    if to not in FORMS:
+        raise SettingsError(f"to is {to!r}; expected one of {', '.join(FORMS)}")
+    if to not in BACKENDS and int8:
+        raise SettingsError("int8 is an option of onnx and openvino")
+    if to in BACKENDS and output is not None:
+        raise SettingsError(f"{to} becomes a part of the folder; there is no output to choose")
+    path = Path(folder) if to in BACKENDS else fetch_folder(folder)
+    beside = Path(str(folder).rstrip("/"))
+    if to == "vectors":
+        target = Path(output) if output is not None else beside.with_name(f"{beside.name}-vectors.parquet")
+        written = export_vectors(LabelIndex.from_pretrained(path), target)
+    elif to == "sentence-transformers":
+        target = Path(output) if output is not None else beside.with_name(f"{beside.name}-sentence-transformers")
+        written = export_sentence_transformers(load_model(path), target, side)
+    else:
+        written = (export_onnx if to == "onnx" else export_openvino)(path, load_model(path), int8)
+    cost = measure_cost(path, to, as_dataset(dataset)) if int8 and dataset is not None else {}
+    return Exported(written, size_of(written), cost)
+
+
+def measure_cost(folder: Path, backend: str, data: Any) -> dict[str, dict[str, float]]:
+    """Metrics of the folder on validation with torch and with int8, which `onnx.json` keeps."""
+    taggers = {
+        "torch": XMCPipeline.from_pretrained(folder),
+        "int8": XMCPipeline.from_pretrained(folder, backend=backend, precision="int8"),
+    }
+    found = {name: measured(tagger, data) for name, tagger in taggers.items()}
+    path = folder / ABOUT[backend]
+    about = {**read_json(path), "int8_cost": {"data": data.name, "split": "validation", **found}}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    refresh(folder)
+    return found
+
+
+def measured(tagger: XMCPipeline, data: Any) -> dict[str, float]:
+    """Metrics of a tagger on validation."""
+    found: Mapping[str, float] = score(predict_split(tagger, data, "validation", K, 64), data, "validation")
+    return dict(found)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)

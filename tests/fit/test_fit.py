@@ -1,0 +1,156 @@
+"""`fit_tagger` and `hf-xmc fit` from a table to a folder."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hf_xmc import XMCPipeline
+from hf_xmc.cli.main import app
+from hf_xmc.errors import DataError, ModelFolderError
+from hf_xmc.fit.fit import fit_tagger
+from hf_xmc.fit.watcher import Silent
+from tests.fit.conftest import write_table
+
+SMALL = {"static_dim": 16, "static_buckets": 2**12, "batch_size": 64, "epochs": 4}
+# These say how long the run took.
+TIMES = ("fit.json", "report.html", "run.json", "README.md", "metrics.json", "manifest.json", "index/index.json")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A hash of each file of a tagger that does not say how long the run took."""
+    return {
+        path.relative_to(folder).as_posix(): sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not (name := path.relative_to(folder).as_posix()).startswith("fit/")
+        and name not in TIMES
+    }
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the package catches it."""
+
+
+class KillAt(Silent):
+    """Kills the run at the n-th thing that it is told."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def begin(self, stage: str) -> None:
+        self.count()
+
+    def advance(self, share: float) -> None:
+        self.count()
+
+    def end(self, stage: str, seconds: float) -> None:
+        self.count()
+
+
+def test_a_table_becomes_a_tagger(table: Path, tmp_path: Path) -> None:
+    fitted = fit_tagger(table, tmp_path / "tagger", "fast", test=0.2, config=SMALL)
+    assert fitted.metrics["P@1"] > 0.9
+    assert fitted.figures["queries"]["test"] > 50
+    found = XMCPipeline.from_pretrained(tmp_path / "tagger")("an old blue boat", k=2)
+    assert {tag["label"] for tag in found} == {"blue", "boat"}
+    assert all(0 <= tag["probability"] <= 1 for tag in found)
+    page = (tmp_path / "tagger" / "report.html").read_text()
+    assert "popularity" in page
+    assert "this tagger" in page
+    assert (tmp_path / "tagger" / "README.md").is_file()
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_same_folder(table: Path, tmp_path: Path) -> None:
+    fit_tagger(table, tmp_path / "whole", "fast", config=SMALL)
+    expected = contents(tmp_path / "whole")
+    assert "model.safetensors" in expected
+    kills = 0
+    for number in (1, 5, 30, 12, 3, 2):
+        try:
+            fit_tagger(table, tmp_path / "killed", "fast", config=SMALL, watcher=KillAt(number))
+        except Killed:
+            kills += 1
+    assert kills >= 3
+    fit_tagger(table, tmp_path / "killed", "fast", config=SMALL)
+    assert contents(tmp_path / "killed") == expected
+
+
+def test_a_complete_run_is_not_repeated_and_another_one_is_refused(table: Path, tmp_path: Path) -> None:
+    first = fit_tagger(table, tmp_path / "tagger", "fast", config=SMALL)
+    model = (tmp_path / "tagger" / "model.safetensors").stat().st_mtime_ns
+    again = fit_tagger(table, tmp_path / "tagger", "fast", config=SMALL)
+    assert again.metrics == first.metrics
+    assert (tmp_path / "tagger" / "model.safetensors").stat().st_mtime_ns == model
+    with pytest.raises(ModelFolderError, match="another settings"):
+        fit_tagger(table, tmp_path / "tagger", "fast", seed=7, config=SMALL)
+
+
+def test_a_folder_of_another_command_is_left_alone(table: Path, tmp_path: Path) -> None:
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "config.json").write_text("{}")
+    with pytest.raises(ModelFolderError, match="did not make"):
+        fit_tagger(table, tmp_path / "trained", "fast", config=SMALL)
+    assert [path.name for path in (tmp_path / "trained").iterdir()] == ["config.json"]
+
+
+def test_going_on_from_an_earlier_tagger_keeps_its_labels(table: Path, tmp_path: Path) -> None:
+    fit_tagger(table, tmp_path / "first", "fast", config=SMALL)
+    week = tmp_path / "week.csv"
+    week.write_text("text,labels\n" + "".join(f"a shiny orange kite {i},orange;kite\n" for i in range(40)))
+    later = fit_tagger(week, tmp_path / "second", "fast", config=SMALL, from_tagger=tmp_path / "first")
+    names = later.tagger.index.labels["text"][:]
+    assert names[:16] == XMCPipeline.from_pretrained(tmp_path / "first").index.labels["text"][:]
+    assert {"orange", "kite"} == set(names[16:])
+    assert {tag["label"] for tag in later.tagger("an orange kite", k=2)} == {"orange", "kite"}
+    assert {tag["label"] for tag in later.tagger("a heavy black stone", k=2)} == {"black", "stone"}
+
+
+def test_a_test_file(table: Path, tmp_path: Path) -> None:
+    test = write_table(tmp_path / "more.csv", 50, seed=5)
+    fitted = fit_tagger(table, tmp_path / "tagger", "fast", test=test, config={**SMALL, "epochs": 1})
+    assert fitted.figures["queries"]["test"] == 50
+    with pytest.raises(DataError, match="no test file"):
+        fit_tagger(table, tmp_path / "other", "fast", test=tmp_path / "missing.csv", config=SMALL)
+
+
+def test_too_few_texts_to_calibrate_still_make_a_tagger(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "few.csv", 60)
+    fitted = fit_tagger(table, tmp_path / "tagger", "fast", config=SMALL)
+    assert "too few texts to calibrate" in fitted.figures["confidence"]
+    assert "probability" not in fitted.tagger("an old blue boat")[0]
+
+
+def test_the_help_page_has_eight_options() -> None:
+    shown = CliRunner().invoke(app, ["fit", "--help"], env={"COLUMNS": "100"}).output
+    options = {word for word in shown.split() if word.startswith("--") and word != "--help"}
+    expected = {"--output_dir", "--minutes", "--memory", "--preset", "--encoder", "--test", "--seed", "--from"}
+    assert options - {"--config"} == expected
+
+
+def test_the_command_line_fits_two_screens(table: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({**SMALL, "epochs": 1}))
+    arguments = [
+        "fit",
+        str(table),
+        "--output_dir",
+        str(tmp_path / "tagger"),
+        "--preset",
+        "fast",
+        "--config",
+        str(config),
+    ]
+    found = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"}, catch_exceptions=False)
+    assert found.exit_code == 0
+    assert len(found.output.splitlines()) <= 60
+    assert "hf-xmc predict" in found.output

@@ -1,0 +1,141 @@
+"""A trained folder in other forms: graphs that give the same predictions, and label vectors as files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
+from hf_xmc.cli.main import app
+from hf_xmc.errors import ModelFolderError, SettingsError
+from hf_xmc.inference.export.export import export
+from hf_xmc.inference.graph_encoder import GraphEncoder
+from hf_xmc.retrieval.catalogue import NotInIndex
+
+TEXTS = ["a red car", "", "blue " * 40, "a green house and more words than fit into the maximum length of a query"]
+ENGINES = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_encoder: str, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with graphs of both kinds, one projection for each side, and an int8 version."""
+    folder = tmp_path_factory.mktemp("export") / "run"
+    model = XMCDualEncoderModel.from_encoder(
+        tiny_encoder, projection_dim=16, max_query_length=12, max_label_length=6, label_prefix="label: ", seed=0
+    )
+    assert model.label_projection is not None
+    model.label_projection.weight.data.add_(0.1)
+    XMCPipeline.build(model, load_xmc_dataset(toy).labels).save_pretrained(folder)
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    done = CliRunner().invoke(app, ["export", str(folder), "--to", "onnx", "--int8", "--dataset", str(toy)])
+    assert done.exit_code == 0, done.output
+    assert "validation, per cent" in done.output
+    return folder
+
+
+def check_backend(folder: Path, backend: str) -> None:
+    """The same embeddings and the same labels as with torch."""
+    ours = XMCPipeline.from_pretrained(folder)
+    theirs = XMCPipeline.from_pretrained(folder, backend=backend, precision="float32")
+    assert isinstance(theirs.model, GraphEncoder)
+    for name in ("encode_queries", "encode_labels"):
+        expected = getattr(ours.model, name)(TEXTS)
+        np.testing.assert_allclose(getattr(theirs.model, name)(TEXTS, batch_size=3), expected, atol=1e-5)
+    ids, again = ours.predict(TEXTS, 5), theirs.predict(TEXTS, 5)
+    np.testing.assert_array_equal(ids.ids, again.ids)
+    np.testing.assert_allclose(ids.scores, again.scores, atol=1e-5)
+    # A label that is added is encoded by the graph.
+    for tagger in (ours, theirs):
+        tagger.add_labels(["a purple bus"])
+    added = [{tag["label"]: tag["score"] for tag in tagger("a purple bus", k=13)} for tagger in (ours, theirs)]
+    assert added[1] == pytest.approx(added[0], abs=1e-5)
+    assert "a purple bus" in added[0]
+
+
+def test_onnx_predicts_the_same(exported: Path) -> None:
+    check_backend(exported, "onnx")
+
+
+def test_openvino_predicts_the_same(exported: Path) -> None:
+    pytest.importorskip("openvino")
+    assert export(exported, "openvino").path == exported / "openvino"
+    check_backend(exported, "openvino")
+
+
+def test_int8_is_smaller_and_close(exported: Path) -> None:
+    small, whole = (exported / "onnx" / name for name in ("model_int8.onnx", "model.onnx"))
+    assert small.stat().st_size < whole.stat().st_size
+    about = json.loads((exported / "onnx/onnx.json").read_text())
+    assert {*about["int8_cost"]} == {"data", "split", "torch", "int8"}
+    tagger = XMCPipeline.from_pretrained(exported, backend="onnx")  # int8, because it was asked for
+    expected = XMCPipeline.from_pretrained(exported).model.encode_queries(TEXTS).numpy()
+    found = tagger.model.encode_queries(TEXTS)
+    assert not np.array_equal(found, expected)
+    assert (found * expected).sum(1).min() > 0.95
+
+
+def test_a_graph_goes_with_its_model(exported: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match=r"no onnx/onnx.json; run hf-xmc export .* --to onnx"):
+        XMCPipeline.from_pretrained(copied(exported, tmp_path, without="onnx"), backend="onnx")
+    folder = copied(exported, tmp_path / "other")
+    other = XMCDualEncoderModel.from_encoder(tiny_encoder, projection_dim=16, seed=1)
+    XMCPipeline.build(other, LabelIndex.from_pretrained(folder).labels).save_pretrained(folder)
+    assert not (folder / "onnx").exists(), "it belonged to the model before"
+
+
+def copied(folder: Path, to: Path, without: str | None = None) -> Path:
+    from shutil import copytree, ignore_patterns
+
+    return Path(copytree(folder, to / "copy", ignore=ignore_patterns(without) if without else None))
+
+
+def test_a_graph_that_was_changed_is_refused(exported: Path, tmp_path: Path) -> None:
+    folder = copied(exported, tmp_path)
+    with (folder / "onnx/model.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ModelFolderError, match=r"onnx/model.onnx: not as saved"):
+        XMCPipeline.from_pretrained(folder, backend="onnx", precision="float32")
+
+
+def test_settings_that_do_not_exist(exported: Path) -> None:
+    with pytest.raises(SettingsError, match="expected torch, onnx or openvino"):
+        XMCPipeline.from_pretrained(exported, backend="onx")
+    with pytest.raises(SettingsError, match="precision is 'int4'"):
+        XMCPipeline.from_pretrained(exported, backend="onnx", precision="int4")
+    with pytest.raises(SettingsError, match="options of the torch backend"):
+        XMCPipeline.from_pretrained(exported, backend="onnx", device="cpu")
+    with pytest.raises(SettingsError, match="expected one of onnx, openvino, "):
+        export(exported, "gguf")
+    with pytest.raises(SettingsError, match="int8 is an option of onnx"):
+        export(exported, "vectors", int8=True)
+
+
+@pytest.mark.parametrize("factory", ["flat", "hnsw", "ivf-flat"])
+def test_vectors_of_labels(factory: str, tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    index = LabelIndex.build(matrix, [f"label {i}" for i in range(300)], factory)
+    index.remove([3, 250])
+    np.testing.assert_array_equal(index.vectors([7, 299, 7]), matrix[[7, 299, 7]])
+    kept = np.setdiff1d(np.arange(300), [3, 250])
+    np.testing.assert_array_equal(index.vectors(), matrix[kept])
+    assert index.vectors([]).shape == (0, 8)
+    with pytest.raises(NotInIndex):
+        index.vectors([3])
+
+    index.save_pretrained(tmp_path / "run")
+    table = pq.read_table(export(tmp_path / "run", "vectors").path)
+    assert table.column_names == ["id", "uid", "text", "vector"]
+    assert table["id"].to_pylist() == kept.tolist()
+    assert table["text"][3].as_py() == "label 4"
+    np.testing.assert_array_equal(np.array(table["vector"].to_pylist(), np.float32), matrix[kept])
+    tensors = load_file(export(tmp_path / "run", "vectors", tmp_path / "out.safetensors").path)
+    np.testing.assert_array_equal(tensors["vectors"], matrix[tensors["ids"]])
+    with pytest.raises(SettingsError, match=r"neither .parquet nor .safetensors"):
+        export(tmp_path / "run", "vectors", tmp_path / "out.csv")
