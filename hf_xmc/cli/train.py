@@ -73,7 +73,7 @@ def parse(
     )
     for name, text in (own or {}).items():
         parser.add_argument(f"--{name}", help=text)
-    parser.error = partial(refuse, parser)
+    vars(parser)["error"] = partial(refuse, parser)  # in place of the method, which prints the whole usage
     given = parser.parse_args(known)
     del given.config, given.accelerate_config
     return parser, given
