@@ -130,6 +130,13 @@ def predict(
             min=1,
         ),
     ] = 8192,
+    backend: Annotated[
+        str,
+        typer.Option("--backend", help="What computes: torch, or what hf-xmc export wrote: onnx or openvino."),
+    ] = "torch",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of another backend than torch: float32 or int8.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Device: cpu, cuda, ...; by default the fastest available.")
     ] = None,
@@ -156,13 +163,13 @@ def predict(
     from hf_xmc.inference.batch import shared_processes, tag_file
     from hf_xmc.inference.pipeline import XMCPipeline
 
-    processes = shared_processes(device)
+    processes = shared_processes(device) if backend == "torch" else None
     first = processes is None or processes.is_main_process
     for line in files[0].said if files is not None and first else ():
         console.print(line, highlight=False, markup=False)
-    pipeline = XMCPipeline.from_pretrained(
-        folder, device=processes.device if processes else device or fastest_device()
-    )
+    if backend == "torch":
+        device = processes.device if processes else device or fastest_device()
+    pipeline = XMCPipeline.from_pretrained(folder, device=device, backend=backend, precision=precision)
     filters = label_filters(pipeline.index, allowed, forbidden, where)
     search = SearchOptions(memory=memory, geometry=geometry, rerank=rerank, **filters)
     if text and first:

@@ -23,6 +23,7 @@ from hf_xmc import modeling
 from hf_xmc.data.checksums import MANIFEST, check_manifest, write_manifest
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError, XMCError
+from hf_xmc.hub.plain_encoder import is_plain_encoder, load_plain_encoder
 from hf_xmc.hub.run import CARD, METRICS, RUN, read_json, write_json
 from hf_xmc.hub.sentence_layout import LAYOUT, write_sentence_layout
 from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_SETTINGS
@@ -299,6 +300,12 @@ def load_parts(
         **options: `dtype`, `attn_implementation` and the like for the model.
     """
     folder = Path(folder)
+    if is_plain_encoder(folder) and not (folder / INDEX).is_file():
+        raise ModelFolderError(
+            "a plain encoder, which has no labels to predict",
+            folder,
+            hint=f"make a tagger of it with hf-xmc index {folder} --dataset NAME --output_dir FOLDER",
+        )
     replaced = {*GRAPHS, "sentence_transformers", "run", *(("model",) if model is not None else ())}
     used = [part for part in parts() if part.name not in replaced]
     check_manifest(folder, {name for part in used for name in part.files_in(folder)})
@@ -335,6 +342,8 @@ def load_model(folder: Path, **options: Any) -> XMCDualEncoderModel:
         )
     from hf_xmc.modeling import XMCDualEncoderModel
 
+    if is_plain_encoder(folder):
+        return load_plain_encoder(folder, **options)
     try:
         return XMCDualEncoderModel.from_pretrained(folder, **options)
     except XMCError:

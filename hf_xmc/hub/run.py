@@ -12,8 +12,9 @@ from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
     from hf_xmc.data.dataset import XMCDataset
-    from hf_xmc.training.arguments import XMCTrainingArguments
 
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "huggingface-hub", "faiss-cpu", "numpy")
 RUN, METRICS, CARD = "run.json", "metrics.json", "README.md"  # files of a trained folder
@@ -27,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_run(
-    dataset: XMCDataset, args: XMCTrainingArguments, encoder: str, train_seconds: float, **more: Any
+    dataset: XMCDataset, args: TrainingArguments, encoder: str, train_seconds: float, **more: Any
 ) -> dict[str, Any]:
     """What `run.json` holds: arguments that are not defaults, data with its fingerprint, versions."""
     return {
@@ -49,7 +50,7 @@ def describe_run(
     }
 
 
-def changed_arguments(args: XMCTrainingArguments) -> dict[str, Any]:
+def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
     """The arguments that differ from their defaults; paths and tokens stay out."""
     defaults = type(args)(output_dir=args.output_dir).to_dict()
     private = {"output_dir", "logging_dir", "hub_token", "push_to_hub_token", "local_rank", "resume_from_checkpoint"}

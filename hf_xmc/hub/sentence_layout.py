@@ -30,6 +30,7 @@ POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 LEGACY = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
 # Encoders with a pooling layer that nothing here uses, and that transformers makes up if the weights lack it.
 POOLERS = ("albert", "bert", "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta")
+HIDDEN = ("hidden_size", "dim", "d_model", "n_embd")  # what architectures call it
 BASE = "sentence_transformers.base.modules"
 TYPES = {
     "Transformer": f"{BASE}.transformer.Transformer",
@@ -133,7 +134,8 @@ def write_modules(
         weights: side -> projection, `[D, H]`.
         side: write one side alone, which encodes texts of either kind as that side does.
     """
-    hidden = config["encoder_config"]["hidden_size"]
+    sizes = config["encoder_config"]
+    hidden = next(sizes[name] for name in HIDDEN if name in sizes)
     modules: list[dict[str, Any]] = [{"path": "", "type": TYPES["Transformer"]}]
     modules.append({"path": "1_Pooling", "type": TYPES["Pooling"]})
     pooling = config["pooling"]

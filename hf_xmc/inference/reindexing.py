@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
-from hf_xmc.hub.folder import load_model, save_parts
+from hf_xmc.hub.folder import load_model, pipeline_parts, save_parts
+from hf_xmc.hub.plain_encoder import fetch_encoder, is_plain_encoder
 from hf_xmc.inference.labels import named_labels
 from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
 from hf_xmc.inference.pipeline import XMCPipeline
@@ -27,6 +29,7 @@ class Reindexed:
         index: the new index.
         removed: files of the folder that were removed, because they belonged to the index before.
         added: labels that were added.
+        folder: the trained folder that was made of a plain encoder.
         added_uids, removed_uids: uids of the labels that were added and removed.
     """
 
@@ -35,6 +38,7 @@ class Reindexed:
     added: int = 0
     added_uids: list[str] = field(default_factory=list)
     removed_uids: list[str] = field(default_factory=list)
+    folder: Path | None = None
 
 
 def build_folder_index(
@@ -44,23 +48,36 @@ def build_folder_index(
     texts: str = "alone",
     recall_target: float = 0.95,
     batch_size: int = 64,
+    output_dir: AnyPath | None = None,
 ) -> Reindexed:
     """Encode a label table with the model of a trained folder, and write the index into the folder.
 
     This is what `hf-xmc index` runs. What was fitted to the index before is removed; a reranker stays.
 
     Args:
-        folder: a trained folder.
+        folder: a trained folder; or a plain encoder, its folder or Hub id, which becomes a dual encoder.
         dataset: whose labels to index; by default those of the folder, of which removed ones stay removed.
         factory: kind of index; `"auto"` chooses by the size of the catalogue.
         texts: which texts of labels with alternative names (column `texts`) are indexed: `"alone"`, `"best"` or
             `"mean"`.
         recall_target: share of the true ten best labels that an approximate index must find.
         batch_size: texts encoded at a time.
+        output_dir: where a plain encoder is written as a trained folder; by default `outputs/` and its name. A trained
+            folder is changed in its place.
     """
     for name, given, known in (("factory", factory, (*FACTORIES, "auto")), ("texts", texts, ("alone", *TEXTS))):
         if given not in known:  # before anything is encoded
             raise SettingsError(f"{name} is {given!r}; expected one of {', '.join(known)}")
+    if (encoder := plain_encoder_of(folder)) is not None:
+        if dataset is None:
+            raise SettingsError(f"{folder} is a plain encoder without labels", hint="name a data set with --dataset")
+        target = Path(output_dir or Path("outputs", os.path.basename(os.path.abspath(folder))))
+        labels = as_dataset(dataset).labels
+        made = XMCPipeline.build(load_model(encoder), labels, factory, batch_size, texts, recall_target=recall_target)
+        made.run = {} if Path(folder).is_dir() else {"encoder": os.fspath(folder)}
+        return Reindexed(made.index, save_parts(target, pipeline_parts(made)), folder=target)
+    if output_dir is not None:
+        raise SettingsError("output_dir is for a plain encoder; the index of a trained folder is written into it")
     folder = Path(folder)
     if not folder.is_dir():
         raise no_such_folder(folder, "train a model with hf-xmc train")
@@ -75,6 +92,16 @@ def build_folder_index(
         tagger.index.remove(sorted(removed))
     fitted = {**{channel.name: None for channel in CHANNELS}, "fusion": None, "confidence": None}
     return Reindexed(tagger.index, save_parts(folder, {"index": tagger.index, **fitted}))
+
+
+def plain_encoder_of(folder: AnyPath) -> Path | None:
+    """The folder of a plain encoder, downloaded if it is a Hub repository; None for a trained folder."""
+    path = Path(folder)
+    if not path.is_dir():
+        if len(path.parts) != 2 or path.parent.is_dir():  # no name on the Hub, or a folder that is misspelled
+            return None
+        path = fetch_encoder(folder)
+    return path if is_plain_encoder(path) else None
 
 
 def change_labels(

@@ -52,7 +52,9 @@ def fetch_folder(
         return Path(found) / subfolder
     except HFValidationError as error:
         raise no_such_folder(folder, "give a trained folder, or a repository as name/model") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except Exception as error:
+        if not (isinstance(error, (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled)) or is_cut(error)):
+            raise
         if similar_folder(folder) is not None:
             raise no_such_folder(folder) from error
         reason = first_line(error)
@@ -61,6 +63,12 @@ def fetch_folder(
             folder,
             hint="check the name",
         ) from error
+
+
+def is_cut(error: Exception) -> bool:
+    """Whether an error says that a connection failed or was cut. By name, since `huggingface_hub` changes the library
+    that it connects with from version to version."""
+    return any(cls.__name__ == "TransportError" for cls in type(error).__mro__) or isinstance(error, ConnectionError)
 
 
 def no_such_folder(folder: Path, hint: str = "check the name") -> ModelFolderError:

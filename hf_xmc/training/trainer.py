@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, get_last_checkpoint
-from transformers.utils import logging
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, IntervalStrategy, get_last_checkpoint
+from transformers.utils import PushInProgress, logging
 
 from hf_xmc.data.collator import QueryCollator
-from hf_xmc.data.files import replacing
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.errors import SettingsError
+from hf_xmc.hub.push import push_to_hub
 from hf_xmc.losses import Loss, as_loss, make_loss
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.modeling.label_head_xmc import LABEL_HEAD
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.training.adapters import has_adapters, merged, plain_model
 from hf_xmc.training.arguments import XMCTrainingArguments
@@ -45,6 +45,7 @@ from hf_xmc.training.preparation import (
     token_table,
     with_features,
 )
+from hf_xmc.training.publishing import complete_folder, push_checkpoint
 from hf_xmc.training.query_batches import QueryBatches
 from hf_xmc.training.static_training import StaticTraining
 from hf_xmc.types import Positives
@@ -129,7 +130,7 @@ class XMCTrainer(Trainer):
             raise SettingsError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels")
         if (model is None) == (model_init is None):
             raise SettingsError("XMCTrainer needs a model, or model_init, a function that makes one: one of the two")
-        self.given_loss, self.peft_config = loss, peft_config
+        self.given_loss, self.peft_config, self.label_dataset = loss, peft_config, label_dataset
         self.model_init: Any = model_init
         if model_init is not None:
             set_seed(args.seed)  # as before each training
@@ -454,8 +455,76 @@ class XMCTrainer(Trainer):
             if self.static is not None and self.args.should_save and whole:
                 self.static.save_state(folder)
         if self.args.push_to_hub:
-            head = final / LABEL_HEAD
-            if self.args.should_save and head.is_file():
-                with replacing(Path(str(self.args.output_dir), LABEL_HEAD)) as temporary:
-                    shutil.copy(head, temporary)  # the Trainer takes weights and configuration alone
             self._push_from_checkpoint(str(final))
+
+    # ---- The Hub ----
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As in `Trainer`, without its pickled arguments, and with the label head."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        running = getattr(self, "push_in_progress", None)
+        if running is not None and not running.is_done() and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        jobs = push_checkpoint(self, Path(checkpoint_folder))
+        if running is None or running.is_done():
+            self.push_in_progress = PushInProgress(jobs)
+        else:
+            running.jobs.extend(jobs)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in `Trainer`, for the complete trained folder: model, label table, index and card, as
+        `XMCPipeline.from_pretrained` loads them, in one commit and without pickled files.
+
+        Args:
+            **kwargs: taken as in `Trainer`, where they describe a card; ours is made from the folder.
+
+        Returns:
+            The commit, or with `blocking=False` a `Future` of it; None on all processes but the first.
+        """
+        folder = Path(str(self.args.output_dir))
+        pushes, self.args.push_to_hub = self.args.push_to_hub, False  # saving would push again
+        try:
+            self.save_model(str(folder))
+        finally:
+            self.args.push_to_hub = pushes
+        embeddings = self.label_embeddings()  # on all processes
+        if not self.is_world_process_zero():
+            return None
+        model = None if has_adapters(self.model) else plain_model(self.model)
+        complete_folder(folder, model, self.label_dataset, embeddings)
+        return self.push_folder(folder, commit_message, blocking, token, revision, private)
+
+    def push_folder(
+        self,
+        folder: Path,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> Any:
+        """Push a trained folder to the repository of this training; arguments as for `push_to_hub`."""
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token or self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self._finish_current_push()
+        push = partial(
+            push_to_hub,
+            folder,
+            self.hub_model_id,
+            token=token,
+            commit_message=commit_message or "End of training",
+            revision=revision or self.args.hub_revision,
+        )
+        return push() if blocking else HfApi(token=token).run_as_future(push)

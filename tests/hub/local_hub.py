@@ -11,7 +11,9 @@ import base64
 import hashlib
 import json
 import re
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
@@ -34,6 +36,7 @@ class Hub(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}  # LFS, by sha256
         self.requests: list[str] = []
         self.unknown: list[str] = []
+        self.faults: list[Fault] = []  # what goes wrong, each a number of times
         self.lock = Lock()
         self.daemon_threads = True
         self.thread = Thread(target=self.serve_forever, daemon=True)
@@ -55,13 +58,22 @@ class Hub(ThreadingHTTPServer):
 
     def clear(self) -> None:
         """Forget the repositories and what was asked."""
-        for kept in (self.repositories, self.objects, self.requests, self.unknown):
+        for kept in (self.repositories, self.objects, self.requests, self.unknown, self.faults):
             kept.clear()
 
     def stop(self) -> None:
         self.shutdown()
         self.server_close()
         self.thread.join()
+
+
+@dataclass
+class Fault:
+    """Requests like `pattern` ("PUT /lfs/.*") are answered with a status, or cut off (0), `times` times."""
+
+    pattern: str
+    status: int
+    times: int = 1
 
 
 class Refused(Exception):
@@ -74,6 +86,7 @@ class Refused(Exception):
 KINDS = "models|datasets|spaces"
 REPO = rf"(?P<kind>{KINDS})/(?P<repo>[^/]+/[^/]+)"
 ROUTES: list[tuple[str, str, str]] = [
+    ("POST", r"/faults", "plan_fault"),  # of the tests, not of the Hub
     ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create_repo"),
     ("POST", r"/api/validate-yaml", "validate_yaml"),
@@ -100,6 +113,8 @@ class Handler(BaseHTTPRequestHandler):
         method = "GET" if self.command == "HEAD" else self.command
         self.server.requests.append(f"{self.command} {parts.path}")
         try:
+            if self.fault(f"{self.command} {parts.path}"):
+                return
             for verb, pattern, name in ROUTES:
                 if verb == method and (found := re.fullmatch(pattern, parts.path)):
                     values = {key: unquote(value) for key, value in found.groupdict().items() if value is not None}
@@ -126,6 +141,31 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         pass
+
+    # What goes wrong
+
+    def plan_fault(self) -> None:
+        self.server.faults.append(Fault(**json.loads(self.body)))
+        self.reply({})
+
+    def fault(self, request: str) -> bool:
+        """Raise a planned error, or cut the connection in the middle of an answer; whether it was cut."""
+        with self.server.lock:
+            found = next((f for f in self.server.faults if f.times and re.fullmatch(f.pattern, request)), None)
+            if found is None:
+                return False
+            found.times -= 1
+        if found.status:
+            raise Refused(found.status, f"Planned: {found.status}")
+        if self.command == "GET":  # an answer that ends too early
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"half of it")
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
+        return True
 
     # Who asks, and for what
 
@@ -224,6 +264,8 @@ class Handler(BaseHTTPRequestHandler):
             match operation["key"]:
                 case "header":
                     message = value["summary"]
+                    if value.get("parentCommit") not in (None, parent.sha):
+                        raise Refused(412, "A commit has happened since. Please refresh and try again.")
                 case "file":
                     files[value["path"]] = Blob(base64.b64decode(value["content"]), lfs=False)
                 case "lfsFile":

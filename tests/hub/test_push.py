@@ -48,8 +48,8 @@ def test_a_card_is_written_where_there_is_none(trained_folder: Path, monkeypatch
         def create_repo(self, repo_id: str, **options: object) -> SimpleNamespace:
             return SimpleNamespace(repo_id=repo_id)
 
-        def list_repo_files(self, repo_id: str, **options: object) -> list[str]:
-            return []
+        def repo_info(self, repo_id: str, **options: object) -> SimpleNamespace:
+            return SimpleNamespace(sha="0" * 40, siblings=[])
 
         def create_commit(self, repo_id: str, operations: list[CommitOperationAdd], **options: object) -> str:
             sent.extend(operation.path_in_repo for operation in operations)

@@ -14,7 +14,7 @@ from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.hierarchy import parents_of_table, read_parents
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.hub.card import write_model_card
-from hf_xmc.hub.folder import CONFIG
+from hf_xmc.hub.folder import CONFIG, load_model
 from hf_xmc.hub.run import RUN, read_json, versions, write_json
 from hf_xmc.inference.evaluation.confidence import measure_confidence
 from hf_xmc.inference.evaluation.predictions import read_predictions, write_predictions
@@ -31,6 +31,7 @@ from hf_xmc.inference.loading import (
     starts_with_labels,
 )
 from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.inference.reindexing import plain_encoder_of
 from hf_xmc.metrics import (
     bootstrap_intervals,
     by_label_frequency,
@@ -231,6 +232,9 @@ def resolve(system: AnyTagger, data: XMCDataset, split: str, grown: bool = False
             path = path / PREDICTIONS  # the folder of an earlier evaluation
         if path.is_file() or path.suffix in (".parquet", ".jsonl"):
             return read_predictions(path, data.queries[split]["uid"][:], data.labels["uid"][:])
+    encoder = None if isinstance(system, XMCPipeline) else plain_encoder_of(system)
+    if encoder is not None:
+        return XMCPipeline.build(load_model(encoder), data.labels)
     tagger = as_tagger(system)
     if not grown:
         check_labels(tagger.index, data, name_of(system))

@@ -92,6 +92,7 @@ def train_tagger(
         callbacks=[*callbacks],
     )
     seconds = trainer.train(resume_from_checkpoint=last_checkpoint(args, folder)).metrics["train_runtime"]
+    pushes, trainer.args.push_to_hub = args.push_to_hub, False  # the complete folder is pushed below
     trainer.save_model(str(folder))
     if not trainer.is_world_process_zero():
         return None
@@ -109,6 +110,8 @@ def train_tagger(
     source = before.get("encoder") or model_name_or_path
     tagger.run = describe_run(data, args, source, seconds, **earlier)
     save_trained(tagger, folder, measure_validation(tagger, data, args.seed, seconds))
+    if pushes:
+        trainer.push_folder(folder)
     return tagger
 
 
