@@ -71,8 +71,8 @@ def argument_parser(prog: str, example: str) -> Any:
 
 
 def add_options(parser: Any, own: Mapping[str, str] | None = None) -> Any:
-    """The parser with the options that settings files do not hold: the first two, which are taken from the command line
-    before it is parsed and stand here only for --help; and `own`, name and help text."""
+    """The parser with the options that settings files do not hold: two that are taken from the command line before it
+    is parsed, and stand here only for --help; and `own`, name and help text."""
     parser.add_argument("--config", help="YAML file of settings, one `key: value` per line. Flags override it.")
     parser.add_argument(
         "--accelerate_config",
