@@ -73,7 +73,7 @@ def parse(
     )
     for name, text in (own or {}).items():
         parser.add_argument(f"--{name}", help=text)
-    parser.error = partial(refuse, parser)
+    vars(parser)["error"] = partial(refuse, parser)  # in place of the method, which prints the whole usage
     given = parser.parse_args(known)
     del given.config, given.accelerate_config
     return parser, given
@@ -85,7 +85,8 @@ def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
     Raises:
         SettingsError: always.
     """
-    names = [option[2:] for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    names = [*dict.fromkeys(option[2:].replace("-", "_") for option in options)]
     ambiguous = re.fullmatch(r"ambiguous option: --(\S+?)(?:=.*)? could match .*", message)
     unknown = re.match(r"unrecognized arguments: --([^\s=]+)", message)
     if match := ambiguous or unknown:

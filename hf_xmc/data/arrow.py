@@ -115,9 +115,20 @@ def read_table(path: Path) -> pa.Table:
         DataError: the file is missing, or not Parquet.
     """
     try:
-        return pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # pq.read_table imports pandas
+            return file.read()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot be read as Parquet ({error!s:.200})", path) from error
+
+
+def as_rows(numbers: np.ndarray) -> pa.Array:
+    """Row numbers to `take` from an Arrow table. `pa.array` would import pandas, to ask whether they are from there.
+
+    >>> pa.table({"a": ["x", "y"]}).take(as_rows(np.array([1])))["a"].to_pylist()
+    ['y']
+    """
+    numbers = np.ascontiguousarray(numbers, dtype=np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def parquet_to_arrow(path: Path, target: Path) -> None:
@@ -138,15 +149,20 @@ def parquet_to_arrow(path: Path, target: Path) -> None:
         raise DataError(f"cannot be read as Parquet ({error!s:.200})", path) from error
 
 
+def cache_path(kind: str, key: Iterable[Any]) -> Path:
+    """Where `cached_folder` keeps its folder."""
+    import datasets
+
+    digest = blake2b("\0".join(map(str, key)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hf_xmc" / kind / digest
+
+
 def cached_folder(kind: str, key: Iterable[Any], fill: Callable[[Path], None]) -> Path:
     """A folder in the cache of `datasets` that `fill` writes once per key; it is either complete or absent.
 
     If two processes need it at once, both write it, and the one that finishes first wins.
     """
-    import datasets
-
-    digest = blake2b("\0".join(map(str, key)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_xmc" / kind / digest
+    folder = cache_path(kind, key)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))

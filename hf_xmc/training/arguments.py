@@ -20,6 +20,7 @@ from hf_xmc.training.candidates.registry import aliases, rule_named, rules
 logger = logging.get_logger(__name__)
 SAMPLING_STRATEGIES = ("random", "clustered", "sequential", "group_by_length", "batch_rebalance")
 CLUSTER_METHODS = ("bisecting", "kmeans")
+ENCODE_DTYPES = ("float32", "bfloat16", "auto")
 LABEL_HEAD_DTYPES = ("float16", "bfloat16", "float32")
 
 CHOICES = {
@@ -28,6 +29,7 @@ CHOICES = {
     "label_bank_init": LABEL_BANK_INITS,
     "label_bank_dtype": LABEL_BANK_DTYPES,
     "label_head_dtype": LABEL_HEAD_DTYPES,
+    "encode_dtype": ENCODE_DTYPES,
     "train_sampling_strategy": SAMPLING_STRATEGIES,
     "cluster_method": CLUSTER_METHODS,
 }
@@ -139,21 +141,21 @@ class XMCTrainingArguments(CandidateArguments):
         },
     )
     static_learning_rate: float = field(
-        default=0.02,
+        default=0.05,
         metadata={"help": "Learning rate of the static tower of a model with static_dim (row-wise Adagrad)."},
     )
     static_dropout: float = field(
-        default=0.5,
+        default=0.3,
         metadata={
             "help": "Share of the words, word pairs and stems of each text that the static tower does not see in a "
             "training step."
         },
     )
     static_min_texts: int = field(
-        default=1,
+        default=2,
         metadata={
             "help": "Number of training texts and labels that must have a word, word pair or stem, so that the static "
-            "tower learns it. 2 makes the model smaller where texts are long."
+            "tower learns it. Words of labels are learned in any case."
         },
     )
     projection_learning_rate: float | None = field(
@@ -172,6 +174,14 @@ class XMCTrainingArguments(CandidateArguments):
     disable_dropout: bool = field(
         default=False,
         metadata={"help": "Train without dropout. Short runs of small encoders are often better without it."},
+    )
+    encode_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Precision in which a frozen encoder (freeze_encoder) reads texts: float32, bfloat16, or auto for "
+            "bfloat16 on processors with matrix instructions for it (Intel AMX), which takes about half the time.",
+            "choices": list(ENCODE_DTYPES),
+        },
     )
     encode_chunk_tokens: int | None = field(
         default=None,
