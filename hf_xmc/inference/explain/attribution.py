@@ -42,7 +42,7 @@ def units(text: str, unit: str = "word") -> list[Span]:
 def cut(model: XMCDualEncoderModel, text: str, side: Literal["query", "label"]) -> str:
     """The part of a text that the model sees: encoders cut texts at the maximum length of the side, a static tower
     reads all of them."""
-    if model.static_tower is not None:
+    if getattr(model, "static_tower", None) is not None:
         return text
     tokens = with_offsets(model, text, side)
     end = max((end for (_, end) in tokens["spans"]), default=0)
@@ -97,7 +97,7 @@ def integrated_gradients(
         ImportError: captum is not installed.
         SettingsError: the model has a static tower, of which gradients of token embeddings say nothing.
     """
-    if model.static_tower is not None:
+    if getattr(model, "static_tower", None) is not None:
         raise SettingsError("Gradients do not reach the words of a static tower", hint="use method='occlusion'")
     try:
         from captum.attr import LayerIntegratedGradients
