@@ -467,7 +467,7 @@ class XMCTrainer(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         jobs = push_checkpoint(self, Path(checkpoint_folder))
         if running is None or running.is_done():
-            self.push_in_progress = PushInProgress(jobs)
+            self.push_in_progress: Any = PushInProgress(cast(Any, jobs))
         else:
             running.jobs.extend(jobs)
 
@@ -520,7 +520,7 @@ class XMCTrainer(Trainer):
         push = partial(
             push_to_hub,
             folder,
-            self.hub_model_id,
+            str(self.hub_model_id),
             token=token,
             commit_message=commit_message or "End of training",
             revision=revision or self.args.hub_revision,
