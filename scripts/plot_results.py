@@ -1,10 +1,11 @@
-"""Draw the pictures of results, whose figures stand in docs/experiments.md.
+"""Draw the pictures of results, and write the tables of docs/experiments.md that come from the same files.
 
     python scripts/plot_results.py
     python scripts/plot_results.py --peers outputs/benchmarks/peers.json --output outputs/benchmarks/peers.svg
 
 The first draws those of the README: docs/images/results.svg from results.json beside it, and peers.svg from
-peers.json, which scripts/benchmarks/peers.py wrote. The second draws what peers.py measured elsewhere.
+peers.json, which scripts/benchmarks/peers.py wrote; the tables of peers.json are put into docs/experiments.md. The
+second draws what peers.py measured elsewhere.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).with_name("benchmarks")))
 from peer_job import SYSTEMS  # the systems of peers.py
+from peer_tables import markdown
 
 IMAGES = Path(__file__).parents[1] / "docs/images"
+PAGE = IMAGES.parent / "experiments.md"
+MARKS = ("<!-- peers -->", "<!-- end of peers -->")
 OURS, OTHER, TEXT = "#0f766e", "#b8c4c2", "#1f2937"
 
 
@@ -40,7 +44,25 @@ def main() -> None:
         save(peers(read(args.peers)), args.output or args.peers.with_suffix(".svg"))
         return
     save(overview(read(IMAGES / "results.json")), IMAGES / "results.svg")
-    save(peers(read(IMAGES / "peers.json")), IMAGES / "peers.svg")
+    found = read(IMAGES / "peers.json")
+    save(peers(found), IMAGES / "peers.svg")
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(with_tables(text, markdown(found)), encoding="utf-8")
+
+
+def with_tables(page: str, tables: str) -> str:
+    """A page with other tables of peers.py between the two comments that mark them.
+
+    >>> print(with_tables("a\\n<!-- peers -->\\nold\\n<!-- end of peers -->\\nb", "## new\\n"))
+    a
+    <!-- peers -->
+    ### new
+    <BLANKLINE>
+    <!-- end of peers -->
+    b
+    """
+    start, end = page.index(MARKS[0]) + len(MARKS[0]), page.index(MARKS[1])
+    return f"{page[:start]}\n{tables.replace('## ', '### ')}\n{page[end:]}"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -106,6 +128,8 @@ def draw_speed(axes: Axes, names: list[str], sets: list[dict[str, Any]]) -> None
         axes.plot([min(speeds), max(speeds)], [row, row], color=colour, linewidth=2)
         axes.scatter(speeds, [row] * len(speeds), color=colour, s=16)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.set_title("Speed", loc="left", fontsize=9.5, fontweight="bold")
     axes.set_xlabel("texts per second, one core")
     axes.tick_params(length=0, colors=TEXT)

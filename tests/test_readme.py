@@ -23,14 +23,13 @@ def blocks(language: str) -> list[str]:
 def test_python_example(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, use = blocks("python")
     monkeypatch.chdir(tmp_path)
-    assert len([line for line in train.splitlines() if line]) == 5, "five lines"
-    train = train.replace("sentence-transformers/all-MiniLM-L6-v2", tiny_encoder)
-    train = train.replace("num_train_epochs=2", "max_steps=2")
+    assert len([line for line in train.splitlines() if line]) == 4, "four lines"
+    train = train.replace('"outputs/tagger")', f'"outputs/tagger", encoder={tiny_encoder!r}, max_steps=2)')
     assert "max_steps" in train
     names: dict[str, Any] = {}
     exec(compile(train, "README.md", "exec"), names)
-    assert (tmp_path / "outputs/run/index/index.faiss").is_file()
-    assert (tmp_path / "outputs/run/confidence.json").is_file()
+    assert (tmp_path / "outputs/tagger/index/index.faiss").is_file()
+    assert (tmp_path / "outputs/tagger/confidence.json").is_file()
 
     exec(compile(use.replace("\ntagger(", "\nlast = tagger("), "README.md", "exec"), names)
     assert "probability" in names["last"][0]
@@ -57,7 +56,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_figures_are_those_of_the_card() -> None:
-    card = ModelCard.load(ROOT / "model_cards" / "sample_minilm.md")
+    card = ModelCard.load(ROOT / "model_cards" / "sample_fit.md")
     measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
     (row,) = re.findall(r"\| \*\*this model\*\* \|(.*)\|", README)
     columns = ("P@1", "P@3", "P@5", "nDCG@5", "PSP@1", "PSP@5")

@@ -11,6 +11,7 @@ from hf_xmc.cli.tables import console, print_tags
 
 if TYPE_CHECKING:
     from hf_xmc.inference.options import SelectionOptions
+    from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.inference.tag_files import TagFile
     from hf_xmc.inference.text_files import TextFile
     from hf_xmc.retrieval.index import LabelIndex
@@ -143,6 +144,9 @@ def predict(
 ) -> None:
     """Tag texts given with --text, or a file of texts (--input and --output).
 
+    Texts given with --text are encoded without torch if the encoder is like BERT, because its import takes longer; the
+    scores are the same. --device uses torch in any case.
+
     A file is processed in bounded memory. Rerun the same command to resume a run that was killed. Under
     `accelerate launch scripts/predict.py` several processes share the work.
     """
@@ -167,9 +171,12 @@ def predict(
     first = processes is None or processes.is_main_process
     for line in files[0].said if files is not None and first else ():
         console.print(line, highlight=False, markup=False)
-    if backend == "torch":
-        device = processes.device if processes else device or fastest_device()
-    pipeline = XMCPipeline.from_pretrained(folder, device=device, backend=backend, precision=precision)
+    few = files is None and processes is None and device is precision is None and backend == "torch" and not rerank
+    pipeline = quick_pipeline(folder) if few else None
+    if pipeline is None:
+        if backend == "torch":
+            device = processes.device if processes else device or fastest_device()
+        pipeline = XMCPipeline.from_pretrained(folder, device=device, backend=backend, precision=precision)
     filters = label_filters(pipeline.index, allowed, forbidden, where)
     search = SearchOptions(memory=memory, geometry=geometry, rerank=rerank, **filters)
     if text and first:
@@ -182,6 +189,21 @@ def predict(
             for line in tagged_file.said:
                 console.print(line, highlight=False, markup=False)
             console.print(f"{tagged_file}; written to {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def quick_pipeline(folder: Path) -> XMCPipeline | None:
+    """The tagger of a folder, without its reranker, ready for a few texts before torch would be imported; None if its
+    encoder needs torch."""
+    from hf_xmc.data.checksums import check_manifest
+    from hf_xmc.hub.folder import load_parts
+    from hf_xmc.inference.numpy_model import FILES, NumpyModel
+    from hf_xmc.inference.pipeline import XMCPipeline
+
+    model: Any = NumpyModel.of(folder)
+    if model is None:
+        return None
+    check_manifest(folder, FILES)
+    return XMCPipeline(**load_parts(folder, model, without=("reranker",)))
 
 
 def checked_folder(run: str, selection: SelectionOptions) -> Path:

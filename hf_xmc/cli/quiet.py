@@ -8,8 +8,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from hf_xmc.inference.registration import when_imported
 
 LIBRARIES = "torch|transformers|accelerate|datasets|sklearn|scipy|huggingface_hub|faiss|peft"
 
@@ -18,36 +20,47 @@ LIBRARIES = "torch|transformers|accelerate|datasets|sklearn|scipy|huggingface_hu
 def quiet_libraries() -> Iterator[None]:
     """Leave out notices and bars of other libraries; warnings of this package, and the bars of downloads, stay.
 
-    Nothing changes if TRANSFORMERS_VERBOSITY or HF_XMC_DEBUG is set. Everything is as before at the end.
+    Nothing changes if TRANSFORMERS_VERBOSITY or HF_XMC_DEBUG is set. Everything is as before at the end. Commands that
+    do without transformers do not import it for this.
     """
     if {"TRANSFORMERS_VERBOSITY", "HF_XMC_DEBUG"} & {*os.environ}:
         yield
         return
+    datasets_bars = os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    try:
+        with warnings.catch_warnings(), ExitStack() as stack:
+            quiet = functools.partial(stack.enter_context, quiet_transformers())
+            stack.callback(when_imported("transformers.utils.logging", quiet))
+            if not sys.warnoptions:
+                warnings.filterwarnings("ignore", module=f"({LIBRARIES})($|[.])")
+            yield
+    finally:
+        if datasets_bars is None:
+            os.environ.pop("HF_DATASETS_DISABLE_PROGRESS_BARS", None)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Leave out notices and bars of transformers."""
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging as notices
 
     own = logging.getLogger("hf_xmc")
     level, own_level = notices.get_verbosity(), own.__dict__.get("level", 0)
     bars = notices.is_progress_bar_enabled()
-    datasets_bars = os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS")
     own.setLevel(level)
     notices.set_verbosity_error()
     if bars:
         notices.disable_progress_bar()  # of loading weights; those of the Hub go with them
         enable_progress_bars()
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     try:
-        with warnings.catch_warnings():
-            if not sys.warnoptions:
-                warnings.filterwarnings("ignore", module=f"({LIBRARIES})($|[.])")
-            yield
+        yield
     finally:
         notices.set_verbosity(level)
         own.setLevel(own_level)
         if bars:
             notices.enable_progress_bar()
-        if datasets_bars is None:
-            os.environ.pop("HF_DATASETS_DISABLE_PROGRESS_BARS", None)
 
 
 def quietly(command: Callable[..., None]) -> Callable[..., None]:

@@ -115,9 +115,20 @@ def read_table(path: Path) -> pa.Table:
         DataError: the file is missing, or not Parquet.
     """
     try:
-        return pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # pq.read_table imports pandas
+            return file.read()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot be read as Parquet ({error!s:.200})", path) from error
+
+
+def as_rows(numbers: np.ndarray) -> pa.Array:
+    """Row numbers to `take` from an Arrow table. `pa.array` would import pandas, to ask whether they are from there.
+
+    >>> pa.table({"a": ["x", "y"]}).take(as_rows(np.array([1])))["a"].to_pylist()
+    ['y']
+    """
+    numbers = np.ascontiguousarray(numbers, dtype=np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def parquet_to_arrow(path: Path, target: Path) -> None:

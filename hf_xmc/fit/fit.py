@@ -251,6 +251,7 @@ class Run:
         machine: Machine,
     ) -> dict[str, Any]:
         """Measure, and write the folder: the parts of the tagger, `fit.json` and `report.html`."""
+        start = time.perf_counter()
         measured = measure(fitted, trained, data, plan.settings.seed)
         split = main_split(measured)
         baselines = {name: metrics_of(measured, split, name) for name in BASELINES}
@@ -259,11 +260,12 @@ class Run:
         document = metrics_document(found_here, data, split, max(KS), baselines, plan.settings.seed, seconds)
         document["num_queries"] = measured["queries"][split]
         save_parts(self.folder, {**pipeline_parts(fitted.pipeline), "metrics": document})
+        seconds_of = {**self.journal.seconds, "measure": time.perf_counter() - start}
         figures = {
             "data": {"name": data.name, "facts": found.facts()},
             "facts": {"Machine": machine.describe(), "Preset": plan.settings.preset},
             "settings": asdict(plan.settings),
-            "stages": [{**asdict(s), "seconds": round(self.journal.seconds.get(s.name, 0.0), 1)} for s in plan.stages],
+            "stages": [{**asdict(s), "seconds": round(seconds_of.get(s.name, 0.0), 1)} for s in plan.stages],
             "channels": fitted.summary["channels"],
             "confidence": confidence_in_words(fitted),
             "bytes": folder_bytes(self.folder, files_to_push(self.folder)),

@@ -82,8 +82,9 @@ def by_length(hits: Any, texts: list[str]) -> list[dict[str, Any]]:
 def by_branch(hits: Any, data: XMCDataset) -> list[dict[str, Any]]:
     """The top-level branches of the hierarchy with the lowest recall, worst first."""
     parents = parents_of_table(data.labels)
-    if parents is None or not len(parents):
+    if parents is None:
         return []
+    parents = parents[(parents < data.num_labels).all(axis=1)]  # others stand above the catalogue
     branch = top_of_each(parents, data.num_labels)
     true = np.bincount(branch[hits.positives.indices], minlength=data.num_labels)
     found = np.bincount(branch[hits.ids[:, :K][hits.hit[:, :K]]], minlength=data.num_labels)

@@ -43,7 +43,7 @@ COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")
 # What a ranking channel is, for those that have a name of their own.
 ABOUT_CHANNELS = {
     "names": "Names: labels whose name or synonym stands in the text, labels that are added later included",
-    "lexical": "Exact words: training texts with the same rare words vote for their labels",
+    "lexical": "Exact words: a sparse linear classifier for each label that occurs at least twice in training",
 }
 # Arguments that describe the machine or the account, not the model.
 LOCAL = re.compile(r"_dir$|hub|token|logging|log_|^save_|report_to|run_name|tqdm|dataloader|use_cpu|project|trackio")

@@ -289,6 +289,7 @@ def load_parts(
     model: XMCDualEncoderModel | None = None,
     device: Any = None,
     memory_map: bool = False,
+    without: Collection[str] = (),
     **options: Any,
 ) -> dict[str, Any]:
     """The parts of a trained folder that an `XMCPipeline` consists of, as its arguments.
@@ -297,6 +298,7 @@ def load_parts(
         model: the folder's model, if it is loaded already.
         device: where model and reranker compute.
         memory_map: keep the vectors of the index in its file until they change.
+        without: names of parts that are left out.
         **options: `dtype`, `attn_implementation` and the like for the model.
     """
     folder = Path(folder)
@@ -313,7 +315,7 @@ def load_parts(
     model = model if device is None else model.to(device)
     found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
     for part in parts():
-        if part.load is None or part.name == "model" or not (part.needed or part.is_in(folder)):
+        if part.load is None or part.name in ("model", *without) or not (part.needed or part.is_in(folder)):
             continue
         value: Any
         if part.name == RERANKER:

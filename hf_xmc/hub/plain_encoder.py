@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from transformers.utils import logging
 
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.run import read_json
@@ -14,7 +13,7 @@ from hf_xmc.retrieval.folder import fetch_folder, loading_encoder
 if TYPE_CHECKING:
     from hf_xmc.modeling import XMCDualEncoderModel
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 OWN = "xmc_dual_encoder"
 POOLINGS = {"pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last", "pooling_mode_mean_tokens": "mean"}
 NAMES = {"cls": "cls", "lasttoken": "last", "mean": "mean"}

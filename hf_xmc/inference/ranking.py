@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_xmc.data.arrow import as_rows
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.options import SearchOptions
 from hf_xmc.retrieval.channels import FollowsLabels, FusedChannel, LabelVectors
@@ -209,7 +210,9 @@ def catalogue_fingerprint(index: LabelIndex, num_labels: int) -> str:
     rows = np.unique(np.linspace(0, num_labels - 1, min(num_labels, SAMPLE)).astype(np.int64))
     if num_labels > index.catalogue.num_rows:
         return f"fewer than {num_labels} labels"
-    return blake2b("\n".join(index.catalogue.arrow["uid"].take(rows).to_pylist()).encode(), digest_size=12).hexdigest()
+    return blake2b(
+        "\n".join(index.catalogue.arrow["uid"].take(as_rows(rows)).to_pylist()).encode(), digest_size=12
+    ).hexdigest()
 
 
 def same_settings(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -24,10 +24,24 @@ def register_with_transformers() -> None:
     Registering needs the classes, and these need torch, whose import takes several seconds: too long for
     `hf-xmc --help`. Code that imports `AutoModel` or `pipeline` imports torch anyway.
     """
+    the_finder().follow()
+
+
+def when_imported(name: str, then: Callable[[], Any]) -> Callable[[], None]:
+    """Call a function once a module of transformers is imported: now if it is already. Returns a function that calls
+    this off."""
+    finder, key = the_finder(), object()
+    finder.waiting[key] = (name, then)
+    finder.follow()
+    return lambda: finder.waiting.pop(key, None) and None
+
+
+def the_finder() -> Follow:
+    """The finder of this process, in its place."""
     finder = next((finder for finder in sys.meta_path if isinstance(finder, Follow)), None)
     if finder is None:
         sys.meta_path.insert(0, finder := Follow())
-    finder.follow()
+    return finder
 
 
 class Follow(MetaPathFinder):
@@ -36,6 +50,9 @@ class Follow(MetaPathFinder):
     imports more of transformers itself, so the next one waits until it is complete."""
 
     depth = 0
+
+    def __init__(self) -> None:
+        self.waiting: dict[object, tuple[str, Callable[[], Any]]] = {}  # module, and what to call once it is there
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path, target) if name.startswith(FOLLOWED) else None
@@ -61,6 +78,9 @@ class Follow(MetaPathFinder):
             return
         self.depth += 1
         try:
+            for key, (name, then) in [*self.waiting.items()]:
+                if name in sys.modules and self.waiting.pop(key, None):
+                    then()
             for name, follower in FOLLOWERS.items():
                 if name in sys.modules:
                     import_module(follower)

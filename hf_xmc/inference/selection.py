@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hf_xmc.data.arrow import as_rows
 from hf_xmc.errors import SettingsError
 from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.conformal import above
@@ -110,7 +111,7 @@ def describe(
         labels: the label table, as `Catalogue.arrow`.
     """
     wanted = np.unique(topk.ids[keep])
-    texts, uids = (labels[name].take(wanted).to_pylist() for name in ("text", "uid"))
+    texts, uids = (labels[name].take(as_rows(wanted)).to_pylist() for name in ("text", "uid"))
     known = {i: (text, uid) for i, text, uid in zip(wanted.tolist(), texts, uids, strict=True)}
     tagged: list[list[dict[str, Any]]] = [[] for _ in range(len(topk))]
     for row, place in np.argwhere(keep).tolist():

@@ -247,10 +247,10 @@ class XMCDualEncoderModel(PreTrainedModel):
         """What `tokenize` returns, without features."""
         return tokenize(self.tokenizer, texts, self.config, side)
 
-    def grow_static_tower(self, *tables: Features, least: int = 1, seed: int = 0) -> None:
+    def grow_static_tower(self, *tables: Features, **options: Any) -> None:
         """Give a vector to each feature of these texts that the static tower does not know (`StaticTower.grow`)."""
         if self.static_tower is not None:
-            self.static_tower.grow(*tables, least=least, seed=seed)
+            self.static_tower.grow(*tables, **options)
             self.config.static_rows = len(self.static_tower)
 
     def end_token(self) -> int | None:

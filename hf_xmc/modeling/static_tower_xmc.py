@@ -128,18 +128,22 @@ class StaticTower(nn.Module):
             self.lookup = known, self.idf.float().cpu().numpy()
         return self.lookup
 
-    def grow(self, *tables: Features, least: int = 1, seed: int = 0) -> None:
+    def grow(self, *tables: Features, least: int = 1, always: Features | None = None, seed: int = 0) -> None:
         """Give a vector, drawn at random, and an idf to each feature of these texts that has none yet. What the tower
         has already stays as it is.
 
         Args:
             tables: features of the training texts and of the label texts.
             least: texts that must have a feature.
+            always: features that get a vector even if fewer texts have them.
             seed: of the vectors.
         """
         num_texts = sum(len(table) for table in tables)
         found, frequency = document_frequency(tables, self.num_buckets)
-        new = (frequency >= least) & (self.rows_of(found) < 0)
+        wanted = frequency >= least
+        if always is not None:
+            wanted |= np.isin(found, always.ids)
+        new = wanted & (self.rows_of(found) < 0)
         idf = np.log((num_texts + 1) / (frequency[new] + 1)).clip(LEAST_IDF)
         before, device, dtype = len(self), self.table.device, self.table.dtype
         generator = torch.Generator().manual_seed(seed + before)

@@ -117,7 +117,7 @@ def candidates(lists: Sequence[Listed], temperatures: Mapping[str, float], frequ
     Args:
         lists: what each channel lists, the label vectors first; cut at `DEPTH`, best first.
         temperatures: of the softmax of each channel.
-        frequency: of each label in training, on a scale from 0 to 1, float32 `[L]`; later labels have 0.
+        frequency: of each label in training and of later labels, float32 `[L + 1]`; see `frequency_of`.
     """
     size = len(lists[0].topk)
     stride = max(int(one.topk.ids.max(initial=0)) for one in lists) + 1
@@ -127,8 +127,7 @@ def candidates(lists: Sequence[Listed], temperatures: Mapping[str, float], frequ
     rows, labels = np.divmod(every, stride)
     features = np.zeros((len(every), len(feature_names([one.name for one in lists]))), np.float32)
     floors = [lowest(one) for one in lists]
-    known = labels < len(frequency)
-    features[known, -1] = frequency[labels[known]]
+    features[:, -1] = frequency[np.minimum(labels, len(frequency) - 1)]
     for i, (one, (row, rank), key) in enumerate(zip(lists, spots, keys, strict=True)):
         where, columns = np.searchsorted(every, key), features[:, i * len(OWN) : (i + 1) * len(OWN)]
         columns[:, SCORE] = floors[i][rows]
@@ -337,6 +336,15 @@ def ranked_by_sigmoid(rows: np.ndarray, labels: np.ndarray, raw: np.ndarray, num
 
 
 def frequency_of(label_counts: np.ndarray) -> np.ndarray:
-    """The logarithm of how often labels occur, from 0 to 1 for the most frequent one, float32 `[L]`."""
-    logs = np.log1p(np.asarray(label_counts, np.float32))
+    """The logarithm of how often labels occur, from 0 to 1 for the most frequent one, and at the end that of labels
+    that are added later, float32 `[L + 1]`.
+
+    How often a label will be used that nobody has used yet is unknown: it counts as a middling one.
+
+    >>> frequency_of(np.array([0, 1, 3, 7])).astype(float).round(2).tolist()
+    [0.67, 0.33, 0.67, 1.0, 0.67]
+    """
+    logs = np.log1p(np.append(label_counts, 0).astype(np.float32))
+    used = logs[logs > 0]
+    logs[logs == 0] = np.median(used) if len(used) else 0
     return (logs / max(float(logs.max(initial=0)), 1e-6)).astype(np.float32)

@@ -139,21 +139,21 @@ class XMCTrainingArguments(CandidateArguments):
         },
     )
     static_learning_rate: float = field(
-        default=0.02,
+        default=0.05,
         metadata={"help": "Learning rate of the static tower of a model with static_dim (row-wise Adagrad)."},
     )
     static_dropout: float = field(
-        default=0.5,
+        default=0.3,
         metadata={
             "help": "Share of the words, word pairs and stems of each text that the static tower does not see in a "
             "training step."
         },
     )
     static_min_texts: int = field(
-        default=1,
+        default=2,
         metadata={
             "help": "Number of training texts and labels that must have a word, word pair or stem, so that the static "
-            "tower learns it. 2 makes the model smaller where texts are long."
+            "tower learns it. Words of labels are learned in any case."
         },
     )
     projection_learning_rate: float | None = field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hf_xmc.modeling.ngrams_xmc import VERSION, Features
 PARTS = {"ids": np.int32, "counts": np.uint16, "indptr": np.int64, "text_of_row": np.int32}
 
 
-def feature_table(texts: Dataset, buckets: int, progress: bool = False) -> Features:
+def feature_table(texts: Dataset, buckets: int, pairs: bool = True, progress: bool = False) -> Features:
     """The features of the `text` column of a table; those of a text that repeats are stored once.
 
     They are kept in the cache of `datasets`, for the next run over the same texts.
@@ -25,20 +26,27 @@ def feature_table(texts: Dataset, buckets: int, progress: bool = False) -> Featu
     Args:
         texts: a table with `text`.
         buckets: number of different hashes.
+        pairs: whether to include word pairs.
         progress: show a progress bar.
     """
     if not len(texts):
-        return Features.of([], buckets)
+        return Features.of([], buckets, pairs)
     hashes = text_hashes(texts)  # [N, 2]
 
     def fill(folder: Path) -> None:
-        write_features(texts, hashes, buckets, folder, progress)
+        write_features(texts, hashes, lambda some: Features.of(some, buckets, pairs), folder, progress)
 
     fingerprint = blake2b(hashes.tobytes(), digest_size=16).hexdigest()
-    return open_features(cached_folder("features", [VERSION, fingerprint, buckets], fill))
+    return open_features(cached_folder("features", [VERSION, fingerprint, buckets, pairs], fill))
 
 
-def write_features(texts: Dataset, hashes: np.ndarray, buckets: int, folder: Path, progress: bool) -> None:
+def write_features(
+    texts: Dataset,
+    hashes: np.ndarray,
+    read: Callable[[Sequence[str]], Features],
+    folder: Path,
+    progress: bool,
+) -> None:
     """Write the features of the distinct texts, some thousand texts at a time."""
     first, text_of_row = distinct(hashes)
     ends = [np.zeros(1, dtype=np.int64)]
@@ -48,7 +56,7 @@ def write_features(texts: Dataset, hashes: np.ndarray, buckets: int, folder: Pat
         tqdm(total=len(first), desc="Reading words", unit=" texts", delay=2, disable=not progress) as bar,
     ):
         for chunk in chunked(texts, first):
-            found = Features.of(chunk, buckets)
+            found = read(chunk)
             found.ids.tofile(ids)
             found.counts.tofile(counts)
             ends.append(found.indptr[1:] + ends[-1][-1])

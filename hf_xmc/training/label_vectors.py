@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from hf_xmc.errors import SettingsError
 from hf_xmc.losses.sharding import Shard
@@ -16,6 +15,7 @@ from hf_xmc.modeling.label_head_xmc import LabelHead
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.distributed import part
 from hf_xmc.training.row_adagrad import ROWS, update_rows
+from hf_xmc.training.rows import unit_rows
 
 STATE = "label_head_optimizer.safetensors"
 
@@ -93,21 +93,24 @@ class LabelVectors:
             ids: labels of this rank, each once, `[c]`; all of this rank's for `None`.
         """
         rows = self.local(ids)
-        leaf = self.rows[rows].float().requires_grad_(torch.is_grad_enabled())  # [c, D]
+        # All of them without a copy: nothing moves them before the step is over.
+        own = self.rows.detach() if ids is None else self.rows[rows]
+        leaf = own.float().requires_grad_(torch.is_grad_enabled())  # [c, D]
         if torch.is_grad_enabled():
             self.touched = rows, leaf
         found = [self.embed(texts, leaf)] if self.args.label_head_loss_weight > 0 else []
         if self.args.label_head_loss_weight < 1:
             assert texts is not None
             found.append(texts.float())
-        return torch.cat(found, 1)
+        return found[0] if len(found) == 1 else torch.cat(found, 1)
 
     def embed(self, texts: Tensor | None, vectors: Tensor) -> Tensor:
         """The embeddings that the head is trained by, `[c, D]`: of a classifier the vectors alone."""
-        if self.kind == "residual":
-            assert texts is not None
-            vectors = texts.float() + vectors
-        return normalize(vectors, dim=-1) if self.unit else vectors
+        other = texts if self.kind == "residual" else None
+        assert self.kind == "classifier" or other is not None
+        if self.unit:
+            return unit_rows(vectors, other)
+        return vectors if other is None else other.float() + vectors
 
     def local(self, ids: Tensor | None) -> Tensor:
         """Rows of the shard, `[c]`."""
@@ -124,13 +127,14 @@ class LabelVectors:
             scale: what the loss was multiplied by (fp16); a step whose gradients overflowed changes nothing.
         """
         touched, self.touched = self.touched, None
-        gradients = None if touched is None or touched[1].grad is None else touched[1].grad / scale
-        overflowed = gradients is not None and not bool(torch.isfinite(gradients).all())
+        gradients = None if touched is None or touched[1].grad is None else touched[1].grad
+        overflowed = gradients is not None and not bool(torch.isfinite(gradients.sum()))
         if self.ranks.max_(torch.tensor([overflowed], dtype=torch.int32, device=self.rows.device)).any():
             return
         if touched is not None and gradients is not None:
             rate = factor * self.args.label_head_learning_rate
-            update_rows(self.rows, self.squares, touched[0], gradients, rate, self.args.seed + 1_000_003 * step)
+            seed = self.args.seed + 1_000_003 * step
+            update_rows(self.rows, self.squares, touched[0], gradients, rate, seed, scale)
 
     @torch.no_grad()
     def start(self, texts: Callable[[Tensor], Tensor], before: LabelHead | None = None) -> None:

@@ -84,6 +84,23 @@ def with_features(model: XMCDualEncoderModel, tokens: TokenTable, texts: Dataset
     return tokens
 
 
+def grow_static_tower(
+    model: XMCDualEncoderModel, queries: TokenTable, labels: TokenTable, texts: Dataset, args: XMCTrainingArguments
+) -> None:
+    """Give the static tower, if there is one, a vector for each feature of training queries and labels that it does
+    not know yet. Of features that fewer than `static_min_texts` texts have, the words and stems of labels get one too:
+    by them a label is found that no training query has.
+
+    Args:
+        texts: the label table.
+    """
+    if model.static_tower is None:
+        return
+    words = feature_table(texts, model.config.static_buckets, pairs=False)
+    found = (queries.features, labels.features)
+    model.grow_static_tower(*found, least=args.static_min_texts, always=words, seed=args.seed)
+
+
 def token_keys(model: XMCDualEncoderModel) -> list[str | None]:
     """The keys of both sides."""
     return [token_key(model, "query"), token_key(model, "label")]

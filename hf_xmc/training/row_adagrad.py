@@ -6,11 +6,18 @@ import torch
 from torch import Tensor
 
 ROWS = 2**14  # rows updated at a time, so that no float32 copy of many is made
+CACHED_ROWS = 2**11  # the same for float32 tables; so few stay in the cache of a processor while they are worked on
 EPSILON = 1e-10
 
 
 def update_rows(
-    table: Tensor, squares: Tensor, ids: Tensor, gradients: Tensor, learning_rate: float, seed: int = 0
+    table: Tensor,
+    squares: Tensor,
+    ids: Tensor,
+    gradients: Tensor,
+    learning_rate: float,
+    seed: int = 0,
+    scale: float = 1.0,
 ) -> None:
     """One step of row-wise Adagrad, in place, for the rows `ids` alone.
 
@@ -29,6 +36,7 @@ def update_rows(
         gradients: `[c, D]`. A row whose gradient is zero stays as it is.
         learning_rate: 0.03 suits vectors of unit length.
         seed: of the rounding; another one at each step.
+        scale: what the gradients are divided by first, as a scaled loss needs it.
 
     >>> table, squares = torch.zeros(3, 2), torch.zeros(3)
     >>> update_rows(table, squares, torch.tensor([1]), torch.tensor([[3.0, -3.0]]), learning_rate=0.1)
@@ -36,12 +44,18 @@ def update_rows(
     ([-0.10000000149011612, 0.10000000149011612], [0.0, 9.0, 0.0])
     """
     generator = torch.Generator(device=table.device).manual_seed(seed)
-    for rows, gradient in zip(ids.split(ROWS), gradients.split(ROWS), strict=True):
+    exact = table.dtype == torch.float32
+    size = CACHED_ROWS if exact else ROWS
+    for rows, gradient in zip(ids.split(size), gradients.split(size), strict=True):
         gradient = gradient.to(table.device, torch.float32)
+        gradient = gradient if scale == 1 else gradient / scale
         total = squares[rows] + gradient.square().mean(1)  # [c]
         squares[rows] = total
-        moved = table[rows].float() - learning_rate * gradient / (total.sqrt() + EPSILON)[:, None]
-        table[rows] = moved if table.dtype == torch.float32 else rounded_at_random(moved, table.dtype, generator)
+        step = (gradient / (total.sqrt() + EPSILON)[:, None]).mul_(-learning_rate)
+        if exact:
+            table.index_add_(0, rows, step)
+        else:
+            table[rows] = rounded_at_random(table[rows].float() + step, table.dtype, generator)
 
 
 def rounded_at_random(values: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.modeling.modeling_xmc import Side
@@ -18,8 +18,10 @@ from hf_xmc.modeling.static_tower_xmc import StaticTower, sums
 from hf_xmc.sampling.draws import LAST, random_keys
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.row_adagrad import update_rows
+from hf_xmc.training.rows import unit_rows
 
 STATE = "static_tower_optimizer.safetensors"
+PART = 2**12  # rows whose gradients are summed at a time, so that those of all rows never lie in memory
 SALT = {"query": 0, "label": 0x5EED}  # so that a query and a label of the same number lose different features
 
 
@@ -68,7 +70,7 @@ class StaticTraining:
             return self.tower.embed(features, rows)
         taken = features.take(rows)
         bag = self.tower.bag(taken, self.kept(taken, side))
-        return normalize(Sum.apply(torch.ones((), requires_grad=True), self, *bag).float(), dim=-1)
+        return unit_rows(Sum.apply(torch.ones((), requires_grad=True), self, *bag))
 
     def kept(self, taken: Taken, side: Side) -> np.ndarray | None:
         """Which features of texts stay in this step, `[m]`."""
@@ -88,16 +90,22 @@ class StaticTraining:
         """
         if not self.trained:
             return
-        touched, self.touched = self.touched, []
-        rows, gradients = of_rows(touched, self.tower.table)
-        if self.ranks.group is not None:
-            rows, gradients = summed(self.ranks.gather(rows), self.ranks.gather(gradients))
-        if not bool(torch.isfinite(gradients).all()):
+        overflowed = any(not bool(torch.isfinite(part.gradients.sum())) for part in self.touched)
+        device = self.tower.table.device
+        if self.ranks.max_(torch.tensor([overflowed], dtype=torch.int32, device=device)).any():
+            self.touched = []
             return
+        touched, self.touched = self.touched, []
+        parts = row_gradients(touched, self.tower.table)
+        if self.ranks.group is not None:
+            found = [torch.cat(part) for part in zip(*parts, strict=True)]
+            rows, gradients = (self.ranks.gather(part) for part in found)
+            parts = summed(rows, gradients, torch.arange(len(rows), device=rows.device), None)
         group = optimizer.param_groups[0]
         factor = group["lr"] / group["initial_lr"] if group.get("initial_lr") else 1.0
         rate, seed = factor * self.args.static_learning_rate, self.args.seed + 1_000_003 * number
-        update_rows(self.tower.table.data, self.squares, rows, gradients / scale, rate, seed)
+        for rows, gradients in parts:
+            update_rows(self.tower.table.data, self.squares, rows, gradients, rate, seed, scale)
 
     def end(self, best: str | None) -> None:
         """Training is over, with the weights of the best checkpoint if there is one: drop what came after it, and
@@ -146,35 +154,41 @@ class Sum(torch.autograd.Function):
         return (None,) * 5
 
 
-def of_rows(touched: list[Touched], table: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows that a step touched, each once, int64 `[c]`, and their gradients, `[c, S]`."""
-    if not touched:
-        return torch.zeros(0, dtype=torch.int64, device=table.device), table.new_zeros(0, table.shape[1]).float()
+def row_gradients(touched: list[Touched], table: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The gradients of the rows that a step touched; see `summed`."""
+    device = table.device
+    none = Touched(
+        *(torch.zeros(n, dtype=torch.int64, device=device) for n in (0, 0, 1)), table.new_zeros(0, table.shape[1])
+    )
+    touched = touched or [none]
     gradients = torch.cat([part.gradients for part in touched]).float()  # [texts, S]
     lengths = torch.cat([part.indptr.diff() for part in touched])  # [texts]
-    text = torch.arange(len(lengths), device=table.device).repeat_interleave(lengths)  # [m]
+    text = torch.arange(len(lengths), device=device).repeat_interleave(lengths)  # [m]
     rows = torch.cat([part.rows for part in touched])
     return summed(rows, gradients, text, torch.cat([part.weights for part in touched]).float())
 
 
-def summed(
-    rows: Tensor, gradients: Tensor, source: Tensor | None = None, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The sum of the gradients of each row, in a fixed order: the rows, ascending, `[c]`, and the sums, `[c, S]`.
+def summed(rows: Tensor, gradients: Tensor, source: Tensor, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """The sum of the gradients of each row, in a fixed order, a few thousand rows at a time: rows, each once and
+    ascending, `[c]`, and their sums, `[c, S]`. At least one part, which may be empty.
 
     Args:
         rows: int64 `[m]`, not sorted.
         gradients: `[n, S]`.
-        source: which gradient belongs to each of `rows`, int64 `[m]`; by default one after the other.
-        weights: of it, `[m]`; by default ones.
+        source: which gradient belongs to each of `rows`, int64 `[m]`.
+        weights: of it, `[m]`; None for ones.
 
-    >>> rows, sums = summed(torch.tensor([7, 3, 7]), torch.eye(2), torch.tensor([0, 0, 1]), torch.ones(3))
+    >>> rows, sums = next(summed(torch.tensor([7, 3, 7]), torch.eye(2), torch.tensor([0, 0, 1]), None))
     >>> rows.tolist(), sums.tolist()
     ([3, 7], [[1.0, 0.0], [1.0, 1.0]])
     """
     found, order = rows.to(torch.int32).sort(stable=True)
     unique, counts = found.unique_consecutive(return_counts=True)
-    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    source = order if source is None else source[order]
+    ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    source = source[order]
     weights = gradients.new_ones(len(rows)) if weights is None else weights[order]
-    return unique.long(), sums(gradients, source, weights, indptr)
+    for start in range(0, max(len(unique), 1), PART):
+        bounds = ends[start : start + PART + 1]
+        inside = slice(int(bounds[0]), int(bounds[-1]))
+        some = sums(gradients, source[inside], weights[inside], bounds - bounds[0])
+        yield unique[start : start + PART].long(), some

@@ -25,6 +25,7 @@ from hf_xmc.losses import Loss, as_loss, make_loss
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.training.adapters import has_adapters, merged, plain_model
+from hf_xmc.training.allocation import kept_memory
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines, QueryProgressCallback, TrainerHooks
 from hf_xmc.training.candidates.registry import rule_named
@@ -39,6 +40,7 @@ from hf_xmc.training.optimizer import split_by_part
 from hf_xmc.training.preparation import (
     classifier_alone,
     frozen_parameters,
+    grow_static_tower,
     prepare,
     token_key,
     token_keys,
@@ -137,11 +139,12 @@ class XMCTrainer(Trainer):
             model = cast(XMCDualEncoderModel, super().call_model_init())
         model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
         self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
+        self.label_dataset = label_dataset
         self.label_uids = label_dataset["uid"][:] if "uid" in label_dataset.column_names else None
         self.label_tokens = token_table(model, label_dataset, "label")
         if train_dataset is not None:
             train_dataset = self.tokenize(model, train_dataset, train_ignored)
-            self.grow_static_tower(model, train_dataset, args)
+            grow_static_tower(plain_model(model), train_dataset.tokens, self.label_tokens, label_dataset, args)
         if isinstance(eval_dataset, dict):
             ignored = eval_ignored if isinstance(eval_ignored, dict) else {}
             eval_dataset = {name: self.tokenize(model, p, ignored.get(name)) for name, p in eval_dataset.items()}
@@ -188,13 +191,6 @@ class XMCTrainer(Trainer):
         tokenized.positives.validate(len(self.label_tokens))
         return tokenized
 
-    def grow_static_tower(
-        self, model: XMCDualEncoderModel, queries: TokenizedQueries, args: XMCTrainingArguments
-    ) -> None:
-        """Give the static tower, if there is one, a vector for each new feature of training queries and labels."""
-        tables = (queries.tokens.features, self.label_tokens.features)
-        plain_model(model).grow_static_tower(*tables, least=args.static_min_texts, seed=args.seed)
-
     def connect(self) -> None:
         """Make loss, label head, encoder, candidate rule and evaluator for the model and the arguments as they are."""
         model, split = self.model, self.train_dataset
@@ -226,7 +222,8 @@ class XMCTrainer(Trainer):
         if token_keys(model) != self.token_keys:
             raise SettingsError("model_init changed tokenizer, prefixes or lengths; make another XMCTrainer for those")
         if self.train_dataset is not None:
-            self.grow_static_tower(model, self.train_dataset, self.args)
+            queries, labels = self.train_dataset.tokens, self.label_tokens
+            grow_static_tower(plain_model(model), queries, labels, self.label_dataset, self.args)
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -268,7 +265,8 @@ class XMCTrainer(Trainer):
         if self.resumed_from is not None:
             warn_of_other_batches(self.resumed_from, self.args)
         done = False
-        with self.frozen():
+        light = self.args.device.type == "cpu" and (self.args.freeze_encoder or self.model.query_encoder is None)
+        with self.frozen(), kept_memory(light):  # an encoder's activations would leave holes in it
             try:
                 output = super().train(checkpoint, *args, **kwargs)
                 done = True

@@ -104,6 +104,7 @@ def load(name: str | None, data: Any) -> XMCPipeline:
 
 def backbone(model: XMCDualEncoderModel) -> torch.nn.Module:
     """The encoder as `AutoModel.from_pretrained` gives it, by way of a folder."""
+    assert model.query_encoder is not None, "this compares with the encoder, and the model has none"
     with tempfile.TemporaryDirectory() as folder:
         model.query_encoder.save_pretrained(folder)
         return AutoModel.from_pretrained(folder, add_pooling_layer=False).to(model.device).eval()

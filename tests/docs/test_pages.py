@@ -282,6 +282,18 @@ def test_figures_of_the_picture_stand_in_the_experiments() -> None:
         assert [float(match[1]) for match in found if match] == [encoder, classifier], name
 
 
+def test_the_tables_of_peers_are_those_of_their_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "scripts/benchmarks")
+    found = json.loads((DOCS / "images/peers.json").read_text(encoding="utf-8"))
+    text = (DOCS / "experiments.md").read_text(encoding="utf-8")
+    tables = import_module("peer_tables").markdown(found)
+    assert import_module("plot_results").with_tables(text, tables) == text, "run scripts/plot_results.py"
+    assert (DOCS / "images/peers.svg").is_file()
+
+
 def test_no_page_names_a_module_that_is_not_there() -> None:
     for path in DOCS.rglob("*.md"):
         for name in re.findall(r"`(?:hf_xmc/)?((?:\w+/)+\w+\.py)`", path.read_text(encoding="utf-8")):

@@ -44,6 +44,13 @@ def test_some_rows_of_a_split() -> None:
     assert sum(row["count"] for row in found["texts"]) == 2
 
 
+def test_parents_that_are_not_in_the_catalogue() -> None:
+    data = made_set()
+    data.labels = data.labels.remove_columns("parents").add_column("parents", [["x"], ["y"], ["a"], ["b"]])
+    found = weaknesses(TopK(np.full((60, 1), 2), np.ones((60, 1))), data, "test")
+    assert {row["name"] for row in found["branches"]} == {"first", "second"}
+
+
 def test_a_circle_of_parents_does_not_hang() -> None:
     assert len(top_of_each(np.array([[0, 1], [1, 0], [2, 1]]), 3)) == 3
 

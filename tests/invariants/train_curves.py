@@ -43,16 +43,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "accumulation": 2,
     },
     "all, accumulated": {"label_strategy": "all", "accumulation": 2},
+    "all, static tower": {"label_strategy": "all", "static_dim": 8, "static_dropout": 0.0, "label_head": "residual"},
+    "in_batch, static tower alone": {"label_strategy": "in_batch", "static_dim": 8, "encoder": None},
 }
 
 
 def curve(
-    encoder: str,
+    encoder: str | None,
     folder: Path,
     out: Path,
     batch: int,
     accumulation: int = 1,
     label_head: str | None = None,
+    static_dim: int | None = None,
     **args: Any,
 ) -> dict[str, Any]:
     data = load_xmc_dataset(folder)
@@ -61,10 +64,10 @@ def curve(
         encoder,
         data,
         out,
-        {"label_head": label_head},
+        {"label_head": label_head, "static_dim": static_dim},
         per_device_train_batch_size=batch // accumulation,
         gradient_accumulation_steps=accumulation,
-        disable_dropout=True,
+        disable_dropout=static_dim is None or encoder is not None,  # that of words is the same everywhere
         use_cpu=True,
         label_bank_dtype="float32",
         learning_rate=3e-4,
@@ -84,7 +87,10 @@ def curve(
 
 def curves(encoder: str, folder: Path, out: Path, batch: int) -> dict[str, dict[str, Any]]:
     """What `curve` gives for each of the settings."""
-    return {name: curve(encoder, folder, out, batch, **settings) for name, settings in SETTINGS.items()}
+    return {
+        name: curve(**{"encoder": encoder, "folder": folder, "out": out, "batch": batch, **settings})
+        for name, settings in SETTINGS.items()
+    }
 
 
 if __name__ == "__main__":

@@ -12,7 +12,12 @@ from hf_xmc.data.collator import QueryCollator
 
 
 def make_trainer(
-    encoder: str, data: XMCDataset, folder: Path, model: dict | None = None, peft_config: Any = None, **args: Any
+    encoder: str | None,
+    data: XMCDataset,
+    folder: Path,
+    model: dict | None = None,
+    peft_config: Any = None,
+    **args: Any,
 ) -> XMCTrainer:
     defaults = {
         "per_device_train_batch_size": 16,

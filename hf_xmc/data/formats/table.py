@@ -296,7 +296,7 @@ def term_column(header: list[str], uid: str, language: str | None) -> str:
         return own[0]
     if found := named_column(free, TERM_TEXTS):
         return found
-    return next((name for name in free if re.fullmatch(usual + "[a-z]{2,3}", plain_name(name))), free[0])
+    return next((name for name in free if re.fullmatch(usual + "[a-z]{2,3}", plain_name(name))), "".join(free[:1]))
 
 
 def starts_with_uri(path: Path, encoding: str | None) -> bool:

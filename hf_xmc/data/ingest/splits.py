@@ -17,6 +17,7 @@ Strategy = Literal["given", "random", "time", "label", "stratified"]
 STRATEGIES = ("given", "random", "time", "label", "stratified")
 SHARE = 10  # one query in ten
 SUITED_SHARE, SUITED_QUERIES = 0.15, 1000  # of the training queries, or this many where that is fewer
+MOST_SUITED = 4000  # validation queries that are enough for any choice; the rest trains
 CALIBRATION = 40  # validation queries without which nothing can be calibrated
 NO_TIME = ("", "nan", "nat", "none", "null")
 BLOCK = 1000  # queries that are stratified together
@@ -34,7 +35,7 @@ class SplitOptions:
         test_share: approximate share of the queries in the test split.
         validation: how many training queries are cut for validation where the source has none. `tenth`: one in ten,
             less those that are the last example of a label; `suited`: a tenth, or 1,000 or 15 % where that is more,
-            after leaving out last examples, and at least the 40 that a calibration needs.
+            after leaving out last examples, at most 4,000, and at least the 40 that a calibration needs.
     """
 
     strategy: Strategy = "given"
@@ -90,9 +91,9 @@ def suited_size(count: int) -> int:
     """How many of some training queries are cut for validation where that is to suit their number.
 
     >>> [suited_size(count) for count in (12, 100, 400, 2_500, 7_000, 50_000)]
-    [1, 40, 60, 375, 1000, 5000]
+    [1, 40, 60, 375, 1000, 4000]
     """
-    size = max(count // SHARE, min(SUITED_QUERIES, int(SUITED_SHARE * count)))
+    size = max(min(count // SHARE, MOST_SUITED), min(SUITED_QUERIES, int(SUITED_SHARE * count)))
     return max(size, CALIBRATION) if count >= 2 * CALIBRATION else size
 
 

@@ -108,7 +108,9 @@ def fit_channels(
     preference = preference or Preference()
     positives = data.positives("train")
     made = FittedChannels(label_counts=positives.label_counts(len(index.labels)))
-    train = TrainQueries(data.queries["train"]["text"][:], embeddings, positives, index.labels, language_of(data))
+    train = TrainQueries(
+        data.queries["train"]["text"][:], embeddings, positives, index.labels, language_of(data), index.search
+    )
     labels = index.search(held.queries, FUSION_DEPTH)
     for channel in wanted:
         started = time.perf_counter()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hf_xmc.retrieval.channels.channel import Channel, FollowsLabels, FusedChannel, TrainQueries
 from hf_xmc.retrieval.channels.label_vectors import LabelVectors
+from hf_xmc.retrieval.channels.lexical import LexicalLabels
 from hf_xmc.retrieval.channels.names import LabelNames
 from hf_xmc.retrieval.channels.query_memory import QueryMemory
 
@@ -17,13 +18,14 @@ __all__ = [
     "FusedChannel",
     "LabelNames",
     "LabelVectors",
+    "LexicalLabels",
     "QueryMemory",
     "TrainQueries",
     "load_channels",
 ]
 
 # Channels that are combined with the label vectors, in the order in which their weights are learned.
-CHANNELS: list[type[FusedChannel]] = [QueryMemory, LabelNames]
+CHANNELS: list[type[FusedChannel]] = [QueryMemory, LabelNames, LexicalLabels]
 
 
 def load_channels(folder: str | os.PathLike[str]) -> list[FusedChannel]:

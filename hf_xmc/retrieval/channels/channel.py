@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -98,6 +98,7 @@ class TrainQueries:
         positives: their labels, N rows.
         labels: the label table; row number = label id.
         language: of the texts, a code such as `"en"` or a name.
+        search: finds the best k labels of embeddings `[B, D]` by the label vectors.
     """
 
     texts: Sequence[str]
@@ -105,3 +106,4 @@ class TrainQueries:
     positives: Positives
     labels: Dataset
     language: str = "en"
+    search: Callable[[Any, int], TopK] | None = None
