@@ -7,6 +7,7 @@ import re
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
@@ -87,7 +88,7 @@ def commit(
     api: HfApi, repo_id: str, added: list[CommitOperationAdd], inside: str, message: str, revision: str | None
 ) -> CommitInfo:
     """One commit on top of what is there now; it is refused if someone else commits in between."""
-    head = api.repo_info(repo_id, revision=revision)
+    head: Any = api.repo_info(repo_id, revision=revision)
     names = {operation.path_in_repo for operation in added}
     there = [file.rfilename for file in head.siblings or []]
     old = [name for name in there if name.startswith(inside) and belongs(name[len(inside) :])]

@@ -47,15 +47,15 @@ def embed(way: str, folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndar
     from hf_xmc import XMCPipeline
 
     backend = {"hf_xmc": "torch", "onnx": "onnx", "openvino": "openvino"}[way]
-    precision = {} if backend == "torch" else {"precision": "float32"}
-    tagger = XMCPipeline.from_pretrained(folder, backend=backend, **precision)
+    precision = None if backend == "torch" else "float32"
+    tagger = XMCPipeline.from_pretrained(folder, backend=backend, precision=precision)
     return np.asarray(tagger.model.encode_queries(texts)), tagger.predict(texts, K).ids
 
 
 def load_once(way: str, folder: Path, texts: Path, output: Path) -> None:
     """One way in this process; writes embeddings and ids."""
     if way == "onnx":
-        sys.meta_path.insert(0, Absent())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Absent())
     rows = json.loads(texts.read_text())
     embeddings, ids = embed(way, folder, rows)
     if way == "onnx":
