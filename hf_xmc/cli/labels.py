@@ -59,7 +59,7 @@ def change(run: Path, add: Sequence[str], update: Path | None, remove: Sequence[
     said += [f"{len(changed.removed_uids):,} removed"] * bool(remove)
     console.print(f"Labels: {', '.join(said)}; {len(changed.index):,} in {run}", highlight=False, markup=False)
     for row, uid in list(zip(new, changed.added_uids, strict=True))[:SHOWN]:
-        console.print(f"  {as_line(uid, row['text'])}", highlight=False, markup=False, soft_wrap=True)
+        typer.echo(as_line(uid, row["text"]))
     if changed.removed:
         console.print(f"[yellow]Removed metrics that are no longer valid: {', '.join(changed.removed)}[/]")
     print_next(predict_command(run))
@@ -76,7 +76,7 @@ def print_found(run: Path, words: str) -> None:
     found = find_labels(LabelIndex.from_pretrained(run), words)
     shown = found[:SHOWN] if console.is_terminal else found
     for uid, text in shown:
-        console.print(as_line(uid, text), highlight=False, markup=False, soft_wrap=True)
+        typer.echo(as_line(uid, text))  # with tabs, for a file
     if not found:
         console.print(f"No label contains {words!r}.", highlight=False, markup=False)
     elif len(shown) < len(found):

@@ -46,19 +46,20 @@ def quiet_transformers() -> Iterator[None]:
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging as notices
 
-    own = logging.getLogger("hf_xmc")
-    level, own_level = notices.get_verbosity(), own.__dict__.get("level", 0)
+    notices.get_logger()  # which makes the handlers
+    # Not the level of the logger: where that is higher, TrainingArguments turns the progress bar off.
+    levels = {handler: handler.level for handler in logging.getLogger("transformers").handlers}
     bars = notices.is_progress_bar_enabled()
-    own.setLevel(level)
-    notices.set_verbosity_error()
+    for handler in levels:
+        handler.setLevel(logging.ERROR)
     if bars:
         notices.disable_progress_bar()  # of loading weights; those of the Hub go with them
         enable_progress_bars()
     try:
         yield
     finally:
-        notices.set_verbosity(level)
-        own.setLevel(own_level)
+        for handler, level in levels.items():
+            handler.setLevel(level)
         if bars:
             notices.enable_progress_bar()
 

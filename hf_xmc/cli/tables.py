@@ -20,25 +20,31 @@ COMPARED = ("P@1", "nDCG@5")  # a model that is behind a baseline at both is wor
 COLUMNS = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@1", "PSP@5")
 
 
-def new_table(title: str, *columns: str, **options: Any) -> Table:
+def new_table(*columns: str) -> Table:
     """A table whose first column is text, which is wrapped and never cut, and whose others are numbers."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, **options)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(columns):
         numbers: dict[str, Any] = {"justify": "right", "no_wrap": True} if place else {"overflow": "fold"}
         table.add_column(name, **numbers)
     return table
 
 
+def print_table(title: str, table: Table) -> None:
+    """A table below its title, which may be wider."""
+    console.print(title, highlight=False)
+    console.print(table)
+
+
 def print_metrics(title: str, rows: Mapping[str, Mapping[str, float]], columns: Sequence[str] = COLUMNS) -> None:
     """One row per system, metrics in per cent, the best of each column in bold."""
     shown = [name for name in columns if all(name in metrics for metrics in rows.values())]
-    table = new_table(escape(title), "", *shown)
+    table = new_table("", *shown)
     best = {name: max(metrics[name] for metrics in rows.values()) for name in shown}
     for system, metrics in rows.items():
         cells = [f"{100 * metrics[name]:.1f}" for name in shown]
         bold = [len(rows) > 1 and metrics[name] == best[name] for name in shown]
         table.add_row(escape(system), *(f"[bold]{c}[/]" if b else c for c, b in zip(cells, bold, strict=True)))
-    console.print(table)
+    print_table(escape(title), table)
 
 
 def print_beaten(system: str, metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> None:
@@ -62,7 +68,7 @@ def print_channels(rows: Sequence[Mapping[str, Any]], learned: bool) -> None:
     """
     shown = ("P@1", "P@5", "nDCG@5", "PSP@5")
     weight = [] if learned else ["weight"]
-    table = new_table("What each channel brings, in points", "", "kept", *weight, *shown, "seconds", "MB")
+    table = new_table("", "kept", *weight, *shown, "seconds", "MB")
     for row in rows:
         both = row["with"] or {}
         brought = [f"{100 * (both[name] - row['without'][name]):+.1f}" if both else "-" for name in shown]
@@ -71,7 +77,7 @@ def print_channels(rows: Sequence[Mapping[str, Any]], learned: bool) -> None:
         table.add_row(
             escape(row["name"]), "yes" if row["kept"] else "no", *own, *brought, f"{row['seconds']:.0f}", size
         )
-    console.print(table)
+    print_table("What each channel brings, in points of per cent", table)
 
 
 def print_comparison(
@@ -87,17 +93,15 @@ def print_comparison(
         labels: which labels they were compared on, if not on all.
     """
     on = f", on {labels}" if labels else ""
-    table = new_table(
-        f"{escape(system)} minus {escape(other)}{on}: points, with the 95 % interval of a paired bootstrap",
-        *("", "difference", "interval", "p"),
-    )
+    table = new_table("", "difference", "interval", "p")
     for name in columns:
         if row := comparison.get(name):
             low, high = 100 * row["low"], 100 * row["high"]
             table.add_row(
                 name, f"{100 * row['difference']:+.2f}", f"{low:+.2f} to {high:+.2f}", f"{row['p_value']:.4f}"
             )
-    console.print(table)
+    title = f"{escape(system)} minus {escape(other)}{on}: points, with the 95 % interval of a paired bootstrap"
+    print_table(title, table)
 
 
 def print_threshold(found: Mapping[str, float], where: str, advice: bool = True) -> None:
@@ -130,11 +134,11 @@ def print_confidence(calibration: Mapping[str, float], sets: Mapping[str, Mappin
         if any(name in row for row in small.values())
     }
     if small:
-        table = new_table("Label sets", "--set_method", "--conformal", "labels a text", *measured.values())
+        table = new_table("--set_method", "--conformal", "labels a text", *measured.values())
         for method, row in small.items():
             covered = [f"{100 * row[name]:.1f} %" if name in row else "-" for name in measured]
             table.add_row(method, f"{row['level']:g}", f"{row['mean_size']:.1f}", *covered)
-        console.print(table)
+        print_table("Label sets", table)
     for method, row in sets.items():
         if "error" in row:
             console.print(f"[yellow]No sets {method}:[/] {escape(row['error'])}", highlight=False)
@@ -157,14 +161,7 @@ def too_large(method: str, row: Mapping[str, Any]) -> str:
 def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
     """One text with its labels and their probabilities in per cent, or scores if there are no probabilities; uids only
     where they say more than the label."""
-    table = Table(
-        title=f"“{escape(text)}”",
-        title_justify="left",
-        title_style="italic",
-        show_header=False,
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     uids = any(tag["uid"] != tag["label"] for tag in tags)
@@ -173,8 +170,9 @@ def print_tags(text: str, tags: Sequence[Mapping[str, object]]) -> None:
     for tag in tags:
         probability: Any = tag.get("probability")
         value = f"{tag['score']:.3f}" if probability is None else f"{100 * probability:.0f} %"
-        table.add_row(value, escape(str(tag["label"])), *([escape(str(tag["uid"]))] if uids else []))
-    console.print(table if tags else f"[italic]“{escape(text)}”[/]\n  no label above the threshold")
+        table.add_row(f"  {value}", escape(str(tag["label"])), *([escape(str(tag["uid"]))] if uids else []))
+    console.print(f"[italic]“{escape(text)}”[/]", highlight=False)
+    console.print(table if tags else "  no label above the threshold")
 
 
 def print_explanation(text: str, label: str, score: float, words: Sequence[tuple[str, float]], most: int = 8) -> None:

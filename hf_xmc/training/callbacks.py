@@ -67,8 +67,10 @@ def shown_values(logs: Mapping[str, Any], most: int = 2) -> dict[str, str]:
     {}
     """
     shown = {"loss": f"{logs['loss']:.3g}"} if "loss" in logs else {}
-    metrics = [(name.removeprefix("eval_"), value) for name, value in logs.items() if "@" in name]
-    return shown | {name: f"{100 * value:.1f} %" for name, value in metrics[:most]}
+    metrics = {name.removeprefix("eval_"): value for name, value in logs.items() if "@" in name}
+    usual: tuple[str, ...] = ("P@1", "P@5", "nDCG@5")
+    names = [name for name in usual if name in metrics] or [*metrics]
+    return shown | {name: f"{100 * metrics[name]:.1f} %" for name in names[:most]}
 
 
 class TrainerHooks(TrainerCallback):

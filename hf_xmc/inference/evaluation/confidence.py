@@ -84,7 +84,9 @@ def advised_threshold(topk: TopK, positives: Positives, confidence: Confidence) 
     kept = np.cumsum(np.bincount(np.searchsorted(steps, values))[::-1])[::-1]
     right = np.cumsum(np.bincount(np.searchsorted(steps, values), hit[found])[::-1])[::-1]
     f1 = 2 * right / (kept + max(len(positives.indices), 1))
-    return at_threshold(first, positives, probabilities, max(float(steps[f1.argmax()]), 0.01))
+    best = int(f1.argmax())
+    between = (steps[best] + (steps[best - 1] if best else 0.0)) / 2  # as far from both as can be
+    return at_threshold(first, positives, probabilities, max(float(np.ceil(100 * between - 1e-9)) / 100, 0.01))
 
 
 def at_threshold(topk: TopK, positives: Positives, probabilities: np.ndarray, threshold: float) -> dict[str, float]:
