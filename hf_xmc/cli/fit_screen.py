@@ -58,6 +58,8 @@ class Screen:
     def read(self, data: XMCDataset, problems: Problems) -> None:
         """How the data was read, and what was left out."""
         self.line(f"[bold]Read[/] {escape(data.name)} as {escape(data.format)}: {escape(data.reason)}")
+        for sentence in data.said:
+            self.line(f"  {escape(sentence)}")
         for kind, count in problems.counts.items():
             if count:
                 example = next((p for p in problems.found if p.kind == kind), None)

@@ -15,7 +15,7 @@ import typer
 from hf_xmc.cli.settings import changed_settings
 from hf_xmc.cli.tables import console, print_next, quoted
 from hf_xmc.cli.train import PASS_ON as PASS_ON
-from hf_xmc.cli.train import checked, early_stopping, parse
+from hf_xmc.cli.train import asks_for_help, checked, early_stopping, parse
 from hf_xmc.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 def plan(context: typer.Context) -> None:
     """Estimate memory, tokens, FLOPs and time of a training. Accepts the arguments of train."""
-    plan_from(context.args)
+    if not asks_for_help(context.args, "hf-xmc plan", EXAMPLE, OWN):
+        plan_from(context.args)
 
 
 def plan_from(argv: Sequence[str]) -> Path:

@@ -21,7 +21,7 @@ class Sources:
     model_name_or_path: str = field(
         metadata={
             "help": "Encoder to start from (a Hub id or folder that AutoModel loads), or a trained folder to train "
-            "further."
+            "further; or 'none' for a static tower alone (static_dim), without a transformer."
         }
     )
     attn_implementation: str | None = field(

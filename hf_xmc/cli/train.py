@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from hf_xmc.cli.help_page import print_help
 from hf_xmc.cli.launch import names, relaunch
 from hf_xmc.cli.settings import with_settings, write_settings
 from hf_xmc.errors import SettingsError, XMCError
@@ -32,7 +33,16 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def train(context: typer.Context) -> None:
     """Train a dual encoder. Accepts every argument of transformers' TrainingArguments; --help lists them."""
+    if asks_for_help(context.args, "hf-xmc train", EXAMPLE):
+        return
     train_from(relaunch("train", context.args))
+
+
+def asks_for_help(argv: Sequence[str], prog: str, example: str, own: Mapping[str, str] | None = None) -> bool:
+    """Print the help page, and say so, if it is asked for."""
+    if asked := bool({"-h", "--help"} & {*argv}):
+        print_help(prog, example, lambda: add_options(argument_parser(prog, example), own))
+    return asked
 
 
 def train_from(argv: Sequence[str]) -> Path:
@@ -49,22 +59,20 @@ def train_from(argv: Sequence[str]) -> Path:
     return run(script, args)
 
 
-def parse(
-    argv: Sequence[str], prog: str, example: str, own: Mapping[str, str] | None = None
-) -> tuple[Any, argparse.Namespace]:
-    """The parser of all training arguments, and the values given in a settings file or by flags.
-
-    `own`: further options, name and help text.
-    """
+def argument_parser(prog: str, example: str) -> Any:
+    """A parser of all training arguments."""
     from transformers import HfArgumentParser
 
     from hf_xmc.cli.script_arguments import ScriptArguments
     from hf_xmc.training.arguments import XMCTrainingArguments
 
     arguments: Any = (ScriptArguments, XMCTrainingArguments)  # dataclasses, as HfArgumentParser takes them
-    parser = HfArgumentParser(arguments, prog=prog, epilog=example)
-    known = with_settings([underscored(token) for token in argv], parser)
-    # These are taken from the command line before it is parsed, and stand here only for --help.
+    return HfArgumentParser(arguments, prog=prog, epilog=example)
+
+
+def add_options(parser: Any, own: Mapping[str, str] | None = None) -> Any:
+    """The parser with the options that settings files do not hold: two that are taken from the command line before it
+    is parsed, and stand here only for --help; and `own`, name and help text."""
     parser.add_argument("--config", help="YAML file of settings, one `key: value` per line. Flags override it.")
     parser.add_argument(
         "--accelerate_config",
@@ -73,6 +81,19 @@ def parse(
     )
     for name, text in (own or {}).items():
         parser.add_argument(f"--{name}", help=text)
+    return parser
+
+
+def parse(
+    argv: Sequence[str], prog: str, example: str, own: Mapping[str, str] | None = None
+) -> tuple[Any, argparse.Namespace]:
+    """The parser of all training arguments, and the values given in a settings file or by flags.
+
+    `own`: further options, name and help text.
+    """
+    parser = argument_parser(prog, example)
+    known = with_settings([underscored(token) for token in argv], parser)
+    add_options(parser, own)
     vars(parser)["error"] = partial(refuse, parser)  # in place of the method, which prints the whole usage
     given = parser.parse_args(known)
     del given.config, given.accelerate_config

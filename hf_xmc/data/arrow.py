@@ -149,15 +149,20 @@ def parquet_to_arrow(path: Path, target: Path) -> None:
         raise DataError(f"cannot be read as Parquet ({error!s:.200})", path) from error
 
 
+def cache_path(kind: str, key: Iterable[Any]) -> Path:
+    """Where `cached_folder` keeps its folder."""
+    import datasets
+
+    digest = blake2b("\0".join(map(str, key)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hf_xmc" / kind / digest
+
+
 def cached_folder(kind: str, key: Iterable[Any], fill: Callable[[Path], None]) -> Path:
     """A folder in the cache of `datasets` that `fill` writes once per key; it is either complete or absent.
 
     If two processes need it at once, both write it, and the one that finishes first wins.
     """
-    import datasets
-
-    digest = blake2b("\0".join(map(str, key)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_xmc" / kind / digest
+    folder = cache_path(kind, key)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
-from hf_xmc.data.arrow import cached_folder
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.modeling import XMCDualEncoderModel
@@ -23,10 +20,8 @@ from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.distributed import part
 from hf_xmc.training.gradient_cache import encode_in_chunks, is_cached
 from hf_xmc.training.label_vectors import LabelVectors
+from hf_xmc.training.states import StateBlocks
 from hf_xmc.training.static_training import StaticTraining
-
-logger = logging.get_logger(__name__)
-STATES = "states.npy"
 
 
 class TextEncoder:
@@ -62,6 +57,8 @@ class TextEncoder:
         for side in ("query", "label"):
             model.packs(side)  # tried out here, rather than in the middle of a step
         self.progress = not args.disable_tqdm and args.process_index == 0
+        # Told of each block of a table's distinct texts that is encoded or found in the cache: how many they are.
+        self.on_encoded: Callable[[int], None] | None = None
 
     def compile(self) -> None:
         """Compile the towers, in place, for texts of any length. (The Trainer compiles the model's `forward` as a
@@ -201,31 +198,44 @@ class TextEncoder:
 
     def states(self, tokens: TokenTable, side: Side) -> Tensor:
         """Pooled states of all texts of a table, float32 on the CPU, `[N, H]`. They are kept in the cache of
-        `datasets`, so that the next run over the same encoder, as the second stage of a recipe, need not encode."""
+        `datasets`, so that the next run over the same encoder, as the second stage of a recipe, need not encode; and
+        a run that is killed goes on where it was ([`StateBlocks`])."""
         if tokens.name is None:
             return self.encode_table(tokens, side, "pooled")
         tower = self.model.tower(side)
-        key = [tokens.name, encoder_fingerprint(tower), tower.dtype, self.model.config.pooling]
-        made: list[Tensor] = []
+        dtype = self.encoding_dtype(tower)
+        key = [tokens.name, encoder_fingerprint(tower), dtype, self.model.config.pooling]
+        rows, place = tokens.distinct()
 
-        def fill(folder: Path) -> None:
-            made.append(self.encode_table(tokens, side, "pooled"))
-            np.save(folder / STATES, made[0].numpy())
+        def encode(some: np.ndarray) -> Tensor:
+            with torch.autocast(self.args.device.type, dtype, enabled=dtype != tower.dtype):
+                return self.encode_table(tokens, side, "pooled", rows[some], progress=False)
 
-        try:
-            folder = cached_folder("states", key, fill)
-        except OSError as error:
-            if not made:
-                raise
-            logger.warning(f"The states of the frozen encoder are not kept for the next run ({error}).")
-        return made[0] if made else torch.from_numpy(np.load(folder / STATES, allow_pickle=False))
+        blocks = StateBlocks([*key, "distinct"], len(rows), self.model.width(side, "pooled"), encode)
+        found = blocks.load(f"Encoding {side} texts", self.progress, self.on_encoded)
+        return found if place is None else found[torch.from_numpy(place)]
+
+    def encoding_dtype(self, tower: Any) -> torch.dtype:
+        """In which precision a frozen encoder computes, as `encode_dtype` says. `auto` is bfloat16 on processors that
+        have matrix instructions for it, which are about twice as fast."""
+        asked, fast = self.args.encode_dtype, getattr(torch.cpu, "_is_amx_tile_supported", bool)
+        if tower.dtype != torch.float32 or asked == "float32":
+            return cast(torch.dtype, tower.dtype)
+        on_cpu = self.args.device.type == "cpu"
+        return torch.bfloat16 if asked == "bfloat16" or (on_cpu and fast()) else torch.float32
 
     def encode_table(
-        self, tokens: TokenTable, side: Side, output: Literal["dense", "pooled"], rows: np.ndarray | None = None
+        self,
+        tokens: TokenTable,
+        side: Side,
+        output: Literal["dense", "pooled"],
+        rows: np.ndarray | None = None,
+        progress: bool = True,
     ) -> Tensor:
         """What the model makes of all texts of a table, or of these rows, `[N, D or H]`; a text that repeats is
         encoded once."""
         rows, place = tokens.distinct(rows)
         size = self.args.encode_chunk_size
-        found = self.model.encode_tokens(tokens, side, size, self.progress, output=output, rows=rows)
+        shown = progress and self.progress
+        found = self.model.encode_tokens(tokens, side, size, shown, output=output, rows=rows)
         return found if place is None else found[torch.from_numpy(place)]

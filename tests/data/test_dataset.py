@@ -105,7 +105,7 @@ BAD = {
     "no text": ("trn.jsonl", '{"uid": "a", "labels": []}', 'line 1: "text" is missing'),
     "null text": ("trn.jsonl", '{"uid": "a", "text": null, "labels": []}', 'line 1: "text" is None'),
     "no labels": ("trn.jsonl", '{"uid": "a", "text": "b"}', 'line 1: "labels" is None'),
-    "names for ids": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": ["red"]}', "expected a list of label ids"),
+    "names for ids": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [0, "red"]}', "expected a list of label ids"),
     "id out of range": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [3]}', "row 0 refer to id 3; the label"),
     "negative id": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [-1]}', "refer to id -1"),
     "id twice": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [1, 1]}', "repeat an id"),

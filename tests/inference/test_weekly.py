@@ -52,10 +52,9 @@ def test_the_catalogue_is_kept_and_new_labels_follow(weeks: Path, caplog: pytest
     unused = uids[0].index(HEADINGS[0])
     assert torch.equal(heads[0].vectors[unused], heads[1].vectors[unused])  # no query of week 2 moved it
     caplog.clear()
-    found = evaluate(weeks / "run2", str(weeks / "week2"), "test", weeks / "eval", k=3)
-    assert 0 <= found.metrics["P@1"] <= 1
     with caplog.at_level(logging.WARNING, "hf_xmc"):
-        both = evaluate(weeks / "run2", str(weeks / "week2"), "test", weeks / "both", k=3, against=weeks / "run1")
+        pair = {"system": weeks / "run2", "against": weeks / "run1"}
+        both = evaluate(dataset=str(weeks / "week2"), split="test", output_dir=weeks / "both", baselines=False, **pair)
     assert "run1 has another catalogue: compared on the 4 labels of both" in caplog.text
     assert "P@1" in both.comparison
     assert np.isfinite(both.metrics["P@1"])

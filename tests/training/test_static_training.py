@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
+from hf_xmc.hub.folder import files_to_push
+from hf_xmc.inference.explain.explain import explain
+from hf_xmc.inference.fitting.tagger import train_tagger
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.training.rows import unit_rows
 from hf_xmc.training.static_training import row_gradients
@@ -179,3 +182,18 @@ def test_a_classifier_alone_leaves_the_tower_as_it_is(tiny_encoder: str, data: X
 def test_what_cannot_be_trained(data: XMCDataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to train"):
         make_trainer(None, data, tmp_path, JOINT, static_learning_rate=0.0)
+
+
+def test_a_tagger_without_a_transformer_from_training_to_explanation(data: XMCDataset, tmp_path: Path) -> None:
+    args = XMCTrainingArguments(str(tmp_path), num_train_epochs=4, report_to="none", disable_tqdm=True)
+    tagger = train_tagger(data, "none", tmp_path, args, static_dim=16, label_head="residual", temperature=0.1)
+    assert tagger is not None
+    assert not {"tokenizer.json", "vocab.txt"} & {path.name for path in tmp_path.iterdir()}
+    assert {"static_tower_xmc.py", "ngrams_xmc.py", "model.safetensors"} <= set(files_to_push(tmp_path))
+    loaded = XMCPipeline.from_pretrained(tmp_path)
+    text = "the car here is red"
+    assert loaded(text) == tagger(text)
+    found = explain(loaded, text, label_ids=[0])[0]  # red
+    assert max(found.words, key=lambda word: word.attribution).text == "red"
+    with pytest.raises(ValueError, match="occlusion"):
+        explain(loaded, text, method="gradient")

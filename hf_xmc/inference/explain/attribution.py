@@ -40,7 +40,10 @@ def units(text: str, unit: str = "word") -> list[Span]:
 
 
 def cut(model: XMCDualEncoderModel, text: str, side: Literal["query", "label"]) -> str:
-    """The part of a text that the model sees: texts are cut at the maximum length of the side."""
+    """The part of a text that the model sees: encoders cut texts at the maximum length of the side, a static tower
+    reads all of them."""
+    if getattr(model, "static_tower", None) is not None:
+        return text
     tokens = with_offsets(model, text, side)
     end = max((end for (_, end) in tokens["spans"]), default=0)
     return text[:end] if end < len(text.rstrip()) else text
@@ -92,7 +95,10 @@ def integrated_gradients(
 
     Raises:
         ImportError: captum is not installed.
+        SettingsError: the model has a static tower, of which gradients of token embeddings say nothing.
     """
+    if getattr(model, "static_tower", None) is not None:
+        raise SettingsError("Gradients do not reach the words of a static tower", hint="use method='occlusion'")
     try:
         from captum.attr import LayerIntegratedGradients
     except ImportError as error:

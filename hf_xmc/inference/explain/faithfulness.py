@@ -87,7 +87,7 @@ def deletions(text: str, spans: Sequence[Span]) -> list[str]:
 @contextmanager
 def noise(model: XMCDualEncoderModel, ids: Sequence[int], radius: float, seed: int) -> Iterator[None]:
     """Uniform noise in [-radius, radius] on the embeddings of these tokens, the same at each occurrence of a token."""
-    weight: Any = model.query_encoder.get_input_embeddings().weight
+    weight: Any = model.get_input_embeddings().weight
     rows = torch.tensor(sorted(set(ids)), device=weight.device)
     with torch.no_grad():
         before = weight[rows].clone()

@@ -89,5 +89,5 @@ def calibrate(
 
 def ranked_by(pipeline: XMCPipeline) -> list[tuple[str, str]]:
     """The channels of a pipeline, and their fusion, with what they score by."""
-    fusion = [] if pipeline.fusion is None else [pipeline.fusion]
-    return [(part.name, part.fingerprint()) for part in (*pipeline.channels, *fusion)]
+    fused = [] if pipeline.fusion is None else [(pipeline.fusion.name, pipeline.fusion.fingerprint())]
+    return [*((channel.name, channel.fingerprint()) for channel in pipeline.channels), *fused]

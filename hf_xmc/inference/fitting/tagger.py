@@ -32,6 +32,7 @@ from hf_xmc.training.trainer import XMCTrainer
 logger = logging.getLogger(__name__)
 
 K = 5
+NO_ENCODER = "none"  # in place of an encoder's name: the model has a static tower alone
 LOADING = ("attn_implementation", "label_encoder", *HUB_OPTIONS)  # of a model, in addition to its settings
 
 
@@ -160,6 +161,7 @@ def new_model(model_name_or_path: str, max_lengths: dict[str, int], seed: int, *
     """A trained dual encoder to train further, or a new one from an encoder.
 
     Args:
+        model_name_or_path: `"none"` for a static tower alone.
         max_lengths: tokens of queries and labels that papers on the data set use, for a new model.
         seed: of weights that the checkpoint does not have.
         **settings: fields of [`XMCDualEncoderConfig`], and how to load the encoder (`attn_implementation`, ...).
@@ -173,6 +175,8 @@ def new_model(model_name_or_path: str, max_lengths: dict[str, int], seed: int, *
         raise SettingsError(f"unknown setting {unknown[0]!r}", hint=f"there are {', '.join(known)}")
     set_seed(seed)  # new weights follow from it, in whichever way the model is made
     usual = {f"max_{side}_length": length for side, length in max_lengths.items()}
+    if model_name_or_path == NO_ENCODER:
+        return XMCDualEncoderModel.from_encoder(None, **settings)
     with loading_encoder(model_name_or_path):
         if isinstance(AutoConfig.from_pretrained(model_name_or_path), XMCDualEncoderConfig):
             return XMCDualEncoderModel.from_pretrained(model_name_or_path, dtype="float32", **settings)

@@ -50,8 +50,10 @@ UNUSED = 0.3  # share of labels that are taken as unused when the model is fitte
 EXAMPLES = 200_000  # training texts that the model is fitted on, at most
 STEP = 4096  # texts at a time
 DECAY = 1.0  # of the weights of the logistic model
-FEATURES = ("used", "keyphraseness", "texts with the name", "prior", "matches", "place", "length of the text")
-FEATURES = (*FEATURES, "words", "characters", "other name", "part of a name", "labels of the name")
+FEATURES = (
+    *("used", "keyphraseness", "texts with the name", "prior", "matches", "place", "length of the text"),
+    *("words", "characters", "other name", "part of a name", "labels of the name"),
+)
 # Without training texts: the probability of a name alone, more for longer ones.
 UNFITTED = {"bias": 0.0, "prior": 1.0, "words": 0.4}
 

@@ -67,7 +67,7 @@ def kept_bytes(model: XMCDualEncoderModel, texts: int, tokens: int, autocast: bo
         return tensor
 
     with torch.enable_grad(), cast_to_bf16(model, autocast), saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(**batch).embeddings  # while it lives, so does what it needs
+        output = model(**batch).dense  # while it lives, so does what it needs
     assert output.requires_grad
     return sum(size for address, size in storages.items() if address not in weights)
 

@@ -61,6 +61,7 @@ def test_readers_are_asked_in_a_fixed_order() -> None:
         "EURLEX57K",
         "a SKOS vocabulary with an Annif corpus",
         "JSON lines",
+        "fastText's lines",
         "texts one per line with their positives",
         "a local copy of a data set on the Hub",
         "a table",
