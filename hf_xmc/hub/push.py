@@ -60,10 +60,10 @@ def push_to_hub(
     """
     folder = Path(folder)
     files = files_to_push(folder)
-    if CARD not in files:
-        write_model_card(folder)
     if MANIFEST not in files:
         refresh(folder)
+    if CARD not in files:
+        write_model_card(folder)
     check_manifest(folder)
     files = files_to_push(folder)
     api = HfApi(token=token)
