@@ -107,7 +107,6 @@ def new_model(plan: Plan, encoder: str | None, weight: float) -> XMCDualEncoderM
         "static_weight": weight,
     }
     dense: dict[str, Any] = {"max_query_length": settings.max_query_length, "projection_dim": plan.hidden}
-    dense: dict[str, Any] = {"max_query_length": settings.max_query_length, "projection_dim": plan.hidden}
     model = XMCDualEncoderModel.from_encoder(
         encoder,
         seed=settings.seed,
