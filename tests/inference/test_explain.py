@@ -49,7 +49,8 @@ class BagOfWords(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         special = torch.isin(input_ids, torch.tensor([2, 3]))  # [CLS] and [SEP] are no words
         words = (~special).sum(1, keepdim=True).clamp(min=1)
-        return type("Output", (), {"dense": self.query_encoder.table(input_ids).sum(1) / words})
+        found = self.query_encoder.table(input_ids).sum(1) / words
+        return type("Output", (), {"dense": found, "embeddings": found})
 
     def tower(self, side: str) -> torch.nn.Module:
         return self.query_encoder
