@@ -15,14 +15,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.tokenized import TokenTable
-from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.fit.plan import Plan
 from hf_xmc.hub.run import describe_run
 from hf_xmc.inference.fitting.confidence import FEWEST, Fit, fit_from_embeddings
 from hf_xmc.inference.labels import build_index
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines
