@@ -13,9 +13,9 @@ from transformers import AutoModel
 from typer.testing import CliRunner
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel, __version__, load_xmc_dataset
-from hf_xmc.cli.main import app
+from hf_xmc.cli.main import app, main
 from hf_xmc.cli.tables import print_confidence
-from hf_xmc.data.ingest.splits import SplitOptions, main
+from hf_xmc.data.ingest.splits import SplitOptions
 from hf_xmc.inference.evaluation.evaluate import predict_split
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
