@@ -23,6 +23,7 @@ from hf_xmc.hub.papers import cited
 from hf_xmc.hub.run import CARD as CARD
 from hf_xmc.hub.run import METRICS as METRICS
 from hf_xmc.hub.run import RUN, read_json
+from hf_xmc.hub.sentence_layout import MODULES
 from hf_xmc.modeling import LabelHead
 from hf_xmc.modeling.label_head_xmc import COEFFICIENTS, LABEL_HEAD
 from hf_xmc.retrieval.channels import load_channels
@@ -63,6 +64,7 @@ def model_card(
     reranker: bool = False,
     channels: Mapping[str, Mapping[str, Any]] | None = None,
     fusion: Mapping[str, Any] | None = None,
+    loads: Collection[str] = ("transformers",),
 ) -> str:
     """The text of a README.md: metadata that the Hub reads, and a description for people.
 
@@ -81,6 +83,8 @@ def model_card(
         reranker: whether there is one.
         channels: name -> description of further ranking channels.
         fusion: the content of `fusion.json`, if how channels are combined was learned.
+        loads: what else loads the folder, for which there is example code: `"transformers"`,
+            `"sentence-transformers"`, `"onnx"`, `"openvino"`.
 
     >>> card = ModelCard(model_card("me/tagger", metrics={"split": "test", "metrics": {"P@1": 0.5}}))
     >>> card.data.library_name, card.data.eval_results[0].metric_type, card.data.eval_results[0].metric_value
@@ -92,9 +96,11 @@ def model_card(
     encoder, dataset = str(run.get("encoder") or ""), str(data.get("name") or "")
     metadata = ModelCardData(
         model_name=Path(name).name,
-        library_name="hf_xmc",
-        pipeline_tag="text-classification",
-        tags=["extreme-multi-label-classification", "multi-label-classification", "dual-encoder", "tagging"],
+        # What the Hub shows code for: that of sentence-transformers runs where the folder has its files.
+        library_name="sentence-transformers" if "sentence-transformers" in loads else "hf_xmc",
+        pipeline_tag="feature-extraction" if "sentence-transformers" in loads else None,
+        language=languages(data.get("language")),
+        tags=["hf_xmc", "extreme-multi-label-classification", "multi-label-classification", "dual-encoder", "tagging"],
         base_model=encoder if is_hub_id(encoder) else None,
         datasets=[dataset] if is_hub_id(dataset, namespace=True) else None,
         license=license,
@@ -112,6 +118,7 @@ def model_card(
         # The vector of a label whose text is fused with a classifier is not of unit length.
         normalize=config.get("normalize", True) and (label_head or {}).get("kind") != "classifier",
         max_length=config.get("max_query_length"),
+        loads=loads,
         parts=fitted_parts(memory or {}, confidence or {}, label_head, reranker, channels, fusion),
         fitted={"num_queries": 0, "data": "", **settings} if (settings := (confidence or {}).get("settings")) else {},
         measured=measured(metrics, dataset),
@@ -164,6 +171,7 @@ def write_model_card(
         reranker=(folder / RERANKER).is_dir(),
         channels={c.name: c.describe() for c in load_channels(folder) if not isinstance(c, QueryMemory)},
         fusion=read_json(folder / FUSION),
+        loads=loaders(folder),
     )
     if present and not is_generated(present):
         logger.warning(f"{path} was edited by hand; it is kept as {KEPT}, and a new card is written.")
@@ -171,6 +179,26 @@ def write_model_card(
     with replacing(path) as temporary:
         temporary.write_text(signed(text), encoding="utf-8")
     return path
+
+
+def loaders(folder: Path) -> list[str]:
+    """What loads a trained folder beside this package; see `loads` of `model_card`."""
+    files = {
+        "transformers": "modeling_xmc.py",
+        "sentence-transformers": MODULES,
+        **{name: f"{name}/{name}.json" for name in ("onnx", "openvino")},
+    }
+    return [name for name, file in files.items() if (folder / file).is_file()]
+
+
+def languages(given: Any) -> Any:
+    """The languages of the data as the Hub names them: codes of two or three letters; None if there are others.
+
+    >>> languages("en"), languages(["en", "fi"]), languages("English")
+    ('en', ['en', 'fi'], None)
+    """
+    codes = [given] if isinstance(given, str) else list(given or [])
+    return given if codes and all(re.fullmatch("[a-z]{2,3}", str(code)) for code in codes) else None
 
 
 def signed(text: str) -> str:
@@ -211,7 +239,8 @@ def readdress(card: str, repo_id: str) -> str:
     generated = SIGNATURE.search(card) is not None and is_generated(card)
     text = SIGNATURE.sub("", card) if generated else card
     if found := re.search(r'XMCPipeline\.from_pretrained\(("[^"\n]*")\)', text):
-        text = text.replace(f"from_pretrained({found[1]})", f"from_pretrained({json.dumps(repo_id)})")
+        for call in ("from_pretrained({}", "SentenceTransformer({}", "model={}"):
+            text = text.replace(call.format(found[1]), call.format(json.dumps(repo_id)))
     parsed = ModelCard(text)
     metadata: Any = parsed.data
     if metadata.eval_results:
@@ -373,8 +402,21 @@ def training_facts(run: Mapping[str, Any], metrics: Mapping[str, Any], data: Map
         facts.append(f"Fingerprint of the data: `{cell(data['fingerprint'])}`")
     seconds = metrics.get("train_seconds") or run.get("train_seconds")
     if seconds:
-        facts.append(f"Time: {seconds:,.0f} seconds")
+        facts.append(f"Time: {seconds:,.0f} seconds" + energy(seconds, run.get("hardware") or {}))
     return facts
+
+
+def energy(seconds: float, hardware: Mapping[str, Any]) -> str:
+    """Where a model was trained, and an estimate of the energy.
+
+    >>> energy(3600, {"device": "NVIDIA A100", "count": 2, "watts": 800})
+    ' on 2 x NVIDIA A100, about 0.8 kWh (an estimate, from 800 W)'
+    """
+    if not hardware:
+        return ""
+    number = f"{hardware['count']} x " if hardware.get("count", 1) > 1 else ""
+    kwh = seconds * float(hardware["watts"]) / 3.6e6
+    return f" on {number}{cell(hardware['device'])}, about {kwh:.2g} kWh (an estimate, from {hardware['watts']:g} W)"
 
 
 def stages(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -424,13 +466,15 @@ def listed(values: Mapping[str, Any]) -> str:
 
 
 def cell(value: Any, width: int = 200) -> str:
-    """Text for a Markdown table: one line, cut at `width`, nothing that opens a column or a tag.
+    """Text for a Markdown table: one line, cut at `width` between words, nothing that opens a column or a tag.
 
     >>> cell("a | b <i>")
     'a \\\\| b &lt;i>'
     """
     text = " ".join(str(value).split())
-    text = text if len(text) <= width else text[: width - 1].rstrip() + "…"
+    if len(text) > width:
+        start = text[: width - 1]
+        text = (start if " " not in start or text[width - 1] == " " else start.rpartition(" ")[0]).rstrip() + "…"
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 

@@ -226,11 +226,11 @@ def save_parts(
             gone += part.remove(folder)
             changed.add(part.name)
     (folder / PICKLED).unlink(missing_ok=True)
+    refresh(folder)
     if card:
         from hf_xmc.hub.card import write_model_card  # slow to import
 
-        write_model_card(folder)
-    refresh(folder)
+        write_model_card(folder)  # last: it says what else loads the folder
     return gone
 
 

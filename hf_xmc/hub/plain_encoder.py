@@ -64,7 +64,7 @@ def sentence_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ModelFolderError: another pooling than ours, or layers after it.
     """
-    modules = read_json(folder / "modules.json") or []
+    modules: Any = read_json(folder / "modules.json") or []
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules if isinstance(module, dict)]
     if unknown := sorted({*kinds} - {"Transformer", "Pooling", "Normalize"}):
         raise ModelFolderError(f"an encoder with {', '.join(unknown)}, which a dual encoder does not have", folder)

@@ -7,6 +7,7 @@ import re
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
@@ -59,10 +60,10 @@ def push_to_hub(
     """
     folder = Path(folder)
     files = files_to_push(folder)
-    if CARD not in files:
-        write_model_card(folder)
     if MANIFEST not in files:
         refresh(folder)
+    if CARD not in files:
+        write_model_card(folder)
     check_manifest(folder)
     files = files_to_push(folder)
     api = HfApi(token=token)
@@ -87,7 +88,7 @@ def commit(
     api: HfApi, repo_id: str, added: list[CommitOperationAdd], inside: str, message: str, revision: str | None
 ) -> CommitInfo:
     """One commit on top of what is there now; it is refused if someone else commits in between."""
-    head = api.repo_info(repo_id, revision=revision)
+    head: Any = api.repo_info(repo_id, revision=revision)
     names = {operation.path_in_repo for operation in added}
     there = [file.rfilename for file in head.siblings or []]
     old = [name for name in there if name.startswith(inside) and belongs(name[len(inside) :])]

@@ -6,6 +6,7 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from hf_xmc.data.files import replacing
@@ -40,14 +41,30 @@ def describe_run(
             "source": dataset.source,
             "counts": dataset.counts(),
             "fingerprint": dataset.fingerprint(),
-            "example": dataset.queries["train"][0]["text"][:60],
+            "example": shorten(dataset.queries["train"][0]["text"], 60, placeholder=" ..."),
         },
         "world_size": args.world_size,
+        "hardware": hardware(args),
         "train_seconds": round(train_seconds, 1),
         "versions": versions(),
         **({"reading": dataset.reading.to_json()} if dataset.reading else {}),
         **more,
     }
+
+
+def hardware(args: TrainingArguments) -> dict[str, Any]:
+    """What a training ran on, and the power that an estimate of its energy assumes: 300 W for a GPU with what feeds
+    it, 10 W for a core."""
+    import torch
+
+    if args.device.type == "cuda":
+        return {
+            "device": torch.cuda.get_device_name(args.device),
+            "count": args.world_size,
+            "watts": 300 * args.world_size,
+        }
+    cores = torch.get_num_threads() * args.world_size
+    return {"device": f"CPU ({cores} core{'s' if cores > 1 else ''})", "count": 1, "watts": 10 * cores}
 
 
 def changed_arguments(args: TrainingArguments) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ MODULES, SETTINGS, TRANSFORMER, ENCODER = (
     "sentence_bert_config.json",
     "query_encoder.json",
 )
-LAYOUT = (MODULES, SETTINGS, TRANSFORMER, ENCODER, "[1-9]_*/*.json", "[1-9]_*/*/*.json")
-LAYOUT = (*LAYOUT, "[1-9]_*/*.safetensors", "[1-9]_*/*/*.safetensors")
+FILES = ("*/*.json", "*/*/*.json", "*/*.safetensors", "*/*/*.safetensors")  # of the modules after the encoder
+LAYOUT: tuple[str, ...] = (MODULES, SETTINGS, TRANSFORMER, ENCODER, *(f"[1-9]_{name}" for name in FILES))
 SIDES = {"query": "query", "label": "document"}  # our name of a side, and theirs
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 LEGACY = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
@@ -192,8 +193,6 @@ def write_dense(folder: Path, weight: Any) -> None:
 
 def save(tensors: Mapping[str, Any], path: Path) -> None:
     """Write tensors, of numpy or torch."""
-    if all(hasattr(tensor, "detach") for tensor in tensors.values()):
-        from safetensors.torch import save_file
-    else:
-        from safetensors.numpy import save_file
-    save_file(dict(tensors), path, {"format": "pt"})
+    of_torch = all(hasattr(tensor, "detach") for tensor in tensors.values())
+    library: Any = import_module(f"safetensors.{'torch' if of_torch else 'numpy'}")
+    library.save_file(dict(tensors), path, {"format": "pt"})

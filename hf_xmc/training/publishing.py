@@ -48,6 +48,6 @@ def complete_folder(folder: Path, model: PreTrainedModel | None, labels: Dataset
         embeddings: of the labels, `[L, D]`, label head included.
     """
     saved: Any = load_model(folder, dtype="float32") if model is None else model
-    made_by = {"encoder_fingerprint": encoder_fingerprint(saved), "head_fingerprint": head_fingerprint(saved)}
+    made_by: Any = {"encoder_fingerprint": encoder_fingerprint(saved), "head_fingerprint": head_fingerprint(saved)}
     index = LabelIndex.build(embeddings, labels, **made_by)
     save_parts(folder, {"index": index})

@@ -461,13 +461,13 @@ class XMCTrainer(Trainer):
         """As in `Trainer`, without its pickled arguments, and with the label head."""
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
-        running = getattr(self, "push_in_progress", None)
+        running: Any = getattr(self, "push_in_progress", None)
         if running is not None and not running.is_done() and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        jobs = push_checkpoint(self, Path(checkpoint_folder))
+        jobs: Any = push_checkpoint(self, Path(checkpoint_folder))
         if running is None or running.is_done():
-            self.push_in_progress = PushInProgress(jobs)
+            self.push_in_progress: Any = PushInProgress(jobs)
         else:
             running.jobs.extend(jobs)
 
@@ -520,7 +520,7 @@ class XMCTrainer(Trainer):
         push = partial(
             push_to_hub,
             folder,
-            self.hub_model_id,
+            str(self.hub_model_id),
             token=token,
             commit_message=commit_message or "End of training",
             revision=revision or self.args.hub_revision,

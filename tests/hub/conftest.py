@@ -27,8 +27,8 @@ def trained_folder(tiny_encoder: str, tmp_path: Path) -> Path:
     labels = Dataset.from_dict(LABELS)
     LabelIndex.build(model.encode_labels(labels["text"][:]), labels).save_pretrained(folder)
     (folder / "run.json").write_text(json.dumps(RUN))
-    write_model_card(folder, METRICS)
     refresh(folder)
+    write_model_card(folder, METRICS)
     for name in (*JUNK, *MORE_JUNK):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"not part of the model")

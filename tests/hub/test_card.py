@@ -18,7 +18,7 @@ from tests.hub.trained import LABELS, METRICS, RUN
 def test_metadata_for_the_hub() -> None:
     data = ModelCard(model_card("me/tagger", RUN, METRICS, license="cc-by-sa-4.0")).data
     assert data.library_name == "hf_xmc"
-    assert data.pipeline_tag == "text-classification"
+    assert data.pipeline_tag is None, "there is no widget code of the Hub that would run"
     assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
     assert data.license == "cc-by-sa-4.0"
     assert data.datasets is None, "the bundled sample is no data set of the Hub"
@@ -30,6 +30,31 @@ def test_metadata_for_the_hub() -> None:
     assert ("precision@1", "P@1", 0.571, "sample", "test") in found
     assert ("ndcg@5", "nDCG@5", 0.5, "sample", "test") in found
     assert len(found) == 4
+
+
+def test_the_widget_of_the_hub_is_true(trained_folder: Path) -> None:
+    card = ModelCard(write_model_card(trained_folder).read_text())
+    assert (card.data.library_name, card.data.pipeline_tag) == ("sentence-transformers", "feature-extraction")
+    for name in ("modules.json", "modeling_xmc.py"):
+        (trained_folder / name).unlink()
+    card = ModelCard(write_model_card(trained_folder).read_text())
+    assert card.data.library_name == "hf_xmc"
+    assert "SentenceTransformer" not in card.text
+    assert "AutoModel" not in card.text
+
+
+def test_languages_hardware_and_examples_between_words() -> None:
+    run = {
+        **RUN,
+        "train_seconds": 7200,
+        "hardware": {"device": "CPU (2 cores)", "count": 1, "watts": 20},
+        "data": {**RUN["data"], "language": "en"},  # type: ignore[dict-item]
+    }
+    labels = Dataset.from_dict({"uid": ["a"], "text": ["word " * 19 + "surprising end"]})
+    card = model_card("me/tagger", run, labels=labels)
+    assert ModelCard(card).data.language == "en"
+    assert "Time: 7,200 seconds on CPU (2 cores), about 0.04 kWh (an estimate, from 20 W)" in card
+    assert "word word…" in card, "cut between words"
 
 
 def test_a_local_encoder_is_no_base_model(tiny_encoder: str) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -61,6 +65,38 @@ def check_backend(folder: Path, backend: str) -> None:
 
 def test_onnx_predicts_the_same(exported: Path) -> None:
     check_backend(exported, "onnx")
+
+
+def run_script(python: str, name: str, folder: Path, **environment: str) -> dict[str, Any]:
+    """What a script of this folder prints about TEXTS, in a process of its own."""
+    command = [python, str(Path(__file__).with_name(name)), str(folder), json.dumps(TEXTS)]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_way_to_load_finds_the_same_labels(exported: Path, python: str) -> None:
+    tagger = XMCPipeline.from_pretrained(exported)
+    expected = tagger.predict(TEXTS, 5)
+    # ONNX Runtime where neither torch nor the packages of training can be imported.
+    light = run_script(sys.executable, "predict_without_torch.py", exported, USE_TORCH="0")
+    assert light["imported"] == []
+    found = np.array([[tag["score"] for tag in tags] for tags in light["tags"]])
+    np.testing.assert_allclose(found, expected.scores, atol=1e-5)
+    ways = {"onnx": np.array([[tag["id"] for tag in tags] for tags in light["tags"]])}
+    # The code in the folder, where hf_xmc is not imported.
+    remote = run_script(python, "embed_by_remote_code.py", exported)
+    assert not remote["imported"]
+    ways["AutoModel"] = tagger.rank(np.array(remote["embeddings"], np.float32), 5).ids
+    sentences = pytest.importorskip("sentence_transformers").SentenceTransformer(str(exported), device="cpu")
+    ways["sentence-transformers"] = tagger.rank(sentences.encode_query(TEXTS), 5).ids
+    deep = tagger.predict(TEXTS, len(tagger.index))
+    score_of = [dict(zip(ids, scores, strict=True)) for ids, scores in zip(deep.ids, deep.scores, strict=True)]
+    for way, ids in ways.items():  # equal, where scores differ by more than rounding
+        scores = [[of[label] for label in row] for of, row in zip(score_of, ids, strict=True)]
+        np.testing.assert_allclose(scores, expected.scores, atol=1e-5, err_msg=way)
 
 
 def test_openvino_predicts_the_same(exported: Path) -> None:
