@@ -60,13 +60,16 @@ def described(parser: argparse.ArgumentParser) -> list[dict[str, Any]]:
     ]
 
 
+STORE_TRUE: dict[str, Any] = {"action": "store_true"}  # how a flag without a value is declared
+
+
 def parser_of(rows: Sequence[dict[str, Any]], prog: str, example: str) -> argparse.ArgumentParser:
     """A parser whose help page is that of the parser that was `described`."""
     parser = argparse.ArgumentParser(prog=prog, epilog=example)
     for row in rows:
-        known = {"help": row["help"] and row["help"].replace("%", "%%"), "required": row["required"]}
-        rest = {name: row[name] for name in ("nargs", "metavar", "choices") if name in row}
-        parser.add_argument(*row["flags"], **known, **(rest if "nargs" in row else {"action": "store_true"}))
+        known: dict[str, Any] = {"help": row["help"] and row["help"].replace("%", "%%"), "required": row["required"]}
+        rest: dict[str, Any] = {name: row[name] for name in ("nargs", "metavar", "choices") if name in row}
+        parser.add_argument(*row["flags"], **known, **(rest if "nargs" in row else STORE_TRUE))
     return parser
 
 

@@ -47,21 +47,27 @@ def quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as notices
 
     notices.get_logger()  # which makes the handlers
-    # Not the level of the logger: where that is higher, TrainingArguments turns the progress bar off.
-    levels = {handler: handler.level for handler in logging.getLogger("transformers").handlers}
+    # Not the level of the logger: where that is higher, TrainingArguments turns the progress bar off. Handlers may be
+    # shared with other loggers.
+    handlers = [*logging.getLogger("transformers").handlers]
     bars = notices.is_progress_bar_enabled()
-    for handler in levels:
-        handler.setLevel(logging.ERROR)
+    for handler in handlers:
+        handler.addFilter(no_notice)
     if bars:
         notices.disable_progress_bar()  # of loading weights; those of the Hub go with them
         enable_progress_bars()
     try:
         yield
     finally:
-        for handler, level in levels.items():
-            handler.setLevel(level)
+        for handler in handlers:
+            handler.removeFilter(no_notice)
         if bars:
             notices.enable_progress_bar()
+
+
+def no_notice(record: logging.LogRecord) -> bool:
+    """Whether a record is shown: errors of transformers, and everything of others."""
+    return record.levelno >= logging.ERROR or not record.name.startswith("transformers.")
 
 
 def quietly(command: Callable[..., None]) -> Callable[..., None]:

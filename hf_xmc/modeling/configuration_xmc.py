@@ -70,7 +70,8 @@ class XMCDualEncoderConfig(PretrainedConfig):
         if self.share_encoders or self.encoder_config is None:
             self.label_encoder_config = None
         else:
-            self.label_encoder_config = as_config(self.label_encoder_config or self.encoder_config)
+            given: Any = self.label_encoder_config or self.encoder_config
+            self.label_encoder_config = as_config(given)
         super().__post_init__(**kwargs)
 
     def check(self) -> None:

@@ -158,9 +158,9 @@ class Sum(torch.autograd.Function):
 def row_gradients(touched: list[Touched], table: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The gradients of the rows that a step touched; see `summed`."""
     device = table.device
-    if not touched:
-        none = torch.zeros(1, dtype=torch.int64, device=device)
-        touched = [Touched(none[:0], table.new_zeros(0), none, table.new_zeros(0, table.shape[1]))]
+    empty, start = (torch.zeros(n, dtype=torch.int64, device=device) for n in (0, 1))
+    none = Touched(empty, empty, start, table.new_zeros(0, table.shape[1]))
+    touched = touched or [none]
     gradients = torch.cat([part.gradients for part in touched]).float()  # [texts, S]
     lengths = torch.cat([part.indptr.diff() for part in touched])  # [texts]
     text = torch.arange(len(lengths), device=device).repeat_interleave(lengths)  # [m]

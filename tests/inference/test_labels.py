@@ -75,9 +75,8 @@ def test_the_command(plain: XMCPipeline, tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["labels", str(folder), *map(str, args)])
         return done.output if done.exit_code == 0 else f"{done.exit_code} {done.output}{done.exception}"
 
-    assert "1 labels added, 2 removed; 11 in" in run(
-        "--add", new, "--update", changed, "--remove", "red", "--remove", "blue"
-    )
+    output = run("--add", new, "--update", changed, "--remove", "red", "--remove", "blue")
+    assert "1 added, 1 changed, 2 removed; 11 in" in output
     again = XMCPipeline.from_pretrained(folder)
     assert best(again, NEW) == NEW
     assert best(again, "a carriage") == "a carriage"
