@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc import cli
-from hf_xmc.data.files import replacing
 
 LIBRARIES = ("transformers", "torch", "accelerate")
 SOURCES = ("cli", "modeling", "training")  # folders of this package that arguments are described in
@@ -35,6 +34,8 @@ def print_help(prog: str, example: str, parser: Callable[[], argparse.ArgumentPa
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        from hf_xmc.data.files import replacing
+
         rows = described(parser())
         try:
             with replacing(path) as temporary:

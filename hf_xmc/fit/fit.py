@@ -251,7 +251,7 @@ class Run:
         found: Survey,
         machine: Machine,
     ) -> dict[str, Any]:
-        """Measure, and write the folder: the parts of the tagger, `fit.json` and `report.html`."""
+        """Measure, and write the folder: the parts of the tagger, `fit.json` and `fit.html`."""
         start = time.perf_counter()
         measured = measure(fitted, trained, data, plan.settings.seed)
         split = main_split(measured)
