@@ -114,11 +114,8 @@ def integrated_gradients(
     mask = torch.ones_like(ids)
 
     def forward(ids: torch.Tensor, mask: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        dense = model(input_ids=ids, attention_mask=mask.expand_as(ids)).dense
-        return (share * dense * label[..., : dense.shape[1]]).sum(-1)  # [B]
+        return (model(input_ids=ids, attention_mask=mask.expand_as(ids)).embeddings * label).sum(-1)  # [B]
 
-    # Beside a static tower the encoder has its share of the score; the words that the tower saw are not tokens.
-    share = 1.0 if model.static_tower is None else (1 - model.config.static_weight) ** 0.5
     gradients = LayerIntegratedGradients(forward, model.tower("query").get_input_embeddings())
     result = np.zeros((len(labels), len(spans)))
     deltas: list[float | None] = []
