@@ -238,7 +238,7 @@ def classifiers(vectors: csr_array, train: TrainQueries) -> tuple[csr_array, np.
     counts = np.diff(own.indptr)
     chosen = np.flatnonzero(counts >= RAREST)
     chosen = np.sort(chosen[np.argsort(-counts[chosen], kind="stable")[:MOST]])
-    for label in tqdm(chosen.tolist(), desc="Lexical channel", unit="label", disable=len(chosen) < 500):
+    for label in tqdm(chosen.tolist(), desc="Lexical channel", unit=" labels", delay=2, leave=False, disable=None):
         positive = own.indices[own.indptr[label] : own.indptr[label + 1]]
         others = near.indices[near.indptr[label] : near.indptr[label + 1]]
         negative = np.setdiff1d(np.append(others, rng.integers(0, num_texts, RANDOM)), positive)
