@@ -203,11 +203,18 @@ def encode(trainer: XMCTrainer, data: XMCDataset, advance: Advance) -> None:
     """Encode all texts once, with the frozen encoder. What an earlier attempt encoded is taken from the cache."""
     tables: list[tuple[Side, TokenTable]] = [("label", trainer.label_tokens)]
     tables += [("query", trainer.tokenize(trainer.model, queries, None).tokens) for queries in data.queries.values()]
-    total, done = sum(int(table.lengths.sum()) for _, table in tables), 0
-    for side, table in tables:
+    tokens = [int(table.lengths.sum()) for _, table in tables]
+    for number, (side, table) in enumerate(tables):
+        encoded = 0
+
+        def on_encoded(count: int, number: int = number, texts: int = table.num_texts) -> None:
+            nonlocal encoded
+            encoded += count
+            now = sum(tokens[:number]) + tokens[number] * encoded / max(texts, 1)
+            advance(now / max(sum(tokens), 1))
+
+        trainer.encoder.on_encoded = on_encoded
         trainer.encoder.states(table, side)
-        done += int(table.lengths.sum())
-        advance(done / max(total, 1))
 
 
 def train(trainer: XMCTrainer, folder: Path) -> None:
