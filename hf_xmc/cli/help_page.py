@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc import cli
-from hf_xmc.data.files import replacing
 
 LIBRARIES = ("transformers", "torch", "accelerate")
 SOURCES = ("cli", "modeling", "training")  # folders of this package that arguments are described in
@@ -35,6 +34,8 @@ def print_help(prog: str, example: str, parser: Callable[[], argparse.ArgumentPa
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        from hf_xmc.data.files import replacing
+
         rows = described(parser())
         try:
             with replacing(path) as temporary:
@@ -60,13 +61,16 @@ def described(parser: argparse.ArgumentParser) -> list[dict[str, Any]]:
     ]
 
 
+STORE_TRUE: dict[str, Any] = {"action": "store_true"}  # how a flag without a value is declared
+
+
 def parser_of(rows: Sequence[dict[str, Any]], prog: str, example: str) -> argparse.ArgumentParser:
     """A parser whose help page is that of the parser that was `described`."""
     parser = argparse.ArgumentParser(prog=prog, epilog=example)
     for row in rows:
-        known = {"help": row["help"] and row["help"].replace("%", "%%"), "required": row["required"]}
-        rest = {name: row[name] for name in ("nargs", "metavar", "choices") if name in row}
-        parser.add_argument(*row["flags"], **known, **(rest if "nargs" in row else {"action": "store_true"}))
+        known: dict[str, Any] = {"help": row["help"] and row["help"].replace("%", "%%"), "required": row["required"]}
+        rest: dict[str, Any] = {name: row[name] for name in ("nargs", "metavar", "choices") if name in row}
+        parser.add_argument(*row["flags"], **known, **(rest if "nargs" in row else STORE_TRUE))
     return parser
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from hf_xmc.data.files import replacing
 from hf_xmc.errors import DataError
 
 SECRET = ("hub_token", "push_to_hub_token")
@@ -84,6 +83,8 @@ def changed_settings(given: argparse.Namespace, parser: argparse.ArgumentParser)
 def write_settings(given: argparse.Namespace, parser: argparse.ArgumentParser, path: str | os.PathLike[str]) -> Path:
     """Write what was given (what differs from the defaults), tokens left out."""
     settings = changed_settings(given, parser)
+    from hf_xmc.data.files import replacing  # slow to import, and no help page needs it
+
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return Path(path)

@@ -175,7 +175,8 @@ class Run:
         start = time.perf_counter()
         token, lengths, hidden = 0.0, [], 0
         if earlier is not None or self.encoder is not None:
-            model = stages.untrained(self.encoder, earlier).to(machine.device)
+            model: Any = stages.untrained(self.encoder, earlier)
+            model.to(machine.device)
             hidden = model.width("query", "pooled")
             if hidden:
                 rows = range(min(TOKENS_SAMPLE, len(data.queries["train"])))
@@ -250,7 +251,7 @@ class Run:
         found: Survey,
         machine: Machine,
     ) -> dict[str, Any]:
-        """Measure, and write the folder: the parts of the tagger, `fit.json` and `report.html`."""
+        """Measure, and write the folder: the parts of the tagger, `fit.json` and `fit.html`."""
         start = time.perf_counter()
         measured = measure(fitted, trained, data, plan.settings.seed)
         split = main_split(measured)

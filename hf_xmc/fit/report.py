@@ -1,4 +1,4 @@
-"""The last page of a fit: `report.html`, and `fit.json` with the same figures."""
+"""The last page of a fit: `fit.html`, and `fit.json` with the same figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_xmc.fit.machine import gigabytes
 from hf_xmc.fit.measure import SHOWN, TAGGER
 from hf_xmc.hub.run import write_json
 
-REPORT, FIGURES = "report.html", "fit.json"
+REPORT, FIGURES = "fit.html", "fit.json"
 MEASURES = (
     "P@k: share of the first k labels that are true. nDCG@5: the same with more weight on the first places. R@5: "
     "share of the true labels that are among the first five. PSP@5: P@5 in which rare labels count more. All are in "
@@ -37,18 +37,18 @@ class Report:
         self.figures = dict(figures)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `fit.json` and `report.html`."""
+        """Write `fit.json` and `fit.html`."""
         write_json(self.figures, folder / FIGURES)
         write_report(folder, self.figures)
 
 
 def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Write `report.html` into a folder.
+    """Write `fit.html` into a folder.
 
     Args:
         document: what `fit.json` holds (`hf_xmc.fit.fit.Run.finish`).
     """
-    template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("fit.html.jinja").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(template)
     split = main_split(document)
     queries = document["queries"]

@@ -141,9 +141,9 @@ def join_with_earlier(data: XMCDataset, tagger: Path) -> XMCDataset:
             for split in {*grown.queries, *old.queries}
         }
     )
-    counts = sum(positives_of(joined[split]).label_counts(grown.num_labels) for split in ("train", "validation"))
+    each = [positives_of(joined[split]).label_counts(grown.num_labels) for split in ("train", "validation")]
     size = len(joined["train"]) + len(joined["validation"])
-    return replace(grown, queries=joined, train_label_counts=counts, num_train_queries=size, filters={})
+    return replace(grown, queries=joined, train_label_counts=each[0] + each[1], num_train_queries=size, filters={})
 
 
 def with_older(new: Dataset | None, old: Dataset | None, new_texts: set[str]) -> Dataset:

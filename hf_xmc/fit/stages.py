@@ -14,12 +14,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.fit.plan import Plan
 from hf_xmc.hub.run import describe_run
 from hf_xmc.inference.fitting.confidence import FEWEST, Fit, fit_from_embeddings
 from hf_xmc.inference.labels import build_index
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderModel
+from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines
 from hf_xmc.training.trainer import XMCTrainer
@@ -97,18 +99,19 @@ def new_model(plan: Plan, encoder: str | None, weight: float) -> XMCDualEncoderM
         weight: share of the static tower.
     """
     settings = plan.settings
-    static = {
+    static: dict[str, Any] = {
         "static_dim": settings.static_dim,
         "static_buckets": settings.static_buckets,
         "static_weight": weight,
     }
+    dense: dict[str, Any] = {"max_query_length": settings.max_query_length, "projection_dim": plan.hidden}
     model = XMCDualEncoderModel.from_encoder(
         encoder,
         seed=settings.seed,
         temperature=settings.temperature,
         label_head="residual" if settings.label_vectors else None,
         max_label_length=settings.max_label_length,
-        **({} if encoder is None else {"max_query_length": settings.max_query_length, "projection_dim": plan.hidden}),
+        **(dense if encoder is not None else {}),
         **(static if settings.static_dim else {}),
     )
     return model
@@ -198,7 +201,7 @@ def trainer_for(
 
 def encode(trainer: XMCTrainer, data: XMCDataset, advance: Advance) -> None:
     """Encode all texts once, with the frozen encoder. What an earlier attempt encoded is taken from the cache."""
-    tables = [("label", trainer.label_tokens)]
+    tables: list[tuple[Side, TokenTable]] = [("label", trainer.label_tokens)]
     tables += [("query", trainer.tokenize(trainer.model, queries, None).tokens) for queries in data.queries.values()]
     total, done = sum(int(table.lengths.sum()) for _, table in tables), 0
     for side, table in tables:

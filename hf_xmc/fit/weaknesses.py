@@ -65,7 +65,9 @@ def by_length(hits: Any, texts: list[str]) -> list[dict[str, Any]]:
     """Recall at five in groups of texts of similar length."""
     lengths = np.array([len(WORD.findall(text)) for text in texts])
     pair = per_query_metrics(hits, (K,))[f"R@{K}"]
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_GROUPS + 1)).astype(int)) if len(lengths) else []
+    edges: Any = (
+        np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_GROUPS + 1)).astype(int)) if len(lengths) else []
+    )
     table = []
     for low, high in pairwise(edges):
         last = high == edges[-1]

@@ -183,7 +183,7 @@ def parts() -> tuple[Part, ...]:
             ranking,
             save=lambda document, folder: write_json(document, folder / METRICS),
         ),
-        Part("report", ("fit.json", "report.html"), FIT, ranking, save=save),
+        Part("report", ("fit.json", "fit.html"), FIT, ranking, save=save),
         Part("card", (CARD,), 'call hf_xmc.hub.write_model_card("{folder}")'),
         Part("manifest", (MANIFEST,), 'call hf_xmc.hub.refresh("{folder}")'),
     )

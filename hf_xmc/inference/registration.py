@@ -79,7 +79,8 @@ class Follow(MetaPathFinder):
         self.depth += 1
         try:
             for key, (name, then) in [*self.waiting.items()]:
-                if name in sys.modules and self.waiting.pop(key, None):
+                if name in sys.modules and key in self.waiting:
+                    del self.waiting[key]
                     then()
             for name, follower in FOLLOWERS.items():
                 if name in sys.modules:

@@ -67,10 +67,11 @@ class XMCDualEncoderConfig(PretrainedConfig):
         self.check()
         if self.encoder_config is not None or self.static_dim is None:
             self.encoder_config = as_config(self.encoder_config or {"model_type": "bert"})
-        if self.share_encoders:
+        if self.share_encoders or self.encoder_config is None:
             self.label_encoder_config = None
         else:
-            self.label_encoder_config = as_config(self.label_encoder_config or self.encoder_config)
+            given: Any = self.label_encoder_config or self.encoder_config
+            self.label_encoder_config = as_config(given)
         super().__post_init__(**kwargs)
 
     def check(self) -> None:

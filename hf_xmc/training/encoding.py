@@ -185,7 +185,7 @@ class TextEncoder:
         elif self.model.query_encoder is not None:
             dense = self.encode_table(tokens, side, "dense", rows)
         static = self.static_vectors(tokens, rows, side)
-        return cast(Tensor, self.model.joined(dense, None if static is None else static.cpu()))
+        return self.model.joined(dense, None if static is None else static.cpu())
 
     def frozen(self, tokens: TokenTable, side: Side) -> Tensor:
         """Pooled states `[N, H]` of texts under a frozen encoder; those of the tables in `kept` are computed once."""

@@ -150,16 +150,16 @@ class Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        ctx.training.touched.append(Touched(*ctx.bag, gradients[0]))
+        rows, weights, indptr = ctx.bag
+        ctx.training.touched.append(Touched(rows, weights, indptr, gradients[0]))
         return (None,) * 5
 
 
 def row_gradients(touched: list[Touched], table: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The gradients of the rows that a step touched; see `summed`."""
     device = table.device
-    none = Touched(
-        *(torch.zeros(n, dtype=torch.int64, device=device) for n in (0, 0, 1)), table.new_zeros(0, table.shape[1])
-    )
+    empty, start = (torch.zeros(n, dtype=torch.int64, device=device) for n in (0, 1))
+    none = Touched(empty, empty, start, table.new_zeros(0, table.shape[1]))
     touched = touched or [none]
     gradients = torch.cat([part.gradients for part in touched]).float()  # [texts, S]
     lengths = torch.cat([part.indptr.diff() for part in touched])  # [texts]

@@ -18,7 +18,7 @@ from tests.fit.conftest import write_table
 
 SMALL = {"static_dim": 16, "static_buckets": 2**12, "batch_size": 64, "epochs": 4}
 # These say how long the run took.
-TIMES = ("fit.json", "report.html", "run.json", "README.md", "metrics.json", "manifest.json", "index/index.json")
+TIMES = ("fit.json", "fit.html", "run.json", "README.md", "metrics.json", "manifest.json", "index/index.json")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_a_table_becomes_a_tagger(made: tuple[Path, Path, Fitted]) -> None:
     found = XMCPipeline.from_pretrained(folder)("an old blue boat", k=2)
     assert {tag["label"] for tag in found} == {"blue", "boat"}
     assert all(0 <= tag["probability"] <= 1 for tag in found)
-    page = (folder / "report.html").read_text()
+    page = (folder / "fit.html").read_text()
     assert "popularity" in page
     assert "this tagger" in page
     assert (folder / "README.md").is_file()

@@ -43,13 +43,17 @@ class BagOfWords(torch.nn.Module):
         torch.nn.init.zeros_(table.weight)
         for word, vector in {"red": (1.0, 0.0), "green": (0.0, 1.0), "blue": (1.0, 1.0)}.items():
             table.weight.data[self.tokenizer.convert_tokens_to_ids(word)] = torch.tensor(vector)
-        self.query_encoder = self.Encoder(table)
+        self.query_encoder, self.static_tower = self.Encoder(table), None
         self.device = torch.device("cpu")
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         special = torch.isin(input_ids, torch.tensor([2, 3]))  # [CLS] and [SEP] are no words
         words = (~special).sum(1, keepdim=True).clamp(min=1)
-        return type("Output", (), {"embeddings": self.query_encoder.table(input_ids).sum(1) / words})
+        found = self.query_encoder.table(input_ids).sum(1) / words
+        return type("Output", (), {"dense": found, "embeddings": found})
+
+    def tower(self, side: str) -> torch.nn.Module:
+        return self.query_encoder
 
     @torch.no_grad()
     def encode_queries(self, texts: list[str]) -> torch.Tensor:

@@ -218,3 +218,19 @@ def test_adapters(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
         == sum(4 * (m.in_features + m.out_features) for m in plain.modules() if isinstance(m, torch.nn.Linear))
     )
     assert memory(Choice(8, lora_rank=4), found)["gradients"] == found.trainable
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["joint", "alone"])
+def test_a_static_tower_is_part_of_the_plan(tiny_encoder: str, data: XMCDataset, tmp_path: Path, joint: bool) -> None:
+    args = XMCTrainingArguments(str(tmp_path), report_to="none", disable_tqdm=True, freeze_encoder=joint)
+    encoder, more = (tiny_encoder, {"projection_dim": 16}) if joint else (None, {})
+    model = XMCDualEncoderModel.from_encoder(encoder, static_dim=8, **more)
+    of = measure(prepare(model, args, None), args, data, seconds=0.2)
+    rows = model.config.static_rows
+    assert rows > 12
+    assert of.weights == sum(p.nbytes for p in model.parameters()) >= rows * 8 * 4
+    assert of.trainable == sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    found = step(Choice(8), of)
+    assert found["static_seconds"] > 0
+    assert found["seconds"] == pytest.approx(sum(v for k, v in found.items() if k.endswith("_seconds")))
+    assert memory(Choice(8), of)["optimizer states"] >= 4 * rows

@@ -116,7 +116,7 @@ def integrated_gradients(
     def forward(ids: torch.Tensor, mask: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return (model(input_ids=ids, attention_mask=mask.expand_as(ids)).embeddings * label).sum(-1)  # [B]
 
-    gradients = LayerIntegratedGradients(forward, model.query_encoder.get_input_embeddings())
+    gradients = LayerIntegratedGradients(forward, model.tower("query").get_input_embeddings())
     result = np.zeros((len(labels), len(spans)))
     deltas: list[float | None] = []
     for row, label in enumerate(torch.as_tensor(labels).to(model.device)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.losses import make_loss
 from hf_xmc.modeling import XMCDualEncoderModel
-from hf_xmc.training.adapters import has_adapters
+from hf_xmc.modeling.modeling_xmc import Side
+from hf_xmc.training.adapters import has_adapters, plain_model
 from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.distributed import all_processes
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.planning.encoder_cost import (
     Cost,
@@ -26,11 +29,19 @@ from hf_xmc.training.planning.encoder_cost import (
     seconds_a_unit,
 )
 from hf_xmc.training.planning.plan import Measured
-from hf_xmc.training.preparation import frozen_parameters, token_key
+from hf_xmc.training.preparation import (
+    frozen_parameters,
+    grow_static_tower,
+    token_key,
+    token_table,
+    with_features,
+)
+from hf_xmc.training.static_training import StaticTraining
 from hf_xmc.types import Positives
 
 NOTHING = Cost(0.0, 0.0, 0.0)
 SAMPLE = 64  # texts that the encoder is timed on at a time
+STATIC_SAMPLE = 256  # the same for the static tower
 LABELS = 2**13  # labels that the loss is timed on
 
 
@@ -49,10 +60,12 @@ def measure(
         seconds: to spend on the speed, about.
         lora_rank: of the adapters that the model has.
     """
-    labels = TokenTable.build(data.labels, lambda texts: model.tokenize(texts, "label"), token_key(model, "label"))
+    labels = token_table(model, data.labels, "label")
     queries = TokenizedQueries(
-        data.queries["train"], lambda texts: model.tokenize(texts, "query"), key=token_key(model, "query")
+        data.queries["train"], lambda texts: model.token_ids(texts, "query"), key=token_key(model, "query")
     )
+    with_features(model, queries.tokens, data.queries["train"])
+    grow_static_tower(plain_model(model), queries.tokens, labels, data.labels, args)
     for parameter in frozen_parameters(model, args):
         parameter.requires_grad_(False)
     model.to(args.device).train()  # type: ignore[arg-type]
@@ -62,9 +75,11 @@ def measure(
     make, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
     state, optimizer_seconds = optimizer_cost(lambda parameters: make(parameters, **settings), args.device)
     tables = sum(4 * int(table.lengths.astype(np.int64).sum()) for table in (labels, queries.tokens))
-    if args.freeze_encoder:  # pooled states of all texts are kept
+    if args.freeze_encoder and model.query_encoder is not None:  # pooled states of all texts are kept
         tables += 4 * (len(labels) + len(queries)) * model.width("query", "pooled")
-    speeds = text_seconds(model, args, labels, queries, seconds)
+    no_encoder = model.query_encoder is None
+    speeds = [0.0] * 3 if no_encoder else text_seconds(model, args, labels, queries, seconds)
+    words = static_seconds(plain_model(model), args, labels, queries, seconds / 10)
     return Measured(
         base=base,
         weights=weights,
@@ -74,7 +89,7 @@ def measure(
         optimizer=state,
         kept=costs_of_chunks(model, args, longest),
         layers=getattr(model.config.encoder_config, "num_hidden_layers", 1),
-        flops=Cost.fit(lambda n, t: forward_flops(model, n, t), longest),
+        flops=NOTHING if no_encoder else Cost.fit(lambda n, t: forward_flops(model, n, t), longest),
         query_seconds=speeds[0],
         label_seconds=speeds[1],
         forward_seconds=speeds[2],
@@ -88,6 +103,8 @@ def measure(
         packed=model.packs("query"),
         bank_itemsize=getattr(torch, args.label_bank_dtype).itemsize,
         vector_bytes=vector_bytes(model, args),
+        static_bytes=4 * model.config.static_rows,
+        static_seconds=words,
         device=args.device.type,
     )
 
@@ -103,7 +120,7 @@ def costs_of_chunks(
     model: XMCDualEncoderModel, args: XMCTrainingArguments, longest: int
 ) -> dict[tuple[bool, bool], Cost]:
     """What a chunk keeps for its backward pass, with and without activation checkpointing and bf16."""
-    if args.freeze_encoder:
+    if args.freeze_encoder or model.query_encoder is None:
         return {(checkpointing, bf16): NOTHING for checkpointing in (False, True) for bf16 in (False, True)}
     found = {}
     for checkpointing in (False, True):
@@ -159,6 +176,32 @@ def text_seconds(
         found = [seconds_a_unit(task, share * seconds) for task, share in tasks]
     model.zero_grad(set_to_none=True)
     return found
+
+
+def static_seconds(
+    model: XMCDualEncoderModel,
+    args: XMCTrainingArguments,
+    labels: TokenTable,
+    queries: TokenizedQueries,
+    seconds: float,
+) -> tuple[float, float]:
+    """Seconds that the static tower takes for a query and for a label of a step, its table moved; 0 without one."""
+    if model.static_tower is None or args.static_learning_rate == 0:
+        return 0.0, 0.0
+    training = StaticTraining(model.static_tower, args, all_processes(args.device))
+    optimizer = SimpleNamespace(param_groups=[{"lr": 1.0}])
+    draw = np.random.default_rng(0)
+
+    def steps(tokens: TokenTable, side: Side) -> float:
+        def one() -> float:
+            rows = draw.choice(len(tokens), min(len(tokens), STATIC_SAMPLE), replace=False)
+            backward(training.embed(tokens.features, rows, side))
+            training.step(optimizer, 0, 1.0)
+            return float(len(rows))
+
+        return seconds_a_unit(one, seconds / 2)
+
+    return steps(queries.tokens, "query"), steps(labels, "label")
 
 
 def backward(embeddings: Tensor) -> None:

@@ -87,6 +87,8 @@ class Measured:
         tables: bytes of the tokenised texts, which are mapped from files.
         packed: texts are encoded without padding.
         vector_bytes: per label, of a label head and its optimizer state.
+        static_bytes: of the optimizer state of a static tower.
+        static_seconds: of the static tower, for a query and for a label of a step.
         device: its type, as `cpu`.
     """
 
@@ -112,6 +114,8 @@ class Measured:
     packed: bool = True
     bank_itemsize: int = 2
     vector_bytes: int = 0
+    static_bytes: int = 0
+    static_seconds: tuple[float, float] = (0.0, 0.0)
     device: str = "cpu"
 
 
@@ -135,7 +139,7 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
         "libraries and data": of.base,
         "weights": of.weights + of.adapted * choice.lora_rank,
         "gradients": trainable,
-        "optimizer states": int(trainable * of.optimizer),
+        "optimizer states": int(trainable * of.optimizer) + of.static_bytes,
         "label vectors": -(-len(of.label_lengths) // choice.num_processes) * of.vector_bytes,
         **demand.kept,
         **passing,
@@ -165,13 +169,14 @@ def step(choice: Choice, of: Measured) -> dict[str, float]:
     compared = choice.window * own * of.dim
     # Scores of the whole bank, and its gradient in two products.
     bank = choice.window * len(of.label_lengths) / choice.num_processes * of.dim * demand.scores_all
-    token_flops = float(of.flops(1, length)) / length
+    token_flops = float(of.flops(1, length)) / max(length, 1.0)  # no tokens without an encoder
     checkpointing = 4 / 3 if choice.gradient_checkpointing else 1  # one more forward pass beside three
     seconds = {
         "queries": query_tokens * of.query_seconds * checkpointing,
         "labels": label_tokens * of.label_seconds * checkpointing
         + (caching * label_tokens + refresh_tokens) * of.forward_seconds,
         "loss": (compared + bank) * of.loss_seconds,
+        "static": choice.window / choice.num_processes * of.static_seconds[0] + own * of.static_seconds[1],
         "optimizer": (of.adapted * choice.lora_rank or of.trainable) * of.optimizer_seconds,
     }
     return {
