@@ -265,7 +265,9 @@ class XMCTrainer(Trainer):
         if self.resumed_from is not None:
             warn_of_other_batches(self.resumed_from, self.args)
         done = False
-        light = self.args.device.type == "cpu" and (self.args.freeze_encoder or self.model.query_encoder is None)
+        model: Any = self.model  # none where `model_init` will make one
+        encodes = model is None or plain_model(model).query_encoder is not None
+        light = self.args.device.type == "cpu" and (self.args.freeze_encoder or not encodes)
         with self.frozen(), kept_memory(light):  # an encoder's activations would leave holes in it
             try:
                 output = super().train(checkpoint, *args, **kwargs)
@@ -515,7 +517,8 @@ class XMCTrainer(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token or self.args.hub_token
         if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
+            # Only the later versions of transformers know `private` here.
+            self.init_hf_repo(token=token, **({} if private is None else {"private": private}))
         self._finish_current_push()
         push = partial(
             push_to_hub,

@@ -56,12 +56,14 @@ PRIVATE = {
     "PreTrainedModel._supports_flex_attn": "set",
     "PreTrainedModel._supports_attention_backend": "set",
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": "read: its FLOPs, which torch does not count",
+    "datasets.Dataset._fingerprint": "read: the key of a table in the cache",
+    "torch.cpu._is_amx_tile_supported": "called, if it is there: whether bfloat16 is fast",
     "torch._C": "in losses/streaming.py",
     "torch._C._autograd": "in losses/streaming.py",
     "torch._get_current_graph_task_keep_graph": "called: whether gradients may be scaled in place",
 }
 # Private names of the standard library.
-STANDARD = {"_asdict", "_actions", "_replace"}
+STANDARD = {"_asdict", "_actions", "_replace", "_HelpAction", "_get_formatter", "_expand_help"}
 
 # Functions with the parameters that we pass or override, in order; a library may add others behind them.
 SIGNATURES: list[tuple[Any, list[str]]] = [
@@ -70,7 +72,7 @@ SIGNATURES: list[tuple[Any, list[str]]] = [
     (Trainer._get_output_dir, ["self", "trial"]),
     (Trainer._push_from_checkpoint, ["self", "checkpoint_folder"]),
     (Trainer._finish_current_push, ["self"]),
-    (Trainer.push_to_hub, ["self", "commit_message", "blocking", "token", "revision", "private"]),
+    (Trainer.push_to_hub, ["self", "commit_message", "blocking", "token", "revision"]),
     (Trainer.save_model, ["self", "output_dir", "_internal_call"]),
     (Trainer.train, ["self", "resume_from_checkpoint"]),
     (Trainer.training_step, ["self", "model", "inputs", "num_items_in_batch"]),

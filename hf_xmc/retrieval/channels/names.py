@@ -218,7 +218,9 @@ class LabelNames:
         self._followed = state
 
     def _read_names(self) -> None:
-        self._keys, self._starts = distinct(self.names.keys)
+        found = distinct(self.names.keys)
+        self._keys = found[0]
+        self._starts = found[1]
         self._lengths = np.unique(self.names.words).tolist()
 
     def _hits(self, texts: Sequence[str]) -> Hits:
