@@ -14,6 +14,7 @@ import hf_xmc  # noqa: F401
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     before = transformers.logging.get_verbosity()
+    logging.getLogger("hf_xmc").setLevel(logging.NOTSET)  # which `caplog.at_level` of another test leaves set
     yield
     transformers.logging.set_verbosity(before)
     logging.getLogger("hf_xmc").setLevel(logging.NOTSET)

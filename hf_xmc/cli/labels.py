@@ -84,7 +84,7 @@ def print_found(run: Path, words: str) -> None:
 
 
 def as_line(uid: str, text: str) -> str:
-    """A label in a line; a uid that is the text is not repeated.
+    r"""A label in a line; a uid that is the text is not repeated.
 
     >>> as_line("red", "red"), as_line("c7", "red").split("\t")
     ('red', ['c7', 'red'])

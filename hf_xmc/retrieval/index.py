@@ -167,6 +167,7 @@ class LabelIndex:
         Raises:
             NotInIndex: an id that is not in the index (also a KeyError).
 
+        >>> from datasets import Dataset
         >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["red", "blue"]})
         >>> LabelIndex.build(np.eye(2), labels).vectors([1]).tolist()
         [[0.0, 1.0]]
