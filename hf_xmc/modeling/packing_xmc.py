@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nested import nested_tensor_from_jagged
 from tqdm.auto import tqdm
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -115,7 +116,8 @@ def packed_sdpa(
     """Attention within each text of a packed row; for batches that are not packed, the same as `sdpa`.
 
     Texts of the same length form a batch without padding, so texts should be sorted by length: each run is one call.
-    On a CPU this is faster than padding, even with runs of one text; GPUs have kernels for it (flash attention).
+    On a CPU this is faster than padding, even with runs of one text; GPUs have kernels for texts of any length
+    (`packed_on_gpu`).
 
     Args:
         query, key, value: `[1, heads, T, d]`.
@@ -124,6 +126,8 @@ def packed_sdpa(
     boundaries = kwargs.get("cu_seq_lens_q")
     if boundaries is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if query.is_cuda:
+        return packed_on_gpu(module, query, key, value, boundaries, **kwargs), None
     parts, start = [], 0
     for length, count in runs(boundaries.diff().tolist()):
         stop = start + length * count
@@ -134,6 +138,22 @@ def packed_sdpa(
         parts.append(attended.flatten(0, 1))  # [count * length, heads, d]
         start = stop
     return torch.cat(parts)[None], None
+
+
+def packed_on_gpu(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, **kwargs: Any
+) -> Tensor:
+    """Attention within each text of a packed row, `[1, T, heads, d]`, by torch's own kernels for jagged batches."""
+    if (groups := getattr(module, "num_key_value_groups", 1)) > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    bounds, longest = boundaries.long(), kwargs["max_length_q"]
+    texts = [
+        nested_tensor_from_jagged(x[0].transpose(0, 1), bounds, min_seqlen=1, max_seqlen=longest).transpose(1, 2)
+        for x in (query, key, value)
+    ]  # [texts, heads, length, d]
+    dropout, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling")
+    attended = nn.functional.scaled_dot_product_attention(*texts, dropout_p=dropout, scale=scale)
+    return attended.transpose(1, 2).values()[None]
 
 
 def runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
@@ -170,17 +190,20 @@ def can_pack(encoder: Any) -> bool:
     """Whether an encoder gives texts in a packed row the same hidden states as texts on their own. The encoder is the
     same afterwards.
 
-    Packing needs attention that keeps texts apart: flash attention, or `sdpa` on a CPU, for which `packed_sdpa` stands
-    in. It needs positions that are passed in, no positions relative within the row, and attention over the whole text
-    (no window). What the configuration tells is checked first; then two texts are tried.
+    Packing needs attention that keeps texts apart: flash attention, or `sdpa` on a CPU or an NVIDIA GPU, for which
+    `packed_sdpa` stands in. It needs positions that are passed in, no positions relative within the row, and attention
+    over the whole text (no window; and on a GPU, no causal attention, which torch has not for jagged batches). What
+    the configuration tells is checked first; then two texts are tried.
     """
     config, kind = encoder.config, getattr(encoder.config, "_attn_implementation", None) or ""
     flash = kind.startswith("flash_attention")
-    on_cpu = encoder.device.type == "cpu" and kind in ("sdpa", PACKED_SDPA)
+    sdpa = encoder.device.type in ("cpu", "cuda") and kind in ("sdpa", PACKED_SDPA)
     layers = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     windows = layers or getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
     takes = inspect.signature(type(encoder).forward).parameters
-    if not (flash or on_cpu) or windows or not {"position_ids", "kwargs"} <= set(takes):
+    if sdpa and encoder.device.type == "cuda":
+        windows = windows or any(getattr(module, "is_causal", False) for module in encoder.modules())
+    if not (flash or sdpa) or windows or not {"position_ids", "kwargs"} <= set(takes):
         return False
     lengths = torch.tensor([3, 2], device=encoder.device)
     tokens = torch.arange(5, device=encoder.device) + (config.pad_token_id or 0) + 1  # none of them is padding
@@ -194,9 +217,10 @@ def can_pack(encoder: Any) -> bool:
             apart = torch.cat([encode(encoder, {"input_ids": part[None]})[0] for part in tokens.split([3, 2])]).float()
     finally:
         encoder.train(was_training)
-        if on_cpu:
+        if sdpa:
             config._attn_implementation = kind
-    close = 1e-4 if on_cpu and encoder.dtype == torch.float32 else 5e-2
+    half = flash or encoder.dtype != torch.float32 or torch.is_autocast_enabled(encoder.device.type)
+    close = 5e-2 if half else 1e-4
     return bool((together - apart).abs().max() <= close * apart.abs().max())
 
 
