@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nested import nested_tensor_from_jagged
 from tqdm.auto import tqdm
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -143,17 +142,21 @@ def packed_sdpa(
 def packed_on_gpu(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, **kwargs: Any
 ) -> Tensor:
-    """Attention within each text of a packed row, `[1, T, heads, d]`, by torch's own kernels for jagged batches."""
+    """Attention within each text of a packed row, `[1, T, heads, d]`, by the kernels under torch's own `sdpa`.
+
+    They are called directly: jagged tensors, the public way to them, break activation checkpointing (torch 2.11), and
+    `varlen_attn` has no dropout.
+    """
     if (groups := getattr(module, "num_key_value_groups", 1)) > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    bounds, longest = boundaries.long(), kwargs["max_length_q"]
-    texts = [
-        nested_tensor_from_jagged(x[0].transpose(0, 1), bounds, min_seqlen=1, max_seqlen=longest).transpose(1, 2)
-        for x in (query, key, value)
-    ]  # [texts, heads, length, d]
-    dropout, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling")
-    attended = nn.functional.scaled_dot_product_attention(*texts, dropout_p=dropout, scale=scale)
-    return attended.transpose(1, 2).values()[None]
+    texts = [x[0].transpose(0, 1) for x in (query, key, value)]  # [T, heads, d]
+    longest, dropout, scale = kwargs["max_length_q"], kwargs.get("dropout", 0.0), kwargs.get("scaling")
+    bounds = boundaries, boundaries, longest, longest, dropout
+    if query.dtype == torch.float32:
+        wanted = torch.is_grad_enabled() and any(x.requires_grad for x in texts)
+        rows = [x[None] for x in texts]
+        return torch.ops.aten._efficient_attention_forward(*rows, None, *bounds, 0, wanted, scale=scale)[0]
+    return torch.ops.aten._flash_attention_forward(*texts, *bounds, False, False, scale=scale)[0][None]
 
 
 def runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
@@ -192,8 +195,8 @@ def can_pack(encoder: Any) -> bool:
 
     Packing needs attention that keeps texts apart: flash attention, or `sdpa` on a CPU or an NVIDIA GPU, for which
     `packed_sdpa` stands in. It needs positions that are passed in, no positions relative within the row, and attention
-    over the whole text (no window; and on a GPU, no causal attention, which torch has not for jagged batches). What
-    the configuration tells is checked first; then two texts are tried.
+    over the whole text (no window; and on a GPU, no causal attention). What the configuration tells is checked first;
+    then two texts are tried.
     """
     config, kind = encoder.config, getattr(encoder.config, "_attn_implementation", None) or ""
     flash = kind.startswith("flash_attention")

@@ -30,8 +30,6 @@ from hf_xmc.modeling.packing_xmc import (
     chunks_of,
     flatten,
     pack,
-    packed_on_gpu,
-    packed_sdpa,
     pad,
 )
 
@@ -125,19 +123,6 @@ def test_on_a_gpu_packed_texts_give_what_padded_texts_give(tiny_encoder: str, po
         torch.testing.assert_close(
             packed, model(**model.batch(tokens, lengths, "query")).embeddings, atol=0.05, rtol=0.05
         )
-
-
-def test_attention_for_gpus_is_the_same_attention() -> None:
-    """Torch runs it on a CPU as well, only slowly."""
-    module = nn.Module()
-    module.num_key_value_groups = 2
-    draw = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(1, heads, 9, 8, generator=draw) for heads in (4, 2, 2))
-    bounds = torch.tensor([0, 3, 5, 9], dtype=torch.int32)
-    module.is_causal = False
-    options = {"cu_seq_lens_q": bounds, "max_length_q": 4, "scaling": 0.3}
-    expected, _ = packed_sdpa(module, query, key, value, None, **options)
-    torch.testing.assert_close(packed_on_gpu(module, query, key, value, bounds, **options), expected)
 
 
 def test_which_encoders_pack() -> None:
