@@ -7,13 +7,9 @@ because its range is larger than that of float16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
-# Half-precision embeddings are converted in parts, to avoid a second copy of all of them.
-LABELS_PER_CAST = 2**14
-LABELS_PER_CAST_ON_GPU = 2**18  # every part is some launches of kernels
+LABELS_PER_CAST = 2**14  # half-precision embeddings are converted in parts, to avoid a second copy of all of them
 
 
 def score_tile(x: torch.Tensor, y: torch.Tensor, temperature: float, out: torch.Tensor) -> torch.Tensor:
@@ -24,7 +20,7 @@ def score_tile(x: torch.Tensor, y: torch.Tensor, temperature: float, out: torch.
         torch.mm(x, y.T, out_dtype=out.dtype, out=out).div_(temperature)
     else:
         x = x.to(out.dtype) / temperature
-        for part, scores in parts_of(y, out):
+        for part, scores in zip(y.split(LABELS_PER_CAST), out.split(LABELS_PER_CAST, 1), strict=True):
             torch.mm(x, part.to(out.dtype).T, out=scores)
     return out
 
@@ -34,7 +30,7 @@ def times_labels(tile: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     if tile.dtype == y.dtype:
         return tile @ y
     total = tile.new_zeros(len(tile), y.shape[1])
-    for part, scores in parts_of(y, tile):
+    for part, scores in zip(y.split(LABELS_PER_CAST), tile.split(LABELS_PER_CAST, 1), strict=True):
         if y.device.type == "cuda":
             total += torch.mm(scores.bfloat16(), part.bfloat16(), out_dtype=tile.dtype)
         else:
@@ -49,12 +45,6 @@ def add_labels_gradient(
     if dtype == tile.dtype or tile.device.type != "cuda":
         grad_y.addmm_(tile.T, x, beta=beta)
         return
-    for part, scores in parts_of(grad_y, tile):
+    for part, scores in zip(grad_y.split(LABELS_PER_CAST), tile.split(LABELS_PER_CAST, 1), strict=True):
         product = torch.mm(scores.bfloat16().T, x.bfloat16(), out_dtype=tile.dtype)
         part.add_(product) if beta else part.copy_(product)
-
-
-def parts_of(labels: torch.Tensor, tile: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Rows of `labels`, `[c, D]`, and their columns of a tile, `[b, c]`."""
-    size = LABELS_PER_CAST if labels.device.type == "cpu" else LABELS_PER_CAST_ON_GPU
-    yield from zip(labels.split(size), tile.split(size, 1), strict=True)

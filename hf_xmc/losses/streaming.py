@@ -22,12 +22,8 @@ from hf_xmc.losses.products import add_labels_gradient, score_tile, times_labels
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.types import Positives
 
-# Bytes of scores held at once, at least. A GPU is slow at many small products.
-MEMORY_BUDGET = 64 * 2**20
-MEMORY_BUDGET_ON_GPU = 512 * 2**20
-# Passes that need extra memory process about this many scores at a time: a CPU's caches are small.
-SCORES_PER_PART = 2**20
-SCORES_PER_PART_ON_GPU = 2**26
+MEMORY_BUDGET = 64 * 2**20  # bytes of scores held at once, at least
+SCORES_PER_PART = 2**20  # passes that need extra memory process about this many scores at a time
 
 
 class StreamingLoss(Loss):
@@ -36,7 +32,7 @@ class StreamingLoss(Loss):
     Args:
         temperature: scores are dot products divided by this.
         chunk_size: hold at most `B * chunk_size` scores at once (but at least one whole row). By default as many as
-            fit in a third of the memory of the labels, or in 64 MiB (512 MiB on a GPU) if that is more.
+            fit in a third of the memory of the labels, or in 64 MiB if that is more.
         process_group: if set, `labels` is this rank's part of the label table: rank r holds rows
             `[r * L // W, (r + 1) * L // W)`, or any other split in rank order; ids count through the parts. Each rank
             passes its own queries. Value and gradients are those of a single process with all queries and labels. If
@@ -145,8 +141,7 @@ class Tile:
 
     def parts(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """The scores, a few rows at a time, so that intermediate results take little memory."""
-        most = SCORES_PER_PART if self.scores.device.type == "cpu" else SCORES_PER_PART_ON_GPU
-        step = max(1, most // max(1, self.scores.shape[1]))
+        step = max(1, SCORES_PER_PART // max(1, self.scores.shape[1]))
         for start in range(0, len(self.scores), step):
             rows = slice(start, start + step)
             yield rows, self.scores[rows]
@@ -211,19 +206,14 @@ def has_kernels(scores: torch.Tensor) -> bool:
     return scores.is_cuda and find_spec("triton") is not None
 
 
-def rows_per_tile(
-    num_queries: int, num_labels: int, dim: int, chunk_size: int | None, itemsize: int = 4, device: str = "cpu"
-) -> int:
+def rows_per_tile(num_queries: int, num_labels: int, dim: int, chunk_size: int | None, itemsize: int = 4) -> int:
     """Number of whole rows of scores to hold at once, so that tiles are about equal.
 
     >>> rows_per_tile(512, 131_072, 384, None), rows_per_tile(512, 131_072, 384, 1024), rows_per_tile(8, 100, 4, 1)
     (128, 4, 1)
     """
     if chunk_size is None:
-        held = (
-            max(MEMORY_BUDGET if device == "cpu" else MEMORY_BUDGET_ON_GPU, num_labels * dim * itemsize // 3)
-            // itemsize
-        )
+        held = max(MEMORY_BUDGET, num_labels * dim * itemsize // 3) // itemsize
     else:
         held = num_queries * chunk_size
     most = max(1, held // max(num_labels, 1))
@@ -252,7 +242,7 @@ class _Stream(torch.autograd.Function):
         grad_x = torch.zeros(x.shape, dtype=exact, device=x.device) if wanted[0] else None
         grad_y = torch.empty(y.shape, dtype=exact, device=y.device) if wanted[1] else None
 
-        step = rows_per_tile(len(x), shard.widest, x.shape[1], chunk_size, exact.itemsize, x.device.type)
+        step = rows_per_tile(len(x), shard.widest, x.shape[1], chunk_size, exact.itemsize)
         buffer = torch.empty(min(step, len(x)), len(y), dtype=exact, device=x.device)  # [b, C]
         loss = torch.zeros((), dtype=exact, device=x.device)
         for start, pairs, removed in batch.tiles(step):

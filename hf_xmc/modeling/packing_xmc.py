@@ -115,8 +115,7 @@ def packed_sdpa(
     """Attention within each text of a packed row; for batches that are not packed, the same as `sdpa`.
 
     Texts of the same length form a batch without padding, so texts should be sorted by length: each run is one call.
-    On a CPU this is faster than padding, even with runs of one text; GPUs have kernels for texts of any length
-    (`packed_on_gpu`).
+    On a CPU this is faster than padding, even with runs of one text; GPUs have kernels for it (flash attention).
 
     Args:
         query, key, value: `[1, heads, T, d]`.
@@ -125,8 +124,6 @@ def packed_sdpa(
     boundaries = kwargs.get("cu_seq_lens_q")
     if boundaries is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    if query.is_cuda:
-        return packed_on_gpu(module, query, key, value, boundaries, **kwargs), None
     parts, start = [], 0
     for length, count in runs(boundaries.diff().tolist()):
         stop = start + length * count
@@ -137,26 +134,6 @@ def packed_sdpa(
         parts.append(attended.flatten(0, 1))  # [count * length, heads, d]
         start = stop
     return torch.cat(parts)[None], None
-
-
-def packed_on_gpu(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, **kwargs: Any
-) -> Tensor:
-    """Attention within each text of a packed row, `[1, T, heads, d]`, by the kernels under torch's own `sdpa`.
-
-    They are called directly: jagged tensors, the public way to them, break activation checkpointing (torch 2.11), and
-    `varlen_attn` has no dropout.
-    """
-    if (groups := getattr(module, "num_key_value_groups", 1)) > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    texts = [x[0].transpose(0, 1) for x in (query, key, value)]  # [T, heads, d]
-    longest, dropout, scale = kwargs["max_length_q"], kwargs.get("dropout", 0.0), kwargs.get("scaling")
-    bounds = boundaries, boundaries, longest, longest, dropout
-    if query.dtype == torch.float32:
-        wanted = torch.is_grad_enabled() and any(x.requires_grad for x in texts)
-        rows = [x[None] for x in texts]
-        return torch.ops.aten._efficient_attention_forward(*rows, None, *bounds, 0, wanted, scale=scale)[0]
-    return torch.ops.aten._flash_attention_forward(*texts, *bounds, False, False, scale=scale)[0][None]
 
 
 def runs(lengths: Sequence[int]) -> list[tuple[int, int]]:
@@ -193,20 +170,17 @@ def can_pack(encoder: Any) -> bool:
     """Whether an encoder gives texts in a packed row the same hidden states as texts on their own. The encoder is the
     same afterwards.
 
-    Packing needs attention that keeps texts apart: flash attention, or `sdpa` on a CPU or an NVIDIA GPU, for which
-    `packed_sdpa` stands in. It needs positions that are passed in, no positions relative within the row, and attention
-    over the whole text (no window; and on a GPU, no causal attention). What the configuration tells is checked first;
-    then two texts are tried.
+    Packing needs attention that keeps texts apart: flash attention, or `sdpa` on a CPU, for which `packed_sdpa` stands
+    in. It needs positions that are passed in, no positions relative within the row, and attention over the whole text
+    (no window). What the configuration tells is checked first; then two texts are tried.
     """
     config, kind = encoder.config, getattr(encoder.config, "_attn_implementation", None) or ""
     flash = kind.startswith("flash_attention")
-    sdpa = encoder.device.type in ("cpu", "cuda") and kind in ("sdpa", PACKED_SDPA)
+    on_cpu = encoder.device.type == "cpu" and kind in ("sdpa", PACKED_SDPA)
     layers = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     windows = layers or getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
     takes = inspect.signature(type(encoder).forward).parameters
-    if sdpa and encoder.device.type == "cuda":
-        windows = windows or any(getattr(module, "is_causal", False) for module in encoder.modules())
-    if not (flash or sdpa) or windows or not {"position_ids", "kwargs"} <= set(takes):
+    if not (flash or on_cpu) or windows or not {"position_ids", "kwargs"} <= set(takes):
         return False
     lengths = torch.tensor([3, 2], device=encoder.device)
     tokens = torch.arange(5, device=encoder.device) + (config.pad_token_id or 0) + 1  # none of them is padding
@@ -220,10 +194,9 @@ def can_pack(encoder: Any) -> bool:
             apart = torch.cat([encode(encoder, {"input_ids": part[None]})[0] for part in tokens.split([3, 2])]).float()
     finally:
         encoder.train(was_training)
-        if sdpa:
+        if on_cpu:
             config._attn_implementation = kind
-    half = flash or encoder.dtype != torch.float32 or torch.is_autocast_enabled(encoder.device.type)
-    close = 5e-2 if half else 1e-4
+    close = 1e-4 if on_cpu and encoder.dtype == torch.float32 else 5e-2
     return bool((together - apart).abs().max() <= close * apart.abs().max())
 
 

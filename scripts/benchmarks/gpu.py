@@ -6,8 +6,9 @@
 - `losses`: forward and backward on random embeddings, in bf16 and float32. Our streaming losses with their passes over
   the scores as Triton kernels, as plain torch, and as torch.compile makes them; and the formula on the whole [B, L]
   matrix with autograd (`dense`), which torch.compile has a try at too.
-- `packing`: forward and backward of a DistilBERT-sized encoder over short and long texts, padded and packed.
-- `steps`: whole optimizer steps of the trainer over made texts, by label strategy, padded and packed, bf16 and not.
+- `packing`: forward and backward of a DistilBERT-sized encoder over short and long texts: padded, with torch's own
+  attention, and packed, with flash attention where its package is installed.
+- `steps`: whole optimizer steps of the trainer over made texts, by label strategy and attention, bf16 and float32.
 
 Weights are random: speed does not depend on them. Runs on a CPU too, with small sizes, to see that it works. Writes
 gpu.json to --output_dir.
@@ -42,6 +43,7 @@ from hf_xmc.modeling.packing_xmc import flatten
 from hf_xmc.types import Positives
 
 PARTS = ("losses", "packing", "steps")
+ATTENTIONS = ("sdpa", "flash_attention_2")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LOSSES = {
     "decoupled": DecoupledSoftmaxLoss(TEMPERATURE),
@@ -211,14 +213,15 @@ def packing(args: argparse.Namespace) -> Iterator[Record]:
             lengths = draw.integers(shortest, longest, max(8, 131_072 // longest if DEVICE == "cuda" else 8))
             texts = [draw.integers(5, VOCABULARY, n).tolist() for n in np.sort(lengths)]
             for bf16 in (True, False):
-                for packed in (False, True):
-                    model = XMCDualEncoderModel.from_encoder(folder).to(DEVICE).train()
-                    model.packing = packed
-                    record = tried(lambda m=model, b=bf16, t=texts: encoder_step(m, b, t, args.rounds))  # type: ignore[misc]
-                    yield {"texts": kind, "bf16": bf16, "packed": packed, "tokens": int(lengths.sum()), **record}
+                for attention in ATTENTIONS:
+                    record = tried(partial(encoder_step, folder, attention, bf16, texts, args.rounds))
+                    tokens = int(lengths.sum())
+                    yield {"texts": kind, "bf16": bf16, "attention": attention, "tokens": tokens, **record}
 
 
-def encoder_step(model: XMCDualEncoderModel, bf16: bool, texts: list[list[int]], rounds: int) -> Record:
+def encoder_step(folder: str, attention: str, bf16: bool, texts: list[list[int]], rounds: int) -> Record:
+    model = XMCDualEncoderModel.from_encoder(folder, attn_implementation=attention).train()
+    model.to(torch.device(DEVICE))  # type: ignore[arg-type]  # the annotation of transformers takes a model alone
     with autocast(bf16):
         batch = model.batch(*flatten(texts, np.arange(len(texts))), "label")
 
@@ -228,7 +231,7 @@ def encoder_step(model: XMCDualEncoderModel, bf16: bool, texts: list[list[int]],
         embeddings.square().sum().backward()
         model.zero_grad(set_to_none=True)
 
-    return {**timed(step, rounds), "really_packed": "cu_seq_lens" in batch}
+    return {**timed(step, rounds), "packed": "cu_seq_lens" in batch}
 
 
 # ---- Steps ----
@@ -239,20 +242,19 @@ def training_steps(args: argparse.Namespace) -> Iterator[Record]:
     with tempfile.TemporaryDirectory() as folder:
         make_encoder(Path(folder), args.encoder)
         labels, queries = made_data(args.labels, args.queries * 8)
-        for strategy, bf16, packed, settings in (
-            ("all", True, True, {}),
-            ("all", True, False, {}),
-            ("all", True, True, {"encode_chunk_tokens": 65_536}),
-            ("all", True, True, {"loss": "soft_top_k"}),
-            ("all", False, True, {}),
-            ("all", False, False, {}),
-            ("selective", True, True, {"label_budget": args.label_budget}),
-            ("selective", True, False, {"label_budget": args.label_budget}),
-            ("in_batch", True, True, {}),
-        ):
-            run = partial(one_training, args, folder, labels, queries, strategy, bf16, packed, settings)
-            record = tried(run)
-            yield {"strategy": strategy, "bf16": bf16, "packed": packed, "settings": settings, **record}
+        sdpa, flash = ATTENTIONS
+        trainings: list[tuple[str, bool, str, Record]] = [
+            ("all", True, sdpa, {}),
+            ("all", True, flash, {}),
+            ("all", True, sdpa, {"encode_chunk_tokens": 65_536}),
+            ("all", True, sdpa, {"loss": "soft_top_k"}),
+            ("all", False, sdpa, {}),
+            ("selective", True, sdpa, {"label_budget": args.label_budget}),
+            ("in_batch", True, sdpa, {}),
+        ]
+        for strategy, bf16, attention, settings in trainings:
+            record = tried(partial(one_training, args, folder, labels, queries, strategy, bf16, attention, settings))
+            yield {"strategy": strategy, "bf16": bf16, "attention": attention, "settings": settings, **record}
 
 
 def one_training(
@@ -262,12 +264,11 @@ def one_training(
     queries: Dataset,
     strategy: str,
     bf16: bool,
-    packed: bool,
+    attention: str,
     settings: Record,
 ) -> Record:
     """Median seconds of a step, what came before the first, and peak memory."""
-    model = XMCDualEncoderModel.from_encoder(folder, pooling="cls")
-    model.packing = packed
+    model = XMCDualEncoderModel.from_encoder(folder, attn_implementation=attention, pooling="cls")
     clock = Clock()
     arguments = XMCTrainingArguments(
         str(Path(folder) / "run"),
@@ -349,8 +350,8 @@ def made_data(num_labels: int, num_queries: int) -> tuple[Dataset, Dataset]:
 def show(found: Record) -> None:
     columns = {
         "losses": ("loss", "bf16", "way", "ms", "spread", "mb", "differs", "error"),
-        "packing": ("texts", "bf16", "packed", "really_packed", "tokens", "ms", "spread", "mb", "error"),
-        "steps": ("strategy", "settings", "bf16", "packed", "seconds", "first", "gb", "label_tokens", "error"),
+        "packing": ("texts", "bf16", "attention", "packed", "tokens", "ms", "spread", "mb", "error"),
+        "steps": ("strategy", "settings", "bf16", "attention", "seconds", "first", "gb", "label_tokens", "error"),
     }
     for part, names in columns.items():
         if part not in found:

@@ -126,7 +126,7 @@ def memory(choice: Choice, of: Measured) -> dict[str, int]:
     own = -(-demand.candidates // choice.num_processes)
     batch = choice.per_device_train_batch_size
     caching = is_cached(choice.gradient_caching, len(chunks), of.device)
-    tile = rows_per_tile(batch * choice.num_processes, own, of.dim, None, device=of.device) * own * 4
+    tile = rows_per_tile(batch * choice.num_processes, own, of.dim, None) * own * 4
     scored = -(-len(of.label_lengths) // choice.num_processes) * batch * choice.num_processes * 4
     passing = {
         "query batch activations": queries,
