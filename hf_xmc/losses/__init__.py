@@ -5,13 +5,19 @@ from typing import Any
 from hf_xmc.losses.decoupled import DecoupledSoftmaxLoss
 from hf_xmc.losses.loss import Loss, as_loss
 from hf_xmc.losses.one_vs_all import OneVsAllLoss
+from hf_xmc.losses.prob_contrastive import ProbContrastiveLoss
 from hf_xmc.losses.soft_top_k import SoftTopKLoss
 from hf_xmc.losses.softmax import SoftmaxLoss
 from hf_xmc.losses.triplet import TripletMarginLoss
+from hf_xmc.losses.triplet_hardest import HardestPositivesTripletLoss
 
 # The losses that `--loss` knows, in the order of its help text. A new one is its own file and its lines here.
 LOSSES: dict[str, type[Loss]] = {
-    loss.name: loss for loss in (DecoupledSoftmaxLoss, SoftTopKLoss, SoftmaxLoss, OneVsAllLoss, TripletMarginLoss)
+    loss.name: loss
+    for loss in (
+        *(DecoupledSoftmaxLoss, SoftTopKLoss, SoftmaxLoss, OneVsAllLoss),
+        *(TripletMarginLoss, HardestPositivesTripletLoss, ProbContrastiveLoss),
+    )
 }
 
 
@@ -23,8 +29,10 @@ def make_loss(arguments: Any, temperature: float) -> Loss:
 __all__ = [
     "LOSSES",
     "DecoupledSoftmaxLoss",
+    "HardestPositivesTripletLoss",
     "Loss",
     "OneVsAllLoss",
+    "ProbContrastiveLoss",
     "SoftTopKLoss",
     "SoftmaxLoss",
     "TripletMarginLoss",
