@@ -13,7 +13,7 @@ import hf_xmc
 
 PACKAGE = Path(hf_xmc.__file__).parent
 ORDER = ["errors", "types", "metrics", "losses", "data", "sampling", "modeling", "retrieval", "hub", "training"]
-ORDER = ["verbosity", *ORDER, "inference", "fit", "cli"]
+ORDER = ["verbosity", *ORDER, "inference", "fit", "serving", "cli"]
 SEES_ALL = {"__init__"}
 SEES_ONLY = {"metrics": {"errors", "types"}, "modeling": {"errors"}}
 
