@@ -282,12 +282,14 @@ class XMCPipeline:
             texts: of the queries, `[N]`; needed by a reranker and by channels that read them.
             search, **options: see [`SearchOptions`].
         """
-        self.index.refresh()
-        search = changes.with_label_ids(self.index, SearchOptions.of(search, options))
-        depth = k if not search.rerank else max(k, ranking.RERANK_DEPTH if search.rerank is True else search.rerank)
-        temperature = self.model.config.temperature
-        fused = (self.channels, texts, embeddings, depth, search, temperature, self.fusion)
-        topk = ranking.rank_labels(self.index, *fused)
+        with self.index.current():
+            search = changes.with_label_ids(self.index, SearchOptions.of(search, options))
+            depth = (
+                k if not search.rerank else max(k, ranking.RERANK_DEPTH if search.rerank is True else search.rerank)
+            )
+            temperature = self.model.config.temperature
+            fused = (self.channels, texts, embeddings, depth, search, temperature, self.fusion)
+            topk = ranking.rank_labels(self.index, *fused)
         return ranking.reorder(self.reranker, texts, topk, self.index.labels, k) if search.rerank else topk
 
     def channel_evidence(
@@ -362,8 +364,8 @@ class XMCPipeline:
         Raises:
             NotInIndex: a label that is not in the index (also a KeyError); nothing is removed then.
         """
-        self.index.refresh()
-        self.index.remove(changes.label_ids(self.index, labels).tolist())
+        with self.index.current():
+            self.index.remove(changes.label_ids(self.index, labels).tolist())
 
     def update_labels(self, texts: Mapping[Any, str | Sequence[str]]) -> None:
         """Give labels new texts.
@@ -374,8 +376,8 @@ class XMCPipeline:
         Raises:
             NotInIndex: a label that is not in the index (also a KeyError).
         """
-        self.index.refresh()
-        changes.update_labels(self.model, self.index, texts, self.encoder_fingerprint)
+        with self.index.current():
+            changes.update_labels(self.model, self.index, texts, self.encoder_fingerprint)
 
     def fingerprint(self) -> str:
         """A hash of everything that predictions depend on: encoder, label table, index and all parts saved with

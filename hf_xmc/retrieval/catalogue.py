@@ -143,6 +143,14 @@ class Catalogue:
         self._arrow, self._table = pa.concat_tables([table, rows]).take(pa.array(places)), None
         self.texts_changed += 1
 
+    def set_value(self, row: int, name: str, value: Any) -> None:
+        """Give a row another value in a column that the embeddings do not depend on, such as a definition."""
+        table = self.arrow
+        field, values = table.schema.field(name), table[name].to_pylist()
+        values[row] = value
+        changed = pa.chunked_array([pa.array(values, field.type)])
+        self._arrow, self._table = table.set_column(table.column_names.index(name), field, changed), None
+
     def allowed_rows(self, allowed: Any = None, forbidden: Any = None, where: Mapping[str, Any] | None = None) -> Any:
         """The labels that a search may return, bool `[L]`; None for all of them.
 

@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,8 +200,10 @@ class LabelIndex:
         texts is repeated."""
         return self.index.all_rows()
 
-    def refresh(self) -> None:
-        """Take over what other processes changed. FAISS has one writer, and there is nothing to do."""
+    def current(self) -> AbstractContextManager[None]:
+        """A context in which the labels are up to date and stay as they are. An index in FAISS changes only if this
+        process changes it, so there is nothing to do."""
+        return nullcontext()
 
     def ids_where(self, **columns: Any) -> np.ndarray:
         """Ids of the labels whose columns have these values; see `where` of `search`."""

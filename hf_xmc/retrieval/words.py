@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
+from threading import Lock
 
 import numpy as np
 
@@ -26,6 +27,7 @@ ISO_639 = {
     **{"es": "spanish", "sv": "swedish", "ta": "tamil", "tr": "turkish", "yi": "yiddish"},
 }
 MOST = 2**20  # distinct words that are kept with their numbers
+STEMMING = Lock()  # stemmers are shared, and cannot be used by two threads at a time
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,17 @@ class Stems:
     def __call__(self, texts: Sequence[str]) -> WordRows:
         """The words of texts as numbers."""
         words = [WORD.findall(normalized(text)) for text in texts]
-        known = self._numbers
-        new = {*chain.from_iterable(words)}.difference(known)
-        if len(known) + len(new) > MOST:  # they are only a cache
-            known.clear()
-            new = {*chain.from_iterable(words)}
-        known.update((word, self.number(word)) for word in new)
         indptr = np.zeros(len(words) + 1, np.int64)
         np.cumsum([len(its) for its in words], out=indptr[1:])
-        numbers = np.fromiter(map(known.__getitem__, chain.from_iterable(words)), np.uint64, count=int(indptr[-1]))
-        return WordRows(numbers, indptr)
+        known = self._numbers
+        with STEMMING:
+            new = {*chain.from_iterable(words)}.difference(known)
+            if len(known) + len(new) > MOST:  # they are only a cache
+                known.clear()
+                new = {*chain.from_iterable(words)}
+            known.update((word, self.number(word)) for word in new)
+            found = map(known.__getitem__, chain.from_iterable(words))
+            return WordRows(np.fromiter(found, np.uint64, count=int(indptr[-1])), indptr)
 
 
 def normalized(text: str) -> str:

@@ -119,9 +119,9 @@ def test_changes_are_seen_by_others_and_come_back_to_a_folder(address: Callable[
 
 @pytest.mark.parametrize("factory", ["flat", "ivf-flat"])
 def test_labels_with_several_texts_score_as_the_best(address: Callable[[str], str], factory: str) -> None:
-    vectors = np.random.default_rng(2).standard_normal((200, D)).astype(np.float32)
-    owners = np.repeat(np.arange(100), 2)
-    index = LabelIndex.build(vectors, [f"label {i}" for i in range(100)], factory, label_ids=owners, recall_target=1.0)
+    vectors = np.random.default_rng(2).standard_normal((80, D)).astype(np.float32)
+    owners = np.repeat(np.arange(40), 2)
+    index = LabelIndex.build(vectors, [f"label {i}" for i in range(40)], factory, label_ids=owners, recall_target=1.0)
     made = EngineIndex.copy(index, address(f"several_{factory[:3]}"))
     assert made.search(QUERIES, K).ids.tolist() == index.search(QUERIES, K).ids.tolist()
     made.update([4], 9 * np.eye(1, D, dtype=np.float32))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from hf_xmc.errors import DataError, EngineError, SettingsError
 from hf_xmc.retrieval.catalogue import Catalogue, NotInIndex, rows_of
@@ -25,8 +28,7 @@ class EngineIndex(LabelIndex):
     """A [`LabelIndex`] whose vectors and label table are in a database, for many writers, SQL filters and replicas.
 
     Searches, filters and changes are those of the database. A copy of the label table without vectors stays in memory
-    and is brought up to date before every search, by what other processes changed since. Use it from one thread at a
-    time, as any label index that changes.
+    and is brought up to date before every search, by what other processes changed since.
 
     Args:
         engine: the database.
@@ -35,6 +37,7 @@ class EngineIndex(LabelIndex):
     def __init__(self, engine: Engine) -> None:
         about = engine.about()
         self.engine, self.version, self.several = engine, 0, False
+        self.lock = threading.RLock()
         self.schema = from_text(about.pop("schema"))
         held: Any = engine  # in the place of FAISS; all that uses it is overridden
         super().__init__(held, Catalogue(self.schema.empty_table()), about)
@@ -104,8 +107,15 @@ class EngineIndex(LabelIndex):
         """What identifies the labels as they are now: the index, and the version of its labels."""
         return f"{self.about['id']} {self.version}"
 
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """A context in which the labels are up to date and stay as they are in memory; for one thread at a time."""
+        with self.lock:
+            self.refresh()
+            yield
+
     def refresh(self) -> None:
-        """Take over what other processes changed."""
+        """Take over what other processes changed; inside `current` if several threads use the index."""
         found = self.engine.changes(self.version, self.schema)
         if found.id != self.about["id"]:
             raise EngineError(f"the index in {self.engine.address} was replaced", hint="load the tagger again")
@@ -133,13 +143,13 @@ class EngineIndex(LabelIndex):
         self.check(matrix, encoder_fingerprint, "queries")
         if k < 1:
             raise SettingsError(f"k is {k}; it must be at least 1")
-        self.refresh()
-        mask = self.mask(allowed, forbidden)
-        found = min(k, len(self) if mask is None else int(mask.sum()))
-        if not found or not len(matrix):
-            return as_topk(np.empty((len(matrix), 0), np.int64), np.empty((len(matrix), 0), np.float32), k)
-        within = Within(self.catalogue.num_rows, mask, self.columns(where))
-        scores, ids = self.engine.search(matrix, found, within, self.several)
+        with self.current():
+            mask = self.mask(allowed, forbidden)
+            found = min(k, len(self) if mask is None else int(mask.sum()))
+            within = Within(self.catalogue.num_rows, mask, self.columns(where))
+            if not found or not len(matrix):
+                return as_topk(np.empty((len(matrix), 0), np.int64), np.empty((len(matrix), 0), np.float32), k)
+            scores, ids = self.engine.search(matrix, found, within, self.several)
         return as_topk(ids, scores, k)
 
     def mask(self, allowed: Any, forbidden: Any) -> np.ndarray | None:
@@ -182,17 +192,17 @@ class EngineIndex(LabelIndex):
     ) -> np.ndarray:
         matrix = as_matrix(embeddings)
         self.check(matrix, encoder_fingerprint, "embeddings")
-        self.refresh()
-        rows = self.catalogue.rows_for(labels)
-        matrix, owners = rows_of(matrix, label_ids, np.arange(len(rows)), self.about["texts"])
-        ids = self.engine.add(rows, owners, matrix)
-        self.refresh()
+        with self.current():
+            rows = self.catalogue.rows_for(labels)
+            matrix, owners = rows_of(matrix, label_ids, np.arange(len(rows)), self.about["texts"])
+            ids = self.engine.add(rows, owners, matrix)
+            self.refresh()
         return ids
 
     def remove(self, label_ids: Sequence[int]) -> None:
-        self.refresh()
-        self.engine.remove(np.unique(self.catalogue.known(label_ids)))
-        self.refresh()
+        with self.current():
+            self.engine.remove(np.unique(self.catalogue.known(label_ids)))
+            self.refresh()
 
     def update(
         self,
@@ -203,16 +213,16 @@ class EngineIndex(LabelIndex):
     ) -> None:
         matrix = as_matrix(embeddings)
         self.check(matrix, encoder_fingerprint, "embeddings")
-        self.refresh()
-        ids, given = np.unique(self.catalogue.known(label_ids), return_inverse=True)
-        matrix, owners = rows_of(matrix, given, ids, self.about["texts"])
-        rows = None
-        if texts is not None:
-            changed = Catalogue(self.catalogue.arrow.take(ids))
-            changed.set_texts(given, texts)
-            rows = changed.arrow
-        self.engine.update(ids, rows, owners, matrix)
-        self.refresh()
+        with self.current():
+            ids, given = np.unique(self.catalogue.known(label_ids), return_inverse=True)
+            matrix, owners = rows_of(matrix, given, ids, self.about["texts"])
+            rows = None
+            if texts is not None:
+                changed = Catalogue(self.catalogue.arrow.take(pa.array(ids)))
+                changed.set_texts(given, texts)
+                rows = changed.arrow
+            self.engine.update(ids, rows, owners, matrix)
+            self.refresh()
 
     def to(self, device: Any) -> LabelIndex:
         if str(device) != "cpu":

@@ -1,0 +1,869 @@
+"""The tagging service: the one way in which page, HTTP API, Annif's door and the agent's tools use a tagger."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from pathlib import Path
+from threading import Lock
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+
+from hf_xmc.hub.folder import save_parts
+from hf_xmc.hub.run import METRICS, read_json
+from hf_xmc.inference.graph_encoder import GraphEncoder
+from hf_xmc.inference.options import SelectionOptions
+from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.inference.selection import check_threshold
+from hf_xmc.retrieval.channels import FollowsLabels
+from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.search import as_matrix
+from hf_xmc.serving.limits import Limits, RequestRefused
+from hf_xmc.serving.locks import ReadWriteLock
+from hf_xmc.serving.overlay import with_own_labels
+from hf_xmc.serving.training_texts import TrainingTexts
+from hf_xmc.serving.vocabulary import Label, Named, Vocabulary, join_text
+
+CERTAINTIES = ((0.8, "very_likely"), (0.5, "likely"), (0.2, "possible"), (0.0, "unlikely"))
+MOST_WORDS = 150  # of a text that is explained word by word; longer ones are explained sentence by sentence
+NEAREST = 3  # training texts that an explanation shows for each label
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label that was given to a text.
+
+    Args:
+        uid, id: the label, and its row in the label table.
+        label, definition: its name, and what it means (empty if unknown).
+        uri: its address, if it has one.
+        score: higher is better; comparable within a text.
+        probability: that the label is right, if the tagger is calibrated.
+        certainty: the probability as a key: `"very_likely"` from 0.8 on, `"likely"` from 0.5, `"possible"` from 0.2,
+            else `"unlikely"`.
+        parents: broader labels.
+        channels: what each ranking channel says of the label, if that was asked for: channel -> `contribution`, and
+            `score`, `rank` and `words` if it lists the label.
+        notation: its code in the vocabulary, if it has one.
+    """
+
+    uid: str
+    label: str
+    definition: str
+    uri: str | None
+    id: int
+    score: float
+    probability: float | None = None
+    certainty: str | None = None
+    parents: tuple[Named, ...] = ()
+    channels: dict[str, dict[str, Any]] | None = None
+    notation: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """The labels of a text, best first.
+
+    Args:
+        tags: the labels.
+        tokens: of the text, for the encoder; 0 if the tagger has no encoder.
+        max_tokens: that the encoder reads; None if there is no limit.
+        truncated: whether the encoder has read the beginning of the text only. Channels that read words, and a static
+            tower, read all of it.
+    """
+
+    tags: tuple[Tag, ...]
+    tokens: int
+    max_tokens: int | None
+    truncated: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word or sentence, its place (`text[start:end]`), and what it adds to the score; below 0 it speaks against the
+    label."""
+
+    text: str
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class NearText:
+    """A training text with the label: its row of the training split, cosine, and the text if the folder has it."""
+
+    row: int
+    similarity: float
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a label was given to a text.
+
+    Args:
+        tag: the label, with what each channel says of it.
+        words: of the text, in their order.
+        label_words: of the label's own text.
+        near: training texts with this label, nearest first.
+    """
+
+    tag: Tag
+    words: tuple[Word, ...]
+    label_words: tuple[Word, ...]
+    near: tuple[NearText, ...]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The labels of a text, each with its reasons.
+
+    Args:
+        text: the part of the text that was explained.
+        truncated: whether that is not all of it.
+        unit: `"word"`, or `"sentence"` for long texts.
+        reasons: the labels, best first.
+    """
+
+    text: str
+    truncated: bool
+    unit: str
+    reasons: tuple[Reason, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class LabelList:
+    """Some of the labels that were asked for, and how many there are."""
+
+    total: int
+    labels: tuple[Label, ...]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a tagger is.
+
+    Args:
+        name: of the folder or repository, without the path to it.
+        num_labels: that can be found.
+        has_hierarchy: whether labels have broader labels.
+        base_model: the encoder that it was trained from; empty if unknown.
+        languages: of the texts, if they are known.
+        channels: that rank labels, besides the label vectors.
+        calibrated: whether there are probabilities.
+        data: name, licence, source and counts of the training data, as far as they are recorded.
+        metrics: split, and measure -> value, as in `metrics.json`.
+        max_tokens: that the encoder reads of a text.
+        limits: what is accepted.
+        examples: texts to try.
+        version: of hf_xmc.
+    """
+
+    name: str
+    num_labels: int
+    has_hierarchy: bool
+    base_model: str
+    languages: tuple[str, ...]
+    channels: tuple[str, ...]
+    calibrated: bool
+    data: dict[str, Any]
+    metrics: dict[str, Any]
+    max_tokens: int | None
+    limits: Limits
+    examples: tuple[str, ...]
+    version: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TagOptions:
+    """What to return of the labels of a text; see `TaggingService.tag`."""
+
+    k: int = 5
+    threshold: float | str | None = None
+    conformal: bool | float = False
+    evidence: bool = False
+
+    @property
+    def selection(self) -> SelectionOptions:
+        """The options of the pipeline."""
+        return SelectionOptions(self.k, self.threshold, self.conformal)
+
+
+class Encoded(NamedTuple):
+    """Texts that the encoder has read: texts, embeddings `[N, D]`, and numbers of tokens."""
+
+    texts: list[str]
+    embeddings: Any
+    tokens: list[int]
+
+    def take(self, rows: Sequence[int]) -> Encoded:
+        """Some of the texts."""
+        places = list(rows)
+        return Encoded([self.texts[i] for i in places], self.embeddings[places], [self.tokens[i] for i in places])
+
+
+@dataclass(frozen=True)
+class View:
+    """A pipeline and its labels at one moment."""
+
+    pipeline: XMCPipeline
+    vocabulary: Vocabulary
+
+
+class TaggingService:
+    """A tagger that many threads use at a time, within limits.
+
+    The encoder reads the texts of one call at a time; searches run side by side; a change of labels waits for the
+    searches that run and holds off new ones.
+
+    Args:
+        pipeline: the tagger. Its labels are changed through the service only.
+        limits: what is accepted.
+        name: of the tagger, for people.
+        metrics: its results, as in `metrics.json`.
+        folder: where it was loaded from, for examples and training texts; it is told to nobody.
+
+    Example:
+
+        service = TaggingService.from_pretrained("outputs/run")
+        [tagged] = service.tag(["a red car"], k=3)
+        print([(tag.label, tag.probability) for tag in tagged.tags])
+    """
+
+    def __init__(
+        self,
+        pipeline: XMCPipeline,
+        limits: Limits | None = None,
+        name: str = "",
+        metrics: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.name, self.metrics = name, dict(metrics or {})
+        self.training = TrainingTexts(folder)
+        self.lock, self.encoder, self.saving = ReadWriteLock(), Lock(), Lock()
+        self.pipeline = pipeline
+        self.version = 0  # of the labels
+        self.original = self.vocabulary = Vocabulary(pipeline.index.catalogue)
+        self.label_counts = label_counts(pipeline)
+        settle(pipeline)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        limits: Limits | None = None,
+        memory_map: bool = True,
+        **options: Any,
+    ) -> Self:
+        """Load a trained folder, or a repository of the Hub.
+
+        Args:
+            memory_map: leave the label vectors in the file until they change: quick to start, and shared by processes.
+            **options: of `XMCPipeline.from_pretrained`: `device`, `backend`, `revision`, `token`, ...
+
+        Raises:
+            ModelFolderError: no such folder, or one that is not complete.
+        """
+        pipeline = XMCPipeline.from_pretrained(name_or_folder, memory_map=memory_map, **options)
+        hub = {key: options[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in options}
+        folder = fetch_folder(name_or_folder, [METRICS], **hub)
+        return cls(pipeline, limits, shown_name(name_or_folder), read_json(folder / METRICS), folder)
+
+    def view(self) -> View:
+        """The labels as they are now; to be called, and used, while the lock is held."""
+        return View(self.pipeline, self.vocabulary)
+
+    def tag(
+        self,
+        texts: Sequence[str],
+        k: int = 5,
+        threshold: float | str | None = None,
+        conformal: bool | float = False,
+        evidence: bool = False,
+    ) -> list[Tagged]:
+        """The best labels of each text, best first.
+
+        Args:
+            texts: at most `limits.texts`, each of at most `limits.text_characters`.
+            k: labels per text, at most.
+            threshold: leave out labels below this probability (without calibration, this score); or `"f1"`,
+                `"precision=0.9"`, ... as `hf-xmc calibrate` fitted them.
+            conformal: the set of labels that has the coverage that was fitted (True), or another one such as 0.9, in
+                place of the best k.
+            evidence: say of each tag which channels found it.
+
+        Raises:
+            RequestRefused: a text, a number or an option outside the limits.
+        """
+        options = TagOptions(k, threshold, conformal, evidence)
+        self.check(texts, options)
+        return self.rank(self.encode(texts), options)
+
+    def check(self, texts: Sequence[str], options: TagOptions) -> None:
+        """Refuse a request before any work is done.
+
+        Raises:
+            RequestRefused: see `tag`.
+            SettingsError: a threshold that is none.
+        """
+        self.limits.check_texts(texts)
+        self.limits.check_k(options.k)
+        check_threshold(options.threshold)
+        if options.conformal is not False and options.threshold is not None:
+            raise RequestRefused(
+                "threshold_and_set",
+                "A threshold and a guaranteed set are both asked for",
+                "choose one of them: a threshold would break the guarantee of the set",
+            )
+        if options.conformal is not True and not 0 <= options.conformal < 1:
+            found = f"conformal is {options.conformal}, the coverage of the set"
+            raise RequestRefused("coverage_out_of_range", found, "give a number between 0 and 1, such as 0.9")
+        fitted = options.conformal is not False or isinstance(options.threshold, str)
+        if fitted and not self.calibrated:
+            raise RequestRefused(
+                "not_calibrated",
+                "The tagger has no calibration, so there are no guaranteed sets and no fitted thresholds",
+                "run hf-xmc calibrate on its folder, or give a number as the threshold",
+            )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether tags have probabilities."""
+        return self.pipeline.confidence_for() is not None
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Let the encoder read texts, which were checked. One caller at a time."""
+        rows = list(texts)
+        with self.encoder:
+            tokens = count_tokens(self.pipeline.model, rows)
+            return Encoded(rows, self.pipeline.model.encode_queries(rows), tokens)
+
+    def rank(self, encoded: Encoded, options: TagOptions) -> list[Tagged]:
+        """The labels of texts that the encoder has read."""
+        with self.lock.reading():
+            view = self.view()
+            texts, embeddings, tokens = encoded
+            tagged = view.pipeline.tag(texts, embeddings, selection=options.selection)
+            said: Any = None
+            if options.evidence:
+                ids = [[tag["id"] for tag in tags] for tags in tagged]
+                said = view.pipeline.channel_evidence(texts, embeddings, ids)
+            most = max_tokens(view.pipeline.model)
+            return [
+                Tagged(
+                    tags=described(view.vocabulary, tags, None if said is None else said[row]),
+                    tokens=count,
+                    max_tokens=most,
+                    truncated=most is not None and count > most,
+                )
+                for row, (tags, count) in enumerate(zip(tagged, tokens, strict=True))
+            ]
+
+    def explain(self, text: str, k: int = 3, labels: Sequence[str] | None = None) -> Explained:
+        """The best labels of a text, or the given ones, with the words, channels and training texts that speak for
+        each. The encoder reads the text once for each of its words, so that of a long text only the beginning is
+        explained, and sentence by sentence.
+
+        Args:
+            k: labels, at most.
+            labels: uids of labels to explain in place of the best ones.
+
+        Raises:
+            RequestRefused: a text or number outside the limits, an unknown label, or a tagger that runs as a graph.
+        """
+        from hf_xmc.inference.explain.attribution import units  # slow to import
+        from hf_xmc.inference.explain.explanations import explain_text
+
+        self.limits.check_text(text)
+        self.limits.check_k(len(labels) if labels else k)
+        if isinstance(self.pipeline.model, GraphEncoder):
+            found = "The tagger runs as an exported graph, which cannot be explained"
+            raise RequestRefused("cannot_explain", found, "serve it without --backend", 501)
+        part = text[: self.limits.explained_characters]
+        unit = "word" if len(units(part)) <= MOST_WORDS else "sentence"
+        with self.encoder, self.lock.reading():
+            view = self.view()
+            pipeline = view.pipeline
+            ids = [self.row_of(view, uid) for uid in labels or ()]
+            wanted: dict[str, Any] = {"allowed": ids, "k": len(ids)} if labels else {"k": k}
+            tags = pipeline(part, explain="channels", **wanted)
+            memory = pipeline.memory
+            train = None if memory is None else self.training.matching(len(memory))
+            ids = [tag["id"] for tag in tags]
+            found_by = explain_text(
+                pipeline, part, label_ids=ids, unit=unit, num_neighbours=NEAREST, train_queries=train
+            )
+            shown = described(view.vocabulary, tags)
+            reasons = [
+                Reason(
+                    tag=tag,
+                    words=tuple(Word(w.text, w.start, w.end, w.attribution) for w in one.words),
+                    label_words=tuple(Word(w.text, w.start, w.end, w.attribution) for w in one.label_words),
+                    near=tuple(NearText(n.row, n.similarity, n.text) for n in one.neighbours),
+                )
+                for tag, one in zip(shown, found_by, strict=True)
+            ]
+        return Explained(part, len(part) < len(text), unit, tuple(reasons))
+
+    def search_labels(self, words: str = "", limit: int = 20, offset: int = 0) -> LabelList:
+        """Labels that have all the words in their name, other names or uid; all labels if there are no words.
+
+        Raises:
+            RequestRefused: words that are too long, or an impossible page of the list.
+        """
+        self.limits.check_words("search", words, self.limits.name_characters)
+        self.limits.check_page(limit, offset)
+        with self.lock.reading():
+            total, found = self.view().vocabulary.search(words, limit, offset)
+            return LabelList(total, tuple(self.counted(found)))
+
+    def describe_label(self, uid: str) -> Label:
+        """Everything that is known of a label.
+
+        Raises:
+            RequestRefused: `"unknown_label"`.
+        """
+        with self.lock.reading():
+            view = self.view()
+            return self.counted([view.vocabulary.label(self.row_of(view, uid))])[0]
+
+    def roots(self, limit: int = 100, offset: int = 0) -> LabelList:
+        """Labels without a broader label; all labels if there is no hierarchy."""
+        self.limits.check_page(limit, offset)
+        with self.lock.reading():
+            vocabulary = self.view().vocabulary
+            rows = vocabulary.top
+            return LabelList(len(rows), tuple(self.counted(vocabulary.labels(rows[offset : offset + limit]))))
+
+    def children(self, uid: str, limit: int = 100, offset: int = 0) -> LabelList:
+        """The narrower labels of a label.
+
+        Raises:
+            RequestRefused: `"unknown_label"`.
+        """
+        self.limits.check_page(limit, offset)
+        with self.lock.reading():
+            view = self.view()
+            self.row_of(view, uid)
+            rows = view.vocabulary.below(uid)
+            return LabelList(len(rows), tuple(self.counted(view.vocabulary.labels(rows[offset : offset + limit]))))
+
+    def add_label(
+        self,
+        name: str,
+        definition: str = "",
+        uid: str | None = None,
+        parents: Sequence[str] = (),
+        uri: str | None = None,
+        other_names: Sequence[str] = (),
+    ) -> Label:
+        """Add a label, which can be predicted at once, without training.
+
+        Args:
+            uid: of the label; by default a free number.
+            parents: uids of broader labels, if the label table has a hierarchy.
+            uri, other_names: kept if the label table has columns for them.
+
+        Raises:
+            RequestRefused: a name or definition that is empty or too long, a uid that is taken, an unknown parent.
+        """
+        record = self.record(name, definition, uid, parents, uri, other_names)
+        with self.encoder, self.lock.writing():
+            self.check_new(self.view(), record)
+            [row] = self.pipeline.add_labels([record]).tolist()
+            self.changed()
+            return self.counted([self.vocabulary.label(row)])[0]
+
+    def update_label(self, uid: str, name: str | None = None, definition: str | None = None) -> Label:
+        """Give a label another name, another definition, or both.
+
+        Raises:
+            RequestRefused: an unknown label, or a name or definition that is empty or too long.
+        """
+        with self.encoder, self.lock.writing():
+            row = self.row_of(self.view(), uid)
+            before = self.vocabulary.label(row)
+            name = before.name if name is None else name
+            definition = before.definition if definition is None else definition
+            record = self.record(name, definition, None, (), None, before.other_names)
+            self.pipeline.update_labels({row: [record["text"], *record["texts"]]})
+            if (column := self.vocabulary.columns["definition"]) is not None:
+                self.pipeline.index.catalogue.set_value(row, column, record[column])
+            self.changed(texts=True)
+            return self.counted([self.vocabulary.label(row)])[0]
+
+    def remove_label(self, uid: str) -> None:
+        """Remove a label.
+
+        Raises:
+            RequestRefused: an unknown label, or the last one.
+        """
+        with self.lock.writing():
+            row = self.row_of(self.view(), uid)
+            if len(self.vocabulary) == 1:
+                raise RequestRefused("last_label", "This is the last label of the catalogue", "add another one first")
+            self.pipeline.remove_labels([row])
+            self.changed()
+
+    def session(self) -> Session:
+        """A service whose added labels are seen by nobody else; see `Session`."""
+        return Session(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the labels into the trained folder that the tagger was loaded from."""
+        with self.saving, self.lock.reading():
+            save_parts(folder, {"index": self.pipeline.index}, edited=("index", "labels"))
+
+    def about(self) -> About:
+        """What the tagger is, without any path of this machine."""
+        from hf_xmc import __version__
+
+        with self.lock.reading():
+            view = self.view()
+            pipeline, run = view.pipeline, view.pipeline.run
+            data = {key: run.get("data", {}).get(key) for key in ("name", "licence", "source", "counts")}
+            return About(
+                name=self.name,
+                num_labels=len(view.vocabulary),
+                has_hierarchy=view.vocabulary.has_hierarchy,
+                base_model=base_model(run),
+                languages=languages(pipeline),
+                channels=tuple(channel.name for channel in pipeline.channels),
+                calibrated=self.calibrated,
+                data={key: value for key, value in data.items() if value},
+                metrics={key: self.metrics[key] for key in ("split", "num_queries", "metrics") if key in self.metrics},
+                max_tokens=max_tokens(pipeline.model),
+                limits=self.limits,
+                examples=tuple(self.training.examples(run, self.well_known(view))),
+                version=__version__,
+            )
+
+    # What the methods above share
+
+    def record(
+        self,
+        name: str,
+        definition: str,
+        uid: str | None,
+        parents: Sequence[str],
+        uri: str | None,
+        others: Sequence[str],
+    ) -> dict[str, Any]:
+        """A new label as a row of the label table, with whatever columns it has.
+
+        Raises:
+            RequestRefused: a name, a definition or a uid that cannot be used.
+        """
+        name, definition = " ".join(name.split()), " ".join(definition.split())
+        if not name:
+            raise RequestRefused("empty_name", "The label has no name", "give it one")
+        most = self.limits.name_characters
+        for what, text in (("name", name), ("uid", uid or ""), ("uri", uri or ""), *(("name", its) for its in others)):
+            self.limits.check_words(what, text, most)
+        self.limits.check_words("definition", definition, self.limits.definition_characters)
+        if any(not printable(text) for text in (name, definition, uid or "", uri or "", *others)):
+            raise RequestRefused("unprintable", "The label has characters that cannot be printed", "remove them")
+        row: dict[str, Any] = {"text": join_text(name, definition), "texts": [its for its in others if its.strip()]}
+        for kind, value in (("definition", definition or None), ("uri", uri)):
+            if (column := self.vocabulary.columns[kind]) is not None:
+                row[column] = value
+        return row | {"parents": [*parents]} | ({} if uid is None else {"uid": uid})
+
+    def check_new(self, view: View, record: Mapping[str, Any]) -> None:
+        """Refuse a new label whose uid is taken or whose parents are unknown.
+
+        Raises:
+            RequestRefused: `"label_exists"` or `"unknown_label"`.
+        """
+        uid = record.get("uid")
+        if uid is not None and (not uid.strip() or view.vocabulary.row(uid) is not None):
+            found = f"There is a label {uid!r} already" if uid.strip() else "The uid is empty"
+            raise RequestRefused("label_exists", found, "give another uid, or none", 409, uid=uid)
+        for parent in record["parents"]:
+            self.row_of(view, parent)
+
+    @staticmethod
+    def row_of(view: View, uid: str) -> int:
+        """The row of a label.
+
+        Raises:
+            RequestRefused: `"unknown_label"`.
+        """
+        row = view.vocabulary.row(uid)
+        if row is None:
+            raise RequestRefused("unknown_label", f"There is no label {uid!r:.80}", "search for it", 404, uid=uid[:80])
+        return row
+
+    def changed(self, texts: bool = False) -> None:
+        """Take note that labels have changed, or got new texts; under `lock.writing()`."""
+        settle(self.pipeline)
+        catalogue = self.pipeline.index.catalogue
+        if texts:
+            self.original = Vocabulary(catalogue)
+        self.vocabulary = Vocabulary(catalogue, self.original)
+        self.version += 1
+
+    def counted(self, labels: Sequence[Label]) -> list[Label]:
+        """Labels with their numbers of training texts."""
+        counts = self.label_counts
+        if counts is None:
+            return list(labels)
+        known = len(counts)
+        return [replace(one, num_examples=int(counts[one.id]) if one.id < known else 0) for one in labels]
+
+    def well_known(self, view: View, number: int = 50) -> list[Label]:
+        """Some of the labels that most training texts have, or the first ones."""
+        rows: Any = range(len(view.vocabulary.arrow))
+        if (counts := self.label_counts) is not None:
+            rows = np.argsort(-counts, kind="stable").tolist()
+        live = [row for row in rows[: 2 * number] if row not in view.vocabulary.removed]
+        return view.vocabulary.cards(live[:number])
+
+
+class Session(TaggingService):
+    """A service for one visitor: labels that are added to it are seen by nobody else, and are gone with it.
+
+    It shares the model, the label vectors and all channels with the service that it was made of; of its own it has
+    only the few labels that were added, which makes it cheap however many labels there are. Changes of the shared
+    labels are seen at once. Labels of others cannot be changed or removed in a session.
+
+    Args:
+        shared: the service below.
+    """
+
+    def __init__(self, shared: TaggingService) -> None:
+        self.shared, self.pipeline, self.vocabulary = shared, shared.pipeline, shared.vocabulary
+        self.limits, self.name, self.metrics = shared.limits, shared.name, shared.metrics
+        self.training, self.label_counts = shared.training, shared.label_counts
+        self.lock, self.encoder, self.saving = shared.lock, shared.encoder, shared.saving
+        self.version = 0
+        self.own: dict[str, OwnLabel] = {}  # by uid
+        self.changing = Lock()
+        self.made: tuple[tuple[int, int], View] | None = None  # for these versions of shared and own labels
+
+    def view(self) -> View:
+        """The shared labels as they are now, and the session's own."""
+        with self.changing:
+            versions = (self.shared.version, self.version)
+            if self.made is None or self.made[0] != versions:
+                self.made = versions, self.overlaid()
+            return self.made[1]
+
+    def overlaid(self) -> View:
+        """The session's own labels over the shared ones."""
+        below = self.shared.view()
+        # Somebody may have added a label of this uid to the shared ones meanwhile, which then is in their place.
+        own = [one for uid, one in self.own.items() if below.vocabulary.row(uid) is None]
+        if not own:
+            return below
+        schema = below.vocabulary.arrow.schema
+        columns = [pa.array([one.record.get(field.name) for one in own], field.type) for field in schema]
+        rows = pa.Table.from_arrays(columns, schema=schema)
+        pipeline = with_own_labels(self.pipeline, rows, np.concatenate([one.vector for one in own]))
+        return View(pipeline, Vocabulary(pipeline.index.catalogue, below.vocabulary, session=True))
+
+    def add_label(
+        self,
+        name: str,
+        definition: str = "",
+        uid: str | None = None,
+        parents: Sequence[str] = (),
+        uri: str | None = None,
+        other_names: Sequence[str] = (),
+    ) -> Label:
+        """Add a label for this session; arguments as in `TaggingService.add_label`.
+
+        Raises:
+            RequestRefused: as there, or `"session_full"`.
+        """
+        if len(self.own) >= self.limits.session_labels:
+            found = f"This session has {len(self.own):,} labels of its own, which is the most that it may have"
+            raise RequestRefused("session_full", found, "remove one first", most=self.limits.session_labels)
+        record = self.record(name, definition, uid, parents, uri, other_names)
+        with self.encoder, self.lock.reading():
+            self.check_new(self.view(), record)
+            numbers = (f"own-{number}" for number in count(len(self.own) + 1))
+            uid = record.setdefault("uid", next(its for its in numbers if self.view().vocabulary.row(its) is None))
+            vector = as_matrix(self.pipeline.model.encode_labels([record["text"]]))
+            with self.changing:
+                self.own[uid] = OwnLabel(record, vector)
+                self.version += 1
+            return self.counted([self.view().vocabulary.label(self.row_of(self.view(), uid))])[0]
+
+    def update_label(self, uid: str, name: str | None = None, definition: str | None = None) -> Label:
+        """Give a label that was added in this session another name, another definition, or both.
+
+        Raises:
+            RequestRefused: an unknown label, or one that is not the session's own.
+        """
+        before = self.own_label(uid)
+        name = before.name if name is None else name
+        definition = before.definition if definition is None else definition
+        parents = [parent.uid for parent in before.parents]
+        record = self.record(name, definition, uid, parents, before.uri, before.other_names)
+        with self.encoder:
+            vector = as_matrix(self.pipeline.model.encode_labels([record["text"]]))
+        with self.changing:
+            self.own[uid] = OwnLabel(record, vector)
+            self.version += 1
+        return self.describe_label(uid)
+
+    def remove_label(self, uid: str) -> None:
+        """Remove a label that was added in this session.
+
+        Raises:
+            RequestRefused: an unknown label, or one that is not the session's own.
+        """
+        self.own_label(uid)
+        with self.changing:
+            self.own.pop(uid, None)
+            self.version += 1
+
+    def own_label(self, uid: str) -> Label:
+        """A label of the session.
+
+        Raises:
+            RequestRefused: an unknown label, or `"not_own_label"`.
+        """
+        found = self.describe_label(uid)
+        if not found.own:
+            said = f"The label {uid!r:.80} belongs to everybody, and a session changes only labels that it added"
+            raise RequestRefused("not_own_label", said, "ask the owner of the catalogue", 403, uid=uid[:80])
+        return found
+
+
+@dataclass(frozen=True)
+class OwnLabel:
+    """A label of a session: its row of the label table, and its embedding `[1, D]`."""
+
+    record: dict[str, Any]
+    vector: np.ndarray
+
+
+def settle(pipeline: XMCPipeline) -> None:
+    """Prepare what the first search would prepare, so that searches that run side by side only read."""
+    for channel in pipeline.channels:
+        if isinstance(channel, FollowsLabels):
+            channel.follow(pipeline.index.catalogue)
+    pipeline.confidence_for()
+
+
+def described(
+    vocabulary: Vocabulary, tags: Sequence[Mapping[str, Any]], said: Sequence[Mapping[str, Any]] | None = None
+) -> tuple[Tag, ...]:
+    """The tags of a pipeline with name, definition, broader labels and certainty.
+
+    Args:
+        said: of each tag what each channel says (`XMCPipeline.channel_evidence`).
+    """
+    labels = vocabulary.cards([tag["id"] for tag in tags])
+    evidence = [tag.get("channels") for tag in tags]
+    if said is not None:
+        evidence = [{name: its.to_dict() for name, its in one.items()} for one in said]
+    return tuple(
+        Tag(
+            uid=label.uid,
+            label=label.name,
+            definition=label.definition,
+            uri=label.uri,
+            id=label.id,
+            score=tag["score"],
+            probability=tag.get("probability"),
+            certainty=None if "probability" not in tag else certainty(tag["probability"]),
+            parents=label.parents,
+            channels=channels,
+            notation=label.notation,
+        )
+        for tag, label, channels in zip(tags, labels, evidence, strict=True)
+    )
+
+
+def certainty(probability: float) -> str:
+    """A word for a probability, as a key.
+
+    >>> certainty(0.93), certainty(0.1)
+    ('very_likely', 'unlikely')
+    """
+    return next(word for least, word in CERTAINTIES if probability >= least or not least)
+
+
+def count_tokens(model: Any, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text as an encoder would read it if it had no limit; 0 without an encoder."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None or max_tokens(model) is None:
+        return [0] * len(texts)
+    texts = [model.config.query_prefix + text for text in texts]
+    if isinstance(model, GraphEncoder):
+        tokenizer.no_truncation()  # each call of `tokenize` sets it again
+        return [len(row.ids) for row in tokenizer.encode_batch(texts)]
+    return [len(row) for row in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
+
+
+def max_tokens(model: Any) -> int | None:
+    """Tokens of a text that the encoder reads; None without an encoder."""
+    config = model.config
+    return None if getattr(config, "encoder_config", config) is None else int(config.max_query_length)
+
+
+def label_counts(pipeline: XMCPipeline) -> np.ndarray | None:
+    """Training texts of each label that was there in training, int `[L]`; None if they are not known."""
+    if pipeline.fusion is not None:
+        return pipeline.fusion.label_counts
+    return None if (memory := pipeline.memory) is None else memory.positives.label_counts(memory.num_labels)
+
+
+def shown_name(name_or_folder: str | os.PathLike[str]) -> str:
+    """The name of a tagger, without the path to its folder.
+
+    >>> shown_name("/srv/taggers/tools/model"), shown_name("me/my-tagger")
+    ('tools', 'me/my-tagger')
+    """
+    name, path = os.fspath(name_or_folder), Path(name_or_folder)
+    if not path.is_dir() and not path.is_absolute() and len(path.parts) == 2:
+        return name  # on the Hub
+    parts = [part for part in path.resolve().parts if part not in ("model", path.anchor)]
+    return parts[-1] if parts else "tagger"
+
+
+def base_model(run: Mapping[str, Any]) -> str:
+    """The encoder that a tagger was trained from, if that is a name and no path."""
+    name = run.get("encoder") or ""
+    return "" if Path(name).is_absolute() or "\\" in name else name
+
+
+def languages(pipeline: XMCPipeline) -> tuple[str, ...]:
+    """The languages of the texts: as the record of the training says, else that of the words in its channels."""
+    run = pipeline.run
+    given = run.get("data", {}).get("language") or run.get("reading", {}).get("language")
+    if given:
+        return (given,) if isinstance(given, str) else tuple(given)
+    stems = [getattr(channel, "stems", None) for channel in pipeline.channels]
+    return tuple(dict.fromkeys(one.language for one in stems if one is not None))
+
+
+def printable(text: str) -> bool:
+    """Whether a text has no control characters and no halves of surrogate pairs, which cannot be stored."""
+    return all(unicodedata.category(character) not in ("Cc", "Cs") for character in text)
