@@ -32,6 +32,7 @@ class Limits:
     Args:
         text_characters: of one text. Longer ones are refused before they are tokenised.
         explained_characters: of a text that is explained, which takes a pass through the encoder for each word.
+        explained_labels: labels of a text that are explained, each of which takes a pass for each of its own words.
         k: labels per text.
         texts: in one request.
         request_bytes: of the body of a request.
@@ -49,6 +50,7 @@ class Limits:
 
     text_characters: int = 100_000
     explained_characters: int = 4_000
+    explained_labels: int = 10
     k: int = 100
     texts: int = 256
     request_bytes: int = 8 * 2**20
@@ -85,15 +87,16 @@ class Limits:
         for text in texts:
             self.check_text(text)
 
-    def check_k(self, k: int) -> None:
-        """Refuse a number of labels below 1 or above the limit.
+    def check_k(self, k: int, most: int | None = None) -> None:
+        """Refuse a number of labels below 1 or above the limit, or above `most`.
 
         Raises:
             RequestRefused: `"k_out_of_range"`.
         """
-        if not 1 <= k <= self.k:
+        most = self.k if most is None else most
+        if not 1 <= k <= most:
             found = f"k is {k:,}, the number of labels per text"
-            raise RequestRefused("k_out_of_range", found, f"give 1 to {self.k:,}", found=k, most=self.k)
+            raise RequestRefused("k_out_of_range", found, f"give 1 to {most:,}", found=k, most=most)
 
     def check_upload(self, size: int) -> None:
         """Refuse a file of too many bytes.
