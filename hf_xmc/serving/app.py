@@ -34,8 +34,8 @@ def build_app(
     tools: bool = False,
     changed: Callable[[], None] = lambda: None,
     host: str = "127.0.0.1",
-) -> FastAPI:
-    """The application.
+) -> Observed:
+    """The application, ready for a server.
 
     Args:
         service: the tagger.
@@ -79,14 +79,12 @@ def build_app(
     for kind in (XMCError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, refusal)
     app.add_middleware(Gate, limits=service.limits, keys=app.state.keys)
-    app.add_middleware(Observed, figures=figures)
     if not page:
         app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
-        return app
+        return Observed(app, figures)
     from hf_xmc.serving.page import mount_page  # needs gradio, which is slow to import
 
-    mounted: FastAPI = mount_page(app, service, path="/")
-    return mounted
+    return Observed(mount_page(app, service, path="/"), figures)
 
 
 def tools_of(service: TaggingService) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from hf_xmc.errors import SettingsError
@@ -60,6 +61,30 @@ class Limits:
     name_characters: int = 300
     definition_characters: int = 5_000
     session_labels: int = 1_000
+
+    @classmethod
+    def changed(cls, given: Sequence[str]) -> Limits:
+        """The defaults with some of them changed, as `name=value`.
+
+        Raises:
+            SettingsError: an unknown limit, or a value that is no number above 0.
+
+        >>> Limits.changed(["k=20", "seconds=2.5"]).seconds
+        2.5
+        """
+        kinds = {field.name: type(field.default) for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for one in given:
+            name, _, value = one.partition("=")
+            if name not in kinds:
+                raise SettingsError(f"there is no limit {name!r}", hint=f"there are {', '.join(kinds)}")
+            try:
+                values[name] = kinds[name](value)
+            except ValueError:
+                values[name] = 0
+            if not 0 < values[name] < math.inf:
+                raise SettingsError(f"the limit {name} is {value!r}", hint="expected a number above 0")
+        return cls(**values)
 
     def check_text(self, text: str) -> None:
         """Refuse a text that is empty or too long.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -18,6 +19,7 @@ from hf_xmc.serving.gate import error_answer
 from hf_xmc.serving.service import TaggingService
 
 ID = re.compile(rb"[\w.\-]{1,64}")  # of a request, as a client may give it
+STREAM = "/heartbeat/"  # in the path of a stream by which gradio notices that a page was closed
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -60,10 +62,14 @@ class Observed:
 
     def __init__(self, app: ASGIApp, figures: Figures) -> None:
         self.app, self.figures = app, figures
+        self.streams: set[asyncio.Task[Any]] = set()  # of open pages, which end when the server stops
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if STREAM in scope["path"]:
+            await self.stream(scope, receive, send)
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given.decode() if ID.fullmatch(given) else uuid4().hex
@@ -88,6 +94,18 @@ class Observed:
         finally:
             self.figures.running.dec()
             self.tell(scope, request_id, status or 499, time.perf_counter() - start)
+
+    async def stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A connection that a page keeps open as long as it is shown; it is no request that somebody waits for."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.streams.add(task)
+        try:
+            await self.app(scope, receive, send)
+        except asyncio.CancelledError:
+            task.uncancel()
+        finally:
+            self.streams.discard(task)
 
     def tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         """Count a request and log it; 499 is a client that went away before it was answered."""
