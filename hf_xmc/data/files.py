@@ -54,6 +54,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_page(html: str, path: str | os.PathLike[str]) -> Path:
+    """Write an HTML page under a temporary name, then rename. Half of a surrogate pair, which some texts have and no
+    encoding can write, becomes a character reference."""
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
+    return Path(path)
+
+
 def file_fingerprint(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:

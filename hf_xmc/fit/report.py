@@ -6,19 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from hf_xmc.data.files import replacing
+from hf_xmc.data.files import write_page
 from hf_xmc.fit.machine import gigabytes
 from hf_xmc.fit.measure import SHOWN, TAGGER
 from hf_xmc.hub.run import write_json
+from hf_xmc.metrics.meaning import meaning
+from hf_xmc.pages.page import render
 
 REPORT, FIGURES = "fit.html", "fit.json"
-MEASURES = (
-    "P@k: share of the first k labels that are true. nDCG@5: the same with more weight on the first places. R@5: "
-    "share of the true labels that are among the first five. PSP@5: P@5 in which rare labels count more. All are in "
-    "per cent, with 95 % bootstrap intervals over texts."
-)
+TEMPLATE = Path(__file__).with_name("fit.html.jinja")
 GROUPS = {
     "labels": "Labels, by examples in training",
     "texts": "Texts, by length",
@@ -48,18 +44,17 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
     Args:
         document: what `fit.json` holds (`hf_xmc.fit.fit.Run.finish`).
     """
-    template = Path(__file__).with_name("fit.html.jinja").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(template)
     split = main_split(document)
     queries = document["queries"]
-    text = page.render(
+    text = render(
+        TEMPLATE,
         title=f"A tagger for {document['data']['name']}",
         headline=headline(document),
         tables=[
             {"caption": caption(name, queries[name]), **system_table(document["systems"][name])}
             for name in reversed(list(document["systems"]))
         ],
-        measures=MEASURES,
+        measures=[(name, meaning(name)) for name in dict.fromkeys(name.split("@")[0] for name in SHOWN)],
         chart={"title": f"First label right, {split}", "bars": system_bars(document["systems"][split])},
         channels=channel_table(document["channels"]),
         channels_note="Measured on validation texts. A channel is kept only if it helps.",
@@ -71,14 +66,12 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
         confidence=document["confidence"],
         facts={**document["data"]["facts"], **document["facts"]},
         stages=[
-            {"title": s["title"], "planned": duration(60 * s["minutes"]), "taken": duration(s["seconds"])}
-            for s in document["stages"]
+            (stage["title"], duration(60 * stage["minutes"]), duration(stage["seconds"]))
+            for stage in document["stages"]
         ],
         commands=document["next"],
     )
-    with replacing(folder / REPORT) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return folder / REPORT
+    return write_page(text, folder / REPORT)
 
 
 def main_split(document: Mapping[str, Any]) -> str:
@@ -108,7 +101,8 @@ def system_table(systems: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[s
     """Rows of systems with their metrics."""
     rows = []
     for name, metrics in systems.items():
-        cells = [f"{100 * v:.1f} ±{50 * (high - low):.1f}" for v, low, high in (metrics[m] for m in SHOWN)]
+        intervals = [metrics[metric] for metric in SHOWN]
+        cells = [{"value": f"{100 * v:.1f}", "half": f"{50 * (high - low):.1f}"} for v, low, high in intervals]
         rows.append({"name": name, "own": name == TAGGER, "cells": cells})
     return {"columns": SHOWN, "rows": rows}
 
@@ -135,13 +129,12 @@ def channel_table(channels: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
     """Rows of channels: kept or not, and the metrics with and without each."""
     if not channels:
         return None
-    columns = ("kept", *(f"{name} without → with" for name in ("P@1", "P@5", "PSP@5")), "size", "seconds")
+    columns = ("channel", "kept", *(f"{name} without → with" for name in ("P@1", "P@5", "PSP@5")), "size", "seconds")
     rows = []
     for row in channels:
         gains = [gain(row, name) for name in ("P@1", "P@5", "PSP@5")]
         size = "" if row["bytes"] is None else gigabytes(row["bytes"])
-        cells = ["yes" if row["kept"] else "no", *gains, size, f"{row['seconds']:.1f}"]
-        rows.append({"name": row["name"], "cells": cells})
+        rows.append((row["name"], "yes" if row["kept"] else "no", *gains, size, f"{row['seconds']:.1f}"))
     return {"columns": columns, "rows": rows}
 
 
@@ -158,7 +151,8 @@ def gain(row: Mapping[str, Any], metric: str) -> str:
 def bar(row: Mapping[str, Any]) -> dict[str, Any]:
     """A bar of recall for one group."""
     value = 100 * row["recall"]
-    return {"name": f"{row['name']} ({row['count']:,})", "width": round(value, 2), "value": f"{value:.0f} %"}
+    shown = {"width": round(value, 2), "value": f"{value:.0f} %", "low": None, "span": None}
+    return {"name": f"{row['name']} ({row['count']:,})", "own": False, **shown}
 
 
 def duration(seconds: float) -> str:

@@ -56,14 +56,14 @@ def one_vs_all_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
     weights, score = tile.weights(), tile.take()  # [nnz]
     tile.put(tile.pairs, -torch.inf)
     tile.put(tile.removed, -torch.inf)
-    value = tile.sum_pairs(weights * _softplus(-score))
+    value = tile.sum_pairs(weights * exact_softplus(-score))
     for rows, part in tile.parts():
-        value[rows] += _softplus(part).sum(1)
+        value[rows] += exact_softplus(part).sum(1)
     tile.scores.sigmoid_()
     tile.put(tile.pairs, -weights * (-score).sigmoid())
     return value, torch.ones_like(value)
 
 
-def _softplus(x: torch.Tensor) -> torch.Tensor:
+def exact_softplus(x: torch.Tensor) -> torch.Tensor:
     """log(1 + exp(x)). By default torch returns x from 20 on, with an error of 2e-9; exp does not overflow there."""
     return softplus(x, threshold=700.0 if x.dtype == torch.float64 else 80.0)

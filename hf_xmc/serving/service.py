@@ -49,6 +49,7 @@ class Tag:
         parents: broader labels.
         channels: what each ranking channel says of the label, if that was asked for: channel -> `contribution`, and
             `score`, `rank` and `words` if it lists the label.
+        notation: its code in the vocabulary, if it has one.
     """
 
     uid: str
@@ -61,6 +62,7 @@ class Tag:
     certainty: str | None = None
     parents: tuple[Named, ...] = ()
     channels: dict[str, dict[str, Any]] | None = None
+    notation: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
@@ -797,6 +799,7 @@ def described(
             certainty=None if "probability" not in tag else certainty(tag["probability"]),
             parents=label.parents,
             channels=channels,
+            notation=label.notation,
         )
         for tag, label, channels in zip(tags, labels, evidence, strict=True)
     )

@@ -85,6 +85,19 @@ class XMCTrainingArguments(CandidateArguments):
             "help": "Explicit value of k of the loss soft_top_k (DEXML: 5; 0 = the number of positives of each query)."
         },
     )
+    ldr_margin: float = field(
+        default=0.0,
+        metadata={
+            "help": "By how much the dot product of a positive should exceed those of negatives in the loss ldr."
+        },
+    )
+    ldr_alpha: float = field(
+        default=0.0,
+        metadata={
+            "help": "How little the temperature of a query adapts to its confidence in the loss ldr: it falls to "
+            "1 - 1 / ldr_alpha of the model's where the query is sure (2 in the paper; 0 = it stays fixed)."
+        },
+    )
     train_sampling_strategy: str = field(
         default="random",
         metadata={

@@ -189,7 +189,7 @@ def test_the_report_is_one_file_and_escapes_texts(tmp_path: Path) -> None:
     page.feed((tmp_path / "out" / "report.html").read_text())
     assert "script" not in page.tags
     assert "img" not in page.tags
-    assert page.addresses == []
+    assert all(address.startswith("#") or address == "data:," for address in page.addresses)
     assert page.tags.count("svg") == 4
     assert page.text.count(attack) >= 4
     assert "<script" not in DatasetCard.load(tmp_path / "out" / "README.md").text

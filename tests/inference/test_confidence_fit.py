@@ -212,7 +212,7 @@ def test_calibrate_and_evaluate_on_the_command_line(pipeline: XMCPipeline, folde
     assert errors["after"]["ECE@5"] < errors["before"]["ECE@5"]
     assert document["settings"]["predictions_a_query"] == 5
     page = (out / "report.html").read_text()
-    assert "<h2>Confidence</h2>" in page
+    assert ">Confidence</h2>" in page
     assert sets["all"]["promise"] in page
     details = json.loads((out / "details.json").read_text())
     assert sum(row["count"] for row in details["reliability"]["after"]) == 5 * 150

@@ -182,7 +182,7 @@ def test_the_page_escapes_and_needs_no_network(fitted: XMCPipeline) -> None:
     assert "&lt;" in page
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
-    assert page.count("<section>") == 2
+    assert page.count("<article>") == 2
     assert "No label to explain" in render_explanations([])
 
 

@@ -6,16 +6,17 @@ import json
 import re
 import shutil
 import subprocess
-from base64 import b64decode
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from hf_xmc import Positives, TopK
-from hf_xmc.inference.evaluation.report import Texts, render_report, write_report
-from hf_xmc.metrics import find_hits, ranking_metrics
+from hf_xmc.data.files import write_page
+from hf_xmc.inference.evaluation.report import Texts, frequency_bars, render_report
+from hf_xmc.metrics import by_label_frequency, find_hits, ranking_metrics
 from hf_xmc.metrics.calibration import scored_predictions
+from hf_xmc.metrics.meaning import ERRORS, MEANING, meaning
 
 ATTACK = (
     '"><script src="https://evil.example/x.js"></script><img src=https://evil.example/y onerror=alert(1)>{{ 7*7 }}'
@@ -47,20 +48,18 @@ def test_texts_are_escaped_wherever_they_stand():
     plain = Elements(page()).found
     attacked = Elements(page(ATTACK, title=ATTACK, comparison_name=ATTACK)).found
     assert [tag for tag, _ in attacked] == [tag for tag, _ in plain]
-    assert "49" not in re.sub(r"\d+[.,]\d+", "", page("{{ 7*7 }}", num_rows=1).split("<h2>Predictions")[1])
+    assert "49" not in re.sub(r"\d+[.,]\d+", "", page("{{ 7*7 }}", num_rows=1).split(">Predictions</h2>")[1])
 
 
 def test_nothing_is_fetched():
     text = page()
     for tag, attributes in Elements(text).found:
         for name in ("src", "href", "srcset", "action", "poster", "data"):
-            assert attributes.get(name, "data:").startswith("data:"), (tag, attributes)
-    assert "default-src 'none'" in text
+            assert attributes.get(name, "data:").startswith(("data:", "#")), (tag, attributes)
+        assert "style" not in attributes, "the policy of the page forbids style attributes"
+    assert "default-src 'none'; img-src data:; style-src 'sha256-" in text
+    assert "unsafe" not in text
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|WebSocket|import\(", text)
-    for plot in re.findall(r"base64,([^\"]+)", text):
-        svg = b64decode(plot).decode()
-        assert not re.search(r"(href|src)=\"(?!#)", svg)
-        assert "<script" not in svg
 
 
 def test_the_page_says_what_was_measured():
@@ -68,9 +67,31 @@ def test_the_page_says_what_was_measured():
     for heading in ("Metrics, in per cent", "Where it is right", "By label frequency", "Worst labels", "Predictions"):
         assert heading in text
     assert text.count("<figure>") == 4
-    assert text.count("<article") == 30
-    assert page(sample_size=7).count("<article") == 7
+    assert text.count('class="query"') == 30
+    assert page(sample_size=7).count('class="query"') == 7
     assert text == page(title="some title")  # the same input gives the same bytes
+
+
+def test_every_measure_is_explained_and_stands_beside_the_baselines():
+    measured = {"P@1": 0.25, "P@3": 0.1, "P@5": 0.1, "nDCG@5": 0.99, "R@5": 0.1, "MRR": 0.1}
+    text = page(name="my tagger", baselines={"popularity": measured})
+    table = text.split('id="baselines"')[1].split("</table>")[0]
+    rows = re.findall(r'<th scope="row">([^<]+)</th><td>([\d.]+)', table)
+    assert [name for name, _ in rows] == ["my tagger", "popularity"]
+    assert rows[1][1] == "25.00"
+    assert table.count("<small>best</small>") >= 6  # of each column one system, or both
+    for name in ("RP", "PSP", "PSR", "PSnDCG", "coverage", "macro_f1", "MRR"):
+        assert f"{name} <small>{meaning(name)}" in text, name
+    assert len({meaning(name) for name in (*MEANING, *ERRORS)}) == len(MEANING) + len(ERRORS)
+
+
+def test_labels_that_were_seen_equally_often_are_one_group_of_the_chart():
+    counts = np.array([1] * 25 + [2] * 5)
+    truth, topk = Positives.from_lists([[0, 29]]), TopK(np.array([[0, 1, 29]]), np.array([[0.9, 0.8, 0.7]]))
+    deciles = by_label_frequency(find_hits(topk, truth, 3), counts, 3)
+    chart = frequency_bars(deciles, 3)
+    assert chart.rows[0] == ("1", "50.0 %", "100.0 %")  # labels 0 and 1 were predicted, 0 is true
+    assert len({name for name, *_ in chart.rows}) == len(chart.rows) == 3
 
 
 def test_a_split_without_anything():
@@ -87,7 +108,7 @@ def test_scores_follow_their_prediction_through_ties_and_filters():
 
 
 def test_lone_surrogates_can_be_written(tmp_path):
-    path = write_report(page("\ud800"), tmp_path / "deep" / "report.html")
+    path = write_page(page("\ud800"), tmp_path / "deep" / "report.html")
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
 
@@ -100,7 +121,7 @@ def test_a_browser_opens_it_without_a_request(tmp_path):
 
     def open_page(text):
         """The DOM after scripts ran, what the browser complained about, and what the page asked the network for."""
-        path, log = write_report(text, tmp_path / "report.html"), tmp_path / "net.json"
+        path, log = write_page(text, tmp_path / "report.html"), tmp_path / "net.json"
         flags = [
             *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
             *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=3000"),
@@ -112,7 +133,7 @@ def test_a_browser_opens_it_without_a_request(tmp_path):
         return done.stdout, done.stderr, requested_by_page(log)
 
     dom, complaints, requests = open_page(page(ATTACK))
-    assert "30 shown" in dom  # the page's own script ran, and the policy let it
+    assert "30 queries found" in dom  # the page's own script ran, and the policy let it
     assert "Content Security Policy" not in complaints
     assert requests == set()
     _, _, requests = open_page("<img src='https://images.example/y.png'>")

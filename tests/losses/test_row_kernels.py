@@ -51,11 +51,13 @@ def test_selection(b, num_labels, dtype):
 def test_losses_on_the_kernels(loss, case, monkeypatch):
     """The same value and gradients by the kernels as by torch."""
     batch = case(weighted=True, ignored=True, sampled=True)
+    queries, labels = (x.detach().to(DEVICE).requires_grad_() for x in (batch.queries, batch.labels))
+    pairs = [pairs.torch(DEVICE) for pairs in (batch.positives, batch.sampled, batch.ignored)]
     found = []
     for kernels in (False, True):
         for module in (streaming, soft_top_k):
             monkeypatch.setattr(module, "has_kernels", lambda scores, kernels=kernels: kernels)
-        value = loss(*batch.arguments)
-        found.append([value, *torch.autograd.grad(value, (batch.queries, batch.labels))])
+        value = loss(queries, labels, *pairs)
+        found.append([value, *torch.autograd.grad(value, (queries, labels))])
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-7, atol=1e-9)

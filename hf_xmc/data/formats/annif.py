@@ -1,9 +1,10 @@
 """Document corpora in the formats of Annif, with a SKOS vocabulary or Annif's own vocabulary table.
 
-A corpus is a `.tsv` file (text, tab, `<uri>`s separated by white space) or a folder of documents: `.txt` files, each
-with a `.key` (labels) or `.tsv` (uris) file of the same name, or `.json` files with `text` and `subjects`. A word in
-the name of a corpus says whether it is for training, validation or test; a single corpus is for training. Corpora that
-are tables with a header (`.csv`, `.jsonl`) are read by `hf_xmc.data.formats.table`.
+A corpus is a `.tsv` file (text, tab, uris separated by white space, in angle brackets or not) or a folder of
+documents: `.txt` files, each with a `.key` or `.tsv` file of the same name whose lines are labels or uris, or `.json`
+files with `text`, `metadata` and `subjects`. A word in the name of a corpus says whether it is for training,
+validation or test; a single corpus is for training. Corpora that are tables with a header (`.csv`, `.jsonl`) are read
+by `hf_xmc.data.formats.table`. Without a vocabulary the uris or labels that occur are the labels.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.files import find_file, lines, plain_suffix, read_json
-from hf_xmc.data.formats import skos, table
-from hf_xmc.data.formats.fields import LABEL_COLUMNS, SPLIT_WORDS, URI, name_of, named_column
+from hf_xmc.data.formats import label_table, skos, table
+from hf_xmc.data.formats.fields import LABEL_COLUMNS, SPLIT_WORDS, URI, URI_CELL, name_of, named_column, uris_in
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
@@ -30,28 +31,54 @@ from hf_xmc.data.formats.source import (
     Source,
     Split,
 )
+from hf_xmc.data.reading import Reading
 from hf_xmc.data.templates import as_sentences
 from hf_xmc.errors import DataError, Problems
 
-VOCABULARIES = skos.VOCABULARIES
 EVIDENCE = 300  # documents that decide the language of a vocabulary
+LOOKED_AT = 100  # lines, or documents, that show whether something is a corpus
 
 
 def vocabulary(folder: Path) -> Path | None:
     """The vocabulary in a folder: the first SKOS file by name, or else a table of terms under a usual name."""
-    return skos.vocabulary(folder) or find_file(folder, *(f"{stem}.tsv" for stem in table.LABEL_FILES))
+    tables = (f"{stem}{suffix}" for suffix in (".tsv", ".csv") for stem in table.LABEL_FILES)
+    return skos.vocabulary(folder) or find_file(folder, *tables)
 
 
 def detect(path: Path) -> str | None:
-    """The reason why the folder has this format: a vocabulary, and no table with a header."""
-    if not path.is_dir() or (found := vocabulary(path)) is None:
+    """The reason why a path has this format: it is a corpus, or a folder with corpora that are no tables."""
+    if path.is_file():
+        return f"{path.name} has lines of a text, a tab and uris" if is_lines(path) else None
+    if not path.is_dir():
         return None
-    if plain_suffix(found) not in VOCABULARIES:
-        corpora = [p for p in without_header(path) if p != found and URI.search(first_line(p))]
-        return f"has the vocabulary {found.name} and the corpus {corpora[0].name}" if corpora else None
-    if table.tables_in(path) and not without_header(path) and not any(map(is_documents, path.iterdir())):
+    found = vocabulary(path)
+    if found is not None and plain_suffix(found) in skos.VOCABULARIES:
+        if table.tables_in(path) and not without_header(path) and not any(map(is_documents, path.iterdir())):
+            return None
+        return f"has the SKOS vocabulary {found.name}"
+    corpora = [path.name for path in (path, *sorted(path.iterdir())) if path != found and is_corpus(path)]
+    if not corpora:
         return None
-    return f"has the SKOS vocabulary {found.name}"
+    return f"has the corpus {corpora[0]}" + ("" if found is None else f" and the vocabulary {found.name}")
+
+
+def is_corpus(path: Path) -> bool:
+    """Whether a path is a file of lines, or a folder of documents, with their subjects."""
+    return is_documents(path) or (path.is_file() and is_lines(path))
+
+
+def is_lines(path: Path) -> bool:
+    """Whether a `.tsv` file has lines of a text, a tab and uris, without a header."""
+    if plain_suffix(path) not in (".tsv", ".tab"):
+        return False
+    try:
+        some = [text for _, text in islice(lines(path), LOOKED_AT) if "\t" in text]
+    except DataError:
+        return False
+    cells = [text.partition("\t") for text in some]
+    return any(uris_in(uris) for _, _, uris in cells) and not any(
+        URI_CELL.fullmatch(text.strip()) or (uris.strip() and not uris_in(uris)) for text, _, uris in cells[:1]
+    )
 
 
 def without_header(folder: Path) -> list[Path]:
@@ -61,7 +88,7 @@ def without_header(folder: Path) -> list[Path]:
         if path.is_file() and plain_suffix(path) == ".tsv":
             first = first_line(path)
             usual = named_column(first.split("\t"), (*LABEL_COLUMNS, "label_1", "label1"))
-            if not URI.match(first.strip()) and not usual:
+            if not URI_CELL.match(first.strip()) and not usual:
                 found.append(path)
     return found
 
@@ -74,41 +101,53 @@ def first_line(path: Path) -> str:
         return ""
 
 
-def open_source(folder: Path, options: Options) -> Source:
+def open_source(path: Path, options: Options) -> Source:
     """Streams over the corpora; the vocabulary itself is read into memory.
 
     Raises:
-        DataError: there is no corpus.
+        DataError: there is no corpus, or no vocabulary where the user named one.
     """
-    label_path = Path(options.label_file) if options.label_file else vocabulary(folder)
-    if label_path is None or not label_path.is_file():
-        raise DataError("no vocabulary", folder, hint=f"expected one of {', '.join(VOCABULARIES)}")
-    names, choices = LabelNames(closed=True, lenient=True), Choices()
-    corpora = {split: path for split, path in split_corpora(folder).items() if path != label_path}
+    folder = path if path.is_dir() else path.parent
+    if options.label_file is not None:
+        label_path = table.find_labels(folder, options, beside=False, tables=[])
+    else:
+        label_path = vocabulary(path) if path.is_dir() else None
+    found = split_corpora(path) if path.is_dir() else {"train": path}
+    corpora = {split: corpus for split, corpus in found.items() if corpus != label_path}
     if "train" not in corpora:
         raise DataError("no document corpus", folder, hint="expected train.tsv or a folder train with .txt and .key")
+    names = LabelNames(closed=label_path is not None, lenient=True)
+    choices = Choices(reading=Reading(("text",)))
     readers: dict[bool, Any] = {True: document_queries, False: line_queries}
+
+    def evidence() -> Iterator[str]:
+        """Some texts of the training corpus."""
+        reader, no_names = readers[corpora["train"].is_dir()], LabelNames(False)
+        stream = reader(corpora["train"], no_names, options, Problems(stop=False))
+        return (record["text"] for _, record in islice(stream, EVIDENCE))
 
     def terms(problems: Problems) -> Records:
         """The labels, in the language of the corpus."""
-        if plain_suffix(label_path) not in VOCABULARIES:
-            return table.labels(label_path, names, options, problems)
-        stream = readers[corpora["train"].is_dir()](corpora["train"], LabelNames(False), options, Problems(stop=False))
-        evidence = (record["text"] for _, record in islice(stream, EVIDENCE))
-        return skos.concepts(label_path, names, options, choices, evidence)
+        if label_path is None:
+            return table.names_as_labels(names, choices, problems)
+        if plain_suffix(label_path) in skos.VOCABULARIES:
+            return skos.concepts(label_path, names, options, choices, evidence(), problems)
+        return label_table.labels(label_path, names, options, choices, evidence(), problems)
 
     def stream(split: str, problems: Problems) -> Records:
         """The queries of one split, and what was left out."""
         yield from readers[corpora[split].is_dir()](corpora[split], names, options, problems)
-        choices.said += names.report(label_path, problems)
+        if label_path is not None:
+            choices.said += names.report(label_path, problems)
 
     return Source(
         format="annif",
         reason="",
-        splits={split: Split(path, partial(stream, split)) for split, path in corpora.items()},
+        splits={split: Split(corpus, partial(stream, split)) for split, corpus in corpora.items()},
         labels=terms,
-        label_path=label_path,
-        files=[label_path, *corpora.values()],
+        label_path=label_path or corpora["train"],
+        labels_last=label_path is None,
+        files=[*([] if label_path is None else [label_path]), *corpora.values()],
         choices=choices,
     )
 
@@ -125,7 +164,7 @@ def split_corpora(folder: Path) -> dict[str, Path]:
     """The corpora by split."""
     terms = vocabulary(folder)
     found = [p for p in sorted(folder.iterdir()) if p != terms and (plain_suffix(p) == ".tsv" or is_documents(p))]
-    if not found and any(documents(folder)):
+    if is_documents(folder):
         return {"train": folder}
     if len(found) == 1:
         return {"train": found[0]}
@@ -141,36 +180,45 @@ def split_corpora(folder: Path) -> dict[str, Path]:
 
 
 def is_documents(path: Path) -> bool:
-    """Whether a path is a folder of documents."""
-    return path.is_dir() and any(documents(path))
+    """Whether a path is a folder of documents, as far as its first files show."""
+    return path.is_dir() and any(map(is_document, islice(texts_in(path), LOOKED_AT)))
 
 
 def documents(folder: Path) -> Iterator[Path]:
     """The texts of a full-text corpus that have a file with their subjects, or hold them."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix == ".txt":
-            if path.with_suffix(".key").is_file() or path.with_suffix(".tsv").is_file():
-                yield path
-        elif path.suffix == ".json" and not path.with_suffix(".txt").is_file():
-            try:
-                found = read_json(path)
-            except DataError:
-                continue
-            if isinstance(found, dict) and isinstance(found.get("subjects"), list):
-                yield path
+    return filter(is_document, texts_in(folder))
+
+
+def texts_in(folder: Path) -> list[Path]:
+    """The `.txt` files of a folder, and the `.json` files without one of the same name."""
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".txt", ".json")]
+    texts = {path.stem for path in files if path.suffix == ".txt"}
+    return [path for path in files if path.suffix == ".txt" or path.stem not in texts]
+
+
+def is_document(path: Path) -> bool:
+    """Whether a text has a file with its subjects, or holds them."""
+    if path.suffix == ".txt":
+        return path.with_suffix(".key").is_file() or path.with_suffix(".tsv").is_file()
+    try:
+        found = read_json(path)
+    except DataError:
+        return False
+    return isinstance(found, dict) and isinstance(found.get("subjects"), list)
 
 
 def line_queries(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
-    """The queries of a `.tsv` corpus. A uri that the vocabulary does not have is reported as a bad id."""
+    """The queries of a `.tsv` corpus."""
     for line, text in lines(path, options.encoding):
         if not text.strip():
             continue
         body, tab, subjects = text.partition("\t")  # the first tab: uris may be separated by tabs too
-        if not tab or (subjects.strip() and not URI.search(subjects)):
-            bad = DataError(f"found {text!r:.60}", path, line, "expected a text, a tab and uris in angle brackets")
+        uris = uris_in(subjects) or URI.findall(subjects)
+        if not tab or (subjects.strip() and not uris):
+            bad = DataError(f"found {text!r:.60}", path, line, "expected a text, a tab and uris")
             problems.error(UNREADABLE, bad, LEFT_OUT)
             continue
-        ids = names.ids(URI.findall(subjects), path, line, problems)
+        ids = names.ids(uris, path, line, problems)
         yield line, {"uid": f"{path.name.split('.')[0]}-{line}", "text": body.strip(), "labels": ids}
 
 
@@ -191,12 +239,20 @@ def document(path: Path, names: LabelNames, options: Options, problems: Problems
         title = found.get("title") or about.get("title")
         text = as_sentences([str(value) for value in (title, found.get("text")) if value])
         subjects = [str(name_of(item)) for item in found["subjects"] if item]
-        return {"uid": path.stem, "text": text, "labels": names.ids(subjects, path, 1, problems)}
+        uid = str(found.get("document_id") or path.stem)
+        return {"uid": uid, "text": text, "labels": names.ids(subjects, path, 1, problems)}
     text = "\n".join(line for _, line in lines(path, options.encoding))
-    by_uri = path.with_suffix(".tsv").is_file()
-    listed = path.with_suffix(".tsv" if by_uri else ".key")
+    listed = path.with_suffix(".tsv" if path.with_suffix(".tsv").is_file() else ".key")
     ids: list[int] = []
     for line, subject in lines(listed, options.encoding):
-        name = subject.split("\t")[0].strip().strip("<>") if by_uri else subject.strip()
-        ids += [id_ for id_ in names.ids([name], listed, line, problems) if id_ not in ids]
+        ids += [id_ for id_ in names.ids([subject_of(subject)], listed, line, problems) if id_ not in ids]
     return {"uid": path.stem, "text": text.strip(), "labels": ids}
+
+
+def subject_of(line: str) -> str:
+    """The subject in a line of a `.key` or `.tsv` file: what stands before the first tab, a label or a uri.
+
+    >>> subject_of("<http://x/1>\\tcats\\t0.9"), subject_of("\\tcats")
+    ('<http://x/1>', 'cats')
+    """
+    return next((cell.strip() for cell in line.split("\t") if cell.strip()), "")

@@ -74,8 +74,12 @@ SPLIT_WORDS = {  # whole words in the name of a file: no letter before or after 
     "validation": r"validation|validate|valid|val|dev",
     "train": r"train|training|trn",
 }
+SCHEME = r"(?:[a-z][a-z0-9+.\-]*://|urn:)"
+# In angle brackets, or bare: up to white space or a separator. A comma may be part of it if no other URI follows.
+URIS = rf"<[^<>\s]+>|{SCHEME}(?>[^\s<>|;,]|,(?!\s|$|<|{SCHEME}))+"
 URI = re.compile(r"<([^<>\s]+)>")
-ONLY_URIS = re.compile(r"\s*(?:<[^<>\s]+>[\s,;|]*)+")
+URI_CELL = re.compile(URIS, re.IGNORECASE)
+URI_CELLS = re.compile(rf"\s*(?>(?>{URIS})[\s,;|]*)+", re.IGNORECASE)
 ARRAY = re.compile(r"""\[\s*(?:'[^']*'|"[^"]*")(?:\s+(?:'[^']*'|"[^"]*"))+\s*\]""")  # as numpy prints strings
 QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 LONG_LIST = 100_000  # characters of a cell beyond which it is not read as a list of Python
@@ -180,7 +184,7 @@ def names_in(cell: Any, delimiter: str | None, path: Path, line: int) -> list[st
 
     >>> names_in("red; dark blue;", ";", Path("a.csv"), 1), names_in(["red"], None, Path("a.parquet"), 1)
     (['red', 'dark blue'], ['red'])
-    >>> names_in("['red', 'car']", None, Path("a.csv"), 1), names_in("<http://x/1> <http://x/2>", None, Path(), 1)
+    >>> names_in("['red', 'car']", None, Path("a.csv"), 1), names_in("<http://x/1> http://x/2", None, Path(), 1)
     (['red', 'car'], ['http://x/1', 'http://x/2'])
     """
     if cell is None or cell != cell:  # NaN, as pandas writes an empty cell
@@ -190,7 +194,7 @@ def names_in(cell: Any, delimiter: str | None, path: Path, line: int) -> list[st
     elif delimiter == "json" and isinstance(cell, str):
         if not cell.strip():
             return []
-        raise DataError(f"found the labels {cell!r:.60}", path, line, "expected a JSON list, as in other rows")
+        raise DataError(f"found the labels {cell!r:.60}", path, line, "expected a list, as in other rows")
     if isinstance(cell, list | tuple):
         names = [name_of(item) for item in cell]
         if not all(isinstance(name, str | int) for name in names):
@@ -209,8 +213,8 @@ def listed(cell: str) -> list[Any] | None:
     (['a', 'b'], ['red', 'car'], None, None)
     """
     cell = cell.strip()
-    if cell.startswith("<"):
-        return URI.findall(cell) if ONLY_URIS.fullmatch(cell) else None
+    if uris := uris_in(cell):
+        return uris
     if not (cell.startswith("[") and cell.endswith("]")):
         return None
     if ARRAY.fullmatch(cell):
@@ -222,6 +226,22 @@ def listed(cell: str) -> list[Any] | None:
             continue
         return found if isinstance(found, list) else None
     return None
+
+
+def uris_in(cell: str) -> list[str]:
+    """The URIs in a cell that holds nothing else, in angle brackets or not; empty if there is something else.
+
+    >>> uris_in("<http://x/1> <http://x/2>"), uris_in("http://x/1,2 http://x/3"), uris_in("see http://x/1")
+    (['http://x/1', 'http://x/2'], ['http://x/1,2', 'http://x/3'], [])
+    """
+    cell = cell.strip()
+    return [uri_of(found[0]) for found in URI_CELL.finditer(cell)] if URI_CELLS.fullmatch(cell) else []
+
+
+def uri_of(cell: str) -> str:
+    """A URI without the angle brackets that it may stand in."""
+    cell = cell.strip()
+    return cell[1:-1] if cell.startswith("<") and cell.endswith(">") else cell
 
 
 def name_of(item: Any) -> Any:

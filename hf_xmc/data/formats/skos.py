@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.files import BYTE_ORDER_MARKS, open_bytes, plain_suffix
 from hf_xmc.data.formats.fields import template
-from hf_xmc.data.formats.label_names import LabelNames, fold
+from hf_xmc.data.formats.label_names import LabelNames
+from hf_xmc.data.formats.languages import chosen_language, language_code, note_elsewhere
 from hf_xmc.data.formats.source import Choices, Options, Record, Records
-from hf_xmc.errors import DataError
+from hf_xmc.errors import DataError, Problems
 
 VOCABULARIES = {
     ".ttl": "turtle",
@@ -30,9 +30,9 @@ VOCABULARIES = {
     ".skos": "xml",
     ".owl": "xml",
     ".jsonld": "json-ld",
+    ".json-ld": "json-ld",
 }
 SKOS = "http://www.w3.org/2004/02/skos/core#"
-WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def vocabulary(folder: Path) -> Path | None:
@@ -42,37 +42,51 @@ def vocabulary(folder: Path) -> Path | None:
 
 
 def concepts(
-    path: Path, names: LabelNames, options: Options, choices: Choices, evidence: Iterable[str] = ()
+    path: Path,
+    names: LabelNames,
+    options: Options,
+    choices: Choices,
+    evidence: Iterable[str] = (),
+    problems: Problems | None = None,
 ) -> Records:
     """The concepts of a vocabulary, sorted by uri; `names` learns how documents may refer to them.
+
+    A concept without a name in the language keeps one in another language, which is noted.
 
     Args:
         choices: is told the language.
         evidence: texts and headings of some documents, which decide the language where the user does not.
+        problems: is told what is left out, and which concepts have no name in the language.
 
     Raises:
-        DataError: the file is not a SKOS vocabulary.
+        DataError: the file is not a SKOS vocabulary, or the user named a language that no concept has a name in.
     """
     from rdflib import DCTERMS, OWL, Literal, Namespace, URIRef
 
     skos, graph = Namespace(SKOS), parsed(path)
-    chosen = options.language or language_of(graph, evidence)
-    if chosen and not options.language:
-        choices.said.append(f"Label texts are those in {chosen!r}, the language of your texts; --language changes it")
-    if choices.reading is not None and chosen:
-        choices.reading = choices.reading.in_language(chosen)
+    problems = problems or Problems()
+    uris = concept_uris(graph)
+    old = {uri for uri in uris if str(graph.value(uri, OWL.deprecated)).lower() == "true"}
+    names_found = names_by_language(graph, (uri for uri in uris if uri not in old))
+    language = chosen_language(names_found, options, choices, evidence, path)
     by_template = template(options.label_template)
     above = broader(graph)
     replaced: list[tuple[Any, Any]] = []
+    elsewhere: dict[str, str] = {}
     count = 0
-    for uri in concept_uris(graph):
-        found = Names(graph, uri, chosen)
-        if str(graph.value(uri, OWL.deprecated)).lower() == "true":
+    for uri in uris:
+        found = Names(graph, uri, language, options.language or "")
+        if uri in old:
             replaced += [(uri, new) for new in graph.objects(uri, DCTERMS.isReplacedBy) if isinstance(new, URIRef)]
             continue
         if not found.text:
+            problems.note("concepts without a name", f"{path}: {uri}", "left out")
             continue
-        notes = in_language([*graph.objects(uri, skos.definition), *graph.objects(uri, skos.scopeNote)], chosen)
+        if found.language != language:
+            elsewhere[str(uri)] = found.text
+        notes = in_language(
+            [*graph.objects(uri, skos.definition), *graph.objects(uri, skos.scopeNote)], found.language
+        )
         codes = sorted({str(code) for code in graph.objects(uri, skos.notation) if isinstance(code, Literal)})
         record: Record = {
             "uid": str(uri),
@@ -87,29 +101,35 @@ def concepts(
             names.also(count, level, *others)
         count += 1
         yield count, {**record, **({"text": by_template.fill(record)} if by_template else {})}
-    for old, new in replaced:
+    for before, new in replaced:
         if (id_ := names.id_of.get(str(new))) is not None:
-            names.add(str(old), id_)
+            names.add(str(before), id_)
+    note_elsewhere(elsewhere, count, language, choices, problems)
 
 
 class Names:
-    """The names of a concept in a language; in all languages if it has none in that one.
+    """The names of a concept in a language; in another one if it has none in that one.
 
     Args:
+        language: of the names: the one that was asked for, unless there are names in others only.
         preferred: preferred labels. The first of them is `text`.
         texts: the others, and alternative labels, without `text`.
         elsewhere: preferred labels, and alternative and hidden ones, in other languages.
     """
 
-    def __init__(self, graph: Any, uri: Any, language: str) -> None:
+    def __init__(self, graph: Any, uri: Any, language: str, exactly: str = "") -> None:
         from rdflib import RDFS, Namespace
 
         skos = Namespace(SKOS)
         given = {kind: [*graph.objects(uri, skos[kind])] for kind in ("prefLabel", "altLabel", "hiddenLabel")}
         given["prefLabel"] = given["prefLabel"] or [*graph.objects(uri, RDFS.label)]
-        self.preferred = in_language(given["prefLabel"], language)
+        self.language = language
+        self.preferred = in_language(given["prefLabel"], language, exactly)
+        if not self.preferred and given["prefLabel"]:
+            self.language = min(language_code(getattr(name, "language", None)) for name in given["prefLabel"])
+            self.preferred = in_language(given["prefLabel"], self.language)
         self.text = self.preferred[0] if self.preferred else ""
-        others = [*self.preferred[1:], *in_language(given["altLabel"], language, strict=bool(language))]
+        others = [*self.preferred[1:], *in_language(given["altLabel"], self.language, exactly)]
         self.texts = [text for text in dict.fromkeys(others) if text != self.text]
         rest = in_language([*given["altLabel"], *given["hiddenLabel"]], "")
         self.elsewhere = in_language(given["prefLabel"], ""), rest
@@ -186,42 +206,30 @@ def broader(graph: Any) -> dict[str, list[str]]:
     return above
 
 
-def language_of(graph: Any, evidence: Iterable[str]) -> str:
-    """The language whose labels fit the texts best: as whole headings, or word by word. Empty if there is only one,
-    or nothing tells them apart."""
-    from rdflib import Namespace
+def names_by_language(graph: Any, uris: Iterable[Any]) -> dict[str, list[str]]:
+    """The preferred labels of concepts by language, without those that have none."""
+    from rdflib import RDFS, Namespace
 
-    words: dict[str, set[str]] = {}
-    headings: dict[str, set[str]] = {}
-    for label in graph.objects(None, Namespace(SKOS).prefLabel):
-        if tag := tag_of(label):
-            words.setdefault(tag, set()).update(WORD.findall(str(label).casefold()))
-            headings.setdefault(tag, set()).add(fold(str(label)))
-    if len(words) < 2:
-        return ""
-    points: Counter[str] = Counter(dict.fromkeys(sorted(words), 0))
-    for text in evidence:
-        found = set(WORD.findall(text.casefold()))
-        for tag in words:
-            points[tag] += len(found & words[tag]) + 5 * (fold(text) in headings[tag])
-    (best, most), (_, second) = points.most_common(2)
-    return best if most > second else ""
+    preferred, names = Namespace(SKOS).prefLabel, dict[str, list[str]]()
+    for uri in uris:
+        for label in [*graph.objects(uri, preferred)] or graph.objects(uri, RDFS.label):
+            if code := language_code(getattr(label, "language", None)):
+                names.setdefault(code, []).append(str(label))
+    return names
 
 
-def tag_of(literal: Any) -> str:
-    """The language of a literal without region, in lower case; empty if it has none."""
-    return str(getattr(literal, "language", None) or "").split("-")[0].lower()
-
-
-def in_language(values: Iterable[Any], language: str | None, strict: bool = False) -> list[str]:
-    """Literals as strings, only those in the given language if there are any; with `strict` only those anyway, and
-    those without a language.
+def in_language(values: Iterable[Any], language: str, exactly: str = "") -> list[str]:
+    """The literals in a language as strings; or else those without a language. Without a language: all.
 
     They are sorted by language and text, so that the order does not depend on the graph.
+
+    Args:
+        exactly: the language with its region, as in `"en-GB"`; literals of just this one come first.
     """
-    found = sorted({(tag_of(value), str(getattr(value, "language", None) or ""), str(value)) for value in values})
-    wanted = (language or "").split("-")[0].lower()
-    chosen = [text for tag, _, text in found if wanted and tag == wanted]
-    if strict and not chosen:
-        return [text for tag, _, text in found if not tag]
-    return chosen or [text for _, _, text in found]
+    tagged = [(str(getattr(value, "language", None) or "").lower(), str(value)) for value in values]
+    exactly = exactly.replace("_", "-")
+    found = sorted({(tag != exactly.lower() if exactly else False, tag, text) for tag, text in tagged})
+    if not language:
+        return [text for _, _, text in found]
+    own = [text for _, tag, text in found if language_code(tag) == language]
+    return own or [text for _, tag, text in found if not tag]

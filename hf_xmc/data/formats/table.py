@@ -16,20 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.files import find_file, lines, plain_suffix
-from hf_xmc.data.formats import skos
-from hf_xmc.data.formats.columns import Columns, delimiter_of
+from hf_xmc.data.files import find_file, plain_suffix
+from hf_xmc.data.formats import label_table, skos
+from hf_xmc.data.formats.columns import Columns
 from hf_xmc.data.formats.fields import (
     SPLIT_NAMES,
     SPLIT_WORDS,
-    TERM_TEXTS,
-    TERM_UIDS,
-    URI,
-    find_column,
-    named_column,
     names_in,
-    template,
-    text_of,
 )
 from hf_xmc.data.formats.label_names import fold
 from hf_xmc.data.formats.source import (
@@ -44,13 +37,11 @@ from hf_xmc.data.formats.source import (
     Source,
     Split,
 )
-from hf_xmc.data.reading import plain_name
-from hf_xmc.data.rows import TABLES, header_of, rows
+from hf_xmc.data.rows import TABLES, rows
 from hf_xmc.errors import DataError, Problems
 
 SUFFIXES = TABLES
 LABEL_FILES = ("labels", "lbl", "label", "vocabulary", "vocab", "subjects", "concepts", "terms", "thesaurus")
-LIST_COLUMNS = ("texts", "parents")  # of a label table: several values in one cell
 EVIDENCE = 300  # texts that decide the language of a vocabulary
 
 
@@ -100,7 +91,8 @@ def open_source(path: Path, options: Options) -> Source:
         raise DataError(f"no table says that it is for training (found {found})", path, hint="call it train.csv")
     label_path = find_labels(folder, options, beside=path.is_dir(), tables=[*paths.values()])
     concepts = label_path is not None and plain_suffix(label_path) in skos.VOCABULARIES
-    names, choices = LabelNames(closed=label_path is not None, lenient=concepts), Choices()
+    lenient = concepts or (label_path is not None and label_table.is_vocabulary(label_path, options.encoding))
+    names, choices = LabelNames(closed=label_path is not None, lenient=lenient), Choices()
     reason, splits = "", {}
     train = Columns(paths["train"], options)
     choices.reading, choices.said = train.reading(options.language or ""), train.said()
@@ -108,14 +100,14 @@ def open_source(path: Path, options: Options) -> Source:
         columns = train if split == "train" else Columns(table, options, train)
         reason = reason or f"{table.name}: {columns}"
         splits[split] = Split(table, partial(queries, table, columns, names, choices, label_path))
+    evidence = partial(evidence_of, train)
     if label_path is None:
         stream: Any = partial(names_as_labels, names, choices)
     elif concepts:
-        evidence = partial(evidence_of, train)
-        stream = lambda problems: skos.concepts(label_path, names, options, choices, evidence())  # noqa: E731
+        stream = lambda problems: skos.concepts(label_path, names, options, choices, evidence(), problems)  # noqa: E731
         reason += f", matched with the vocabulary {label_path.name}"
     else:
-        stream = partial(labels, label_path, names, options)
+        stream = lambda problems: label_table.labels(label_path, names, options, choices, evidence(), problems)  # noqa: E731
     return Source(
         format=plain_suffix(paths["train"])[1:],
         reason=reason,
@@ -256,83 +248,3 @@ def relevance(cell: Any, ids: list[int], names: list[str], path: Path, line: int
     if len(weights) != len(names) or len(ids) != len(names) or not all(0 <= w < 1e30 for w in weights):
         raise DataError(f'"weights" is {cell!r:.60}', path, line, f"expected {len(names)} numbers, one per label")
     return {"weights": weights}
-
-
-def labels(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
-    """The label table; queries refer to a label by its uid or its text. A bad row is always an error."""
-    if starts_with_uri(path, options.encoding):
-        yield from annif_terms(path, names, options)
-        return
-    by_template = template(options.label_template)
-    header = header_of(path, options.encoding)
-    uid = find_column(header, path, None, TERM_UIDS, None)
-    field = term_column(header, uid, options.language)
-    delimiters = {name: column_delimiter(path, name, options) for name in LIST_COLUMNS if name in header}
-    for i, (line, record) in enumerate(rows(path, options.encoding, Problems())):
-        text = text_of(record, by_template, (field,), path, line)
-        label: Record = {"uid": str(record[uid]).strip("<>") if uid else text, "text": text}
-        label |= {key: value for key, value in record.items() if key not in (uid, field, "uid", "text")}
-        for key, delimiter in delimiters.items():
-            if isinstance(label.get(key), str):
-                label[key] = names_in(label[key], delimiter, path, line)
-        if "weight" in label and isinstance(label["weight"], str):
-            label["weight"] = number(label["weight"], path, line)
-        names.add(label["uid"], i, text.strip())
-        if isinstance(others := label.get("texts"), list):
-            names.also(i, 1, *(other for other in others if isinstance(other, str)))
-        yield line, label
-
-
-def term_column(header: list[str], uid: str, language: str | None) -> str:
-    """The column with the texts of labels: one with a usual name, or with a usual name and a language (`label_en`);
-    or else the first that is not the uid.
-
-    >>> term_column(["uri", "label_en", "label_fi"], "uri", "fi"), term_column(["code", "description"], "code", None)
-    ('label_fi', 'description')
-    """
-    free = [name for name in header if name != uid] or header
-    usual = rf"(?:{'|'.join(TERM_TEXTS)})_"
-    if language and (own := [n for n in free if re.fullmatch(usual + re.escape(language.lower()), plain_name(n))]):
-        return own[0]
-    if found := named_column(free, TERM_TEXTS):
-        return found
-    return next((name for name in free if re.fullmatch(usual + "[a-z]{2,3}", plain_name(name))), "".join(free[:1]))
-
-
-def starts_with_uri(path: Path, encoding: str | None) -> bool:
-    """Whether a table has no header, but lines of a uri in angle brackets and a name, as Annif's TSV vocabularies."""
-    if plain_suffix(path) != ".tsv":
-        return False
-    first = next((text for _, text in lines(path, encoding) if text.strip()), "")
-    return URI.match(first.strip()) is not None
-
-
-def annif_terms(path: Path, names: LabelNames, options: Options) -> Records:
-    """The terms of a TSV vocabulary of Annif: uri in angle brackets, name, and perhaps a notation."""
-    for i, (line, text) in enumerate((n, text) for n, text in lines(path, options.encoding) if text.strip()):
-        uri, _, rest = text.strip().partition("\t")
-        name, _, code = rest.partition("\t")
-        if not URI.fullmatch(uri.strip()) or not name.strip():
-            raise DataError(f"found {text!r:.60}", path, line, "expected a uri in angle brackets, a tab and a name")
-        uid = uri.strip()[1:-1]
-        names.add(uid, i, name.strip())
-        names.also(i, 0, code)
-        yield line, {"uid": uid, "text": name.strip(), **({"notation": code.strip()} if code.strip() else {})}
-
-
-def column_delimiter(path: Path, name: str, options: Options) -> str | None:
-    """The separator between the values in all cells of a column."""
-    cells = (record[name] for _, record in rows(path, options.encoding, Problems()))
-    return delimiter_of(cell for cell in cells if isinstance(cell, str))
-
-
-def number(cell: str, path: Path, line: int) -> float | None:
-    """The number in a cell; None if it is empty."""
-    try:
-        return (
-            float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
-            if cell.strip()
-            else None
-        )
-    except ValueError as error:
-        raise DataError(f'"weight" is {cell!r:.60}', path, line, "expected a number") from error

@@ -11,6 +11,7 @@ import numpy as np
 from transformers.utils import logging
 
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.files import write_page
 from hf_xmc.data.hierarchy import parents_of_table, read_parents
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.hub.card import write_model_card
@@ -18,7 +19,7 @@ from hf_xmc.hub.folder import CONFIG, load_model
 from hf_xmc.hub.run import RUN, read_json, versions, write_json
 from hf_xmc.inference.evaluation.confidence import measure_confidence
 from hf_xmc.inference.evaluation.predictions import read_predictions, write_predictions
-from hf_xmc.inference.evaluation.report import Texts, render_report, write_report
+from hf_xmc.inference.evaluation.report import Texts, render_report
 from hf_xmc.inference.fitting.confidence import some
 from hf_xmc.inference.loading import (
     AnyDataset,
@@ -361,11 +362,12 @@ def evaluate_predictions(
         against_name,
         baselines,
         confidence,
+        name,
         seed=seed,
     )
     folder = Path(output_dir)
     write_predictions(topk, rows["uid"][:], folder / PREDICTIONS)
-    write_report(page, folder / "report.html")
+    write_page(page, folder / "report.html")
     write_json(details, folder / "details.json")
     write_json(document, folder / "metrics.json")
     return Evaluation(

@@ -1,60 +1,35 @@
-"""`report.html`: one self-contained page about a ranking, made from arrays and texts alone.
-
-Plots are SVG images made by matplotlib, about 20 KB each; the script of an interactive library would add 4.5 MB. The
-content policy of the page forbids all requests, and all scripts except its own.
-"""
+"""`report.html`: one self-contained page about a ranking, made from arrays and texts alone."""
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from hf_xmc.data.files import replacing
 from hf_xmc.metrics.breakdown import FREQUENT, RARE, LabelGroup, by_label_frequency, by_num_positives
 from hf_xmc.metrics.calibration import reliability, scored_predictions
 from hf_xmc.metrics.hits import Hits, find_hits
+from hf_xmc.metrics.meaning import meaning
+from hf_xmc.metrics.per_query import ratio
 from hf_xmc.metrics.significance import Comparison, Interval
+from hf_xmc.pages.charts import Axis, Chart, bars, lines
+from hf_xmc.pages.page import render
 from hf_xmc.types import Array, Positives, TopK
 
-SCRIPT = """
-const kind = document.getElementById("kind"), words = document.getElementById("words");
-const queries = [...document.querySelectorAll("article")];
-function show() {
-  const wanted = words.value.toLowerCase();
-  let count = 0;
-  for (const query of queries) {
-    const found = query.textContent.toLowerCase().includes(wanted);
-    const fits = found && (!kind.value || query.dataset.kind === kind.value);
-    query.hidden = !fits;
-    count += fits;
-  }
-  document.getElementById("shown").textContent = count + " shown";
-}
-kind.addEventListener("change", show);
-words.addEventListener("input", show);
-show();
-"""
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 RELIABLE = 5  # predictions of each query that the reliability plot shows
-QUERY_LENGTH, LABEL_LENGTH = 600, 160  # characters that are shown
-RIGHT, WRONG, OTHER = "#1a7f37", "#b3261e", "#3b6fb6"
-STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: small, and drawn with the reader's own fonts
-    "svg.hashsalt": "hf_xmc",  # the same input gives the same bytes
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+QUERY_LENGTH, LABEL_LENGTH, ROW_LENGTH = 600, 160, 70  # characters that are shown
+FIRST = ("P", "nDCG", "R", "PSP", "MRR")  # measures that everybody reads; others open
+PAGE = 20  # queries in a group, where no script turns pages
+SCORE_BINS = 20
+FREQUENCY_COLUMNS = (
+    *("labels", "number", "training texts", "true pairs", "predicted", "correct"),
+    *("precision", "recall", "coverage"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +61,7 @@ def render_report(
     comparison_name: str = "",
     baselines: Mapping[str, Mapping[str, float]] | None = None,
     confidence: Mapping[str, Any] | None = None,
+    name: str = "this system",
     sample_size: int = 200,
     seed: int = 0,
 ) -> str:
@@ -101,6 +77,7 @@ def render_report(
         intervals, comparison: results of `bootstrap_intervals` and `paired_test`, if there are any.
         baselines: name -> metrics of other systems.
         confidence: the result of `measure_confidence`, if there is one.
+        name: what to call the system beside the baselines.
         sample_size, seed: number of queries to show, and the seed that chooses them.
     """
     ks = sorted({int(name.split("@")[1]) for name in metrics if "@" in name})
@@ -108,44 +85,41 @@ def render_report(
     hits = find_hits(topk, positives, depth, filters)
     counts = np.asarray(label_counts)
     deciles = by_label_frequency(hits, counts, depth)
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
-        Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
-    )
     empty = int((hits.positives.counts == 0).sum())
-    shown = [name for name in (f"P@{k}" for k in ks)] + [f"nDCG@{depth}", f"R@{depth}", "MRR"]
-    return template.render(
+    rows = _metric_rows(metrics, ks, intervals or {})
+    shown = [f"P@{k}" for k in ks] + [f"nDCG@{depth}", f"R@{depth}", "MRR"]
+    return render(
+        TEMPLATE,
+        Path(__file__).with_name("report.js").read_text(encoding="utf-8"),
         title=title,
         summary=f"{len(topk):,} queries ({empty:,} without positives), {len(counts):,} labels, "
         f"{len(hits.positives.indices):,} true pairs.",
         ks=ks,
         depth=depth,
-        metric_rows=_metric_rows(metrics, ks, intervals or {}),
+        metric_rows=[row for row in rows if row[0] in FIRST],
+        more_rows=[row for row in rows if row[0] not in FIRST],
         has_intervals=bool(intervals),
         comparison=_comparison_rows(comparison or {}),
         comparison_name=comparison_name,
         baseline_names=shown,
-        baselines=[(name, [_percent(values.get(m)) for m in shown]) for name, values in (baselines or {}).items()],
+        systems=_system_rows({name: metrics, **(baselines or {})}, shown),
         confidence=confidence_section(confidence),
-        plots=draw_plots(hits, topk, deciles),
-        frequency=[*by_label_frequency(hits, counts, depth, "head"), *deciles],
+        charts=draw_charts(hits, topk, deciles),
+        frequency_columns=FREQUENCY_COLUMNS,
+        bands=[_frequency_row(group) for group in by_label_frequency(hits, counts, depth, "head")],
+        deciles=[_frequency_row(group) for group in deciles],
         frequent=FREQUENT,
         rare=RARE,
-        by_positives=by_num_positives(hits, ks),
+        by_positives=[
+            (row["positives"], f"{row['num_queries']:,}", *(_percent(float(row[metric])) for metric in shown))
+            for row in by_num_positives(hits, ks)
+        ],
         positives_names=shown,
         worst=_worst_labels(hits, texts.labels, counts),
         sample=_sample(hits, topk, texts, counts, sample_size, seed),
-        settings=[(name, str(value)) for name, value in settings.items()],
-        script=SCRIPT,
-        script_hash=b64encode(sha256(SCRIPT.encode()).digest()).decode(),
+        page=PAGE,
+        settings=[(key, str(value)) for key, value in settings.items()],
     )
-
-
-def write_report(page: str, path: str | Path) -> Path:
-    """Write the page under a temporary name, then rename."""
-    path = Path(path)
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
-    return path
 
 
 def _percent(value: float | None) -> str:
@@ -154,16 +128,47 @@ def _percent(value: float | None) -> str:
 
 def _metric_rows(
     metrics: Mapping[str, float], ks: Sequence[int], intervals: Mapping[str, Interval]
-) -> list[tuple[str, list[dict[str, str]]]]:
+) -> list[tuple[str, str, list[dict[str, str]]]]:
     def cell(name: str) -> dict[str, str]:
         bounds = intervals.get(name)
-        interval = f"[{100 * bounds.low:.1f}, {100 * bounds.high:.1f}]" if bounds else ""
+        interval = f"{100 * bounds.low:.1f}-{100 * bounds.high:.1f}" if bounds else ""
         return {"value": _percent(metrics.get(name)), "interval": interval}
 
     names = list(dict.fromkeys(name.split("@")[0] for name in metrics))
     return [
-        (name, [cell(f"{name}@{k}") for k in ks] if f"{name}@{ks[0]}" in metrics else [cell(name)]) for name in names
+        (name, meaning(name), [cell(f"{name}@{k}") for k in ks] if f"{name}@{ks[0]}" in metrics else [cell(name)])
+        for name in names
     ]
+
+
+def _system_rows(
+    systems: Mapping[str, Mapping[str, float]], shown: Sequence[str]
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Metrics of each system, with a mark at the best one of each metric."""
+    best = {metric: max(values.get(metric, 0.0) for values in systems.values()) for metric in shown}
+    return [
+        (
+            name,
+            [
+                {"value": _percent(values.get(metric)), "best": values.get(metric, -1.0) == best[metric]}
+                for metric in shown
+            ],
+        )
+        for name, values in systems.items()
+    ]
+
+
+def _frequency_row(group: LabelGroup) -> tuple[str, ...]:
+    counts = (group["num_labels"], group["true"], group["predicted"], group["correct"])
+    number, *pairs = (f"{count:,}" for count in counts)
+    shares = (f"{100 * share:.1f}" for share in (group["precision"], group["recall"], group["coverage"]))
+    return (group["group"], number, _range(group), *pairs, *shares)
+
+
+def _range(group: LabelGroup) -> str:
+    """The training texts of the labels of a group."""
+    low, high = group["min_count"], group["max_count"]
+    return f"{low:,}" if low == high else f"{low:,}-{high:,}"
 
 
 def _comparison_rows(comparison: Mapping[str, Comparison]) -> list[dict[str, str]]:
@@ -188,7 +193,7 @@ def _worst_labels(hits: Hits, texts: Sequence[str], counts: np.ndarray, number: 
     missed = true - correct
     return [
         {
-            "text": _short(texts[int(label)]),
+            "text": _short(texts[int(label)], ROW_LENGTH),
             "count": int(counts[label]),
             "true": int(true[label]),
             "missed": int(missed[label]),
@@ -214,6 +219,7 @@ def _sample(hits: Hits, topk: TopK, texts: Texts, counts: np.ndarray, size: int,
                 "uid": texts.uids[row],
                 "text": _short(texts.queries[row], QUERY_LENGTH),
                 "kind": "none" if not any(right) else "first" if right[0] else "some",
+                "verdict": _verdict(right, len(missed)),
                 "predicted": [
                     {
                         "text": _short(texts.labels[i]),
@@ -229,19 +235,41 @@ def _sample(hits: Hits, topk: TopK, texts: Texts, counts: np.ndarray, size: int,
     return queries
 
 
+def _verdict(right: Sequence[bool], missed: int) -> str:
+    """How good the predictions of a query are, in a few words.
+
+    >>> _verdict([True, False, True], 1), _verdict([False], 0)
+    ('✓ first label right, 2 of 3 right, 1 missed', '✗ none right')
+    """
+    found = sum(right)
+    if not found:
+        said = "✗ none right"
+    else:
+        said = f"{'✓ first label right' if right[0] else '✗ first label wrong'}, {found} of {len(right)} right"
+    return f"{said}, {missed} missed" if missed else said
+
+
 def _short(text: str, length: int = LABEL_LENGTH) -> str:
     return text if len(text) <= length else text[:length] + " …"
 
 
 def confidence_section(measured: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The result of `measure_confidence` for the page: a plot and two tables of strings."""
+    """The result of `measure_confidence` for the page: a chart and two tables of strings."""
     if measured is None:
         return None
     errors = measured["calibration"]
-    alt = f"Reliability of the first {RELIABLE} predictions: share right by score, before and after calibration"
+    ks = list(dict.fromkeys(key.split("@")[1] for key in errors["before"]))
     return {
-        "plot": {"alt": alt, "svg": svg(draw_reliability, measured["reliability"])},
-        "errors": [(key, f"{errors['before'][key]:.4f}", f"{errors['after'][key]:.4f}") for key in errors["before"]],
+        "chart": reliability_chart(measured["reliability"]),
+        "columns": [f"@{k} {when}" for k in ks for when in ("scores", "probabilities")],
+        "errors": [
+            (
+                name,
+                meaning(name),
+                [_percent(errors[when][f"{name}@{k}"]) for k in ks for when in ("before", "after")],
+            )
+            for name in dict.fromkeys(key.split("@")[0] for key in errors["before"])
+        ],
         "sets": [
             {
                 "name": method,
@@ -258,85 +286,73 @@ def confidence_section(measured: Mapping[str, Any] | None) -> dict[str, Any] | N
     }
 
 
-def draw_reliability(axes: Axes, tables: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    axes.plot([0, 1], [0, 1], color="#9aa3af", linestyle="--", linewidth=1)
-    for name, colour in (("before", "#e0a030"), ("after", OTHER)):
-        rows = tables[name]
-        axes.plot(
-            [row["mean_score"] for row in rows],
-            [row["share_right"] for row in rows],
-            marker="o",
-            color=colour,
-            label=f"{name} calibration",
-        )
-    axes.set(xlabel="mean score or probability of the bin", ylabel="share right", ylim=(0, 1))
-    axes.legend(frameon=False)
+def reliability_chart(tables: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart:
+    """Share of right predictions by score before calibration, and by probability after it."""
+    title = f"Reliability of the first {RELIABLE} predictions: share right by score, before and after calibration"
+    series = [(f"{name} calibration", _reliability_points(tables[name])) for name in ("after", "before")]
+    scores = [score for _, points in series for score, _ in points]
+    x = Axis("mean score or probability of the bin", min([0.0, *scores]), max([1.0, *scores]), percent=True)
+    return lines(title, x, Axis("share right", percent=True), series, diagonal=True)
 
 
-def draw_plots(hits: Hits, topk: TopK, deciles: Sequence[LabelGroup]) -> list[dict[str, str]]:
-    """Precision by label frequency, coverage, score distribution and calibration: `alt` and base64 `svg` of each."""
-    depth = hits.ids.shape[1]
+def _reliability_points(table: Iterable[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    return [(row["mean_score"], row["share_right"]) for row in table]
+
+
+def draw_charts(hits: Hits, topk: TopK, deciles: Sequence[LabelGroup]) -> list[Chart]:
+    """Precision by label frequency, coverage, distribution of scores, and share right by score."""
     scores, right = scored_predictions(hits, topk)
-    frequency = f"Precision and recall of the first {depth} by label frequency, a tenth of the labels per step"
-    coverage = "Share of the true labels that are predicted correctly at least once, by cut-off"
-    distribution = f"Scores of right and wrong predictions among the first {depth}"
-    calibration = "Share of right predictions by score, in bins of equal size"
     return [
-        {"alt": alt, "svg": svg(draw, *arguments)}
-        for alt, draw, arguments in (
-            (frequency, _by_frequency, (deciles,)),
-            (coverage, _coverage, (hits,)),
-            (distribution, _distribution, (scores, right)),
-            (calibration, _calibration, (scores, right)),
-        )
+        frequency_bars(deciles, hits.ids.shape[1]),
+        coverage_line(hits),
+        score_bars(scores, right, hits.ids.shape[1]),
+        calibration_line(scores, right),
     ]
 
 
-def svg(draw: Any, *arguments: Any) -> str:
-    """A plot that `draw(axes, *arguments)` makes, as base64."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.2), layout="constrained")  # no pyplot: no global state, no display
-        draw(figure.subplots(), *arguments)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return b64encode(buffer.getvalue()).decode()
+def frequency_bars(deciles: Sequence[LabelGroup], depth: int) -> Chart:
+    """Precision and recall by label frequency. Tenths of the labels that were seen equally often are one group."""
+    true, predicted, correct = Counter[str](), Counter[str](), Counter[str]()
+    for group in deciles:
+        name = _range(group)
+        true[name] += group["true"]
+        predicted[name] += group["predicted"]
+        correct[name] += group["correct"]
+    shares = [
+        ("precision", [ratio(correct[name], predicted[name]) for name in true]),
+        ("recall", [ratio(correct[name], true[name]) for name in true]),
+    ]
+    title = f"Precision and recall of the first {depth} by label frequency, about a tenth of the labels per step"
+    return bars(title, list(true), "training texts of the label", Axis("share", percent=True), shares)
 
 
-def _by_frequency(axes: Axes, deciles: Sequence[LabelGroup]) -> None:
-    x = np.arange(len(deciles))
-    axes.bar(x - 0.2, [g["precision"] for g in deciles], 0.4, label="precision", color=OTHER)
-    axes.bar(x + 0.2, [g["recall"] for g in deciles], 0.4, label="recall", color="#e0a030")
-    axes.set_xticks(x, [f"{g['min_count']}-{g['max_count']}" for g in deciles], rotation=40, ha="right")
-    axes.set(xlabel="training queries of the label", ylim=(0, 1))
-    axes.legend(frameon=False)
-
-
-def _coverage(axes: Axes, hits: Hits) -> None:
+def coverage_line(hits: Hits) -> Chart:
+    """The share of the true labels that are found for at least one query, by cut-off."""
     true = max(len(np.unique(hits.positives.indices)), 1)
     depth = hits.ids.shape[1]
     found = [len(np.unique(hits.ids[:, :k][hits.hit[:, :k]])) / true for k in range(1, depth + 1)]
-    axes.plot(range(1, depth + 1), found, marker="o", color=OTHER)
-    axes.set(xlabel="k", ylabel="coverage@k", ylim=(0, 1))
-    if depth <= 20:
-        axes.set_xticks(range(1, depth + 1))
+    title = "Share of the true labels that are predicted correctly at least once, by cut-off"
+    points = [(float(k), share) for k, share in enumerate(found, 1)]
+    return lines(title, Axis("k", 0, depth), Axis("coverage", percent=True), [("", points)])
 
 
-def _distribution(axes: Axes, scores: np.ndarray, right: np.ndarray) -> None:
-    if not len(scores):
-        return
-    edges = np.histogram_bin_edges(scores, 40).tolist()
-    axes.hist(scores[~right], edges, color=WRONG, alpha=0.6, label="wrong")
-    axes.hist(scores[right], edges, color=RIGHT, alpha=0.6, label="right")
-    axes.set(xlabel="score", ylabel="predictions")
-    axes.legend(frameon=False)
+def score_bars(scores: np.ndarray, right: np.ndarray, depth: int) -> Chart:
+    """How many predictions have which score, right and wrong ones."""
+    title = f"Scores of right and wrong predictions among the first {depth}"
+    edges = np.histogram_bin_edges(scores, SCORE_BINS) if len(scores) else np.linspace(0, 1, SCORE_BINS + 1)
+    counts = {
+        name: np.histogram(scores[rows], edges)[0].tolist() for name, rows in (("right", right), ("wrong", ~right))
+    }
+    highest = max(max(its) for its in counts.values())
+    names = [f"{edge:.2f}" for edge in edges[:-1]]
+    return bars(title, names, "score, from", Axis("predictions", 0, max(highest, 1)), list(counts.items()))
 
 
-def _calibration(axes: Axes, scores: np.ndarray, right: np.ndarray) -> None:
-    if not len(scores):
-        return
-    if scores.min() >= 0 and scores.max() <= 1:
-        axes.plot([0, 1], [0, 1], color="#9aa3af", linestyle="--", linewidth=1, label="a probability")
-        axes.legend(frameon=False)
-    table = reliability(scores, right, equal_count=True)
-    axes.plot([row["mean_score"] for row in table], [row["share_right"] for row in table], marker="o", color=OTHER)
-    axes.set(xlabel="mean score of the bin", ylabel="share right", ylim=(0, 1))
+def calibration_line(scores: np.ndarray, right: np.ndarray) -> Chart:
+    """The share of right predictions by score. Where scores may be probabilities, the diagonal is drawn as well."""
+    probable = bool(len(scores)) and scores.min() >= 0 and scores.max() <= 1
+    points = _reliability_points(reliability(scores, right, equal_count=True)) if len(scores) else []
+    low, high = (0.0, 1.0) if probable or not points else (points[0][0], points[-1][0])
+    title = "Share of right predictions by score, in bins with equally many predictions"
+    x = Axis("mean score of the bin", low, high)
+    return lines(title, x, Axis("share right", percent=True), [("", points)], diagonal=probable)

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from hf_xmc.data.files import replacing
+from hf_xmc.data.files import replacing, write_page
 from hf_xmc.inference.explain.channels import Evidence
 from hf_xmc.inference.explain.explanations import Explanation, Word
+from hf_xmc.pages.page import render
 
-FOR, AGAINST = (20, 130, 90), (190, 60, 50)  # green and red, as red, green, blue
-STRONGEST = 0.65  # opacity of the word with the largest attribution
+TEMPLATE = Path(__file__).with_name("explain.html.jinja")
+MINUS = "\N{MINUS SIGN}"
+SHADES = 5  # steps from no colour to the deepest
+SAID = 0.25  # words with this share of the largest attribution have their value above them
 
 
 def render_explanations(explanations: Sequence[Explanation], title: str = "Why these labels") -> str:
@@ -23,10 +24,9 @@ def render_explanations(explanations: Sequence[Explanation], title: str = "Why t
     Args:
         explanations: of one text, or of several.
     """
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = template.from_string(Path(__file__).with_name("explain.html.jinja").read_text(encoding="utf-8"))
     texts = list(dict.fromkeys(explanation.text for explanation in explanations))
-    return page.render(
+    return render(
+        TEMPLATE,
         title=title,
         queries=[{"text": text, "labels": [shown(one) for one in explanations if one.text == text]} for text in texts],
         method=", ".join(dict.fromkeys(explanation.method for explanation in explanations)),
@@ -35,32 +35,43 @@ def render_explanations(explanations: Sequence[Explanation], title: str = "Why t
 
 def write_explanations(explanations: Sequence[Explanation], path: str | Path, title: str = "Why these labels") -> Path:
     """Write explanations as a page, or as JSON if the path ends in `.json`."""
-    if Path(path).suffix == ".json":
-        text = json.dumps([one.to_dict() for one in explanations], indent=2, ensure_ascii=False) + "\n"
-    else:
-        text = render_explanations(explanations, title)
+    if Path(path).suffix != ".json":
+        return write_page(render_explanations(explanations, title), path)
     with replacing(path) as temporary:
+        text = json.dumps([one.to_dict() for one in explanations], indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
     return Path(path)
 
 
 def shown(one: Explanation) -> dict[str, Any]:
-    strongest = sorted(one.words, key=lambda word: -abs(word.attribution))[:5]
+    """An explanation for the page."""
     return {
         "label": one.label,
         "uid": one.uid,
         "score": f"{one.score:.3f}",
         "pieces": pieces(one.text, one.words),
         "label_pieces": pieces(one.label, one.label_words),
-        "strongest": [
-            {"text": word.text, "value": f"{word.attribution:+.3f}", "for": word.attribution > 0} for word in strongest
-        ],
+        "words": [(word.text, signed(word.attribution, 4)) for word in sorted(one.words, key=strength)],
         "channels": [channel_line(name, said) for name, said in one.channels.items() if said.rank is not None],
         "neighbours": [
             {"name": n.text or n.uid or f"training query {n.row:,}", "similarity": f"{n.similarity:.3f}"}
             for n in one.neighbours
         ],
     }
+
+
+def strength(word: Word) -> float:
+    """Sorts the strongest words first."""
+    return -abs(word.attribution)
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign, the minus as wide as the plus.
+
+    >>> signed(0.123, 2), signed(-0.5, 1) == MINUS + "0.5"
+    ('+0.12', True)
+    """
+    return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def channel_line(name: str, said: Evidence) -> str:
@@ -74,15 +85,21 @@ def channel_line(name: str, said: Evidence) -> str:
 
 
 def pieces(text: str, words: Sequence[Word]) -> list[dict[str, str]]:
-    """The text in pieces, each coloured by what it adds; the deepest colour is that of the largest value."""
+    """The text in pieces: words by what they add, the strongest with its value, and what stands between them.
+
+    >>> found = pieces("red car", [Word("red", 0, 3, 0.2), Word("car", 4, 7, -0.01)])
+    >>> [(piece["text"], piece["kind"], piece["value"]) for piece in found]
+    [('red', 'word for w5', '+0.20'), (' ', '', ''), ('car', 'word against w0', '')]
+    """
     largest = max((abs(word.attribution) for word in words), default=0.0) or 1.0
+    digits = 2 if largest >= 0.05 else 3
     found, place = [], 0
     for word in sorted(words, key=lambda word: word.start):
-        share = word.attribution / largest
-        colour = ", ".join(map(str, FOR if share > 0 else AGAINST))
-        found.append({"text": text[place : word.start], "style": "", "title": ""})
-        style = f"background: rgba({colour}, {STRONGEST * abs(share):.2f})"
-        found.append({"text": word.text, "style": style, "title": f"{word.attribution:+.4f}"})
+        share = abs(word.attribution) / largest
+        sign = "against" if word.attribution < 0 else "for"
+        found.append({"text": text[place : word.start], "kind": "", "value": ""})
+        value = signed(word.attribution, digits) if share >= SAID else ""
+        found.append({"text": word.text, "kind": f"word {sign} w{round(SHADES * share)}", "value": value})
         place = word.end
-    found.append({"text": text[place:], "style": "", "title": ""})
+    found.append({"text": text[place:], "kind": "", "value": ""})
     return [piece for piece in found if piece["text"]]

@@ -1,0 +1,1 @@
+"""What all HTML pages share: one layout, one stylesheet, one kind of chart."""

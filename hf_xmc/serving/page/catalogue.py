@@ -1,0 +1,110 @@
+"""The tab "Catalogue": search labels, walk through the hierarchy, add labels of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from hf_xmc.serving.page.look import BUTTONS, FOLLOW, PRIVATE, note, render
+from hf_xmc.serving.page.tab import Page, status_line
+from hf_xmc.serving.page.visit import Visit
+from hf_xmc.serving.service import TaggingService
+
+FOUND = 30  # labels of a list
+
+
+def catalogue_tab(page: Page, tab: gr.Tab) -> None:
+    """Build the tab."""
+    w = page.words
+    words = gr.Textbox(label=w("catalogue.search"), info=w("catalogue.enter"), elem_id=f"search-{w.language}")
+    with gr.Row():
+        search = gr.Button(w("catalogue.button"), variant="primary", min_width=120)
+        top = gr.Button(w("catalogue.top" if page.about.has_hierarchy else "catalogue.show_all"), min_width=120)
+    status = status_line()
+    place = gr.State(("", 0))  # what the list shows: words, and the number of the first label
+    with gr.Row(elem_classes="sides"):
+        with gr.Column(min_width=280):
+            listed = gr.HTML("", js_on_load=BUTTONS)
+            more = gr.Button(w("catalogue.more"), visible=False)
+        with gr.Column(min_width=280):
+            shown = gr.HTML(note(w, w("catalogue.choose")), js_on_load=BUTTONS + FOLLOW)
+
+    def find(visit: Visit, words: str) -> tuple[Any, ...]:
+        return found_labels(page, visit, words, 0)
+
+    def go_on(visit: Visit, place: tuple[str, int]) -> tuple[Any, ...]:
+        return found_labels(page, visit, place[0], place[1] + FOUND)
+
+    def browse(visit: Visit) -> tuple[Any, ...]:
+        return found_labels(page, visit, "", 0)
+
+    outputs = [status, listed, more, place]
+    gr.on([search.click, words.submit], find, [page.visit, words], outputs, **PRIVATE)
+    gr.on([tab.select, top.click], browse, page.visit, outputs, show_progress="hidden", **PRIVATE)
+    more.click(go_on, [page.visit, place], outputs, **PRIVATE)
+    label_changes(page, listed, shown)
+
+
+def label_changes(page: Page, listed: gr.HTML, shown: gr.HTML) -> None:
+    """The form for a new label, and what the buttons of labels do.
+
+    Args:
+        listed, shown: the list of labels, and the one that is open.
+    """
+    w = page.words
+    with gr.Accordion(w("catalogue.add"), open=False, elem_classes="add"):
+        gr.Markdown(w("catalogue.add.shared" if page.shared_changes else "catalogue.add.own"))
+        name = gr.Textbox(label=w("catalogue.name"), elem_id=f"name-{w.language}")
+        definition = gr.Textbox(label=w("catalogue.definition"), info=w("catalogue.definition.info"), lines=3)
+        add = gr.Button(w("catalogue.add.button"), variant="primary")
+        added = gr.HTML("")
+
+    def open_label(visit: Visit, event: gr.EventData) -> str:
+        return page.or_error(lambda: label_html(page, page.service_of(visit), event.uid))
+
+    def add_label(visit: Visit, name: str, definition: str) -> tuple[Visit, str, str, Any, Any]:
+        try:
+            if not name.strip():
+                return visit, note(w, w("catalogue.no_name"), "error"), gr.skip(), gr.skip(), gr.skip()
+            service = page.changing(visit)
+            label = service.add_label(name.strip(), definition.strip())
+            said = note(w, w("catalogue.added", label=label.name), "done")
+            return visit, said, label_html(page, service, label.uid), "", ""
+        except Exception as error:
+            return visit, note(w, page.sentence(error), "error"), gr.skip(), gr.skip(), gr.skip()
+
+    def remove(visit: Visit, event: gr.EventData) -> str:
+        def make() -> str:
+            page.changing(visit).remove_label(event.uid)
+            return note(w, w("catalogue.removed"), "done")
+
+        return page.or_error(make)
+
+    for one in (listed, shown):
+        one.open(open_label, page.visit, shown, show_progress="hidden", **PRIVATE)
+    shown.remove(remove, page.visit, shown, **PRIVATE)
+    outputs = [page.visit, added, shown, name, definition]
+    gr.on([add.click, name.submit], add_label, [page.visit, name, definition], outputs, **PRIVATE)
+
+
+def found_labels(page: Page, visit: Visit, words: str, first: int) -> tuple[Any, ...]:
+    """Labels that have these words, or stand at the top, from a number on: how many there are, some of them as a
+    list, whether there are more, and the place in the list."""
+    w, service = page.words, page.service_of(visit)
+    try:
+        found = service.search_labels(words, FOUND, first) if words.strip() else service.roots(FOUND, first)
+    except Exception as error:
+        return "", note(w, page.sentence(error), "error"), gr.update(visible=False), (words, 0)
+    key = "catalogue.found" if words.strip() else "catalogue.roots" if page.about.has_hierarchy else "catalogue.all"
+    said, last = w.count(key, found.total), first + len(found.labels)
+    if found.total > FOUND:
+        said += " " + w("catalogue.range", first=first + 1, last=last)
+    more = gr.update(visible=last < found.total)
+    return said, render("labels", w, labels=found.labels), more, (words, first)
+
+
+def label_html(page: Page, service: TaggingService, uid: str) -> str:
+    """A label with what it means, what is above it and below it."""
+    label = service.describe_label(uid)
+    return render("label", page.words, label=label, removable=label.own and not page.shared_changes)

@@ -1,0 +1,97 @@
+"""The page as a whole: its tabs, once for each language, and how it is put on a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from hf_xmc.serving.page.about import about_tab
+from hf_xmc.serving.page.catalogue import catalogue_tab
+from hf_xmc.serving.page.language import LANGUAGES, Words
+from hf_xmc.serving.page.look import CSS, HEAD, THEME, render
+from hf_xmc.serving.page.review import review_tab
+from hf_xmc.serving.page.tab import Page
+from hf_xmc.serving.page.tag_file import tag_file_tab
+from hf_xmc.serving.page.tag_text import predict_function, tag_text_tab
+from hf_xmc.serving.page.visit import Visit
+from hf_xmc.serving.service import About, TaggingService
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+KEPT_SECONDS = 3600  # files, and what a visitor did, after the last use
+
+
+def build_page(service: TaggingService, shared_changes: bool = False) -> gr.Blocks:
+    """Build the page: one address for each language, `/`, `/de` and `/fi`, and the API `/predict`.
+
+    Args:
+        service: the tagger.
+        shared_changes: whether labels that a visitor adds are there for everybody. By default only that visitor sees
+            them.
+    """
+    about = service.about()
+    first, *others = LANGUAGES
+    with gr.Blocks(title=title_of(about), analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as made:
+        build_language(service, about, first, shared_changes)
+        gr.api(predict_function(service), api_name="predict")
+    for language in others:
+        with made.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
+            build_language(service, about, language, shared_changes)
+    return made
+
+
+def build_language(service: TaggingService, about: About, language: str, shared_changes: bool) -> None:
+    """The page in one language, inside a `gr.Blocks`."""
+    w = Words(language)
+    visit = gr.State(Visit(), time_to_live=KEPT_SECONDS)
+    page = Page(service, about, w, visit, shared_changes)
+    gr.HTML(render("header", w, about=about, title=title_of(about), languages=LANGUAGES))
+    with gr.Tabs():
+        with gr.Tab(w("tab.text")):
+            tag_text_tab(page)
+        with gr.Tab(w("tab.file")):
+            tag_file_tab(page)
+        with gr.Tab(w("tab.catalogue")) as tab:
+            catalogue_tab(page, tab)
+        with gr.Tab(w("tab.review")) as tab:
+            review_tab(page, tab)
+        with gr.Tab(w("tab.about")):
+            about_tab(page)
+
+
+def title_of(about: About) -> str:
+    """What the tagger is called: after its data, else after its folder or repository."""
+    return str(about.data.get("name") or about.name.rpartition("/")[2] or "XMC")
+
+
+def page_options(service: TaggingService) -> dict[str, Any]:
+    """How the page is launched or mounted: without links to others, and without a history in the browser."""
+    return {
+        "theme": THEME,
+        "css": CSS,
+        "head": HEAD,
+        "footer_links": [],
+        "run_history": False,
+        "max_file_size": service.limits.upload_bytes,
+        "ssr_mode": False,
+        "show_error": True,
+    }
+
+
+def mount_page(app: FastAPI, service: TaggingService, path: str = "/", shared_changes: bool = False) -> FastAPI:
+    """Put the page on a FastAPI app; at `/` it comes after all other routes, since it takes what is left."""
+    made = build_page(service, shared_changes)
+    return gr.mount_gradio_app(app, made, path, **page_options(service))
+
+
+def launch_page(service: TaggingService, shared_changes: bool = False, **options: Any) -> gr.Blocks:
+    """Serve the page by itself, as a Space does.
+
+    Args:
+        **options: of `gr.Blocks.launch`.
+    """
+    made = build_page(service, shared_changes)
+    made.launch(**{**page_options(service), **options})
+    return made

@@ -1,0 +1,30 @@
+// The language of the page, links to the other languages, and buttons that copy.
+(() => {
+  const languages = ["en", "de", "fi"];
+  const parts = location.pathname.replace(/\/$/, "").split("/");
+  const named = languages.includes(parts.at(-1)) ? parts.pop() : "";
+  const root = parts.join("/");
+  const chosen = new URLSearchParams(location.search).has("lang");
+  const wanted = (navigator.languages || [navigator.language])
+    .map((one) => one.split("-")[0])
+    .find((one) => languages.includes(one));
+  const address = (language) => `${root}/${language === "en" ? "" : language}`;
+  if (!named && !chosen && wanted && wanted !== "en") {
+    location.replace(address(wanted));
+    return;
+  }
+  document.documentElement.lang = named || "en";
+  document.addEventListener("click", (click) => {
+    const link = click.target.closest("a[data-language]");
+    if (link) {
+      click.preventDefault();
+      location.assign(`${address(link.dataset.language)}?lang=${link.dataset.language}`);
+    }
+    const copy = click.target.closest("button[data-copy]");
+    if (copy) {
+      navigator.clipboard?.writeText(copy.dataset.copy).then(() => {
+        copy.textContent = copy.dataset.done;
+      });
+    }
+  });
+})();

@@ -1,0 +1,80 @@
+"""What every tab of the page is built from, and sentences for what went wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from hf_xmc.errors import XMCError
+from hf_xmc.serving.limits import RequestRefused
+from hf_xmc.serving.page.language import Words
+from hf_xmc.serving.page.look import STATUS, note
+from hf_xmc.serving.page.visit import Visit
+from hf_xmc.serving.service import About, TaggingService
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page in one language.
+
+    Args:
+        service: the tagger.
+        about: what it is.
+        words: the texts of the page.
+        visit: the component that holds the `Visit` of each visitor.
+        shared_changes: whether labels that a visitor adds are there for all visitors.
+    """
+
+    service: TaggingService
+    about: About
+    words: Words
+    visit: gr.State
+    shared_changes: bool = False
+
+    def service_of(self, visit: Visit) -> TaggingService:
+        """The tagger with the visitor's own labels."""
+        return visit.service or self.service
+
+    def changing(self, visit: Visit) -> TaggingService:
+        """The tagger that the visitor may change."""
+        if self.shared_changes:
+            return self.service
+        if visit.service is None:
+            visit.service = self.service.session()
+        return visit.service
+
+    def sentence(self, error: Exception) -> str:
+        """What a visitor is told of an error. What this page does not expect is logged, and not shown: it may name
+        files of the server."""
+        if isinstance(error, RequestRefused) and f"refused.{error.kind}" in self.words.texts:
+            values = error.values
+            if error.kind == "upload_too_large":
+                values = {name: round(value / 2**20, 1) for name, value in values.items()}
+            return self.words(f"refused.{error.kind}", **values)
+        if isinstance(error, XMCError):
+            return str(error)
+        logger.error("the page failed", exc_info=error)
+        return self.words("failed")
+
+    def or_error(self, make: Callable[[], str]) -> str:
+        """HTML, or the sentence of the error that came up while it was made."""
+        try:
+            return make()
+        except Exception as error:
+            return note(self.words, self.sentence(error), "error")
+
+
+def status_line() -> gr.HTML:
+    """A line that screen readers read out when it changes."""
+    return gr.HTML("", js_on_load=STATUS, elem_classes="status")
+
+
+def choices(words: Words, prefix: str, values: list[str]) -> list[tuple[str, Any]]:
+    """The choices of a radio or dropdown: the text of the language, and the value."""
+    return [(words(f"{prefix}.{value}"), value) for value in values]

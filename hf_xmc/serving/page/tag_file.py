@@ -1,0 +1,187 @@
+"""The tab "Tag a file": a table of texts in, the same with tags out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hf_xmc.data.reading import Reading
+from hf_xmc.inference.options import SelectionOptions
+from hf_xmc.inference.tag_files import OUTPUTS, LabelColumns, Summary, as_text, merge, tag_file_of, write_part
+from hf_xmc.inference.text_files import KINDS, first_rows, open_texts, read_rows, read_windows, texts_of
+from hf_xmc.serving.limits import RequestRefused
+from hf_xmc.serving.page.language import Words
+from hf_xmc.serving.page.look import PRIVATE, note, render
+from hf_xmc.serving.page.tab import Page, choices, status_line
+from hf_xmc.serving.page.visit import Visit
+from hf_xmc.serving.service import Tag, TaggingService
+
+PREVIEW, SHOWN_COLUMNS, SHOWN_CHARACTERS = 5, 8, 120
+WINDOW = 256  # rows between two steps of the bar
+ENDINGS = [ending.removeprefix(".") for ending in OUTPUTS]
+
+
+def tag_file_tab(page: Page) -> None:
+    """Build the tab."""
+    w = page.words
+    gr.Markdown(w("file.lead", megabytes=page.service.limits.upload_bytes // 2**20))
+    upload = gr.File(label=w("file.upload"), file_types=[*KINDS], elem_id=f"upload-{w.language}", height=140)
+    found = gr.HTML("", elem_classes="preview")
+    with gr.Column(visible=False) as settings:
+        columns = gr.Dropdown([], multiselect=True, label=w("file.columns"), info=w("file.columns.info"))
+        with gr.Row():
+            most = max(1, min(page.service.limits.k, 50))
+            k = gr.Slider(1, most, value=min(5, most), step=1, label=w("tag.k"))
+            threshold = gr.Slider(0, 100, value=0, step=1, label=w("file.threshold"), visible=page.about.calibrated)
+        with gr.Row():
+            rows = gr.Radio(choices(w, "file.rows", ["texts", "tags"]), value="tags", label=w("file.rows"))
+            ending = gr.Radio(ENDINGS, value="csv", label=w("file.ending"))
+        button = gr.Button(w("file.button"), variant="primary")
+    status = status_line()
+    result = gr.HTML("", elem_classes="preview")
+    download = gr.DownloadButton(w("file.download"), visible=False, variant="primary")
+
+    def look(visit: Visit, path: str | None) -> tuple[Any, ...]:
+        return looked_into(page, visit, path)
+
+    def run(
+        visit: Visit,
+        path: str | None,
+        columns: list[str],
+        k: float,
+        threshold: float,
+        rows: str,
+        ending: str,
+        progress: gr.Progress = gr.Progress(),
+    ) -> tuple[str, str, Any]:
+        if not path:
+            return "", note(w, w("file.none"), "error"), gr.update(visible=False)
+        try:
+            selection = SelectionOptions(int(k), threshold / 100 if threshold and page.about.calibrated else None)
+            target, said = tagged_file(page, visit, Path(path), columns, selection, rows, ending, progress)
+            preview = preview_of(w, target, w("file.result"))
+        except Exception as error:
+            return "", note(w, without_path(page.sentence(error), Path(path)), "error"), gr.update(visible=False)
+        return said, preview, gr.update(value=str(target), visible=True)
+
+    gone = [status, result, download]
+    upload.change(look, [page.visit, upload], [found, settings, columns, *gone], **PRIVATE)
+    inputs = [page.visit, upload, columns, k, threshold, rows, ending]
+    button.click(run, inputs, gone, concurrency_limit=1, **PRIVATE)
+
+
+def looked_into(page: Page, visit: Visit, path: str | None) -> tuple[Any, ...]:
+    """The preview of an uploaded file, its columns, and nothing of the results of another."""
+    w, gone = page.words, ("", "", gr.update(visible=False))
+    hidden = (gr.update(visible=False), gr.update(choices=[], value=[]), *gone)
+    if not path:
+        return ("", *hidden)
+    file = Path(path)
+    try:
+        page.service.limits.check_upload(file.stat().st_size)
+        names, chosen = columns_of(page, visit, file)
+        preview = preview_of(w, file, w("file.preview"))
+    except Exception as error:
+        return (note(w, without_path(page.sentence(error), file), "error"), *hidden)
+    return preview, gr.update(visible=True), gr.update(choices=names, value=chosen), *gone
+
+
+def columns_of(page: Page, visit: Visit, path: Path) -> tuple[list[str], list[str]]:
+    """The columns of a file, and those that look like the text."""
+    remembered = Reading.from_json(page.service.view().pipeline.run.get("reading"))
+    try:
+        file = open_texts(path, remembered=remembered)
+    except ValueError:  # no column is clearly the text; another error comes up again
+        names, sample = first_rows(path, None, None)
+        if not sample:
+            raise
+        return [*names], []
+    return [*file.columns], [name for name in file.reading.text if name in file.columns]
+
+
+def tagged_file(
+    page: Page,
+    visit: Visit,
+    path: Path,
+    columns: Sequence[str],
+    selection: SelectionOptions,
+    rows: str,
+    ending: str,
+    progress: gr.Progress,
+) -> tuple[Path, str]:
+    """Tag a file; returns the new file and what was done, in words.
+
+    Raises:
+        RequestRefused: too large a file, or no column.
+        DataError: what is wrong with the file.
+    """
+    page.service.limits.check_upload(path.stat().st_size)
+    if not columns:
+        raise RequestRefused("no_column", "No column is chosen", "choose the column that holds the texts")
+    source = open_texts(path, [*columns])
+    target = tag_file_of(visit.folder / f"{path.stem}-tags.{ending}", source, rows, overwrite=True)
+    total = sum(len(window) for window in read_windows(source, WINDOW))
+    if not total:
+        raise RequestRefused("no_rows", "The file has no rows", "there is nothing to tag")
+    service = page.service_of(visit)
+    labels = LabelColumns.of(service.view().pipeline.index.labels, page.about.calibrated)
+    parts, found, schema = list[Path](), Summary(), None
+    for window in read_windows(source, WINDOW):
+        texts = texts_of(window, source.reading, path)
+        parts.append(target.path.with_name(f"{window.number}{target.part_suffix}"))
+        schema, its = write_part(window, texts, tags_of(service, texts, selection), parts[-1], target, labels, schema)
+        found.add(its)
+        progress((found.texts, total), desc=page.words("file.working"))
+    said = [merge(parts, target, labels, found, target.path)]
+    for part in parts:
+        part.unlink()
+    return target.path, " ".join([*summary_of(page.words, found), *filter(None, said)])
+
+
+def summary_of(w: Words, found: Summary) -> Iterator[str]:
+    """What was tagged, in sentences."""
+    yield w.count("file.done", found.texts - found.blank)
+    if found.untagged:
+        yield w.count("file.untagged", found.untagged)
+    if found.blank:
+        yield w.count("file.blank", found.blank)
+
+
+def tags_of(service: TaggingService, texts: Sequence[str], selection: SelectionOptions) -> list[list[dict[str, Any]]]:
+    """The tags of each text, as a file of tags takes them; none for a blank one. Of a very long text the beginning is
+    read, as the encoder does anyway."""
+    most = service.limits.text_characters
+    given = [text[:most] for text in texts if text.strip()]
+    tagged = iter(service.tag(given, selection.k, selection.threshold) if given else ())
+    return [[as_record(tag) for tag in next(tagged).tags] if text.strip() else [] for text in texts]
+
+
+def as_record(tag: Tag) -> dict[str, Any]:
+    known = {} if tag.probability is None else {"probability": tag.probability}
+    return {"label": tag.label, "uid": tag.uid, "id": tag.id, "score": tag.score, **known}
+
+
+def preview_of(w: Words, path: Path, title: str) -> str:
+    """The first rows of a file as a table."""
+    some = [row for _, row in islice(read_rows(path), PREVIEW)]
+    names = [*dict.fromkeys(name for row in some for name in row)]
+    cells = [[shortened(as_text(row.get(name))) for name in names[:SHOWN_COLUMNS]] for row in some]
+    hidden = len(names) - SHOWN_COLUMNS
+    return render("table", w, title=title, names=names[:SHOWN_COLUMNS], rows=cells, hidden=max(0, hidden))
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "\u2026"
+
+
+def without_path(sentence: str, path: Path) -> str:
+    """A sentence that names a file as the visitor does, not its place on the server.
+
+    >>> without_path("/tmp/x/a.csv: no rows", Path("/tmp/x/a.csv"))
+    'a.csv: no rows'
+    """
+    return sentence.replace(str(path), path.name).replace(str(path.parent), "")
