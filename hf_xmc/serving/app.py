@@ -24,6 +24,7 @@ from hf_xmc.serving.routes import label_routes, model_routes, tag_routes
 from hf_xmc.serving.service import TaggingService
 
 DESCRIPTION = "Tags texts with the labels of a catalogue. Errors say in one sentence what was found and what to do."
+INTERNAL = "Something went wrong in the server; its log has more under the id of this request"
 
 
 def build_app(
@@ -76,15 +77,16 @@ def build_app(
     def metrics() -> Response:
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
 
-    for kind in (XMCError, RequestValidationError, HTTPException):
+    for kind in (XMCError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, refusal)
     app.add_middleware(Gate, limits=service.limits, keys=app.state.keys)
+    routes = [*app.routes]
     if not page:
         app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
-        return Observed(app, figures)
+        return Observed(app, figures, routes)
     from hf_xmc.serving.page import mount_page  # needs gradio, which is slow to import
 
-    return Observed(mount_page(app, service, path="/"), figures)
+    return Observed(mount_page(app, service, path="/"), figures, routes)
 
 
 def tools_of(service: TaggingService) -> Any:
@@ -95,16 +97,19 @@ def tools_of(service: TaggingService) -> Any:
 
 
 async def refusal(request: Request, error: Exception) -> JSONResponse:
-    """An error that the sender can act on, in the form that every error has. What was sent is not repeated."""
-    kind, status, message, headers = "invalid", 422, str(error), None
+    """An error in the form that every error has. What was sent is not repeated, and what went wrong in the server is
+    not told."""
+    kind, status, message, headers = "internal_error", 500, INTERNAL, None
     if isinstance(error, RequestRefused):
-        kind, status = error.kind, error.status
+        kind, status, message = error.kind, error.status, str(error)
     elif isinstance(error, RequestValidationError):
-        message = "; ".join(spoken(one) for one in error.errors()[:3])
+        kind, status, message = "invalid", 422, "; ".join(spoken(one) for one in error.errors()[:3])
         if any(one["type"] == "json_invalid" for one in error.errors()):
             kind, status = "not_json", 400
     elif isinstance(error, HTTPException):
         kind, status, message, headers = "refused", error.status_code, f"{error.detail}", error.headers
+    elif isinstance(error, XMCError):
+        kind, status, message = "invalid", 422, str(error)
     return JSONResponse(error_answer(kind, message, request.scope), status, headers)
 
 

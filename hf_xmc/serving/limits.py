@@ -72,7 +72,7 @@ class Limits:
         >>> Limits.changed(["k=20", "seconds=2.5"]).seconds
         2.5
         """
-        kinds = {field.name: type(field.default) for field in fields(cls)}
+        kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
         values: dict[str, Any] = {}
         for one in given:
             name, _, value = one.partition("=")

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 import traceback
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -15,7 +16,7 @@ from uuid import uuid4
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hf_xmc.serving.gate import error_answer
+from hf_xmc.serving.gate import INTERFACES
 from hf_xmc.serving.service import TaggingService
 
 ID = re.compile(rb"[\w.\-]{1,64}")  # of a request, as a client may give it
@@ -52,16 +53,19 @@ class Figures:
 
 
 class Observed:
-    """Gives each request an id, which its answer carries in `X-Request-ID`; logs and counts it; and turns an exception
-    that nobody expected into an answer.
+    """Gives each request an id, which its answer carries in `X-Request-ID`; logs and counts it, and logs where an
+    exception happened that nobody expected.
 
     Args:
         app: what answers.
         figures: what is counted.
+        routes: of the application.
     """
 
-    def __init__(self, app: ASGIApp, figures: Figures) -> None:
+    def __init__(self, app: ASGIApp, figures: Figures, routes: Iterable[Any]) -> None:
         self.app, self.figures = app, figures
+        paths = [getattr(route, "path", "") for route in routes]
+        self.whole = frozenset(path for path in paths if path.startswith("/") and "{" not in path) - {"/"}
         self.streams: set[asyncio.Task[Any]] = set()  # of open pages, which end when the server stops
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,8 +93,6 @@ class Observed:
             await self.app(scope, receive, numbered)
         except Exception as error:
             logger.error("unexpected error", extra={"fields": {"request_id": request_id, **where(error)}})
-            if not status:
-                await internal_error(scope, numbered)
         finally:
             self.figures.running.dec()
             self.tell(scope, request_id, status or 499, time.perf_counter() - start)
@@ -109,33 +111,32 @@ class Observed:
 
     def tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         """Count a request and log it; 499 is a client that went away before it was answered."""
-        route, method = route_of(scope), scope["method"]
+        route, method = route_of(scope, self.whole), scope["method"]
         self.figures.requests.labels(route, method, str(status)).inc()
         self.figures.seconds.labels(route).observe(seconds)
         fields = {"request_id": request_id, "method": method, "route": route, "status": status}
         logger.info("request", extra={"fields": {**fields, "milliseconds": round(1000 * seconds, 1)}})
 
 
-def route_of(scope: Scope) -> str:
-    """The route that answered, without what stands in its place holders; `"page"` for the page and its files."""
-    path = getattr(scope.get("route"), "path", None)
-    known = ("/api/", "/v1/", "/mcp", "/healthz", "/metrics", "/docs", "/openapi.json")
-    return path if path is not None and path.startswith(known) else "page"
+def route_of(scope: Scope, whole: frozenset[str]) -> str:
+    """The route that answered, without what stands in its place holders; `"refused"` where none was reached, and
+    `"page"` for the page and its files.
+
+    Args:
+        whole: paths without place holders.
+    """
+    path: str | None = getattr(scope.get("route"), "path", None)
+    if path is not None and path.startswith(("/api/", "/v1/")):
+        return path
+    if scope["path"] in whole:
+        return str(scope["path"])
+    return "refused" if scope["path"].startswith(INTERFACES) else "page"
 
 
 def where(error: Exception) -> dict[str, Any]:
     """The kind of an error, and where it happened. Its message stays out: it may quote a text."""
     frames = traceback.extract_tb(error.__traceback__)
     return {"error": type(error).__name__, "at": [f"{frame.filename}:{frame.lineno}" for frame in frames[-5:]]}
-
-
-async def internal_error(scope: Scope, send: Send) -> None:
-    """Answer that something went wrong here."""
-    sentence = "Something went wrong in the server; its log has more under the id of this request"
-    body = json.dumps(error_answer("internal_error", sentence, scope)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 class JSONLines(logging.Formatter):

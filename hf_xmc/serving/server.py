@@ -64,10 +64,9 @@ def address(listening: socket.socket) -> str:
 
 
 def log_json_lines() -> None:
-    """Write the log to standard error, one JSON object per line."""
+    """Write the log to standard error, one JSON object per line. Of other libraries only what went wrong."""
     handler = logging.StreamHandler()
     handler.setFormatter(JSONLines())
-    for name in ("hf_xmc.serving", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    for name, level in (("hf_xmc.serving", logging.INFO), ("uvicorn", logging.INFO), ("mcp", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
