@@ -1,9 +1,9 @@
-"""Twenty steps of the trainer beside twenty steps of a plain loop: the same weights, except for the biases of attention
-keys in float32.
+"""Twenty steps of the trainer beside twenty steps of a plain loop: the same weights, except for the biases of
+attention keys in float32.
 
-Such a bias adds the same to all scores of a query, which the softmax takes out again: its gradient is 0. In float32 it
-is round-off instead, which AdamW divides by its own size, so that these weights move by chance, and two ways to compute
-the same move them differently. In float64 all agree.
+Such a bias adds the same to all scores of a query, which the softmax takes out again: its gradient is 0. In float32
+it is round-off instead, which AdamW divides by its own size, so that these weights move by chance, and two ways to
+compute the same move them differently. In float64 all agree.
 """
 
 from __future__ import annotations
