@@ -176,6 +176,7 @@ def parts() -> tuple[Part, ...]:
             Part(name, (f"{name}/{name}.json", *files), f"run hf-xmc export {{folder}} --to {name}", ("model",))
             for name, files in GRAPHS.items()
         ),
+        Part("map", ("map/positions.safetensors",), "run hf-xmc map {folder}", SEARCH, save=save),
         Part("run", (RUN,), TRAIN, save=lambda record, folder: write_json(record, folder / RUN)),
         Part(
             "metrics",
@@ -312,7 +313,7 @@ def load_parts(
             folder,
             hint=f"make a tagger of it with hf-xmc index {folder} --dataset NAME --output_dir FOLDER",
         )
-    replaced = {*GRAPHS, "sentence_transformers", "run", *(("model",) if model is not None else ())}
+    replaced = {*GRAPHS, "sentence_transformers", "map", "run", *(("model",) if model is not None else ())}
     used = [part for part in parts() if part.name not in replaced]
     check_manifest(folder, {name for part in used for name in part.files_in(folder)})
     model = load_model(folder, verify=False, **options) if model is None else model
