@@ -185,16 +185,16 @@ class XMCTrainingArguments(CandidateArguments):
     label_head_optimizer: str = field(
         default="adagrad",
         metadata={
-            "help": "What moves the per-label vectors of a label head: 'adagrad' with one number of state per label, or "
-            "'sparse_adam' with two of each dimension (NGAME, at a label_head_learning_rate of 2e-4 to 1e-3).",
+            "help": "What moves the per-label vectors of a label head: 'adagrad' with one number of state per label, "
+            "or 'sparse_adam' with two of each dimension (NGAME, at a label_head_learning_rate of 2e-4 to 1e-3).",
             "choices": list(LABEL_HEAD_OPTIMIZERS),
         },
     )
     lr_decay_epochs: int | None = field(
         default=None,
         metadata={
-            "help": "Number of epochs after which learning rates are multiplied by lr_decay_factor, again and again, in "
-            "place of lr_scheduler_type (NGAME's second stage: 14; default: lr_scheduler_type)."
+            "help": "Number of epochs after which learning rates are multiplied by lr_decay_factor, again and again, "
+            "in place of lr_scheduler_type (NGAME's second stage: 14; default: lr_scheduler_type)."
         },
     )
     lr_decay_factor: float = field(

@@ -25,8 +25,8 @@ class LabelVectors:
     """The vectors of a [`LabelHead`], and what the losses see of them.
 
     Rank r holds the vectors of labels [r*L/W, (r+1)*L/W) and their optimizer state, one number each (with
-    `label_head_optimizer sparse_adam` two of each dimension); it is the one that compares these labels with the queries, so that neither vectors nor gradients travel. Only the rows of a
-    step's candidates are read and written.
+    `label_head_optimizer sparse_adam` two of each dimension); it is the one that compares these labels with the
+    queries, so that neither vectors nor gradients travel. Only the rows of a step's candidates are read and written.
 
     The loss of a step is `label_head_loss_weight` times that over the head's label embeddings plus the rest times that
     over the embeddings of the texts alone, on the same candidates: the text embeddings keep working without the
