@@ -45,6 +45,10 @@ class SettingsError(XMCError, ValueError):
     """
 
 
+class EngineError(XMCError, ConnectionError):
+    """A database behind a label index that cannot be reached, or refuses what was asked."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One finding: its kind (`"bad ids"`), the message with file and line, and what was done about it."""

@@ -18,7 +18,8 @@ def export(
         typer.Option(
             "--to",
             help="Form: onnx or openvino (written into the folder, to predict without torch), sentence-transformers "
-            "(a folder of its own), or vectors (the label table with its vectors).",
+            "(a folder of its own), vectors (the label table with its vectors), or postgresql or qdrant (the same in "
+            "a database, --url).",
         ),
     ],
     output: Annotated[
@@ -35,6 +36,21 @@ def export(
         str | None,
         typer.Option("--dataset", help="With --int8: measure what it costs on the validation split of this data set."),
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            help="For postgresql: postgresql://user@host/database; for qdrant: http://host:6333, or a folder. With "
+            "#NAME for several taggers in one database. The password is read from PGPASSWORD or ~/.pgpass, the key of "
+            "Qdrant from QDRANT_API_KEY.",
+        ),
+    ] = None,
+    factory: Annotated[
+        str, typer.Option("--factory", help="For postgresql and qdrant: flat (exact search) or hnsw (approximate).")
+    ] = "flat",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="For postgresql and qdrant: replace the labels that are there.")
+    ] = False,
     side: Annotated[
         str | None,
         typer.Option(
@@ -43,14 +59,17 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write the encoder for ONNX, OpenVINO or sentence-transformers, or the label vectors as a file."""
+    """Write the encoder for ONNX, OpenVINO or sentence-transformers, or the label vectors to a file or a database."""
     from hf_xmc.inference.export.export import export as write
 
-    done = write(run, to, output, int8, dataset, side)
-    console.print(f"Written: {done.path} ({done.size / 1e6:,.1f} MB)", highlight=False, soft_wrap=True)
+    done = write(run, to, output, int8, dataset, side, url, factory, overwrite)
+    size = f" ({done.size / 1e6:,.1f} MB)" if done.size else ""
+    console.print(f"Written: {done.path}{size}", highlight=False, markup=False, soft_wrap=True)
     if done.cost:
         print_metrics("validation, per cent", done.cost)
     elif int8:
         console.print("[yellow]What int8 costs was not measured: name a data set with --dataset.[/]")
     if to in ("onnx", "openvino"):
         print_next(f'hf-xmc predict {quoted(run)} --backend {to} --text "A text"')
+    elif to in ("postgresql", "qdrant"):
+        print_next(f'hf-xmc predict {quoted(run)} --engine {quoted(str(done.path))} --text "A text"')

@@ -35,6 +35,13 @@ def labels(
     remove: Annotated[
         list[str] | None, typer.Option("--remove", help="uid or text of a label to remove; may be repeated.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            help="Address of labels in PostgreSQL or Qdrant, which are read or changed in the place of the folder's.",
+        ),
+    ] = None,
 ) -> None:
     """List labels; or remove, change and add labels, in this order. Texts are encoded with the model of the folder."""
     changed = bool(add or update or remove)
@@ -43,21 +50,25 @@ def labels(
             "say what to do: --list, --search WORDS, --add TEXT, --add FILE, --update FILE or --remove LABEL"
         )
     if changed:
-        change(run, add or [], update, remove or [])
+        change(run, add or [], update, remove or [], engine)
     if show or search is not None:
-        print_found(run, search or "")
+        print_found(run, search or "", engine)
 
 
-def change(run: Path, add: Sequence[str], update: Path | None, remove: Sequence[str]) -> None:
+def change(
+    run: Path, add: Sequence[str], update: Path | None, remove: Sequence[str], engine: str | None = None
+) -> None:
     """Change the labels of a folder, and say what was done."""
     from hf_xmc.inference.reindexing import change_labels
 
     new = [row for given in add for row in new_labels(given)]
     texts = {} if update is None else {str(row["uid"]): row["text"] for row in rows_of(update, "uid", "text")}
-    changed = change_labels(run, new, texts, remove)
+    changed = change_labels(run, new, texts, remove, engine)
     said = [f"{changed.added:,} added"] * bool(add) + [f"{len(texts):,} changed"] * bool(texts)
     said += [f"{len(changed.removed_uids):,} removed"] * bool(remove)
-    console.print(f"Labels: {', '.join(said)}; {len(changed.index):,} in {run}", highlight=False, markup=False)
+    console.print(
+        f"Labels: {', '.join(said)}; {len(changed.index):,} in {changed.where}", highlight=False, markup=False
+    )
     for row, uid in list(zip(new, changed.added_uids, strict=True))[:SHOWN]:
         typer.echo(as_line(uid, row["text"]))
     if changed.removed:
@@ -65,15 +76,21 @@ def change(run: Path, add: Sequence[str], update: Path | None, remove: Sequence[
     print_next(predict_command(run))
 
 
-def print_found(run: Path, words: str) -> None:
+def print_found(run: Path, words: str, engine: str | None = None) -> None:
     """The labels that contain some words, or all labels; on a terminal the first of them."""
     from hf_xmc.inference.labels import find_labels
     from hf_xmc.retrieval.folder import no_such_folder
     from hf_xmc.retrieval.index import LabelIndex
 
-    if not run.is_dir():
+    if engine is not None:
+        from hf_xmc.retrieval.engines.index import EngineIndex
+
+        index: LabelIndex = EngineIndex.connect(engine)
+    elif run.is_dir():
+        index = LabelIndex.from_pretrained(run)
+    else:
         raise no_such_folder(run, "give a trained folder")
-    found = find_labels(LabelIndex.from_pretrained(run), words)
+    found = find_labels(index, words)
     shown = found[:SHOWN] if console.is_terminal else found
     for uid, text in shown:
         typer.echo(as_line(uid, text))  # with tabs, for a file

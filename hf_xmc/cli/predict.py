@@ -138,6 +138,14 @@ def predict(
     precision: Annotated[
         str | None, typer.Option("--precision", help="Of another backend than torch: float32 or int8.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            help="Address of the labels in PostgreSQL or Qdrant (hf-xmc export --to postgresql): "
+            "postgresql://user@host/database, http://host:6333 or qdrant:FOLDER.",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Device: cpu, cuda, ...; by default the fastest available.")
     ] = None,
@@ -172,11 +180,13 @@ def predict(
     for line in files[0].said if files is not None and first else ():
         console.print(line, highlight=False, markup=False)
     few = files is None and processes is None and device is precision is None and backend == "torch" and not rerank
-    pipeline = quick_pipeline(folder) if few else None
+    pipeline = quick_pipeline(folder, engine) if few else None
     if pipeline is None:
         if backend == "torch":
             device = processes.device if processes else device or fastest_device()
-        pipeline = XMCPipeline.from_pretrained(folder, device=device, backend=backend, precision=precision)
+        pipeline = XMCPipeline.from_pretrained(
+            folder, device=device, backend=backend, precision=precision, engine=engine
+        )
     filters = label_filters(pipeline.index, allowed, forbidden, where)
     search = SearchOptions(memory=memory, geometry=geometry, rerank=rerank, **filters)
     if text and first:
@@ -191,7 +201,7 @@ def predict(
             console.print(f"{tagged_file}; written to {output}", highlight=False, markup=False, soft_wrap=True)
 
 
-def quick_pipeline(folder: Path) -> XMCPipeline | None:
+def quick_pipeline(folder: Path, engine: str | None = None) -> XMCPipeline | None:
     """The tagger of a folder, without its reranker, ready for a few texts before torch would be imported; None if its
     encoder needs torch."""
     from hf_xmc.data.checksums import check_manifest
@@ -203,7 +213,7 @@ def quick_pipeline(folder: Path) -> XMCPipeline | None:
     if model is None:
         return None
     check_manifest(folder, FILES)
-    return XMCPipeline(**load_parts(folder, model, without=("reranker",)))
+    return XMCPipeline(**load_parts(folder, model, without=("reranker",), engine=engine))
 
 
 def checked_folder(run: str, selection: SelectionOptions) -> Path:

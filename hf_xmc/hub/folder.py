@@ -29,6 +29,7 @@ from hf_xmc.hub.sentence_layout import LAYOUT, write_sentence_layout
 from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_SETTINGS
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
+from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.folder import first_line, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
@@ -290,6 +291,7 @@ def load_parts(
     device: Any = None,
     memory_map: bool = False,
     without: Collection[str] = (),
+    engine: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """The parts of a trained folder that an `XMCPipeline` consists of, as its arguments.
@@ -299,10 +301,11 @@ def load_parts(
         device: where model and reranker compute.
         memory_map: keep the vectors of the index in its file until they change.
         without: names of parts that are left out.
+        engine: address of a database that has the labels and their vectors, in the place of the folder's index.
         **options: `dtype`, `attn_implementation` and the like for the model.
     """
     folder = Path(folder)
-    if is_plain_encoder(folder) and not (folder / INDEX).is_file():
+    if is_plain_encoder(folder) and not (folder / INDEX).is_file() and engine is None:
         raise ModelFolderError(
             "a plain encoder, which has no labels to predict",
             folder,
@@ -320,6 +323,8 @@ def load_parts(
         value: Any
         if part.name == RERANKER:
             value = load_reranker(folder, getattr(model, "device", None))
+        elif part.name == "index" and engine is not None:
+            value = EngineIndex.connect(engine)
         elif part.name == "index":
             value = LabelIndex.from_pretrained(folder, memory_map=memory_map)
         else:
@@ -431,6 +436,8 @@ def fingerprint(pipeline: Any, scratch: Path) -> str:
     """
     digest = sha256(f"{pipeline.encoder_fingerprint} {pipeline.head_fingerprint}".encode())
     ranked = {name: part for name, part in pipeline_parts(pipeline).items() if name not in ("model", "run")}
+    if isinstance(pipeline.index, EngineIndex):  # its vectors stay where they are
+        digest.update(ranked.pop("index").state().encode())
     save_parts(scratch, ranked, card=False)
     for path in sorted(scratch.rglob("*")):
         if path.is_file():

@@ -23,7 +23,7 @@ from hf_xmc.retrieval.channels import FusedChannel, QueryMemory
 from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
-from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.index import INDEX, LabelIndex
 from hf_xmc.retrieval.learned_fusion import LearnedFusion
 from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
@@ -133,6 +133,7 @@ class XMCPipeline:
         memory_map: bool = False,
         backend: str = "torch",
         precision: str | None = None,
+        engine: str | None = None,
     ) -> XMCPipeline:
         """Load a trained folder, or a repository of the Hub (`"user/name"`).
 
@@ -143,23 +144,27 @@ class XMCPipeline:
             memory_map: keep the label vectors in the file until they change; processes then share them.
             backend: `"torch"`, or what `hf-xmc export` wrote: `"onnx"` or `"openvino"`, which need no torch.
             precision: of a backend other than torch: `"float32"` or `"int8"`; by default int8 if it was exported.
+            engine: address of the labels and their vectors in a database (`hf-xmc export --to postgresql`), in the
+                place of those in the folder; see [`EngineIndex.connect`]. Labels are then changed there.
 
         Raises:
             SettingsError: an unknown backend, or options of torch for another one.
+            EngineError: the engine cannot be reached.
             ModelFolderError: a folder that is not complete, or of which a file is not as it was saved.
         """
         hub: Any = {"revision": revision, "token": token, "cache_dir": cache_dir, "subfolder": subfolder}
         ignored = [] if backend == "torch" else [WEIGHTS]
         ignored += [f"{name}/*" for name in GRAPHS if name != backend]
+        ignored += [INDEX] if engine is not None else []
         folder = fetch_folder(name_or_folder, ignore_patterns=ignored, **hub)
         if backend != "torch":
             if device or dtype or attn_implementation or model:
                 raise SettingsError("device, dtype, attn_implementation and model are options of the torch backend")
             encoder: Any = GraphEncoder.from_pretrained(folder, backend, precision)
-            return cls(**load_parts(folder, encoder, memory_map=memory_map))
+            return cls(**load_parts(folder, encoder, memory_map=memory_map, engine=engine))
         given = {"dtype": dtype, "attn_implementation": attn_implementation}
         given = {key: value for key, value in given.items() if value is not None}
-        return cls(**load_parts(folder, model, device, memory_map, **given))
+        return cls(**load_parts(folder, model, device, memory_map, engine=engine, **given))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write all parts, the record of the run and the card into one folder, and remove what belonged to another
@@ -277,11 +282,14 @@ class XMCPipeline:
             texts: of the queries, `[N]`; needed by a reranker and by channels that read them.
             search, **options: see [`SearchOptions`].
         """
-        search = changes.with_label_ids(self.index, SearchOptions.of(search, options))
-        depth = k if not search.rerank else max(k, ranking.RERANK_DEPTH if search.rerank is True else search.rerank)
-        temperature = self.model.config.temperature
-        fused = (self.channels, texts, embeddings, depth, search, temperature, self.fusion)
-        topk = ranking.rank_labels(self.index, *fused)
+        with self.index.current():
+            search = changes.with_label_ids(self.index, SearchOptions.of(search, options))
+            depth = (
+                k if not search.rerank else max(k, ranking.RERANK_DEPTH if search.rerank is True else search.rerank)
+            )
+            temperature = self.model.config.temperature
+            fused = (self.channels, texts, embeddings, depth, search, temperature, self.fusion)
+            topk = ranking.rank_labels(self.index, *fused)
         return ranking.reorder(self.reranker, texts, topk, self.index.labels, k) if search.rerank else topk
 
     def channel_evidence(
@@ -356,7 +364,8 @@ class XMCPipeline:
         Raises:
             NotInIndex: a label that is not in the index (also a KeyError); nothing is removed then.
         """
-        self.index.remove(changes.label_ids(self.index, labels).tolist())
+        with self.index.current():
+            self.index.remove(changes.label_ids(self.index, labels).tolist())
 
     def update_labels(self, texts: Mapping[Any, str | Sequence[str]]) -> None:
         """Give labels new texts.
@@ -367,7 +376,8 @@ class XMCPipeline:
         Raises:
             NotInIndex: a label that is not in the index (also a KeyError).
         """
-        changes.update_labels(self.model, self.index, texts, self.encoder_fingerprint)
+        with self.index.current():
+            changes.update_labels(self.model, self.index, texts, self.encoder_fingerprint)
 
     def fingerprint(self) -> str:
         """A hash of everything that predictions depend on: encoder, label table, index and all parts saved with
@@ -388,9 +398,9 @@ def check_parts(
         ModelFolderError: a part that does not belong to the model; the message says how to rebuild it.
     """
     rebuild = "build it again with this model (hf-xmc index)"
-    if model.config.embedding_dim != index.index.d:
+    if model.config.embedding_dim != index.dimension:
         raise ModelFolderError(
-            f"The model makes embeddings of {model.config.embedding_dim} dimensions, the index holds {index.index.d}",
+            f"The model embeds in {model.config.embedding_dim} dimensions, the index holds {index.dimension}",
             hint=rebuild,
         )
     if not same_encoder(encoder, index.about["encoder_fingerprint"]):

@@ -55,6 +55,8 @@ def rank_labels(
     if search.geometry is not None:
         return rank_by_geometry(index, channels, texts, embeddings, k, search, temperature)
     labels, used = LabelVectors(index), channels_used(channels, search)
+    if not used and not (fusion is not None and fits(fusion, used)):
+        return index.search(embeddings, k, **search.filters)
     allowed = index.catalogue.allowed_rows(**search.filters)
     for channel in used:
         if isinstance(channel, FollowsLabels):
@@ -62,8 +64,6 @@ def rank_labels(
     if fusion is not None and fits(fusion, used):
         lists, deeper = channel_lists(index, fusion, used, texts, embeddings, k, allowed)
         return fusion(lists, k, deeper, allowed)
-    if not used:
-        return labels.rank(texts, embeddings, k, allowed)
     found = labels.rank(texts, embeddings, max(k, FUSION_DEPTH), allowed)
     # The index knows which labels were removed; the other channels do not.
     return fuse_channels(found, used, texts, embeddings, k, without_removed(index, allowed))

@@ -16,6 +16,7 @@ from hf_xmc.inference.labels import named_labels
 from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.channels import CHANNELS
+from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.factories import FACTORIES
 from hf_xmc.retrieval.folder import no_such_folder
 from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex
@@ -31,6 +32,7 @@ class Reindexed:
         added: labels that were added.
         folder: the trained folder that was made of a plain encoder.
         added_uids, removed_uids: uids of the labels that were added and removed.
+        where: the folder, or the address of the engine, in which labels were changed.
     """
 
     index: LabelIndex
@@ -39,6 +41,7 @@ class Reindexed:
     added_uids: list[str] = field(default_factory=list)
     removed_uids: list[str] = field(default_factory=list)
     folder: Path | None = None
+    where: str = ""
 
 
 def build_folder_index(
@@ -109,6 +112,7 @@ def change_labels(
     add: Sequence[Mapping[str, Any]] = (),
     update: Mapping[str, str] | None = None,
     remove: Sequence[str] = (),
+    engine: str | None = None,
 ) -> Reindexed:
     """Remove, change and add labels of a trained folder, in this order, without training.
 
@@ -119,6 +123,7 @@ def change_labels(
         add: new labels, with `text` and optionally `uid` and other columns of the label table.
         update: uid -> new text.
         remove: uids or texts.
+        engine: address of a database that has the labels; they are changed there, and the folder stays as it is.
 
     Raises:
         DataError: a label that is not there, or is there already; nothing is changed then.
@@ -126,7 +131,7 @@ def change_labels(
     folder = Path(folder)
     if not folder.is_dir():
         raise no_such_folder(folder, "give a trained folder; for a Hub repository change a copy and push it")
-    tagger = XMCPipeline.from_pretrained(folder)
+    tagger = XMCPipeline.from_pretrained(folder, engine=engine)
     added: Any = []
     gone_labels: list[str] = []
     try:
@@ -139,6 +144,9 @@ def change_labels(
             added = tagger.add_labels(add)
     except KeyError as error:
         raise DataError(str(error.args[0]), folder, hint="nothing was changed") from error
-    gone = save_parts(folder, {"index": tagger.index}, edited=("index", "labels"))
     uids = [tagger.index.labels[int(row)]["uid"] for row in added]
-    return Reindexed(tagger.index, gone, len(added), uids, gone_labels)
+    if isinstance(tagger.index, EngineIndex):
+        where, gone = str(tagger.index.engine.address), []
+    else:
+        where, gone = str(folder), save_parts(folder, {"index": tagger.index}, edited=("index", "labels"))
+    return Reindexed(tagger.index, gone, len(added), uids, gone_labels, where=where)

@@ -53,21 +53,31 @@ class DecoupledSoftmaxLoss(StreamingLoss):
 
 
 def decoupled_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoupled softmax of whole rows; see `streaming.RowLoss`.
-
-    With Z = sum_n exp(s_n) and q_p = Z / (exp(s_p) + Z) the gradient is -w_p q_p at a positive, and
-    exp(s_n) / Z * sum_p w_p q_p at a negative.
-    """
+    """Decoupled softmax of whole rows; see `streaming.RowLoss`."""
     weights, score = tile.mean_weights(), tile.take()  # [nnz]
     tile.put(tile.pairs, -torch.inf)
     tile.put(tile.removed, -torch.inf)
-    top, total = tile.exponentials_()  # [b]
+    margin, factor = against_negatives(tile, score, weights)
+    return tile.sum_pairs(weights * margin.logaddexp(margin.new_zeros(()))), factor
 
+
+def against_negatives(tile: Tile, score: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """log Z - s_p for each positive, `[nnz]`, with Z = sum_n exp(s_n), and the factor `[b]` of the gradient that is
+    left in the tile: that of the weighted sum of log(1 + Z / exp(s_p)).
+
+    With q_p = Z / (exp(s_p) + Z) the gradient is -w_p q_p at a positive, and exp(s_n) / Z * sum_p w_p q_p at a
+    negative.
+
+    Args:
+        tile: -inf at all that is not a negative.
+        score: s_p of each positive, `[nnz]`.
+        weights: w_p, `[nnz]`.
+    """
+    top, total = tile.exponentials_()  # [b]
     margin = (total.log() + top)[tile.pairs.rows] - score  # [nnz], -inf where a row has no negative
-    value = tile.sum_pairs(weights * margin.logaddexp(margin.new_zeros(())))
     pull = weights * margin.sigmoid()  # w_p q_p
     pulls = tile.sum_pairs(pull, everywhere=True)  # [b]
     factor = torch.where(pulls > 0, pulls / total, 0.0)
     # Never larger than the sum of exponentials, as q_p is at most the sum of all q_p.
     tile.put(tile.pairs, torch.where(pulls > 0, -total / pulls, 0.0)[tile.pairs.rows] * pull)
-    return value, factor
+    return margin, factor

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import softplus
 
-from hf_xmc.errors import SettingsError
 from hf_xmc.losses.pairs import read_local
 from hf_xmc.losses.streaming import StreamingLoss, Tile
 from hf_xmc.types import Positives
@@ -37,17 +36,15 @@ class OneVsAllLoss(StreamingLoss):
         Args:
             positives: tensors, like the embeddings; ids are rows of `labels`. Weights multiply the terms of the
                 positives; the divisor of the mean does not depend on them.
-            sampled: must be None; every entry counts in this loss.
+            sampled: use these positives only; the others take no part, as if they were ignored. (The code of DEXML
+                counts them as negatives.)
             ignored: pairs that are neither positive nor negative; the mean is over the other entries.
 
         Raises:
-            SettingsError: `sampled` is given.
             ValueError: ids outside the labels, a label twice in a row (the message names it),
                 shapes that do not fit.
         """
-        if sampled is not None:
-            raise SettingsError("one-vs-all compares every query with every label; it takes no sampled positives")
-        batch = self.read(queries, labels, positives, None, ignored)
+        batch = self.read(queries, labels, positives, sampled, ignored)
         return self.stream(one_vs_all_rows, queries, labels, batch, batch.num_candidates.sum().clamp(min=1))
 
 
@@ -56,14 +53,14 @@ def one_vs_all_rows(tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
     weights, score = tile.weights(), tile.take()  # [nnz]
     tile.put(tile.pairs, -torch.inf)
     tile.put(tile.removed, -torch.inf)
-    value = tile.sum_pairs(weights * _softplus(-score))
+    value = tile.sum_pairs(weights * exact_softplus(-score))
     for rows, part in tile.parts():
-        value[rows] += _softplus(part).sum(1)
+        value[rows] += exact_softplus(part).sum(1)
     tile.scores.sigmoid_()
     tile.put(tile.pairs, -weights * (-score).sigmoid())
     return value, torch.ones_like(value)
 
 
-def _softplus(x: torch.Tensor) -> torch.Tensor:
+def exact_softplus(x: torch.Tensor) -> torch.Tensor:
     """log(1 + exp(x)). By default torch returns x from 20 on, with an error of 2e-9; exp does not overflow there."""
     return softplus(x, threshold=700.0 if x.dtype == torch.float64 else 80.0)

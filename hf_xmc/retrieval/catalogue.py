@@ -135,6 +135,14 @@ class Catalogue:
         self._arrow, self._table = table, None
         self.texts_changed += 1
 
+    def replace(self, label_ids: np.ndarray, rows: pa.Table) -> None:
+        """Give labels other rows, in the columns of the table and with the uids that they had."""
+        table = self.arrow
+        places = np.arange(len(table))
+        places[label_ids] = len(table) + np.arange(len(rows))
+        self._arrow, self._table = pa.concat_tables([table, rows]).take(pa.array(places)), None
+        self.texts_changed += 1
+
     def set_value(self, row: int, name: str, value: Any) -> None:
         """Give a row another value in a column that the embeddings do not depend on, such as a definition."""
         table = self.arrow

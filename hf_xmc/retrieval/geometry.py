@@ -127,8 +127,8 @@ def label_weights(topk: TopK, temperature: float) -> np.ndarray:
 def label_vectors(index: LabelIndex, ids: np.ndarray) -> np.ndarray:
     """Embeddings of the labels `[N, K]`, zeros at padding, `[N, K, D]`."""
     known, where = np.unique(ids, return_inverse=True)
-    rows = np.zeros((len(known), index.index.d), np.float32)
-    rows[known >= 0] = index.index.vectors_of(known[known >= 0])
+    rows = np.zeros((len(known), index.dimension), np.float32)
+    rows[known >= 0] = index.vectors(known[known >= 0])
     lengths = np.linalg.norm(rows[known >= 0], axis=1)
     if len(lengths) and abs(lengths - 1).max() > 0.05:  # as precise as codes of 8 bits
         raise ModelFolderError(

@@ -7,7 +7,8 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,13 @@ class LabelIndex:
         made_by = {"encoder_fingerprint": encoder_fingerprint, "head_fingerprint": head_fingerprint}
         return cls(index, catalogue, {**measured, "build_seconds": seconds, "texts": texts, **made_by})
 
+    @classmethod
+    def of_vectors(
+        cls, label_ids: np.ndarray, matrix: np.ndarray, catalogue: Catalogue, about: Mapping[str, Any]
+    ) -> LabelIndex:
+        """A flat index of vectors `[M, D]` under the ids `[M]` of a label table, without removed labels."""
+        return cls(VectorIndex.build("flat", matrix, label_ids), catalogue, about)
+
     @property
     def labels(self) -> Dataset:
         """The label table; row number = label id, including removed labels."""
@@ -118,6 +126,16 @@ class LabelIndex:
     def factory(self) -> str:
         """The kind of index, chosen by `"auto"` if that was asked for."""
         return self.index.factory
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the vectors."""
+        return self.index.d
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """Parameters of the kind of index, such as `efSearch`."""
+        return self.index.parameters
 
     def __len__(self) -> int:
         """Number of labels that can be found, without removed ones."""
@@ -175,7 +193,17 @@ class LabelIndex:
         if label_ids is None:
             label_ids = [row for row in range(self.catalogue.num_rows) if row not in self.removed]
         ids = self.catalogue.known(label_ids)
-        return self.index.vectors_of(ids) if len(ids) else np.empty((0, self.index.d), np.float32)
+        return self.index.vectors_of(ids) if len(ids) else np.empty((0, self.dimension), np.float32)
+
+    def all_vectors(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Label ids `[m]` and vectors `[m, D]` of all labels that are not removed, in batches; a label with several
+        texts is repeated."""
+        return self.index.all_rows()
+
+    def current(self) -> AbstractContextManager[None]:
+        """A context in which the labels are up to date and stay as they are. An index in FAISS changes only if this
+        process changes it, so there is nothing to do."""
+        return nullcontext()
 
     def ids_where(self, **columns: Any) -> np.ndarray:
         """Ids of the labels whose columns have these values; see `where` of `search`."""
@@ -258,9 +286,9 @@ class LabelIndex:
         Raises:
             ModelFolderError: another dimension or fingerprint than those of the index.
         """
-        if matrix.shape[1] != self.index.d:
+        if matrix.shape[1] != self.dimension:
             raise ModelFolderError(
-                f"The {what} have {matrix.shape[1]} dimensions, the index {self.index.d}; "
+                f"The {what} have {matrix.shape[1]} dimensions, the index {self.dimension}; "
                 "was it built by another model?"
             )
         if not same_encoder(fingerprint, self.about["encoder_fingerprint"]):
@@ -281,8 +309,8 @@ class LabelIndex:
                 **self.about,
                 "format": FORMAT,
                 "factory": self.factory,
-                "parameters": self.index.parameters,
-                "dimension": self.index.d,
+                "parameters": self.parameters,
+                "dimension": self.dimension,
                 "num_labels": len(self),
                 "num_rows": self.index.num_rows,
                 "removed": sorted(self.removed),

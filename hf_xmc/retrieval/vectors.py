@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import faiss as typed_faiss
@@ -21,6 +22,7 @@ faiss: Any = typed_faiss  # its type stubs lack keywords and attributes
 DEAD_SHARE = 0.25  # of the rows of an HNSW graph; with a larger share the graph is rebuilt
 FILTER_SHARE = 0.1  # of the rows of an HNSW graph; where a filter leaves fewer, all of them are compared
 LEAST_DEPTH = 10  # results of a search by codes, at least
+BATCH = 10_000  # rows that are read at a time
 NO_LABEL = -1  # the id of a dead row
 LIVE = (0, 2**62)  # the range of all other ids
 
@@ -203,6 +205,24 @@ class VectorIndex:
         if not np.array_equal(labels[np.minimum(places, len(labels) - 1)], label_ids):
             raise NotInIndex("one of the label ids is not in the index")
         return (inner(self.index) if self.kind == "flat" else self.storage()).reconstruct_batch(rows[places])
+
+    def all_rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Label ids `[m]` and vectors `[m, D]` of all rows that can be found, in batches."""
+        if self.kind == "ivf":
+            for number in range(self.index.nlist):
+                size = self.index.get_list_size(number)
+                if size:
+                    ids = faiss.rev_swig_ptr(self.index.invlists.get_ids(number), size).copy()
+                    rows = np.empty((size, self.d), np.float32)
+                    for offset in range(size):
+                        self.index.reconstruct_from_offset(number, offset, faiss.swig_ptr(rows[offset]))
+                    yield ids, rows
+            return
+        labels, vectors = self.row_labels(), inner(self.index) if self.kind == "flat" else self.storage()
+        live = np.flatnonzero(labels != NO_LABEL)
+        for start in range(0, len(live), BATCH):
+            some = live[start : start + BATCH]
+            yield labels[some].copy(), vectors.reconstruct_batch(some)
 
     def add(self, matrix: np.ndarray, label_ids: np.ndarray) -> None:
         """Add rows `[m, D]` under the ids of their labels `[m]`."""

@@ -12,7 +12,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from hf_xmc.losses import DecoupledSoftmaxLoss, OneVsAllLoss, SoftmaxLoss, SoftTopKLoss
+from hf_xmc.losses import (
+    AsymmetricFocalLoss,
+    DecoupledSoftmaxLoss,
+    LabelDistributionallyRobustLoss,
+    MultiLabelClusterLoss,
+    OneVsAllLoss,
+    PositiveUnlabelledLoss,
+    SoftmaxLoss,
+    SoftTopKLoss,
+)
 from hf_xmc.types import Positives
 
 ROOT = Path(__file__).parents[2]
@@ -22,8 +31,10 @@ pytestmark = pytest.mark.multiprocess
 
 def losses(group: dist.ProcessGroup | None) -> list[torch.nn.Module]:
     sharded = {"process_group": group}
-    makes = [DecoupledSoftmaxLoss, SoftmaxLoss, OneVsAllLoss, SoftTopKLoss]
+    makes = [DecoupledSoftmaxLoss, SoftmaxLoss, OneVsAllLoss, SoftTopKLoss, MultiLabelClusterLoss]
+    makes += [AsymmetricFocalLoss, PositiveUnlabelledLoss]
     made: list[torch.nn.Module] = [make(chunk_size=size, **sharded) for make in makes for size in (None, 5)]
+    made += [LabelDistributionallyRobustLoss(margin=0.1, alpha=alpha, **sharded) for alpha in (None, 2.0)]
     return [*made, SoftTopKLoss(k=None, **sharded), SoftTopKLoss(k=23, **sharded)]
 
 
@@ -55,7 +66,7 @@ def run(kind: str, group: dist.ProcessGroup | None = None, rank: int = 0, world:
     pairs = [None if p is None else p.take(rows).torch() for p in (positives, sampled, ignored)]
     found: list[np.ndarray] = []
     for loss in losses(group):
-        if kind == "sampled" and isinstance(loss, OneVsAllLoss):
+        if kind == "sampled" and isinstance(loss, OneVsAllLoss | AsymmetricFocalLoss):
             continue
         value = loss(q, l, *pairs)
         found += [value.detach().numpy(), *(g.numpy() for g in torch.autograd.grad(value, (q, l)))]
@@ -110,7 +121,8 @@ def few_labels(rank: int, world: int, folder: str) -> None:
         labels = torch.ones(1 if rank == 1 else 0, 2, requires_grad=True)
         value = loss(torch.eye(2), labels, Positives.from_lists([[0], []]).torch())
         value.backward()
-        alone = type(loss)(**({"k": loss.k} if isinstance(loss, SoftTopKLoss) else {}))
+        options = {name: getattr(loss, name) for name in ("k", "margin", "alpha") if hasattr(loss, name)}
+        alone = type(loss)(**options)
         queries = torch.eye(2).repeat(world, 1)
         expected = alone(queries, torch.ones(1, 2), Positives.from_lists([[0], []] * world).torch())
         torch.testing.assert_close(value.detach(), expected)

@@ -7,8 +7,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hf_xmc.losses import (
+    AsymmetricFocalLoss,
     DecoupledSoftmaxLoss,
+    LabelDistributionallyRobustLoss,
+    MultiLabelClusterLoss,
     OneVsAllLoss,
+    PositiveUnlabelledLoss,
     SoftmaxLoss,
     SoftTopKLoss,
     TripletMarginLoss,
@@ -18,8 +22,13 @@ from hf_xmc.losses import (
 from hf_xmc.losses.streaming import rows_per_tile
 from hf_xmc.types import Positives
 
+WITH_CONSTANTS = [LabelDistributionallyRobustLoss(alpha=2.0), PositiveUnlabelledLoss()]  # held fixed in the gradient
 STREAMING = [DecoupledSoftmaxLoss(), SoftmaxLoss(), OneVsAllLoss(), SoftTopKLoss(), SoftTopKLoss(k=None)]
+STREAMING += [LabelDistributionallyRobustLoss(margin=0.1), MultiLabelClusterLoss(), AsymmetricFocalLoss()]
+STREAMING += WITH_CONSTANTS
 LOSSES = [*STREAMING, TripletMarginLoss()]
+ALL_ENTRIES = (OneVsAllLoss, AsymmetricFocalLoss, PositiveUnlabelledLoss)  # a query without positives counts as well
+CAN_BE_ALONE = (DecoupledSoftmaxLoss, LabelDistributionallyRobustLoss, TripletMarginLoss)  # nobody to compete with: 0
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=str)
 each_streaming_loss = pytest.mark.parametrize("loss", STREAMING, ids=str)
 
@@ -34,7 +43,11 @@ def embeddings(num_queries: int, num_labels: int, dtype: torch.dtype = torch.flo
     return make(num_queries), make(num_labels)
 
 
-@each_loss
+@pytest.mark.parametrize(
+    "loss",
+    [*(loss for loss in LOSSES if loss not in WITH_CONSTANTS), PositiveUnlabelledLoss(alpha=1e9, gamma=0.0)],
+    ids=str,
+)
 def test_gradcheck(loss, case):
     batch = case(weighted=True, ignored=True, num_queries=5, num_labels=8, dim=3, size=0.5)
     call = lambda q, l: loss(q, l, batch.positives, None, batch.ignored)  # noqa: E731
@@ -74,19 +87,19 @@ def test_backward_twice(loss, case):
 
 @each_loss
 def test_no_query_has_a_positive(loss):
-    """No error, no nan; only one-vs-all has something to say, as all its labels are negatives."""
+    """No error, no nan; only losses over all entries have something to say."""
     queries, labels = embeddings(3, 5)
     value = loss(queries, labels, positives_of([], [], []))
     value.backward()
-    assert (value.item() == 0) != isinstance(loss, OneVsAllLoss)
+    assert (value.item() == 0) != isinstance(loss, ALL_ENTRIES)
     assert torch.isfinite(queries.grad).all()
     assert torch.isfinite(labels.grad).all()
 
 
 @each_loss
 def test_a_query_without_positives_adds_nothing(loss, case):
-    if isinstance(loss, OneVsAllLoss):
-        pytest.skip("every entry counts in one-vs-all")
+    if isinstance(loss, ALL_ENTRIES):
+        pytest.skip("every entry counts in this loss")
     queries, labels = embeddings(3, 12)
     with_empty = loss(queries, labels, positives_of([1, 4], [], [2]))
     without = loss(queries[[0, 2]], labels, positives_of([1, 4], [2]))
@@ -111,7 +124,7 @@ def test_all_labels_are_positive(loss, num_queries, num_labels):
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(queries.grad).all()
-    if isinstance(loss, DecoupledSoftmaxLoss | TripletMarginLoss):  # nobody to compete with
+    if isinstance(loss, CAN_BE_ALONE):
         assert value.item() == 0
         assert not labels.grad.any()
 
@@ -136,8 +149,8 @@ def test_errors_name_the_row(loss, name):
     good = positives_of([0], [1, 2], [4])
     twice = Positives(torch.tensor([0, 1, 3, 4]), torch.tensor([0, 2, 2, 4]))
     outside = positives_of([0], [1, 2], [5])
-    if name == "sampled" and isinstance(loss, OneVsAllLoss):
-        pytest.skip("one-vs-all takes none")
+    if name == "sampled" and isinstance(loss, OneVsAllLoss | AsymmetricFocalLoss):
+        pytest.skip("it takes none")
     for wrong, message in ((twice, f"Row 1 of {name} names label id 2 more than once"), (outside, f"Row 2 of {name}")):
         arguments = {"positives": good, name: wrong}
         with pytest.raises(ValueError, match=message):

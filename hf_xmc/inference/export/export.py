@@ -18,10 +18,12 @@ from hf_xmc.inference.export.vectors import export_vectors
 from hf_xmc.inference.graph_encoder import ABOUT, BACKENDS
 from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
 from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.engines.engine import ENGINES, Address
+from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import LabelIndex
 
-FORMS = (*BACKENDS, "sentence-transformers", "vectors")
+FORMS = (*BACKENDS, "sentence-transformers", "vectors", *ENGINES)
 K = 5
 
 
@@ -30,12 +32,12 @@ class Exported:
     """What was written.
 
     Args:
-        path: the file or folder.
-        size: of it in bytes.
+        path: the file, folder or address.
+        size: of it in bytes; 0 for a database.
         cost: metrics on validation, `"torch"` and `"int8"`, if they were measured.
     """
 
-    path: Path
+    path: Path | Address
     size: int
     cost: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -47,6 +49,9 @@ def export(
     int8: bool = False,
     dataset: AnyDataset | None = None,
     side: str | None = None,
+    url: str | None = None,
+    factory: str = "flat",
+    overwrite: bool = False,
 ) -> Exported:
     """Write a trained folder in the form of another tool. This is what `hf-xmc export` runs.
 
@@ -55,11 +60,14 @@ def export(
 
     Args:
         folder: a trained folder; for a form that becomes part of it not a Hub repository.
-        to: `"onnx"`, `"openvino"`, `"sentence-transformers"` or `"vectors"`.
+        to: `"onnx"`, `"openvino"`, `"sentence-transformers"`, `"vectors"`, `"postgresql"` or `"qdrant"`.
         output: the folder, or the file of vectors (`.parquet`, `.safetensors`); by default a name beside the folder's.
         int8: an int8 version as well, which is then the one that is loaded by default.
         dataset: with `int8`, the data set on whose validation split its cost is measured.
         side: for sentence-transformers, one side alone (`"query"` or `"label"`).
+        url: address of PostgreSQL or Qdrant, to which labels and vectors are copied; see [`EngineIndex.connect`].
+        factory: of PostgreSQL and Qdrant: `"flat"` for exact search, or `"hnsw"`.
+        overwrite: replace labels that are at that address already.
 
     Raises:
         SettingsError: an unknown form, or an option that it does not have.
@@ -67,12 +75,21 @@ def export(
     """
     if to not in FORMS:
         raise SettingsError(f"to is {to!r}; expected one of {', '.join(FORMS)}")
+    if (url is None) == (to in ENGINES):
+        what = f"{to} needs the address of a server" if url is None else f"url is not an option of {to}"
+        raise SettingsError(what, hint="url is an option of postgresql and qdrant, as --to qdrant --url FOLDER")
     if to not in BACKENDS and int8:
         raise SettingsError("int8 is an option of onnx and openvino")
     if to in BACKENDS and output is not None:
         raise SettingsError(f"{to} becomes a part of the folder; there is no output to choose")
     path = Path(folder) if to in BACKENDS else fetch_folder(folder)
     beside = Path(str(folder).rstrip("/"))
+    if to in ENGINES:
+        if output is not None:
+            raise SettingsError(f"{to} is written to url; there is no output to choose")
+        made = EngineIndex.copy(LabelIndex.from_pretrained(path), url or "", to, factory, overwrite)
+        made.engine.close()
+        return Exported(made.engine.address, 0)
     if to == "vectors":
         target = Path(output) if output is not None else beside.with_name(f"{beside.name}-vectors.parquet")
         written = export_vectors(LabelIndex.from_pretrained(path), target)

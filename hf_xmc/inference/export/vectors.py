@@ -43,12 +43,12 @@ def write_parquet(index: LabelIndex, ids: np.ndarray, path: Path) -> None:
     """In row groups, so that a large catalogue needs no second copy in memory."""
     table: pa.Table = index.labels.data.table
     columns = [field for field in table.schema if field.name not in ("id", COLUMN)]
-    vector = pa.list_(pa.float32(), index.index.d)
+    vector = pa.list_(pa.float32(), index.dimension)
     schema = pa.schema([pa.field("id", pa.int64()), *columns, pa.field(COLUMN, vector)])
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for start in range(0, max(len(ids), 1), ROWS):
             some = ids[start : start + ROWS]
             rows = table.select([field.name for field in columns]).take(pa.array(some))
-            vectors = pa.FixedSizeListArray.from_arrays(pa.array(index.vectors(some).ravel()), index.index.d)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(index.vectors(some).ravel()), index.dimension)
             arrays = [pa.chunked_array([pa.array(some)]), *rows.columns, pa.chunked_array([vectors])]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))

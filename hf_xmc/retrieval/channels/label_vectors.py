@@ -34,7 +34,7 @@ class LabelVectors:
         """A hash of how the index searches. It does not depend on the labels: they may come and go."""
         about = self.index.about
         settings = [about.get(name) for name in ("texts", "head_fingerprint", "centroids")]
-        parameters = sorted(self.index.index.parameters.items())
+        parameters = sorted(self.index.parameters.items())
         return blake2b(repr([self.index.factory, parameters, settings]).encode(), digest_size=12).hexdigest()
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
