@@ -6,6 +6,7 @@ the real ones.
 
 from __future__ import annotations
 
+import csv
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from hf_xmc import XMCPipeline
-from hf_xmc.serving.annif import annif_routes
+from hf_xmc.serving.annif import Project, annif_routes, uris_of
 from hf_xmc.serving.limits import Limits
 from hf_xmc.serving.service import TaggingService
 
@@ -23,7 +24,7 @@ PROJECT = "/v1/projects/toys-en"
 
 def door(service: TaggingService, **options: object) -> TestClient:
     app = FastAPI()
-    app.include_router(annif_routes(service, "toys-en", language="en", **options))  # type: ignore[arg-type]
+    app.include_router(annif_routes(service, Project("toys-en", language="en", **options)))  # type: ignore[arg-type]
     return TestClient(app)
 
 
@@ -56,6 +57,16 @@ def test_what_the_client_sends(client: TestClient) -> None:
     assert [len(one["results"]) for one in batch.json()] == [2, 2, 0]
     alone = client.post(f"{PROJECT}/suggest", data={"text": "a red car", "limit": 2}).json()
     assert batch.json()[0]["results"] == alone["results"]
+
+
+def test_the_vocabulary_as_annif_reads_it(client: TestClient, shared_service: TaggingService) -> None:
+    answer = client.get("/v1/vocabs/labels/subjects.csv")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    header, *rows = csv.reader(answer.text.splitlines())
+    assert header == ["uri", "notation", "label_en"]
+    assert len(rows) == len(shared_service.vocabulary)
+    assert ["http://example.org/red", "", "red"] in rows
+    assert client.get("/v1/vocabs/no/subjects.csv").status_code == 404
 
 
 def test_what_the_page_sends(client: TestClient) -> None:
@@ -145,3 +156,13 @@ def test_without_calibration_scores_are_similarities_between_0_and_1(new_pipelin
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score <= 1 for score in scores)
     assert datetime.fromisoformat(client.get(PROJECT).json()["modification_time"]).tzinfo is not None
+
+
+def test_only_labels_of_a_vocabulary(shared_service: TaggingService, tmp_path: Path) -> None:
+    """Annif 1.4 ends with a TypeError on a uri that it does not know."""
+    rows = ["uri,label_en,label_fi", "http://example.org/blue,blue,sininen", "http://example.org/red,,", "x,no,ei"]
+    (tmp_path / "subjects.csv").write_text("\n".join(rows))
+    assert uris_of(tmp_path / "subjects.csv") == {"http://example.org/blue", "x"}
+    client = door(shared_service, uris=uris_of(tmp_path / "subjects.csv"))
+    results = client.post(f"{PROJECT}/suggest", data={"text": "a red car", "limit": "1"}).json()["results"]
+    assert [hit["uri"] for hit in results] == ["http://example.org/blue"]

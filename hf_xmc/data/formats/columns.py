@@ -50,7 +50,7 @@ class Columns:
         pick = partial(find_column, self.header, path)
         self.uid = pick(options.uid_column, UID_COLUMNS, None)
         self.labels = label_columns(self.header, options.label_column)
-        self.hot = train.hot if train is not None else self.are_hot(self.labels)
+        self.hot: bool = train.hot if train is not None else self.are_hot(self.labels)
         if not self.labels and self.hot and train is not None:
             self.labels = [name for name in train.labels if name in self.header]
         if not self.labels:
