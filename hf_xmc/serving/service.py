@@ -156,6 +156,10 @@ class LabelList:
     total: int
     labels: tuple[Label, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class About:
@@ -398,7 +402,7 @@ class TaggingService:
         from hf_xmc.inference.explain.explanations import explain_text
 
         self.limits.check_text(text)
-        self.limits.check_k(len(labels) if labels else k)
+        self.limits.check_k(len(labels) if labels else k, self.limits.explained_labels)
         if isinstance(self.pipeline.model, GraphEncoder):
             found = "The tagger runs as an exported graph, which cannot be explained"
             raise RequestRefused("cannot_explain", found, "serve it without --backend", 501)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -63,6 +63,10 @@ class Label:
     num_children: int = 0
     num_examples: int | None = None
     own: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON."""
+        return asdict(self)
 
 
 def split_text(text: str, description: str | None = None, joined: bool = True) -> tuple[str, str]:
