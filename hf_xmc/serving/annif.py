@@ -188,7 +188,7 @@ def annif_routes(
         return {"projects": [door.project()]}
 
     @router.get("/projects/{project_id}", summary="What is known of the project")
-    def project(project_id: str) -> dict[str, Any]:
+    def one_project(project_id: str) -> dict[str, Any]:
         door.check(project_id)
         return door.project()
 
@@ -290,7 +290,8 @@ class Door:
         texts = [composed(text, metadata, self.reading) for text, metadata in documents]
         rows = [row for row, text in enumerate(texts) if text.strip() and wanted.limit]
         results: list[dict[str, Any]] = [{"results": []} for _ in texts]
-        for row, one in zip(rows, await self.tag([texts[row] for row in rows], wanted.limit), strict=True):
+        tagged = await self.tag([texts[row] for row in rows], wanted.limit) if rows else []
+        for row, one in zip(rows, tagged, strict=True):
             subjects = (self.subject(tag) for tag in one.tags)
             known = (its for its in subjects if self.own.uris is None or its["uri"] in self.own.uris)
             good = [its for its in known if 0 < its["score"] >= wanted.threshold]
@@ -304,7 +305,7 @@ class Door:
         k = min(limit, most) if self.own.uris is None else most
         if self.batcher is not None:
             return await self.batcher().tag(texts, TagOptions(k))
-        return await run_in_threadpool(self.service.tag, texts, k) if texts else []
+        return await run_in_threadpool(self.service.tag, texts, k)
 
     def subject(self, tag: Tag) -> dict[str, Any]:
         """A tag as Annif writes a suggestion. Its score is the probability if the tagger is calibrated, else the

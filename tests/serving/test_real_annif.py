@@ -11,15 +11,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from hf_xmc import XMCPipeline
 from hf_xmc.serving.service import TaggingService
-from tests.conftest import COLOURS, THINGS
-from tests.serving.server import serving
+from tests.conftest import COLOURS, ROOT, THINGS
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,7 @@ class Annif:
 
     Args:
         folder: of `projects.cfg`, the vocabulary and all data.
-        address: of the server with the tagger.
+        address: of the server with the tagger, with a key in it.
     """
 
     def __init__(self, folder: Path, address: str) -> None:
@@ -104,22 +105,36 @@ def environment() -> Path:
 
 
 @pytest.fixture(scope="module")
-def annif(
-    environment: Path, shared_service: TaggingService, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Annif]:
+def address(new_pipeline: Callable[[], XMCPipeline], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`hf-xmc serve` with a trained folder; it asks for a key, which stands in the address."""
+    folder = tmp_path_factory.mktemp("served") / "toys"
+    new_pipeline().save_pretrained(folder)
+    options = ["--port", "0", "--no_page", "--annif_project", "toys-en", "--annif_language", "en"]
+    command = [sys.executable, "-m", "hf_xmc.cli.main", "serve", str(folder), *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_XMC_API_KEYS": "reader"}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline(), process.stdout.readline()]
+        [found] = re.findall(r"endpoint=http://(\S+)/v1/projects/toys-en/suggest", lines[1])
+        yield f"http://annif:reader@{found}"
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def annif(environment: Path, address: str, tmp_path_factory: pytest.TempPathFactory) -> Annif:
     """Annif with the vocabulary that the server hands out, and a trained project of its own."""
     import httpx
 
-    with serving(shared_service) as address:
-        made = Annif(tmp_path_factory.mktemp("annif"), address)
-        table = httpx.get(f"{address}/v1/vocabs/labels/subjects.csv")
-        (made.folder / "subjects.csv").write_text(table.text, newline="")
-        uris = [f"<http://example.org/{text.split()[1]}> <http://example.org/{text.split()[2]}>" for text in DOCUMENTS]
-        corpus = "".join(f"{text}\t{uri}\n" for text, uri in zip(DOCUMENTS, uris, strict=True))
-        (made.folder / "corpus.tsv").write_text(corpus)
-        made.run("annif", "load-vocab", "toys", "subjects.csv")
-        made.run("annif", "train", "tfidf", "corpus.tsv")
-        yield made
+    made = Annif(tmp_path_factory.mktemp("annif"), address)
+    table = httpx.get(f"{address}/v1/vocabs/labels/subjects.csv").raise_for_status()
+    (made.folder / "subjects.csv").write_text(table.text, newline="")
+    uris = [f"<http://example.org/{text.split()[1]}> <http://example.org/{text.split()[2]}>" for text in DOCUMENTS]
+    corpus = "".join(f"{text}\t{uri}\n" for text, uri in zip(DOCUMENTS, uris, strict=True))
+    (made.folder / "corpus.tsv").write_text(corpus)
+    made.run("annif", "load-vocab", "toys", "subjects.csv")
+    made.run("annif", "train", "tfidf", "corpus.tsv")
+    return made
 
 
 def expected(service: TaggingService, text: str, k: int) -> dict[str, float]:
@@ -130,7 +145,7 @@ def expected(service: TaggingService, text: str, k: int) -> dict[str, float]:
 
 def test_annif_lists_the_project_as_trained(annif: Annif) -> None:
     [line] = [line for line in annif.run("annif", "list-projects").splitlines() if line.startswith("tagger ")]
-    assert line.split()[-2:] == ["True", "-"]
+    assert "True" in line.split()
 
 
 def test_annif_suggests_what_the_tagger_does(annif: Annif, shared_service: TaggingService) -> None:
