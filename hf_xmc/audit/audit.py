@@ -72,7 +72,7 @@ def audit(
     pool = Pool.of(data)
     features = text_features(pool.queries, encoder, seed)
     given = len(pool.positives.indices)
-    missing, wrong, completeness = score_pairs(pool, features, most or given, most or max(given // 10, 1))
+    missing, wrong, completeness = score_pairs(pool, features, most or max(given, 1), most or max(given // 10, 1))
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     found = Audit(pool, missing, wrong, completeness, folder)
