@@ -23,6 +23,7 @@ from hf_xmc.data.ingest.build import build, open_built
 from hf_xmc.data.ingest.splits import SplitOptions
 from hf_xmc.data.public_sets import open_public_set
 from hf_xmc.data.reading import Reading
+from hf_xmc.data.schemes import union, unknown_pairs
 from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.errors import DataError, Problems
 from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
@@ -30,7 +31,7 @@ from hf_xmc.types import Positives
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3  # of the content of the cache; raised with every change that changes it
+VERSION = 4  # of the content of the cache; raised with every change that changes it
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
@@ -42,7 +43,7 @@ class XMCDataset:
     Attributes:
         queries: a `DatasetDict` with `train`, `validation` and, if the source has one, `test`; columns `uid`, `text`,
             `labels: List(int32)`, and if the source has them `weights: List(float32)` (the relevance of each
-            positive) and `time`.
+            positive), `time`, and `schemes` (the catalogues that a query was annotated with).
         labels: the label table, a `Dataset` with `uid`, `text`, and any other column of the source (`texts`: other
             names, `description`, `parents`: uids, `weight`, ...). The row number is the label id.
         name: name of the data set.
@@ -50,7 +51,8 @@ class XMCDataset:
             `[L]`.
         num_train_queries: queries in the given training split, before validation was cut from it. Propensities use
             these two.
-        filters: split -> pairs that a filter list excludes from evaluation, as `Positives` over the rows of the split.
+        filters: split -> pairs that a filter list excludes from evaluation, as `Positives` over the rows of the split,
+            and in a set of several catalogues what a query was not asked for; they take no part in losses either.
         soft: pairs beside the given positives of the training split, with weight and source; see [`SoftPositives`].
             They train a model, and never count in a metric.
         propensity: the constants `a` and `b` of the propensity model.
@@ -83,10 +85,20 @@ class XMCDataset:
             self.reading = Reading.from_json(self.reading)
         if not isinstance(self.queries, DatasetDict):
             self.queries = DatasetDict(self.queries)
+        self.filters = {
+            split: pairs
+            for split in self.queries
+            if (pairs := union(self.filters.get(split), self.unknown(split))) is not None
+        }
 
     @property
     def num_labels(self) -> int:
         return len(self.labels)
+
+    def unknown(self, split: str) -> Positives | None:
+        """The labels of catalogues that the queries of a split were not annotated with (columns `schemes` of the
+        queries and `scheme` of the labels); None for none."""
+        return unknown_pairs(self.queries[split], self.labels, self.positives(split))
 
     def positives(self, split: str) -> Positives:
         """The positives of a split as numpy arrays, one row per query."""
@@ -157,7 +169,9 @@ class XMCDataset:
             **({"reading": self.reading.to_json()} if self.reading else {}),
             **({"said": self.said} if self.said else {}),
         }
-        tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters, self.soft)
+        filters = {split: pairs.minus(self.unknown(split)) for split, pairs in self.filters.items()}
+        filters = {split: pairs for split, pairs in filters.items() if len(pairs.indices)}  # the rest is found again
+        tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, filters, self.soft)
         return parquet_folder.write(tables, about, Path(folder))
 
 

@@ -278,6 +278,19 @@ def check_not_multi_hot(rows: Iterable[Any], path: Path) -> None:
         raise DataError(f"labels are multi-hot vectors, as {[*first]!r:.60}", path, hint=hint)
 
 
+def checked_schemes(schemes: Any, path: Path, line: int) -> list[str]:
+    """The catalogues that a query was annotated with: a list of names, or names separated by `|`, `;` or `,`.
+
+    >>> checked_schemes("topic; format", Path("a.csv"), 1)
+    ['topic', 'format']
+    """
+    if isinstance(schemes, str):
+        schemes = [name.strip() for name in re.split(r"[|;,]", schemes) if name.strip()]
+    if not isinstance(schemes, list) or not all(isinstance(name, str) for name in schemes):
+        raise DataError(f'"schemes" is {schemes!r:.60}', path, line, "expected a list of names of catalogues")
+    return schemes
+
+
 def checked_weights(weights: Any, count: int, name: str, path: Path, line: int) -> list[float]:
     """The relevance of each label of a row: one non-negative number per label.
 

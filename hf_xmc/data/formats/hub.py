@@ -24,6 +24,7 @@ from hf_xmc.data.formats.fields import (
     SPLIT_NAMES,
     TEXT_FIELDS,
     UID_COLUMNS,
+    checked_schemes,
     checked_weights,
     find_column,
     names_in,
@@ -185,6 +186,8 @@ def queries(
                 found["labels"] = [id_ for id_ in cell if id_ is not None and id_ != -1]  # -1: ClassLabel's "unknown"
             if record.get("weights") is not None:
                 found["weights"] = checked_weights(record["weights"], len(found["labels"]), "weights", path, i + 1)
+            if record.get("schemes") is not None:
+                found["schemes"] = checked_schemes(record["schemes"], path, i + 1)
             if options.time_column:
                 found["time"] = record.get(options.time_column)
         except DataError as error:

@@ -24,6 +24,7 @@ from hf_xmc.data.formats.fields import (
     LABEL_TEXT_FIELDS,
     TEXT_FIELDS,
     Template,
+    checked_schemes,
     checked_weights,
     template,
     text_of,
@@ -153,6 +154,8 @@ def query(
     weights_field = next((name for name in WEIGHT_FIELDS if name in record), None)
     if weights_field is not None:
         query["weights"] = checked_weights(record[weights_field], len(ids), weights_field, path, line)
+    if record.get("schemes") is not None:
+        query["schemes"] = checked_schemes(record["schemes"], path, line)
     if time_column is not None:
         query["time"] = record.get(time_column)
     return query

@@ -22,6 +22,7 @@ from hf_xmc.data.formats.columns import Columns
 from hf_xmc.data.formats.fields import (
     SPLIT_NAMES,
     SPLIT_WORDS,
+    checked_schemes,
     names_in,
 )
 from hf_xmc.data.formats.label_names import fold
@@ -178,6 +179,8 @@ def queries(
             found["labels"] = names.ids(cells_of_names, path, line, problems)
             if columns.weights:
                 found |= relevance(record[columns.weights], found["labels"], cells_of_names, path, line)
+            if record.get("schemes"):
+                found["schemes"] = checked_schemes(record["schemes"], path, line)
             if columns.time:
                 found["time"] = record.get(columns.time)
         except DataError as error:

@@ -143,6 +143,8 @@ def write_splits(staged: dict[str, Staged], places: dict[str, np.ndarray], folde
         features["weights"] = OPTIONAL_FEATURES["weights"]
     if any("time" in part.table.column_names for part in staged.values()):
         features["time"] = OPTIONAL_FEATURES["time"]
+    if any("schemes" in part.table.column_names for part in staged.values()):
+        features["schemes"] = OPTIONAL_FEATURES["schemes"]
     present = {*np.unique(np.concatenate(list(places.values()))).tolist(), 0, 1} - {-1}
     present |= {SPLITS.index(split) for split in staged}
     for place in sorted(present):
@@ -158,7 +160,7 @@ def write_splits(staged: dict[str, Staged], places: dict[str, np.ndarray], folde
 
 
 def with_columns(table: pa.Table, features: Features) -> pa.Table:
-    """Add the columns that other rows or splits have: weights of 1, and a missing time."""
+    """Add the columns that other rows or splits have: weights of 1, a missing time, and no schemes."""
     if "weights" in features and ("weights" not in table.column_names or table["weights"].null_count):
         kind = features.arrow_schema.field("weights").type
         ones = pa.array([[1.0] * n for n in pc.list_value_length(table["labels"]).to_pylist()], type=kind)
@@ -170,6 +172,9 @@ def with_columns(table: pa.Table, features: Features) -> pa.Table:
             table = table.set_column(table.column_names.index("weights"), "weights", filled)
     if "time" in features and "time" not in table.column_names:
         table = table.append_column("time", pa.nulls(len(table), pa.string()))
+    if "schemes" in features and "schemes" not in table.column_names:
+        kind = features.arrow_schema.field("schemes").type
+        table = table.append_column("schemes", pa.nulls(len(table), kind))
     return table
 
 

@@ -23,7 +23,9 @@ from hf_xmc.data.formats.source import LEFT_OUT, Record, Source
 from hf_xmc.errors import DataError, Problems
 
 QUERY_FEATURES = Features({"uid": Value("string"), "text": Value("string"), "labels": List(Value("int32"))})
-OPTIONAL_FEATURES = Features({"weights": List(Value("float32")), "time": Value("string")})
+OPTIONAL_FEATURES = Features(
+    {"weights": List(Value("float32")), "time": Value("string"), "schemes": List(Value("string"))}
+)
 MAX_LABELS = 2**31 - 1
 NOT_TEXT = "invalid characters"
 ROW_NUMBER = re.compile(r"row-\d+")  # uids in tables that have no column for them
@@ -35,8 +37,8 @@ class Staged:
 
     Args:
         path: the file in the source, for error messages.
-        table: `uid`, `text`, `labels`, and if any row has them `weights` (null in batches without) and `time`,
-            memory-mapped.
+        table: `uid`, `text`, `labels`, and if any row has them `weights` (null in batches without), `time` and
+            `schemes`, memory-mapped.
         lines: line of each row in the source, `[N]`.
         uid_hash, text_hash: 64 bits each, `[N]`.
         weighted: whether a row has a relevance other than 1.
@@ -91,6 +93,7 @@ def stage_queries(
                 "text": [r["text"] for r in records],
                 "labels": labels,
                 "weights": weights if "weights" in here else [None] * len(records),
+                "schemes": [r.get("schemes") for r in records],
                 "time": [None if r.get("time") is None else str(r["time"]) for r in records],
             }
             writer.write(columns)
