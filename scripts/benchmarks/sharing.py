@@ -175,10 +175,7 @@ def main() -> None:
     from hf_xmc.retrieval.engines.index import EngineIndex
 
     folder = options.output_dir / "run"
-    if options.run:
-        data, cost = copied(options.run, folder), {}
-    else:
-        data, cost = prepare(folder)
+    data, cost = (copied(options.run, folder), None) if options.run else prepare(folder)
     texts = data.queries["test"]["text"][: options.texts]
     ways = ["hf_xmc", "AutoModel", "sentence-transformers", "onnx"]
     ways += ["openvino"] if (folder / "openvino").is_dir() else []
@@ -189,7 +186,7 @@ def main() -> None:
         "texts": len(texts),
         "ways": compare(folder, texts, ways, options.url),
     }
-    if not options.run:
+    if cost is not None:
         report |= {"texts_per_second_one_core": speed(folder, texts[:300]), "int8_on_validation": cost}
     (options.output_dir / "sharing.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
