@@ -9,9 +9,11 @@ from hf_xmc.losses.distributionally_robust import LabelDistributionallyRobustLos
 from hf_xmc.losses.loss import Loss, as_loss
 from hf_xmc.losses.one_vs_all import OneVsAllLoss
 from hf_xmc.losses.positive_unlabelled import PositiveUnlabelledLoss
+from hf_xmc.losses.prob_contrastive import ProbContrastiveLoss
 from hf_xmc.losses.soft_top_k import SoftTopKLoss
 from hf_xmc.losses.softmax import SoftmaxLoss
 from hf_xmc.losses.triplet import TripletMarginLoss
+from hf_xmc.losses.triplet_hardest import HardestPositivesTripletLoss
 
 # The losses that `--loss` knows, in the order of its help text. A new one is its own file and its lines here.
 LOSSES: dict[str, type[Loss]] = {
@@ -22,6 +24,8 @@ LOSSES: dict[str, type[Loss]] = {
         SoftmaxLoss,
         OneVsAllLoss,
         TripletMarginLoss,
+        HardestPositivesTripletLoss,
+        ProbContrastiveLoss,
         LabelDistributionallyRobustLoss,
         PositiveUnlabelledLoss,
         AsymmetricFocalLoss,
@@ -39,11 +43,13 @@ __all__ = [
     "LOSSES",
     "AsymmetricFocalLoss",
     "DecoupledSoftmaxLoss",
+    "HardestPositivesTripletLoss",
     "LabelDistributionallyRobustLoss",
     "Loss",
     "MultiLabelClusterLoss",
     "OneVsAllLoss",
     "PositiveUnlabelledLoss",
+    "ProbContrastiveLoss",
     "SoftTopKLoss",
     "SoftmaxLoss",
     "TripletMarginLoss",

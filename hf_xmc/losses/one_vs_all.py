@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import softplus
 
-from hf_xmc.errors import SettingsError
 from hf_xmc.losses.pairs import read_local
 from hf_xmc.losses.streaming import StreamingLoss, Tile
 from hf_xmc.types import Positives
@@ -37,17 +36,15 @@ class OneVsAllLoss(StreamingLoss):
         Args:
             positives: tensors, like the embeddings; ids are rows of `labels`. Weights multiply the terms of the
                 positives; the divisor of the mean does not depend on them.
-            sampled: must be None; every entry counts in this loss.
+            sampled: use these positives only; the others take no part, as if they were ignored. (The code of DEXML
+                counts them as negatives.)
             ignored: pairs that are neither positive nor negative; the mean is over the other entries.
 
         Raises:
-            SettingsError: `sampled` is given.
             ValueError: ids outside the labels, a label twice in a row (the message names it),
                 shapes that do not fit.
         """
-        if sampled is not None:
-            raise SettingsError("one-vs-all compares every query with every label; it takes no sampled positives")
-        batch = self.read(queries, labels, positives, None, ignored)
+        batch = self.read(queries, labels, positives, sampled, ignored)
         return self.stream(one_vs_all_rows, queries, labels, batch, batch.num_candidates.sum().clamp(min=1))
 
 

@@ -54,7 +54,7 @@ class SoftTopKLoss(StreamingLoss):
     @classmethod
     def from_arguments(cls, arguments: Any, temperature: float) -> SoftTopKLoss:
         """See [`Loss`]; `soft_top_k` is k, and 0 stands for the number of positives."""
-        return cls(temperature, k=arguments.soft_top_k or None)
+        return cls(temperature, k=arguments.soft_top_k or None, alpha=arguments.soft_top_k_alpha)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, alpha={self.alpha}, {super().extra_repr()}"

@@ -11,8 +11,10 @@ from hf_xmc.types import Positives
 class SoftmaxLoss(StreamingLoss):
     """Mean over queries of the sum over p in P_b of  -log( exp(s_bp) / sum_l exp(s_bl) ), l over all labels.
 
-    As in the code of DEXML (Gupta et al., ICLR 2024), the sum is not divided by the number of positives, and positives
-    compete with each other; `DecoupledSoftmaxLoss` avoids the latter.
+    The formula of the code of DEXML (Gupta et al., ICLR 2024): the sum is not divided by the number of positives, and
+    positives compete with each other; `DecoupledSoftmaxLoss` avoids the latter. Their configurations draw one positive
+    of each query in each step (`loss_sample`), so their loss is on average the mean over the positives of a query,
+    not the sum: `num_positives=1` trains so.
 
     See `StreamingLoss` for the arguments.
     """

@@ -51,7 +51,7 @@ class TripletMarginLoss(Loss):
     @classmethod
     def from_arguments(cls, arguments: Any, temperature: float) -> TripletMarginLoss:
         """See [`Loss`]. This loss runs on raw dot products, without a temperature."""
-        return cls(num_negatives=arguments.num_hard_negatives)
+        return cls(arguments.triplet_margin, arguments.num_hard_negatives, arguments.triplet_temperature or None)
 
     def extra_repr(self) -> str:
         return (

@@ -39,6 +39,28 @@ def to_columns(pairs: Positives, candidates: Tensor) -> Positives:
     return Positives(pairs.indptr, columns, pairs.weights).keep(kept)
 
 
+def repeat_columns(pairs: Positives, counts: Tensor, first: bool = False) -> Positives:
+    """Pairs with columns of a matrix, as pairs of the matrix in which column c stands `counts[c]` times in a row.
+
+    Args:
+        pairs: tensors.
+        counts: int64 `[C]`.
+        first: only the first copy of each.
+
+    >>> pairs, counts = Positives.from_lists([[0], [0, 1]]).torch(), torch.tensor([2, 1])
+    >>> repeat_columns(pairs, counts).indices.tolist(), repeat_columns(pairs, counts, first=True).indices.tolist()
+    ([0, 1, 0, 1, 2], [0, 0, 2])
+    """
+    starts = (counts.cumsum(0) - counts)[pairs.indices]  # [nnz]
+    if first:
+        return Positives(pairs.indptr, starts, pairs.weights)
+    times = counts[pairs.indices]  # [nnz]
+    ends = torch.cat([times.new_zeros(1), times.cumsum(0)])
+    place = torch.arange(int(ends[-1]), device=times.device) - ends[:-1].repeat_interleave(times)
+    weights = None if pairs.weights is None else pairs.weights.repeat_interleave(times)
+    return Positives(ends[pairs.indptr], starts.repeat_interleave(times) + place, weights)
+
+
 def all_but(pairs: list[Positives], num_columns: int, with_: Positives | None = None) -> Positives:
     """All pairs of a matrix `[B, num_columns]` that are in none of these sets, and in any case those of `with_`; ids
     are columns.
@@ -54,6 +76,25 @@ def all_but(pairs: list[Positives], num_columns: int, with_: Positives | None = 
         rest[with_.rows, with_.indices] = True
     counts = rest.sum(1)
     return Positives(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), rest.nonzero()[:, 1])
+
+
+def left_out(ignored: Positives | None, undrawn: Positives) -> Positives | None:
+    """Ignored pairs, and positives that were not drawn, which share no pair: both take no part in a loss.
+
+    >>> found = left_out(Positives.from_lists([[4], []]).torch(), Positives.from_lists([[2], [7]]).torch())
+    >>> found.indptr.tolist(), found.indices.tolist()
+    ([0, 2, 3], [2, 4, 7])
+    """
+    if not len(undrawn.indices):
+        return ignored
+    undrawn = Positives(undrawn.indptr, undrawn.indices)
+    if ignored is None:
+        return undrawn
+    rows, ids = torch.cat([ignored.rows, undrawn.rows]), torch.cat([ignored.indices, undrawn.indices])
+    stride = int(ids.max()) + 1
+    keys = torch.unique(rows * stride + ids)
+    counts = torch.bincount(keys // stride, minlength=len(ignored))
+    return Positives(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), keys % stride)
 
 
 def by_gradient(

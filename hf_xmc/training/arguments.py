@@ -37,10 +37,12 @@ SHARES = ("label_random_share", "label_head_loss_weight", "static_dropout")
 NOT_NEGATIVE = (
     *("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin"),
     *("learning_rate", "num_train_epochs", "weight_decay", "static_learning_rate"),
+    *("triplet_margin", "triplet_temperature", "prob_contrastive_threshold"),
 )
 AT_LEAST_ONE = (
     *("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives", "num_positives"),
     *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs", "static_min_texts"),
+    "triplet_hardest_positives",
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
 )
 
@@ -84,6 +86,31 @@ class XMCTrainingArguments(CandidateArguments):
         metadata={
             "help": "Explicit value of k of the loss soft_top_k (DEXML: 5; 0 = the number of positives of each query)."
         },
+    )
+    soft_top_k_alpha: float = field(
+        default=2.0, metadata={"help": "Steepness of the selection of the loss soft_top_k (DEXML: 2)."}
+    )
+    triplet_margin: float = field(
+        default=0.3,
+        metadata={
+            "help": "Margin by which positives must beat negatives, of the losses triplet_margin and triplet_hardest "
+            "(NGAME: 0.3, in its second stage 0.2)."
+        },
+    )
+    triplet_temperature: float = field(
+        default=0.1,
+        metadata={
+            "help": "Temperature of the softmax that weights the negatives of the loss triplet_margin: the lower, the "
+            "more the hardest one counts (NGAME: 0.1; 0 = equal weights of 1)."
+        },
+    )
+    triplet_hardest_positives: int = field(
+        default=3,
+        metadata={"help": "Number of lowest-scoring positives per query that the loss triplet_hardest compares."},
+    )
+    prob_contrastive_threshold: float = field(
+        default=0.05,
+        metadata={"help": "Terms of negatives below this count as 0, in the loss prob_contrastive (NGAME: 0.05)."},
     )
     ldr_margin: float = field(
         default=0.0,

@@ -6,6 +6,9 @@ Its candidates and its normaliser are those of one large batch, so that 1 x 8 = 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,7 +16,8 @@ from hf_xmc.data.collator import unpack
 from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.losses import Loss
 from hf_xmc.losses.sharding import Shard
-from hf_xmc.sampling.candidates import all_but, to_columns
+from hf_xmc.sampling.candidates import all_but, left_out, repeat_columns, to_columns
+from hf_xmc.sampling.draws import draw_pairs
 from hf_xmc.training.candidates.rule import CandidateRule, Candidates, Window
 from hf_xmc.training.distributed import GatherLabels, concatenate
 from hf_xmc.training.encoding import TextEncoder
@@ -85,7 +89,7 @@ class LabelStep:
             labels = self.labels
             if (earlier := self.detached.grad) is not None:
                 labels.register_hook(lambda gradient: gradient + earlier)
-        loss = self.compare(queries, labels, *self.pairs(self.done)) * self.shares[self.done]
+        loss = self.compare(queries, labels, self.pairs(self.done)) * self.shares[self.done]
         self.done += 1
         return loss, queries, labels[:, : queries.shape[1]]
 
@@ -100,6 +104,7 @@ class LabelStep:
         self.candidates = self.rule.choose(window)
         ids, log_weights = self.candidates.ids, self.candidates.log_weights
         count = self.num_labels if ids is None else len(ids)
+        counts = self.candidates.counts
         own = self.encoder.part(ids, count, self.ranks)
         if self.ranks.group is not None:
             ids = torch.arange(own.start, own.stop, device=queries.device) if ids is None else ids[own]
@@ -115,7 +120,7 @@ class LabelStep:
             labels = GatherLabels.apply(labels, self.ranks, own)
         self.labels = labels
         self.detached = labels.detach().requires_grad_(labels.requires_grad)
-        self.shares = self.count_shares(count)
+        self.shares = self.count_shares(count if counts is None else int(counts.sum()))
 
     def window(self, queries: Tensor) -> Window:
         """What the rule sees of this step; `queries` are the embeddings of the first micro-batch."""
@@ -134,16 +139,21 @@ class LabelStep:
     def count_shares(self, count: int) -> Tensor:
         """The share of each micro-batch in the mean over the window, `[micro-batches]`, for this many candidates."""
         pairs = (self.pairs(i) for i in range(len(self.batches)))  # one at a time: they may be many
-        terms = torch.stack([self.criterion.num_terms(p, count, i) for p, i in pairs]).double()  # [micro-batches]
+        terms = torch.stack([self.criterion.num_terms(p.true, count, p.left_out) for p in pairs]).double()
         everywhere = self.ranks.sum_(terms.clone())
         return ((everywhere if self.sharded else terms) / everywhere.sum().clamp(min=1)).float()
 
-    def compare(self, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None) -> Tensor:
+    def compare(self, queries: Tensor, labels: Tensor, pairs: StepPairs) -> Tensor:
         """The loss of these queries, `[B, D]`, over each of the matrices that stand side by side in `labels`."""
-        weighted = {} if self.log_weights is None else {"log_weights": self.log_weights}
+        given: dict[str, Any] = {"ignored": pairs.ignored}
+        if pairs.drawn is not None:
+            given["sampled"] = pairs.drawn
+        if self.log_weights is not None:
+            given["log_weights"] = self.log_weights
+        if self.candidates.counts is not None:
+            labels = labels.repeat_interleave(self.candidates.counts, 0)
         views = zip(self.encoder.view_weights, labels.split(queries.shape[1], 1), strict=True)
-        losses = (w * self.criterion(queries, view, positives, ignored=ignored, **weighted) for w, view in views)
-        return sum(losses)
+        return sum(weight * self.criterion(queries, view, pairs.true, **given) for weight, view in views)
 
     def queries(self, index: int) -> Tensor:
         """Embeddings of a micro-batch with gradients, `[B, D]`; a rank may have run out of queries."""
@@ -163,28 +173,63 @@ class LabelStep:
             others = [self.queries(index).detach() for index in range(1, len(self.batches))]
         return torch.cat([queries.detach(), *others])
 
-    def pairs(self, index: int) -> tuple[Positives, Positives | None]:
-        """Positives of a micro-batch, and the pairs that are left out; all others are negatives. Ids are columns of
-        the candidates; pairs whose label is no candidate fall away."""
+    def pairs(self, index: int) -> StepPairs:
+        """The pairs of a micro-batch; all others are negatives. Ids are columns of the candidates; pairs whose label
+        is no candidate fall away."""
         batch, ids = self.batches[index], self.candidates.ids
         positives, ignored = (self.to_columns(unpack(batch, name)) for name in ("positives", "ignored"))
         assert positives is not None
         if self.candidates.negatives is None:
-            return positives, ignored
+            return StepPairs(positives, ignored, self.drawn(index))
         assert ids is not None
         start = sum(len(batch["row"]) for batch in self.batches[:index])
         negatives = self.to_columns(cut(self.candidates.negatives, start, start + len(batch["row"])))
         assert negatives is not None
-        return positives, all_but([positives, negatives], len(ids), ignored)
+        return StepPairs(positives, all_but([positives, negatives], len(ids), ignored))
 
-    def to_columns(self, pairs: Positives | None) -> Positives | None:
-        """Pairs of catalogue ids as columns of the candidates."""
-        return pairs if pairs is None or self.candidates.ids is None else to_columns(pairs, self.candidates.ids)
+    def drawn(self, index: int) -> Positives | None:
+        """The positives of a micro-batch that the loss runs over, as columns; None for all of them."""
+        args = self.rule.args
+        if not self.rule.draws_for_loss or args.num_positives is None:
+            return None
+        batch = self.batches[index]
+        positives, ignored = unpack(batch, "positives"), unpack(batch, "ignored")
+        assert positives is not None
+        drawn = draw_pairs(positives, batch["row"], args.num_positives, args.seed, self.number, ignored)
+        return self.to_columns(drawn, first=True)
+
+    def to_columns(self, pairs: Positives | None, first: bool = False) -> Positives | None:
+        """Pairs of catalogue ids as columns of the candidates; of those that are repeated all copies, or the `first`
+        ones."""
+        if pairs is None or self.candidates.ids is None:
+            return pairs
+        columns, counts = to_columns(pairs, self.candidates.ids), self.candidates.counts
+        return columns if counts is None else repeat_columns(columns, counts, first)
 
     def all_pairs(self, name: str) -> Positives | None:
         """Positives or ignored pairs of this rank's queries in the window, as catalogue ids."""
         found = [pairs for batch in self.batches if (pairs := unpack(batch, name)) is not None]
         return concatenate(found) if found else None
+
+
+@dataclass(frozen=True)
+class StepPairs:
+    """The pairs of a micro-batch, as columns of the candidates.
+
+    Args:
+        true: the positives.
+        ignored: pairs that take no part in the loss.
+        drawn: the positives that the loss runs over; None for all of them.
+    """
+
+    true: Positives
+    ignored: Positives | None = None
+    drawn: Positives | None = None
+
+    @property
+    def left_out(self) -> Positives | None:
+        """The ignored pairs, and the positives that were not drawn."""
+        return self.ignored if self.drawn is None else left_out(self.ignored, self.true.minus(self.drawn))
 
 
 def cut(pairs: Positives, start: int, stop: int) -> Positives:

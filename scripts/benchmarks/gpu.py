@@ -221,7 +221,7 @@ def packing(args: argparse.Namespace) -> Iterator[Record]:
 
 def encoder_step(folder: str, attention: str, bf16: bool, texts: list[list[int]], rounds: int) -> Record:
     model = XMCDualEncoderModel.from_encoder(folder, attn_implementation=attention).train()
-    model.to(torch.device(DEVICE))  # type: ignore[arg-type]  # the annotation of transformers takes a model alone
+    model.to(torch.device(DEVICE))
     with autocast(bf16):
         batch = model.batch(*flatten(texts, np.arange(len(texts))), "label")
 

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hf_xmc import Positives, XMCTrainingArguments
+from hf_xmc.errors import SettingsError
 from hf_xmc.losses import LOSSES, Loss, SoftTopKLoss, TripletMarginLoss, as_loss, make_loss
+
+RAW = ("triplet_margin", "triplet_hardest", "prob_contrastive")  # on dot products without a temperature
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -17,7 +20,7 @@ def test_a_loss_is_found_by_its_name(name: str, tmp_path: Path) -> None:
     loss = make_loss(XMCTrainingArguments(str(tmp_path), loss=name), temperature=0.2)
     assert loss.name == name
     assert loss.summary in XMCTrainingArguments.__dataclass_fields__["loss"].metadata["help"]
-    assert name == "triplet_margin" or loss.temperature == 0.2
+    assert name in RAW or loss.temperature == 0.2
     assert as_loss(loss) is loss
 
 
@@ -25,9 +28,21 @@ def test_options_of_a_loss(tmp_path: Path) -> None:
     top_k = make_loss(XMCTrainingArguments(str(tmp_path), loss="soft_top_k", soft_top_k=0), 0.1)
     assert isinstance(top_k, SoftTopKLoss)
     assert top_k.k is None
-    triplet = make_loss(XMCTrainingArguments(str(tmp_path), loss="triplet_margin", num_hard_negatives=7), 0.1)
+    options = {"loss": "soft_top_k", "soft_top_k_alpha": 0.5}
+    assert make_loss(XMCTrainingArguments(str(tmp_path), **options), 0.1).alpha == 0.5
+    options = {"num_hard_negatives": 7, "triplet_margin": 0.2, "triplet_temperature": 0.3}
+    triplet = make_loss(XMCTrainingArguments(str(tmp_path), loss="triplet_margin", **options), 0.1)
     assert isinstance(triplet, TripletMarginLoss)
     assert (triplet.num_negatives, triplet.temperature) == (7, 1.0)
+    assert (triplet.margin, triplet.weight_temperature) == (0.2, 0.3)
+    unweighted = make_loss(XMCTrainingArguments(str(tmp_path), loss="triplet_margin", triplet_temperature=0), 0.1)
+    assert unweighted.weight_temperature is None
+    hardest = make_loss(XMCTrainingArguments(str(tmp_path), loss="triplet_hardest", **options), 0.1)
+    assert (hardest.margin, hardest.num_positives, hardest.num_negatives) == (0.2, 3, 7)
+    clipped = XMCTrainingArguments(str(tmp_path), loss="prob_contrastive", prob_contrastive_threshold=0.1)
+    assert make_loss(clipped, 0.1).threshold == 0.1
+    with pytest.raises(SettingsError, match="triplet_margin is -1"):
+        XMCTrainingArguments(str(tmp_path), triplet_margin=-1)
 
 
 class Pull(Loss):

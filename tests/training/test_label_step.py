@@ -158,7 +158,7 @@ def test_labels_drawn_at_random_count_for_those_left_over(
         1.0,
         3.0,
     }  # 12 labels, 3 positive, 3 chosen: 6 are left, 2 drawn
-    positives, _ = step.pairs(0)
+    positives = step.pairs(0).true
     scores = queries @ labels.T / trainer.model.config.temperature + log_weights  # [B, C]
     terms = []
     for row in range(2):

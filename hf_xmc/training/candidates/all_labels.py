@@ -17,5 +17,9 @@ class AllLabels(CandidateRule):
     def demand(cls, args: Any, sizes: Sizes) -> Demand:
         return Demand(sizes.num_labels)
 
+    @property
+    def draws_for_loss(self) -> bool:
+        return True
+
     def choose(self, window: Window) -> Candidates:
         return Candidates(None)

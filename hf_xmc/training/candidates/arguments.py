@@ -41,15 +41,23 @@ class CandidateArguments(TrainingArguments):
         default=10,
         metadata={
             "help": "Number of hard negatives per query with label_strategy mixed and mined. The loss triplet_margin "
-            "takes the same number of the hardest negatives of the batch (NGAME: 10)."
+            "takes the same number of the hardest negatives of the batch (NGAME: 10), and so does triplet_hardest (5)."
         },
     )
     num_positives: int | None = field(
         default=None,
         metadata={
-            "help": "Number of positives that each query brings into a step, drawn again in each step (label_strategy "
-            "in_batch, mixed and mined; NGAME: 1; default: all). A query also learns from those of its positives that "
-            "other queries bring."
+            "help": "Number of positives that each query brings into a step, drawn again in each step (NGAME and "
+            "DEXML: 1, with soft top-k 5; default: all). With label_strategy in_batch, mixed and mined a query also "
+            "learns from those of its positives that other queries bring; with all and selective the loss runs over "
+            "the drawn ones alone."
+        },
+    )
+    drawn_pairs: bool = field(
+        default=False,
+        metadata={
+            "help": "Compare each query with its drawn positives alone, among the drawn positives of all queries, a "
+            "label as often as it was drawn (NGAME; label_strategy in_batch with num_positives)."
         },
     )
     negative_source: str = field(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
+
+from hf_xmc.errors import SettingsError
 from hf_xmc.sampling.candidates import in_batch
+from hf_xmc.training.candidates.arguments import CandidateArguments
 from hf_xmc.training.candidates.rule import CandidateRule, Candidates, Demand, Sizes, Window
 
 
@@ -13,6 +17,9 @@ class InBatchLabels(CandidateRule):
 
     The loss of a query runs over all its positives among these candidates, also over those that another query brought
     in. Leaving those out was worse where labels are frequent (`docs/experiments.md`).
+
+    With `drawn_pairs` they are left out, as in the code of NGAME: a query is compared with its drawn positives alone,
+    among the drawn positives of all queries, in which a label stands as often as it was drawn.
     """
 
     name: ClassVar[str] = "in_batch"
@@ -22,5 +29,23 @@ class InBatchLabels(CandidateRule):
     def demand(cls, args: Any, sizes: Sizes) -> Demand:
         return Demand(sizes.distinct_positives(args.num_positives))
 
+    @classmethod
+    def check(cls, args: CandidateArguments) -> None:
+        if args.drawn_pairs and args.num_positives is None:
+            raise SettingsError("drawn_pairs needs num_positives", hint="NGAME draws one: --num_positives 1")
+
+    @property
+    def draws_for_loss(self) -> bool:
+        return self.args.drawn_pairs
+
     def choose(self, window: Window) -> Candidates:
-        return Candidates(in_batch(window.positives(self.args.num_positives, self.args.seed)))
+        positives = window.positives(self.args.num_positives, self.args.seed)
+        if not self.args.drawn_pairs:
+            return Candidates(in_batch(positives))
+        if window.loss.sharded:
+            raise SettingsError(
+                f"drawn_pairs repeats labels, which the loss {window.loss.name} cannot hold in parts",
+                hint="train with one process, or with the loss triplet_margin",
+            )
+        ids, counts = torch.unique(positives.indices, return_counts=True)
+        return Candidates(ids, counts=counts) if len(ids) else Candidates(in_batch(positives))

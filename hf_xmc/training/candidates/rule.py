@@ -75,6 +75,12 @@ class CandidateRule:
         """The candidates of a step. Changes nothing: neither the rule nor the window."""
         raise NotImplementedError
 
+    @property
+    def draws_for_loss(self) -> bool:
+        """Whether the loss runs over the `num_positives` drawn positives alone. Otherwise they choose candidates, and
+        the loss of a query runs over all of its positives among these."""
+        return False
+
     def prepare(self, window: Window) -> None:
         """Called before `choose`, to bring the state of the rule up to date."""
 
@@ -112,6 +118,7 @@ class Candidates:
         ids: label ids, sorted, int64 `[C]`, the same on all ranks; None for the whole catalogue.
         log_weights: `[C]`, the logarithm of how many labels each candidate stands for; None where each stands for
             itself.
+        counts: int64 `[C]`, how often each candidate stands among those that queries are compared with; None for once.
         negatives: label ids for each query of this rank: it is compared with these and its positives alone. None to
             compare it with all candidates.
         report: values to log.
@@ -119,6 +126,7 @@ class Candidates:
 
     ids: Tensor | None
     log_weights: Tensor | None = None
+    counts: Tensor | None = None
     negatives: Positives | None = None
     report: dict[str, float] = field(default_factory=dict)
 
@@ -150,12 +158,15 @@ class Window:
         """Embeddings of the queries without gradients, `[B, D]`."""
         return self.embed()
 
+    def drawn(self, count: int | None, seed: int) -> Positives:
+        """Positives of the queries of this rank, catalogue ids; at most `count` per query, drawn for this step."""
+        if count is None:
+            return self.true
+        return draw_pairs(self.true, self.rows, count, seed, self.number, self.ignored)
+
     def positives(self, count: int | None, seed: int) -> Positives:
-        """Positives of the queries of all ranks, catalogue ids; at most `count` per query, drawn for this step."""
-        positives = self.true
-        if count is not None:
-            positives = draw_pairs(positives, self.rows, count, seed, self.number, self.ignored)
-        return gather(positives, self.ranks)
+        """What `drawn` gives, for the queries of all ranks."""
+        return gather(self.drawn(count, seed), self.ranks)
 
 
 class LabelEncoder(Protocol):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_xmc.sampling.candidates import by_gradient, in_batch
+from hf_xmc.sampling.candidates import by_gradient, in_batch, left_out
 from hf_xmc.sampling.gradient_norms import label_gradient_norms
 from hf_xmc.training.candidates.banked import BankedLabels
 from hf_xmc.training.candidates.label_bank import LabelBank
@@ -31,19 +31,23 @@ class SelectiveLabels(BankedLabels):
 
     @classmethod
     def demand(cls, args: Any, sizes: Sizes) -> Demand:
-        candidates = min(max(args.label_budget, sizes.distinct_positives(None)), sizes.num_labels)
+        candidates = min(max(args.label_budget, sizes.distinct_positives(args.num_positives)), sizes.num_labels)
         return cls.banked_demand(args, sizes, candidates)
 
     @property
     def is_exact(self) -> bool:
         return self.args.label_budget >= self.encoder.num_labels
 
+    @property
+    def draws_for_loss(self) -> bool:
+        return True
+
     def choose(self, window: Window) -> Candidates:
         if self.is_exact:
             return Candidates(None, report={"covered_gradient_mass": 1.0})
         assert self.bank is not None
         queries = window.queries  # [B of this rank, D]
-        positives = in_batch(window.positives(None, self.args.seed))
+        positives = in_batch(window.positives(self.args.num_positives, self.args.seed))
         if len(positives) >= self.args.label_budget and self.ranks.rank == 0:
             logger.warning_once(  # without the number of the step, which would make it another message in each step
                 f"The positives of a step can fill the label_budget of {self.args.label_budget:,} by themselves. No "
@@ -58,7 +62,8 @@ class SelectiveLabels(BankedLabels):
 
     def norms(self, window: Window, bank: LabelBank, queries: Tensor) -> Tensor:
         """Gradient norm of every label, `[L]`, the same on all ranks."""
-        positives, ignored = window.true, window.ignored
+        positives = window.drawn(self.args.num_positives, self.args.seed)
+        ignored = left_out(window.ignored, window.true.minus(positives))
         if window.loss.sharded:
             own = bank.embeddings[part(len(bank), self.ranks)]
             return self.ranks.gather(label_gradient_norms(window.loss, queries, own, positives, ignored))
