@@ -21,7 +21,8 @@ from hf_xmc.inference.batch import predict_file
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.text_files import read_rows
 from hf_xmc.serving import limits, service
-from hf_xmc.serving.page import language, page
+from hf_xmc.serving.page import language, page, tag_file
+from hf_xmc.serving.page.catalogue import found_labels
 from hf_xmc.serving.page.language import LANGUAGES, TEXTS, Words
 from hf_xmc.serving.page.tab import Page
 from hf_xmc.serving.page.tag_file import tagged_file
@@ -186,6 +187,35 @@ def test_accepted_tags_are_training_data_for_fit(shared_service: TaggingService,
         assert found == wanted
         assert data.num_labels == (14 if earlier else len({uid for uids in wanted.values() for uid in uids}))
     assert all(":" in text for text in data.labels["text"]), "names keep their definitions"
+
+
+def test_too_large_a_file_is_refused_in_a_sentence(
+    english: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "texts.txt"
+    source.write_text("a red car\n" * 600, encoding="utf-8")
+    monkeypatch.setattr(tag_file, "MOST_ROWS", 500)
+    assert "The file has more than 500 rows." in shown_for(english, source)
+    source.write_text("", encoding="utf-8")
+    assert "The file has no rows" in shown_for(english, source)
+
+
+def shown_for(english: Page, path: Path) -> str:
+    """What a press of "Tag the file" shows."""
+    settings = (3.0, 0.0, "tags", "csv")
+    return tag_file.run_file(english, Visit(), str(path), ["text"], settings, lambda *_, **__: None)[1]
+
+
+def test_changes_stay_with_the_visitor_unless_the_owner_shares_them(english: Page, service: TaggingService) -> None:
+    visit = Visit()
+    assert english.changing(visit) is visit.service is not None
+    visit.service.add_label("zeppelin", "A ship in the air with gas in it.")
+    assert [found_labels(english, its, "zeppelin", 0)[0] for its in (visit, Visit())] == [
+        "1 label found.",
+        "0 labels found.",
+    ]
+    shared = Page(service, service.about(), Words("en"), gr.State(), shared_changes=True)
+    assert shared.changing(Visit()) is service
 
 
 def test_the_api_refuses_what_is_too_much_in_a_sentence(shared_service: TaggingService) -> None:
