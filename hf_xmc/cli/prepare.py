@@ -145,9 +145,9 @@ def prepare(
     if output_dir is None:
         return
     if push_to_hub is not None:
-        from hf_xmc.data.summary.card import push_to_hub as push
+        from hf_xmc.hub.push import push_dataset
 
-        console.print(f"Pushed to {push(output_dir, push_to_hub, private).commit_url}")
+        console.print(f"Pushed to {push_dataset(output_dir, push_to_hub, private).commit_url}")
     encoder = "--model_name_or_path sentence-transformers/all-MiniLM-L6-v2"
     print_next(f"hf-xmc train --dataset {output_dir} {encoder} --output_dir outputs/run")
 

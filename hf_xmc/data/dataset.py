@@ -8,12 +8,12 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_xmc.data import parquet_folder
 from hf_xmc.data.arrow import cached_folder, file_key, list_column
@@ -95,6 +95,21 @@ class XMCDataset:
         {'train': 3632, 'validation': 368, 'test': 1000, 'labels': 1193}
         """
         return {**{split: len(rows) for split, rows in self.queries.items()}, "labels": len(self.labels)}
+
+    def with_validation_in_training(self) -> XMCDataset:
+        """The same data with the validation queries at the end of the training split, and none in validation."""
+        train, held = self.queries["train"], self.queries["validation"]
+        queries = DatasetDict(
+            {**self.queries, "train": concatenate_datasets([train, held]), "validation": held.select([])}
+        )
+        filters = {split: pairs for split, pairs in self.filters.items() if split not in ("train", "validation")}
+        known = [self.filters.get(split) for split in ("train", "validation")]
+        if any(pairs is not None for pairs in known):
+            sizes = len(train), len(held)
+            parts = [Positives.from_lists([[]] * n) if p is None else p for p, n in zip(known, sizes, strict=True)]
+            indptr = np.concatenate([parts[0].indptr, parts[1].indptr[1:] + parts[0].indptr[-1]])
+            filters["train"] = Positives(indptr, np.concatenate([part.indices for part in parts]))
+        return replace(self, queries=queries, filters=filters)
 
     def fingerprint(self) -> str:
         """A hash of all uids, texts and labels; it does not depend on the machine or the format."""

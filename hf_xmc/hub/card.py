@@ -71,8 +71,8 @@ def model_card(
     Args:
         name: Hub id or folder; what the example code loads.
         run: the content of `run.json`; any part may be missing. Read are `encoder`, `arguments`, `first_stage`, `data`
-            (`name`, `licence`, `source`, `counts`, `fingerprint`, `example`), `train_seconds`, `versions`, `paper` and
-            `license`.
+            (`name`, `licence`, `source`, `counts`, `fingerprint`, `example`), `validation`, `train_seconds`,
+            `versions`, `paper` and `license`.
         metrics: the content of `metrics.json`; its `baselines` become rows of the results table.
         labels: the label table.
         config: the model's configuration as a dict (`config.json`).
@@ -400,6 +400,8 @@ def training_facts(run: Mapping[str, Any], metrics: Mapping[str, Any], data: Map
         facts.append(f"Data: `{cell(data['name'])}`" + (f" ({counts})" if counts else ""))
     if data.get("fingerprint"):
         facts.append(f"Fingerprint of the data: `{cell(data['fingerprint'])}`")
+    if run.get("validation") == "none":
+        facts.append("Trained on the validation queries too, to the last step: no weights were chosen by them")
     seconds = metrics.get("train_seconds") or run.get("train_seconds")
     if seconds:
         facts.append(f"Time: {seconds:,.0f} seconds" + energy(seconds, run.get("hardware") or {}))

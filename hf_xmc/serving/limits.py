@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from hf_xmc.errors import SettingsError
@@ -32,6 +33,7 @@ class Limits:
     Args:
         text_characters: of one text. Longer ones are refused before they are tokenised.
         explained_characters: of a text that is explained, which takes a pass through the encoder for each word.
+        explained_labels: labels of a text that are explained, each of which takes a pass for each of its own words.
         k: labels per text.
         texts: in one request.
         request_bytes: of the body of a request.
@@ -49,6 +51,7 @@ class Limits:
 
     text_characters: int = 100_000
     explained_characters: int = 4_000
+    explained_labels: int = 10
     k: int = 100
     texts: int = 256
     request_bytes: int = 8 * 2**20
@@ -58,6 +61,30 @@ class Limits:
     name_characters: int = 300
     definition_characters: int = 5_000
     session_labels: int = 1_000
+
+    @classmethod
+    def changed(cls, given: Sequence[str]) -> Limits:
+        """The defaults with some of them changed, as `name=value`.
+
+        Raises:
+            SettingsError: an unknown limit, or a value that is no number above 0.
+
+        >>> Limits.changed(["k=20", "seconds=2.5"]).seconds
+        2.5
+        """
+        kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for one in given:
+            name, _, value = one.partition("=")
+            if name not in kinds:
+                raise SettingsError(f"there is no limit {name!r}", hint=f"there are {', '.join(kinds)}")
+            try:
+                values[name] = kinds[name](value)
+            except ValueError:
+                values[name] = 0
+            if not 0 < values[name] < math.inf:
+                raise SettingsError(f"the limit {name} is {value!r}", hint="expected a number above 0")
+        return cls(**values)
 
     def check_text(self, text: str) -> None:
         """Refuse a text that is empty or too long.
@@ -85,15 +112,16 @@ class Limits:
         for text in texts:
             self.check_text(text)
 
-    def check_k(self, k: int) -> None:
-        """Refuse a number of labels below 1 or above the limit.
+    def check_k(self, k: int, most: int | None = None) -> None:
+        """Refuse a number of labels below 1 or above the limit, or above `most`.
 
         Raises:
             RequestRefused: `"k_out_of_range"`.
         """
-        if not 1 <= k <= self.k:
+        most = self.k if most is None else most
+        if not 1 <= k <= most:
             found = f"k is {k:,}, the number of labels per text"
-            raise RequestRefused("k_out_of_range", found, f"give 1 to {self.k:,}", found=k, most=self.k)
+            raise RequestRefused("k_out_of_range", found, f"give 1 to {most:,}", found=k, most=most)
 
     def check_upload(self, size: int) -> None:
         """Refuse a file of too many bytes.

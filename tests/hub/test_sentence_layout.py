@@ -51,6 +51,22 @@ def test_both_sides_are_equal(tiny_encoder: str, tmp_path: Path, settings: dict[
     check(sentence_transformers.SentenceTransformer(str(tmp_path / "own"), device="cpu"), model)
 
 
+@pytest.mark.parametrize("with_encoder", [True, False])
+def test_a_static_tower_needs_the_folders_code(tiny_encoder: str, tmp_path: Path, with_encoder: bool) -> None:
+    model = XMCDualEncoderModel.from_encoder(
+        tiny_encoder if with_encoder else None, static_dim=8, seed=0, query_prefix="query: "
+    )
+    model.grow_static_tower(model.static_tower.features(TEXTS))  # type: ignore[union-attr]
+    save_parts(tmp_path / "run", {"model": model})
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        sentence_transformers.SentenceTransformer(str(tmp_path / "run"), device="cpu")
+    encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "run"), device="cpu", trust_remote_code=True)
+    loaded = XMCDualEncoderModel.from_pretrained(tmp_path / "run")
+    check(encoder, loaded)
+    assert encoder.get_embedding_dimension() == loaded.config.embedding_dim
+    assert encoder.similarity_fn_name == "cosine"
+
+
 def test_two_towers_are_a_folder_of_their_own(tiny_encoder: str, tmp_path: Path) -> None:
     model = XMCDualEncoderModel.from_encoder(tiny_encoder, share_encoders=False, projection_dim=8, seed=0)
     model.label_encoder.get_input_embeddings().weight.data.normal_()  # type: ignore[union-attr]

@@ -1,0 +1,126 @@
+"""`hf-xmc serve`: a tagger as a page and an HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_xmc.cli.tables import console
+
+if TYPE_CHECKING:
+    from hf_xmc.serving.service import TaggingService
+
+EXAMPLE = "Example: hf-xmc serve outputs/demo/model --port 8000"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    run: Annotated[str, typer.Argument(help="Trained folder, or Hub repository.")],
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all networks of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", help="Port to listen on; 0 for any free one.", min=0, max=65535)
+    ] = 8000,
+    no_page: Annotated[bool, typer.Option("--no_page", help="Leave out the page, and need no gradio.")] = False,
+    annif_project: Annotated[
+        str | None,
+        typer.Option("--annif_project", help="Answer Annif's REST calls too, as the project of this id."),
+    ] = None,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Offer tools to agents at /mcp (Model Context Protocol).")
+    ] = False,
+    stdio: Annotated[
+        bool, typer.Option("--stdio", help="Offer these tools over standard input and output, and nothing else.")
+    ] = False,
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save",
+            help="Write labels that are changed through the API into the folder. Without it, changes last until the "
+            "server stops.",
+        ),
+    ] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", help="A limit of requests, as text_characters=20000 or seconds=10; may be repeated."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="What computes: torch, or what hf-xmc export wrote: onnx or openvino.")
+    ] = "torch",
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of another backend than torch: float32 or int8.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Device of torch: cpu, cuda, ...")] = None,
+) -> None:
+    """Serve a tagger: a page at /, an HTTP API below /api, described at /docs, and figures at /metrics.
+
+    Keys come from the environment: HF_XMC_API_KEYS names those that may use the server, HF_XMC_ADMIN_KEYS those that
+    may also change labels, with commas between them. Without keys everybody may tag and nobody may change labels.
+
+    The server stops on SIGTERM or Ctrl-C, once the requests that run are answered.
+    """
+    check_extras(page=not (no_page or stdio), tools=mcp or stdio, http=not stdio)
+    if save and not Path(run).is_dir():
+        raise typer.BadParameter(f"--save writes into a folder, and {run} is none on this machine")
+    if stdio:
+        offer_tools(loaded(run, limit or (), backend, precision, device))
+        return
+    from hf_xmc.serving.access import CHANGING, TAGGING, Keys
+    from hf_xmc.serving.app import build_app
+    from hf_xmc.serving.server import address, listen, run_server
+
+    keys = Keys.from_environment()
+    with listen(host, port) as listening:  # before the model is loaded, which takes longer
+        service = loaded(run, limit or (), backend, precision, device)
+        changed: Callable[[], None] = (lambda: service.save(run)) if save else (lambda: None)
+        app = build_app(service, keys, not no_page, annif_project, mcp, changed, host)
+        at = address(listening)
+        say(f"{service.name}: {len(service.vocabulary):,} labels at {at}, the API is described at {at}/docs")
+        if host not in LOOPBACK and not keys.tagging:
+            say(f"Everybody who reaches {host} may tag: set {TAGGING} to ask for a key")
+        if save and not keys.changing:
+            say(f"Nobody may change labels: set {CHANGING} to the keys that may")
+        run_server(app, listening, service.limits)
+
+
+def loaded(run: str, limits: Sequence[str], backend: str, precision: str | None, device: str | None) -> TaggingService:
+    """The tagger of a folder or repository, within the limits that were given."""
+    from hf_xmc.serving.limits import Limits
+    from hf_xmc.serving.service import TaggingService
+
+    given = {"backend": backend, "precision": precision, "device": device}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return TaggingService.from_pretrained(run, Limits.changed(limits), **options)
+
+
+def offer_tools(service: TaggingService) -> None:
+    """Answer one agent over standard input and output."""
+    from hf_xmc.serving.agent import tool_server
+
+    tool_server(service).run("stdio")
+
+
+def check_extras(page: bool, tools: bool, http: bool) -> None:
+    """Refuse to start without the packages that are needed, before anything is loaded.
+
+    Raises:
+        SettingsError: a package is missing; the message says how to install it.
+    """
+    from hf_xmc.errors import SettingsError
+
+    wanted = [*(["fastapi", "fastapi_offline", "uvicorn", "prometheus_client"] if http else []), *(["gradio"] * page)]
+    extras = [("serve", name) for name in wanted] + [("mcp", "mcp")] * tools
+    for extra, name in extras:
+        if find_spec(name) is None:
+            instead = ", or leave the page out with --no_page" if name == "gradio" else ""
+            raise SettingsError(f"hf-xmc serve needs {name}", hint=f"pip install 'hf-xmc[{extra}]'{instead}")
+
+
+def say(line: str) -> None:
+    """Print a line on standard output at once, in a log file too."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,123 @@
+"""The application of `hf-xmc serve`: the API, the page, Annif's door and the agent's tools in one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from hf_xmc import __version__
+from hf_xmc.errors import XMCError
+from hf_xmc.serving.access import Keys
+from hf_xmc.serving.batching import Batcher
+from hf_xmc.serving.gate import Gate, error_answer
+from hf_xmc.serving.limits import RequestRefused
+from hf_xmc.serving.observed import Figures, Observed
+from hf_xmc.serving.routes import label_routes, model_routes, tag_routes
+from hf_xmc.serving.service import TaggingService
+
+DESCRIPTION = "Tags texts with the labels of a catalogue. Errors say in one sentence what was found and what to do."
+INTERNAL = "Something went wrong in the server; its log has more under the id of this request"
+
+
+def build_app(
+    service: TaggingService,
+    keys: Keys | None = None,
+    page: bool = True,
+    annif_project: str | None = None,
+    tools: bool = False,
+    changed: Callable[[], None] = lambda: None,
+    host: str = "127.0.0.1",
+) -> Observed:
+    """The application, ready for a server.
+
+    Args:
+        service: the tagger.
+        keys: who may do what; by default everybody may tag and nobody may change labels.
+        page: whether to show the page at `/`; needs gradio.
+        annif_project: answer Annif's REST calls, as the project of this id.
+        tools: whether to offer the agent's tools at `/mcp`; needs the official SDK of the protocol.
+        changed: called after each change of the labels.
+        host: the address that the server listens on.
+    """
+    figures, made = Figures(service), []
+    server = tools_of(service) if tools else None
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            made.append(await stack.enter_async_context(Batcher(service, figures.batch)))
+            if server is not None:
+                await stack.enter_async_context(server.session_manager.run())
+            yield
+            made.clear()
+
+    app = FastAPIOffline(
+        redoc_url=None, title="hf-xmc", version=__version__, description=DESCRIPTION, lifespan=lifespan
+    )
+    app.state.keys = keys or Keys()
+    app.include_router(tag_routes(service, lambda: made[0]))
+    app.include_router(label_routes(service, changed))
+    app.include_router(model_routes(service))
+    if annif_project is not None:
+        from hf_xmc.serving.annif import annif_routes
+
+        app.include_router(annif_routes(service, annif_project))
+    if server is not None:
+        app.router.routes.extend(server.streamable_http_app(json_response=True, stateless_http=True, host=host).routes)
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics() -> Response:
+        return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
+
+    for kind in (XMCError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, refusal)
+    app.add_middleware(Gate, limits=service.limits, keys=app.state.keys)
+    routes = [*app.routes]
+    if not page:
+        app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+        return Observed(app, figures, routes)
+    from hf_xmc.serving.page import mount_page  # needs gradio, which is slow to import
+
+    return Observed(mount_page(app, service, path="/"), figures, routes)
+
+
+def tools_of(service: TaggingService) -> Any:
+    """The agent's tools as a server of the official SDK."""
+    from hf_xmc.serving.agent import tool_server
+
+    return tool_server(service)
+
+
+async def refusal(request: Request, error: Exception) -> JSONResponse:
+    """An error in the form that every error has. What was sent is not repeated, and what went wrong in the server is
+    not told."""
+    kind, status, message, headers = "internal_error", 500, INTERNAL, None
+    if isinstance(error, RequestRefused):
+        kind, status, message = error.kind, error.status, str(error)
+    elif isinstance(error, RequestValidationError):
+        kind, status, message = "invalid", 422, "; ".join(spoken(one) for one in error.errors()[:3])
+        if any(one["type"] == "json_invalid" for one in error.errors()):
+            kind, status = "not_json", 400
+    elif isinstance(error, HTTPException):
+        kind, status, message, headers = "refused", error.status_code, f"{error.detail}", error.headers
+    elif isinstance(error, XMCError):
+        kind, status, message = "invalid", 422, str(error)
+    return JSONResponse(error_answer(kind, message, request.scope), status, headers)
+
+
+def spoken(error: dict[str, Any]) -> str:
+    """One finding of pydantic in words: where, and what is wrong there.
+
+    >>> spoken({"loc": ("body", "k"), "msg": "Input should be less than or equal to 100"})
+    'k: Input should be less than or equal to 100'
+    """
+    where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
+    return f"{where}: {error['msg']}" if where else str(error["msg"])
