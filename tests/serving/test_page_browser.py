@@ -52,11 +52,10 @@ def visitor(browser: Browser, url: str) -> Iterator[Visitor]:
         assert not one.complaints
 
 
-def check_everywhere(visitor: Visitor, other_way: bool = False) -> None:
-    """No grave finding of axe, and nothing wider than the window: on a phone in light, on a laptop in dark colours, or
-    (`other_way`) the other way round."""
+def check_everywhere(visitor: Visitor) -> None:
+    """No grave finding of axe, and nothing wider than the window: on a phone in light, on a laptop in dark colours."""
     page = visitor.page
-    for width, scheme in zip(WIDTHS, SCHEMES[:: -1 if other_way else 1], strict=True):
+    for width, scheme in zip(WIDTHS, SCHEMES, strict=True):
         page.set_viewport_size({"width": width, "height": 844})
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.wait_for_function("dark => document.body.classList.contains('dark') === dark", arg=scheme == "dark")
@@ -87,7 +86,15 @@ def press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
 
 
-def test_a_text_is_tagged_by_keyboard_and_its_tags_say_why(visitor: Visitor) -> None:
+def test_a_visit_from_a_text_to_training_data(visitor: Visitor, tmp_path: Path) -> None:
+    tags_a_text(visitor)
+    adds_a_label(visitor)
+    reads_about_the_tagger(visitor)
+    reviews_into(visitor, tmp_path)
+
+
+def tags_a_text(visitor: Visitor) -> None:
+    """By keyboard; the tags are a list, and say what they mean, how sure they are and why."""
     page = visitor.page
     page.get_by_text("Shift+Enter tags the text").wait_for()
     tag(page, TEXT)
@@ -115,7 +122,6 @@ def test_a_text_is_tagged_by_keyboard_and_its_tags_say_why(visitor: Visitor) -> 
     press(page, "Why these tags?")
     first.get_by_text("Words of the text that speak most for it").wait_for()
     check_everywhere(visitor)
-    check_everywhere(visitor, other_way=True)
 
 
 def downloaded(page: Page) -> list[dict[str, str]]:
@@ -124,11 +130,30 @@ def downloaded(page: Page) -> list[dict[str, str]]:
     return [*csv.DictReader(unquote(link.partition(",")[2]).lstrip("\ufeff").splitlines())]
 
 
-def test_examples_settings_and_errors(visitor: Visitor) -> None:
+def test_a_visit_with_mistakes_settings_and_a_file(visitor: Visitor, tmp_path: Path) -> None:
+    makes_mistakes(visitor)
+    changes_settings(visitor)
+    tags_a_file(visitor, tmp_path)
+
+
+def makes_mistakes(visitor: Visitor) -> None:
+    """Each is answered in a sentence."""
     page = visitor.page
     press(page, "Tag")
     page.get_by_role("alert").filter(has_text="There is no text yet").wait_for()
     check_everywhere(visitor)
+    box = page.get_by_label("Text", exact=False).first
+    box.fill("a car " * 500)
+    press(page, "Tag")
+    page.get_by_role("alert").filter(has_text="has 3,000 characters, and at most 2,000 are accepted").wait_for()
+    box.fill("a red car " * 20)
+    press(page, "Tag")
+    page.get_by_text("based on its first 16 tokens of").wait_for()
+
+
+def changes_settings(visitor: Visitor) -> None:
+    """An example is tagged with one press; then a set, and a threshold that nothing reaches."""
+    page = visitor.page
     page.locator(".examples button").first.click()
     page.locator("ol.tags > li").first.wait_for()
     box = page.get_by_label("Text", exact=False).first
@@ -143,15 +168,10 @@ def test_examples_settings_and_errors(visitor: Visitor) -> None:
     lowest.press("Enter")
     press(page, "Tag")
     page.get_by_text("No label reaches the threshold").wait_for()
-    box.fill("a car " * 500)
-    press(page, "Tag")
-    page.get_by_role("alert").filter(has_text="has 3,000 characters, and at most 2,000 are accepted").wait_for()
-    box.fill("a red car " * 20)
-    press(page, "Tag")
-    page.get_by_text("based on its first 16 tokens of").wait_for()
 
 
-def test_a_file_is_tagged(visitor: Visitor, tmp_path: Path) -> None:
+def tags_a_file(visitor: Visitor, tmp_path: Path) -> None:
+    """After one that cannot be read."""
     page = visitor.page
     given, broken = tmp_path / "texts.csv", tmp_path / "broken.parquet"
     given.write_text("nr,note,text\n1,<b>x</b>,a red car\n2,,a green house\n3,,\n", encoding="utf-8")
@@ -177,7 +197,8 @@ def test_a_file_is_tagged(visitor: Visitor, tmp_path: Path) -> None:
     assert ":" not in rows[0]["label"]
 
 
-def test_a_label_is_added_and_found_at_once(visitor: Visitor) -> None:
+def adds_a_label(visitor: Visitor) -> None:
+    """After a walk through the hierarchy; it is found at once, and given to a text."""
     page = visitor.page
     open_tab(page, "Catalogue")
     page.get_by_text("2 labels at the top of the catalogue").wait_for()
@@ -200,23 +221,27 @@ def test_a_label_is_added_and_found_at_once(visitor: Visitor) -> None:
     assert "zeppelin <i>" in page.locator("ol.tags .name").all_inner_texts()
 
 
-def test_a_review_becomes_training_data_and_about_says_for_which_tagger(visitor: Visitor, tmp_path: Path) -> None:
+def reads_about_the_tagger(visitor: Visitor) -> None:
+    """Without a path of the server."""
     page = visitor.page
     open_tab(page, "About")
     page.get_by_text("A text of at most 2,000 characters.").wait_for()
     assert "/home/" not in page.content(), "no path of the server is shown"
     check_everywhere(visitor)
-    open_tab(page, "Text")
-    tag(page, TEXT)
+
+
+def reviews_into(visitor: Visitor, tmp_path: Path) -> None:
+    """Those of low confidence come first; what is accepted is read by `hf-xmc fit`."""
+    page = visitor.page
     open_tab(page, "Review")
     figures = page.locator(".review .figure")
     figures.first.wait_for()
     shares = [int(text.rstrip("%")) for text in figures.all_inner_texts()]
     assert shares == sorted(shares), "those of low confidence come first"
-    red = page.locator(".review .tag").filter(has=page.get_by_text("red", exact=True))
+    red = page.locator(".review .tag").filter(has=page.get_by_text("red", exact=True)).filter(has_text=TEXT)
     red.get_by_role("button", name="Accept").click()
     assert red.get_by_role("button", name="Accept").get_attribute("aria-pressed") == "true"
-    page.get_by_text("1 of 5 tags reviewed; 1 accepted.").wait_for()
+    page.get_by_text("1 of 10 tags reviewed; 1 accepted.").wait_for()
     check_everywhere(visitor)
     page.get_by_role("button", name="Make a file of the accepted tags").click()
     page.get_by_text("The file has 1 text.").wait_for()
