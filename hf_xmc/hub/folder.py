@@ -316,7 +316,7 @@ def load_parts(
     replaced = {*GRAPHS, "sentence_transformers", "map", "run", *(("model",) if model is not None else ())}
     used = [part for part in parts() if part.name not in replaced]
     check_manifest(folder, {name for part in used for name in part.files_in(folder)})
-    model = load_model(folder, **options) if model is None else model
+    model = load_model(folder, verify=False, **options) if model is None else model
     model = model if device is None else model.to(device)
     found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
     for part in parts():
@@ -328,7 +328,7 @@ def load_parts(
         elif part.name == "index" and engine is not None:
             value = EngineIndex.connect(engine)
         elif part.name == "index":
-            value = LabelIndex.from_pretrained(folder, memory_map=memory_map)
+            value = LabelIndex.read(folder, memory_map)
         else:
             value = part.load(folder)
         if part.name in {cls.name for cls in CHANNELS}:
@@ -338,8 +338,11 @@ def load_parts(
     return found
 
 
-def load_model(folder: Path, **options: Any) -> XMCDualEncoderModel:
+def load_model(folder: Path, verify: bool = True, **options: Any) -> XMCDualEncoderModel:
     """The model of a trained folder.
+
+    Args:
+        verify: compare its files with their checksums; False where that was done.
 
     Raises:
         ModelFolderError: configuration or weights are missing or damaged.
@@ -354,7 +357,7 @@ def load_model(folder: Path, **options: Any) -> XMCDualEncoderModel:
     if is_plain_encoder(folder):
         return load_plain_encoder(folder, **options)
     try:
-        return XMCDualEncoderModel.from_pretrained(folder, **options)
+        return XMCDualEncoderModel.from_pretrained(folder, verify=verify, **options)
     except XMCError:
         raise
     except (OSError, ValueError, SafetensorError) as error:

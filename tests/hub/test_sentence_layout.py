@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoTokenizer, pipeline
 
-from hf_xmc import XMCDualEncoderModel, XMCPipeline
+from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub import refresh, save_parts
 from hf_xmc.inference.export.sentence_transformers import export_sentence_transformers
@@ -126,6 +126,9 @@ def test_a_part_that_was_changed_is_refused(trained_folder: Path) -> None:
         path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
         with pytest.raises(ModelFolderError, match=rf"{name}: not as saved, by the checksums of manifest.json; "):
             XMCPipeline.from_pretrained(trained_folder)
+        part = LabelIndex if name.startswith(("labels", "index")) else XMCDualEncoderModel
+        with pytest.raises(ModelFolderError, match=rf"{name}: not as saved, by the checksums of manifest.json; "):
+            part.from_pretrained(trained_folder)
         path.write_bytes(before)
     XMCPipeline.from_pretrained(trained_folder)
     (trained_folder / "README.md").write_text("People edit it.")
