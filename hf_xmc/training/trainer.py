@@ -36,7 +36,7 @@ from hf_xmc.training.evaluation import Evaluator
 from hf_xmc.training.head_training import HeadTraining
 from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.label_vectors import LabelVectors
-from hf_xmc.training.optimizer import split_by_part
+from hf_xmc.training.optimizer import split_by_part, step_decay
 from hf_xmc.training.preparation import (
     classifier_alone,
     frozen_parameters,
@@ -236,6 +236,17 @@ class XMCTrainer(Trainer):
                 self.connect()
             split_by_part(super().create_optimizer(model), model or self.model, self.args)
         return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As in `Trainer`, and the steps of `lr_decay_epochs`."""
+        if self.args.lr_decay_epochs is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps_per_epoch = num_training_steps / self.args.num_train_epochs
+        factor = step_decay(self.args, steps_per_epoch, self.args.get_warmup_steps(num_training_steps))
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return self.lr_scheduler
 
     def create_accelerator_and_postprocess(self) -> None:
         """As in `Trainer`, for models whose weights are all frozen as well: where a classifier alone is trained,
