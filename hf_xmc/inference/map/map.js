@@ -2,6 +2,7 @@
 const SIDE = 65535; // places along each side of the map
 const CELLS = 256; // a grid over the map, in which the nearest label is found
 const NAMES = 60; // names that are drawn at most
+const RINGS = 5000; // labels found that are marked on the map, the shortest names first
 const SHOWN = 30; // labels that a search lists
 const FAR = 14; // pixels within which a label is hit
 
@@ -76,7 +77,7 @@ function draw() {
   });
   ink.globalAlpha = 1;
   const taken = [];
-  if (matches) for (const i of matches) ring(i, Math.max(radius + 1, 3), colour("--ink"), 1.5);
+  if (matches) for (const i of matches.subarray(0, RINGS)) ring(i, Math.max(radius + 1, 3), colour("--ink"), 1.5);
   if (data.text) drawText(colour, taken, radius);
   if (selected >= 0) { ring(selected, radius + 5, colour("--ink"), 3); label(selected, colour, taken, true); }
   if (view.scale < 3) drawRegions(colour, taken);
@@ -183,12 +184,12 @@ function bound() {
 
 function whole() { view = { x: SIDE / 2, y: SIDE / 2, scale: 1 }; redraw(); }
 
-// the nearest of the labels that `fits` accepts, by `far`, which may be larger than the distance in steps
-function nearest(px, py, far) {
+// the nearest label by `far`, which is at least the distance in steps, or infinite for labels that do not count
+function nearest(px, py, far, limit = Infinity) {
   const [cx, cy] = [cellOf(Math.max(0, px)), cellOf(Math.max(0, py))];
   let best = -1, least = Infinity;
   for (let ring = 0; ring < CELLS; ring++) {
-    if (best >= 0 && least < ((ring - 1) * SIDE) / CELLS) break;
+    if (Math.min(best < 0 ? Infinity : least, limit) < ((ring - 1) * SIDE) / CELLS) break;
     for (let row = Math.max(0, cy - ring); row <= Math.min(CELLS - 1, cy + ring); row++) {
       const edge = row === cy - ring || row === cy + ring;
       for (let column = cx - ring; column <= cx + ring; column += edge || !ring ? 1 : 2 * ring) {
@@ -210,7 +211,7 @@ function hit(px, py) {
   return nearest(sx, sy, (i) => {
     const distance = Math.hypot(places[2 * i] - sx, places[2 * i + 1] - sy);
     return distance <= reach ? distance : Infinity;
-  });
+  }, reach);
 }
 
 // the next label to the right, left, above or below; one that lies off the axis is farther
