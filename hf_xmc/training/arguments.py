@@ -24,8 +24,10 @@ ENCODE_DTYPES = ("float32", "bfloat16", "auto")
 LABEL_HEAD_OPTIMIZERS = ("adagrad", "sparse_adam")
 LABEL_HEAD_DTYPES = ("float16", "bfloat16", "float32")
 
+CORRECTIONS = ("none", "ignore", "promote")
 CHOICES = {
     "loss": LOSSES,
+    "label_correction": CORRECTIONS,
     "negative_source": NEGATIVE_SOURCES,
     "label_bank_init": LABEL_BANK_INITS,
     "label_bank_dtype": LABEL_BANK_DTYPES,
@@ -133,6 +135,17 @@ class XMCTrainingArguments(CandidateArguments):
             "help": "Which soft positives of the data set are trained on, with their weights: 'all', 'none', or "
             "sources separated by commas, as teacher,corrected."
         },
+    )
+    label_correction: str = field(
+        default="none",
+        metadata={
+            "help": "What becomes of unlabelled pairs that the model is sure of, from the second epoch on (COMIC): "
+            "'none' (they are negatives), 'ignore' (they take no part) or 'promote' (they are soft positives).",
+            "choices": list(CORRECTIONS),
+        },
+    )
+    label_correction_start_epoch: int = field(
+        default=1, metadata={"help": "First epoch with label_correction, counted from 0."}
     )
     train_sampling_strategy: str = field(
         default="random",

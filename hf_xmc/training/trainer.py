@@ -31,6 +31,7 @@ from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines, QueryProgressCallback, TrainerHooks
 from hf_xmc.training.candidates.registry import rule_named
 from hf_xmc.training.checkpoints import warn_of_other_batches, whole_checkpoint
+from hf_xmc.training.correction import LabelCorrection
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.evaluation import Evaluator
@@ -175,6 +176,9 @@ class XMCTrainer(Trainer):
         self.resumed_from: Path | None = None
         self.connect()
         self.add_callback(TrainerHooks(self))
+        if args.label_correction != "none":
+            start = args.label_correction_start_epoch
+            self.add_callback(LabelCorrection(self, args.label_correction, start_epoch=start))
         if any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(QueryProgressCallback)

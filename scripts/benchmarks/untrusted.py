@@ -297,7 +297,7 @@ def embeddings(
         trainer.train()
         model.eval()
         queries = trainer.table(trainer.tokenize(model, data.queries["test"], None).tokens, "query").numpy()
-        return queries, trainer.table(trainer.label_tokens, "label").numpy()
+        return queries, trainer.label_embeddings().numpy()
 
 
 def show(title: str, rows: dict[str, list[dict[str, float]]]) -> None:
