@@ -235,7 +235,8 @@ class XMCDualEncoderModel(PreTrainedModel):
                 projection = self.label_projection
             dense = pooled if projection is None else projection(pooled)  # [B, dense_dim]
             if self.config.normalize:
-                dense = nn.functional.normalize(dense.float(), dim=-1)
+                exact = torch.promote_types(dense.dtype, torch.float32)  # half precision is too coarse for it
+                dense = nn.functional.normalize(dense.to(exact), dim=-1)
         complete = self.static_tower is None or static is not None
         embeddings = self.joined(dense, static) if complete else None
         return XMCDualEncoderOutput(embeddings=embeddings, pooled=pooled, dense=dense)

@@ -138,7 +138,9 @@ def vector_bytes(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> int:
     """Bytes per label of a label head and its optimizer state; 0 for a model without."""
     if model.config.label_head is None:
         return 0
-    return model.width("label") * int(getattr(torch, args.label_head_dtype).itemsize) + 4
+    dim = int(model.width("label"))
+    state = 8 * dim if args.label_head_optimizer == "sparse_adam" else 4
+    return dim * int(getattr(torch, args.label_head_dtype).itemsize) + state
 
 
 def costs_of_chunks(
