@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -23,6 +23,7 @@ from hf_xmc.data.ingest.build import build, open_built
 from hf_xmc.data.ingest.splits import SplitOptions
 from hf_xmc.data.public_sets import open_public_set
 from hf_xmc.data.reading import Reading
+from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.errors import DataError, Problems
 from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
 from hf_xmc.types import Positives
@@ -50,6 +51,8 @@ class XMCDataset:
         num_train_queries: queries in the given training split, before validation was cut from it. Propensities use
             these two.
         filters: split -> pairs that a filter list excludes from evaluation, as `Positives` over the rows of the split.
+        soft: pairs beside the given positives of the training split, with weight and source; see [`SoftPositives`].
+            They train a model, and never count in a metric.
         propensity: the constants `a` and `b` of the propensity model.
         licence, source: as the source states them.
         max_lengths: maximum tokens of a `query` and a `label` in papers on this data set, if known.
@@ -73,6 +76,7 @@ class XMCDataset:
     reason: str = "has dataset.json and labels/labels.parquet"
     reading: Reading | None = None
     said: list[str] = field(default_factory=list)
+    soft: SoftPositives | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.reading, dict):  # as dataset.json has it
@@ -87,6 +91,22 @@ class XMCDataset:
     def positives(self, split: str) -> Positives:
         """The positives of a split as numpy arrays, one row per query."""
         return positives_of(self.queries[split])
+
+    def soft_positives(self, sources: Sequence[str] | None = None) -> SoftPositives | None:
+        """The soft positives of some sources (by default of all); None if there are none.
+
+        Raises:
+            DataError: a source that no pair has.
+        """
+        if self.soft is None or not len(self.soft):
+            if sources:
+                raise DataError(f"{self.name} has no soft positives of {sources[0]!r}", hint="it has none at all")
+            return None
+        return self.soft if sources is None else self.soft.only(sources)
+
+    def without_soft(self, source: str) -> XMCDataset:
+        """The same data set without the soft positives of a source; `save` it to write that."""
+        return self if self.soft is None else replace(self, soft=self.soft.without(source))
 
     def counts(self) -> dict[str, int]:
         """Rows of each split and of the label table.
@@ -137,7 +157,7 @@ class XMCDataset:
             **({"reading": self.reading.to_json()} if self.reading else {}),
             **({"said": self.said} if self.said else {}),
         }
-        tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters)
+        tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters, self.soft)
         return parquet_folder.write(tables, about, Path(folder))
 
 

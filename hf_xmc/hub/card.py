@@ -400,6 +400,9 @@ def training_facts(run: Mapping[str, Any], metrics: Mapping[str, Any], data: Map
     if data.get("name"):
         counts = listed({key: f"{value:,}" for key, value in (data.get("counts") or {}).items()})
         facts.append(f"Data: `{cell(data['name'])}`" + (f" ({counts})" if counts else ""))
+    if soft := run.get("soft_positives"):
+        counts = listed({str(cell(key)): f"{value:,}" for key, value in soft.items()})
+        facts.append(f"Pairs beside the given ones, with weights: {counts}")
     if data.get("fingerprint"):
         facts.append(f"Fingerprint of the data: `{cell(data['fingerprint'])}`")
     if run.get("validation") == "none":

@@ -127,6 +127,13 @@ class XMCTrainingArguments(CandidateArguments):
             "1 - 1 / ldr_alpha of the model's where the query is sure (2 in the paper; 0 = it stays fixed)."
         },
     )
+    soft_positives: str = field(
+        default="all",
+        metadata={
+            "help": "Which soft positives of the data set are trained on, with their weights: 'all', 'none', or "
+            "sources separated by commas, as teacher,corrected."
+        },
+    )
     train_sampling_strategy: str = field(
         default="random",
         metadata={

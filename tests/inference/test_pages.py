@@ -91,14 +91,16 @@ def chart(tiny_encoder: str, toy: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def check(browser, path: Path) -> None:
-    for width in WIDTHS:
-        for scheme in SCHEMES:
-            with visit(browser, path.as_uri(), width, scheme) as seen:
+    with visit(browser, path.as_uri()) as seen:
+        for width in WIDTHS:
+            for scheme in SCHEMES:
+                seen.page.set_viewport_size({"width": width, "height": 800})
+                seen.page.emulate_media(color_scheme=scheme)
                 where = f"{path.name} at {width} px, {scheme}"
                 assert seen.violations() == [], where
                 assert seen.too_wide <= 0, where
-                assert seen.complaints == [], where
-                assert {url for url in seen.requests if not url.startswith("data:")} == {path.as_uri()}, where
+        assert seen.complaints == []
+        assert {url for url in seen.requests if not url.startswith("data:")} == {path.as_uri()}
 
 
 @pytest.mark.parametrize("name", ["evaluate", "explain", "prepare", "fit"])

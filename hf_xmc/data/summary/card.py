@@ -19,7 +19,7 @@ from hf_xmc.errors import DataError, SettingsError
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "odc-by", "odbl", "pddl", "openrail")
-FILES = ("README.md", "dataset.json", "data/", "labels/")  # not the report, which names paths on this machine
+FILES = ("README.md", "dataset.json", "data/", "labels/", "soft/")  # not the report, which names paths on this machine
 
 
 def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str | None = None) -> Path:

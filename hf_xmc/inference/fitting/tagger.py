@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ def train_tagger(
     args.seed = args.seed if seed is None else seed
     folder = Path(args.output_dir)
     data, kept = over_earlier_labels(as_dataset(dataset), model_name_or_path)
+    if args.soft_positives == "none":
+        data = replace(data, soft=None)
+    elif args.soft_positives != "all":
+        sources = [name.strip() for name in args.soft_positives.split(",")]
+        data = replace(data, soft=data.soft_positives(sources))
     if validation not in VALIDATIONS:
         raise SettingsError(f"validation is {validation!r}; expected one of {', '.join(VALIDATIONS)}")
     if validation == "none":
@@ -96,6 +102,7 @@ def train_tagger(
         eval_dataset=data.queries["validation"],
         label_dataset=data.labels,
         train_ignored=data.filters.get("train"),
+        train_soft=data.soft,
         eval_ignored=data.filters.get("validation"),
         peft_config=peft_config,
         callbacks=[*callbacks],

@@ -102,7 +102,7 @@ def by_words(positions: np.ndarray, names: Sequence[str], seed: int = 0) -> Regi
     made = MiniBatchKMeans(number, random_state=seed, n_init=3).fit_predict(positions)
     _, of = np.unique(made, return_inverse=True)
     number = int(of.max(initial=0)) + 1
-    words = CountVectorizer(token_pattern=r"(?u)\b[^\W\d_]{3,}\b", binary=True)
+    words = CountVectorizer(token_pattern=r"(?u)\b[^\W\d_]{3,}\b", binary=True, stop_words="english")
     try:
         counts = words.fit_transform(names).tocsr()
     except ValueError:  # no words in the names
