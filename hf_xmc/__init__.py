@@ -21,6 +21,7 @@ _PUBLIC = {
     "XMCPipeline": "hf_xmc.inference.pipeline",
     "XMCTrainer": "hf_xmc.training.trainer",
     "XMCTrainingArguments": "hf_xmc.training.arguments",
+    "catalogue_map": "hf_xmc.inference.map.map",
     "calibrate": "hf_xmc.inference.fitting.calibration",
     "evaluate": "hf_xmc.inference.evaluation.evaluate",
     "evaluate_predictions": "hf_xmc.inference.evaluation.evaluate",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from hf_xmc.inference.fitting.label_head import fuse_label_head
     from hf_xmc.inference.fitting.reranker import train_reranker
     from hf_xmc.inference.fitting.tagger import train_tagger
+    from hf_xmc.inference.map.map import catalogue_map
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
     from hf_xmc.retrieval.index import LabelIndex

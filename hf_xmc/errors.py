@@ -87,6 +87,13 @@ class Problems:
         self.errors += 1
         self.note(kind, str(error), handled, lost=True)
 
+    def why(self, otherwise: str) -> str:
+        """What to tell where nothing is left: how many errors there were and the first of them; or something else if
+        there were none."""
+        if not self.left_out or not self.errors:
+            return otherwise
+        return f"{self.errors:,} errors were found, the first: {self.left_out[0].message}"
+
     def note(self, kind: str, message: str, handled: str, count: int = 1, lost: bool = False) -> None:
         """What the data may have, and the user may want to know; `lost` if something was left out or changed."""
         self.counts[kind] += count

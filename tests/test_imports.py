@@ -13,7 +13,7 @@ import hf_xmc
 
 PACKAGE = Path(hf_xmc.__file__).parent
 ORDER = ["verbosity", "errors", "types", "metrics", "losses", "pages", "data", "sampling", "modeling", "retrieval"]
-ORDER = [*ORDER, "hub", "training", "inference", "fit", "serving", "cli"]
+ORDER = [*ORDER, "hub", "training", "inference", "audit", "fit", "serving", "cli"]
 SEES_ALL = {"__init__"}
 SEES_ONLY = {"metrics": {"errors", "types"}, "pages": set[str](), "modeling": {"errors"}}
 

@@ -17,8 +17,8 @@ from hf_xmc.cli.quiet import quietly
 
 # The order of the help page; a command that is not named here comes last.
 ORDER = (
-    *("demo", "fit", "prepare", "plan", "train", "fuse", "evaluate", "calibrate", "rerank"),
-    *("index", "labels", "predict", "explain", "serve", "export", "push"),
+    *("demo", "fit", "prepare", "audit", "plan", "train", "fuse", "evaluate", "calibrate", "rerank"),
+    *("index", "labels", "predict", "explain", "map", "serve", "export", "push"),
 )
 
 

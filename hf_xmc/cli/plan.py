@@ -29,6 +29,8 @@ EXAMPLE = (
 )
 OWN = {
     "memory": "Memory of each device, such as 8GB (default: the free memory of this machine, or that of its GPU).",
+    "device": "Plan for another device, whose speed is estimated from the FLOPs of a step: a GPU (h100, a100, l4, "
+    "...), or its peak in TFLOP/s (default: measure this machine).",
     "num_processes": "Number of processes that share the labels and queries. On a CPU they also share the memory.",
     "seconds": "Seconds to spend on measuring the speed of the encoder (default: 10).",
 }
@@ -45,7 +47,9 @@ def plan_from(argv: Sequence[str]) -> Path:
     """Measure for some seconds, print the plan and write `plan.json` into the output folder; returns its path."""
     parser, given = parse(argv, "hf-xmc plan", EXAMPLE, OWN)
     own = {name: vars(given).pop(name) for name in OWN}
-    script, args = checked(parser, given)
+    # For another device, transformers must not look for one here: it would refuse bf16 on a machine without a GPU.
+    elsewhere = {} if own["device"] is None else {"use_cpu": True}
+    script, args = checked(parser, argparse.Namespace(**{**vars(given), **elsewhere}))
     early_stopping(script, args)  # what train would refuse
     document = make_plan(
         script,
@@ -53,6 +57,7 @@ def plan_from(argv: Sequence[str]) -> Path:
         limit=None if own["memory"] is None else read_bytes(own["memory"]),
         num_processes=int(own["num_processes"] or args.world_size),
         seconds=float(own["seconds"] or 10),
+        device=own["device"],
     )
     from hf_xmc.hub.run import write_json
 
@@ -73,7 +78,12 @@ def train_command(given: argparse.Namespace, parser: argparse.ArgumentParser, ch
 
 
 def make_plan(
-    script: ScriptArguments, args: XMCTrainingArguments, limit: int | None, num_processes: int, seconds: float
+    script: ScriptArguments,
+    args: XMCTrainingArguments,
+    limit: int | None,
+    num_processes: int,
+    seconds: float,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """The content of `plan.json`."""
     import psutil
@@ -81,24 +91,31 @@ def make_plan(
     import hf_xmc.training.trainer  # noqa: F401  it is part of the memory that a training starts with
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.inference.fitting.tagger import new_model
+    from hf_xmc.training.planning.devices import accelerator, on_device
     from hf_xmc.training.planning.measure import measure
     from hf_xmc.training.planning.plan import difference, fitting, memory, peak, step
     from hf_xmc.training.preparation import prepare
 
+    other = None if device is None else accelerator(device)
     data = load_xmc_dataset(script.dataset)
-    on_gpu = args.device.type != "cpu"
+    on_gpu = other is not None or args.device.type != "cpu"
     base = 0 if on_gpu else psutil.Process().memory_info().rss
     model = new_model(script.model_name_or_path, data.max_lengths, args.seed, **script.model_settings())
     model = prepare(model, args, script.peft_config())
-    of = measure(model, args, data, base, seconds, script.lora_rank or 0)
-    choice = choose(args, script.lora_rank or 0, num_processes)
-    available = limit or available_bytes(on_gpu, 1 if on_gpu else num_processes)
+    of = measure(model, args, data, base, seconds, script.lora_rank or 0, speed=other is None)
+    if other is not None:
+        of = on_device(of, other, args.bf16, (script.attn_implementation or "").startswith("flash"))
+    choice = choose(args, script.lora_rank or 0, num_processes, of.device)
+    available = limit or (available_bytes(on_gpu, 1 if on_gpu else num_processes) if other is None else other.bytes)
+    if available is None:
+        raise SettingsError("the memory of the device is not known", hint="add --memory, such as --memory 24GB")
     parts = memory(choice, of)
     found = fitting(choice, of, available, on_gpu)
     one = step(choice, of)
     return {
         "data": {"name": data.name, "counts": data.counts()},
-        "device": str(args.device),
+        "device": str(args.device) if other is None else other.name,
+        "measured": other is None,
         "settings": asdict(choice),
         "memory": {"parts": parts, "peak": peak(parts), "available": available, "fits": peak(parts) <= available},
         "step": one,
@@ -126,14 +143,16 @@ def epoch(choice: Choice, of: Measured, one: dict[str, float], frozen: bool) -> 
     return {"steps": steps, "seconds": steps * one["seconds"] + tokens * of.forward_seconds + mining, "mining": mining}
 
 
-def choose(args: XMCTrainingArguments, lora_rank: int, num_processes: int) -> Choice:
+def choose(args: XMCTrainingArguments, lora_rank: int, num_processes: int, device: str) -> Choice:
     """The settings of a plan, out of the arguments."""
+    import torch
+
     from hf_xmc.modeling.packing_xmc import chunk_tokens
     from hf_xmc.training.planning.plan import Choice
 
     names = set(Choice.__dataclass_fields__) - {"num_processes", "lora_rank"}
     settings = {name: getattr(args, name) for name in names}
-    settings["encode_chunk_tokens"] = args.encode_chunk_tokens or chunk_tokens(args.device)
+    settings["encode_chunk_tokens"] = args.encode_chunk_tokens or chunk_tokens(torch.device(device))
     return Choice(**settings, lora_rank=lora_rank, num_processes=num_processes)
 
 
@@ -195,6 +214,11 @@ def print_plan(document: dict[str, Any]) -> None:
         f"{one['flops'] / 1e9:,.1f} GFLOP, {one['seconds']:,.2f} s",
         highlight=False,
     )
+    if not document["measured"]:
+        from hf_xmc.training.planning.devices import SHARE_OF_PEAK
+
+        share, precision = SHARE_OF_PEAK[settings["bf16"]], "bfloat16" if settings["bf16"] else "float32"
+        console.print(f"Times are estimated, at {share:.0%} of the device's peak in {precision}.", highlight=False)
     whole = document["epoch"]
     mining = f", of which mining takes {duration(whole['mining'])}" if whole["mining"] else ""
     console.print(f"An epoch: {whole['steps']:,} steps, {duration(whole['seconds'])}{mining}", highlight=False)

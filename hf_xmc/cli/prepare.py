@@ -114,7 +114,7 @@ def prepare(
     from hf_xmc.data.dataset import prepare_xmc_dataset
     from hf_xmc.data.ingest.splits import SplitOptions, suited_to
     from hf_xmc.data.summary.statistics import statistics
-    from hf_xmc.errors import Problems, SettingsError
+    from hf_xmc.errors import Problems, SettingsError, XMCError
 
     if output_dir is None and (push_to_hub or not check):
         raise SettingsError("no --output_dir", hint="give a folder to write to, or pass --check to check only")
@@ -130,9 +130,14 @@ def prepare(
         output_dir.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=".hf-xmc-", dir=output_dir.parent if output_dir else None) as scratch:
-        dataset = prepare_xmc_dataset(
-            source, Path(scratch), problems, options, splitting, builder, progress=sys.stderr.isatty()
-        )
+        try:
+            dataset = prepare_xmc_dataset(
+                source, Path(scratch), problems, options, splitting, builder, progress=sys.stderr.isatty()
+            )
+        except XMCError:
+            if check:
+                print_findings(problems, stopped=False, failed=True)  # they say why
+            raise
         stats = statistics(dataset)
         print_summary(dataset, stats, time.perf_counter() - start)
         stopped = on_error == "stop" and problems.errors > 0
@@ -145,9 +150,9 @@ def prepare(
     if output_dir is None:
         return
     if push_to_hub is not None:
-        from hf_xmc.data.summary.card import push_to_hub as push
+        from hf_xmc.hub.push import push_dataset
 
-        console.print(f"Pushed to {push(output_dir, push_to_hub, private).commit_url}")
+        console.print(f"Pushed to {push_dataset(output_dir, push_to_hub, private).commit_url}")
     encoder = "--model_name_or_path sentence-transformers/all-MiniLM-L6-v2"
     print_next(f"hf-xmc train --dataset {output_dir} {encoder} --output_dir outputs/run")
 
@@ -219,8 +224,13 @@ def print_summary(dataset: XMCDataset, stats: Statistics, seconds: float) -> Non
     )
 
 
-def print_findings(problems: Problems, stopped: bool) -> None:
-    """Print what was found, and how it was handled."""
+def print_findings(problems: Problems, stopped: bool, failed: bool = False) -> None:
+    """Print what was found, and how it was handled.
+
+    Args:
+        stopped: whether errors kept the result from being written.
+        failed: whether there is no result at all; an error that follows says so.
+    """
     for kind, count in problems.counts.items():
         if not count:
             continue
@@ -230,7 +240,7 @@ def print_findings(problems: Problems, stopped: bool) -> None:
             for problem in group:
                 console.print(f"  {problem.message}", highlight=False, markup=False, soft_wrap=True)
             console.print(f"    → {handled}", style="dim", highlight=False, markup=False, soft_wrap=True)
-    if not any(problems.counts.values()):
+    if not any(problems.counts.values()) and not failed:
         console.print("\nNo problems found.")
     if stopped:
         console.print(

@@ -8,6 +8,7 @@ from typing import Any
 from hf_xmc.modeling.configuration_xmc import LABEL_HEADS, POOLINGS, SETTINGS, XMCDualEncoderConfig
 
 CHOICES = {"pooling": POOLINGS, "label_head": LABEL_HEADS}
+VALIDATIONS = ("held_out", "none")
 LENGTHS = ("max_query_length", "max_label_length")
 
 
@@ -23,6 +24,14 @@ class Sources:
             "help": "Encoder to start from (a Hub id or folder that AutoModel loads), or a trained folder to train "
             "further; or 'none' for a static tower alone (static_dim), without a transformer."
         }
+    )
+    validation: str = field(
+        default="held_out",
+        metadata={
+            "help": "What the validation split is for: 'held_out' to choose and measure by, 'none' to train on its "
+            "queries as well, as the papers do. The last weights are then kept, and nothing is measured.",
+            "choices": list(VALIDATIONS),
+        },
     )
     attn_implementation: str | None = field(
         default=None,

@@ -31,6 +31,18 @@ def serve(
         str | None,
         typer.Option("--annif_project", help="Answer Annif's REST calls too, as the project of this id."),
     ] = None,
+    annif_language: Annotated[
+        str | None,
+        typer.Option("--annif_language", help="Language of that project. Default: that of the labels, if known."),
+    ] = None,
+    annif_vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            "--annif_vocabulary",
+            help="Vocabulary that Annif has loaded for it (SKOS, .tsv or .csv), if it lacks labels of the tagger: "
+            "these are then not suggested.",
+        ),
+    ] = None,
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Offer tools to agents at /mcp (Model Context Protocol).")
     ] = False,
@@ -67,10 +79,13 @@ def serve(
     check_extras(page=not (no_page or stdio), tools=mcp or stdio, http=not stdio)
     if save and not Path(run).is_dir():
         raise typer.BadParameter(f"--save writes into a folder, and {run} is none on this machine")
+    if (annif_language or annif_vocabulary) and annif_project is None:
+        raise typer.BadParameter("--annif_language and --annif_vocabulary belong to --annif_project, which is missing")
     if stdio:
         offer_tools(loaded(run, limit or (), backend, precision, device))
         return
     from hf_xmc.serving.access import CHANGING, TAGGING, Keys
+    from hf_xmc.serving.annif import Project, uris_of
     from hf_xmc.serving.app import build_app
     from hf_xmc.serving.server import address, listen, run_server
 
@@ -78,9 +93,13 @@ def serve(
     with listen(host, port) as listening:  # before the model is loaded, which takes longer
         service = loaded(run, limit or (), backend, precision, device)
         changed: Callable[[], None] = (lambda: service.save(run)) if save else (lambda: None)
-        app = build_app(service, keys, not no_page, annif_project, mcp, changed, host)
+        uris = None if annif_vocabulary is None else uris_of(annif_vocabulary)
+        annif = None if annif_project is None else Project(annif_project, language=annif_language or "", uris=uris)
+        app = build_app(service, keys, not no_page, annif, mcp, changed, host)
         at = address(listening)
         say(f"{service.name}: {len(service.vocabulary):,} labels at {at}, the API is described at {at}/docs")
+        if annif is not None:
+            say(f"Annif's interface is at {at}/v1/, for an http backend: endpoint={at}/v1/projects/{annif.id}/suggest")
         if host not in LOOPBACK and not keys.tagging:
             say(f"Everybody who reaches {host} may tag: set {TAGGING} to ask for a key")
         if save and not keys.changing:

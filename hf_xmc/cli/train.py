@@ -162,6 +162,7 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
         args,
         callbacks=early_stopping(script, args),
         peft_config=script.peft_config(),
+        validation=script.validation,
         **script.model_settings(),
     )
     if tagger is None:  # another process prints
@@ -202,6 +203,11 @@ def early_stopping(script: ScriptArguments, args: XMCTrainingArguments) -> list[
     """
     if script.early_stopping_patience is None:
         return []
+    if script.validation == "none":
+        raise SettingsError(
+            "early_stopping_patience needs validation queries, and --validation none trains on them",
+            hint="leave out one of the two",
+        )
     from transformers import EarlyStoppingCallback
 
     if args.eval_strategy == "no" or not args.load_best_model_at_end:

@@ -7,13 +7,13 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from hf_xmc.data import parquet_folder
 from hf_xmc.data.arrow import cached_folder, file_key, list_column
@@ -23,6 +23,7 @@ from hf_xmc.data.ingest.build import build, open_built
 from hf_xmc.data.ingest.splits import SplitOptions
 from hf_xmc.data.public_sets import open_public_set
 from hf_xmc.data.reading import Reading
+from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.errors import DataError, Problems
 from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
 from hf_xmc.types import Positives
@@ -50,6 +51,8 @@ class XMCDataset:
         num_train_queries: queries in the given training split, before validation was cut from it. Propensities use
             these two.
         filters: split -> pairs that a filter list excludes from evaluation, as `Positives` over the rows of the split.
+        soft: pairs beside the given positives of the training split, with weight and source; see [`SoftPositives`].
+            They train a model, and never count in a metric.
         propensity: the constants `a` and `b` of the propensity model.
         licence, source: as the source states them.
         max_lengths: maximum tokens of a `query` and a `label` in papers on this data set, if known.
@@ -73,6 +76,7 @@ class XMCDataset:
     reason: str = "has dataset.json and labels/labels.parquet"
     reading: Reading | None = None
     said: list[str] = field(default_factory=list)
+    soft: SoftPositives | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.reading, dict):  # as dataset.json has it
@@ -88,6 +92,22 @@ class XMCDataset:
         """The positives of a split as numpy arrays, one row per query."""
         return positives_of(self.queries[split])
 
+    def soft_positives(self, sources: Sequence[str] | None = None) -> SoftPositives | None:
+        """The soft positives of some sources (by default of all); None if there are none.
+
+        Raises:
+            DataError: a source that no pair has.
+        """
+        if self.soft is None or not len(self.soft):
+            if sources:
+                raise DataError(f"{self.name} has no soft positives of {sources[0]!r}", hint="it has none at all")
+            return None
+        return self.soft if sources is None else self.soft.only(sources)
+
+    def without_soft(self, source: str) -> XMCDataset:
+        """The same data set without the soft positives of a source; `save` it to write that."""
+        return self if self.soft is None else replace(self, soft=self.soft.without(source))
+
     def counts(self) -> dict[str, int]:
         """Rows of each split and of the label table.
 
@@ -95,6 +115,21 @@ class XMCDataset:
         {'train': 3632, 'validation': 368, 'test': 1000, 'labels': 1193}
         """
         return {**{split: len(rows) for split, rows in self.queries.items()}, "labels": len(self.labels)}
+
+    def with_validation_in_training(self) -> XMCDataset:
+        """The same data with the validation queries at the end of the training split, and none in validation."""
+        train, held = self.queries["train"], self.queries["validation"]
+        queries = DatasetDict(
+            {**self.queries, "train": concatenate_datasets([train, held]), "validation": held.select([])}
+        )
+        filters = {split: pairs for split, pairs in self.filters.items() if split not in ("train", "validation")}
+        known = [self.filters.get(split) for split in ("train", "validation")]
+        if any(pairs is not None for pairs in known):
+            sizes = len(train), len(held)
+            parts = [Positives.from_lists([[]] * n) if p is None else p for p, n in zip(known, sizes, strict=True)]
+            indptr = np.concatenate([parts[0].indptr, parts[1].indptr[1:] + parts[0].indptr[-1]])
+            filters["train"] = Positives(indptr, np.concatenate([part.indices for part in parts]))
+        return replace(self, queries=queries, filters=filters)
 
     def fingerprint(self) -> str:
         """A hash of all uids, texts and labels; it does not depend on the machine or the format."""
@@ -122,7 +157,7 @@ class XMCDataset:
             **({"reading": self.reading.to_json()} if self.reading else {}),
             **({"said": self.said} if self.said else {}),
         }
-        tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters)
+        tables = parquet_folder.Tables(self.queries, self.labels, self.train_label_counts, self.filters, self.soft)
         return parquet_folder.write(tables, about, Path(folder))
 
 

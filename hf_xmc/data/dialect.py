@@ -7,10 +7,12 @@ import codecs
 import csv
 import io
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from hf_xmc.data.files import BYTE_ORDER_MARKS, MAX_LINE, lines, open_bytes, plain_suffix
 from hf_xmc.errors import DataError
@@ -19,6 +21,9 @@ SEPARATORS = (",", ";", "\t", "|")
 SAMPLE = 100  # rows that are looked at
 FALLBACK = "cp1252"  # of files that are not UTF-8, which older spreadsheet programs write
 BLOCK = 2**20
+MANY = 20  # lines of a cell that are hardly a text if each of them has as many separators as a row
+UNQUOTED = "quotes that are part of a text"
+LINES = "cells with line breaks that look like rows"
 NUMBER = re.compile(r"[-+]?\d+([.,])\d+")
 
 
@@ -146,22 +151,86 @@ def line_end_of(path: Path, encoding: str) -> str:
     return "\r\n" if place > 0 and start[place - 1] == "\r" else "\n"
 
 
+class Row(NamedTuple):
+    """A row of a text table.
+
+    Args:
+        line: its first line.
+        cells: empty if it cannot be read.
+        doubt: `UNQUOTED`, `LINES` or nothing.
+        error: why it cannot be read, or nothing.
+    """
+
+    line: int
+    cells: list[str]
+    doubt: str = ""
+    error: str = ""
+
+
+def table_rows(numbered: Iterator[tuple[int, str]], delimiter: str) -> Iterator[Row]:
+    """The rows of a text table; the first one says how many cells a row has.
+
+    A quote at the beginning of a cell may be part of the text, as in `"Hamlet" and other plays`, or `"Hamlet` where
+    another quote follows many rows later. Where that is no cell in quotes, or one in which each line is a row of its
+    own, the line is split as it is and the next line is a row again: `UNQUOTED`. With a comma or semicolon a few such
+    lines may also be a text, and stay one: `LINES`.
+
+    >>> lines = ["title,place", '"Hamlet" by W.,"stage"', '"a b",1', '"Open,door', "end,door"]
+    >>> [row.cells for row in table_rows(enumerate(lines, 1), ",")][1:]
+    [['"Hamlet" by W.', 'stage'], ['a b', '1'], ['"Open', 'door'], ['end', 'door']]
+    """
+    csv.field_size_limit(MAX_LINE)
+    waiting: deque[tuple[int, str]] = deque()
+    taken: list[tuple[int, str]] = []
+
+    def fed() -> Iterator[str]:
+        while (item := waiting.popleft() if waiting else next(numbered, None)) is not None:
+            taken.append(item)
+            yield f"{item[1]}\n"
+
+    def fresh() -> Any:
+        return csv.reader(fed(), delimiter=delimiter, strict=True)
+
+    reader, width = fresh(), 0
+    while True:
+        taken.clear()
+        cells, error = [], ""
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as found:
+            error = str(found)
+        line, text = taken[0]
+        if not error and len(taken) == 1:
+            width = width or len(cells)
+            yield Row(line, cells)
+            continue
+        rows = width > 1 and all(its.count(delimiter) + 1 == width for _, its in taken)
+        alone = width > 1 and text.count(delimiter) + 1 == width
+        if error or (rows and (delimiter == "\t" or len(taken) > MANY)):
+            waiting.extendleft(reversed(taken[1:]))
+            reader = fresh()  # the other one may be at its end
+            yield Row(line, unquoted(text, delimiter), UNQUOTED) if alone else Row(line, [], error=error)
+        else:
+            width = width or len(cells)
+            yield Row(line, cells, LINES if rows else "")
+
+
+def unquoted(line: str, delimiter: str) -> list[str]:
+    """The cells of a line in which a quote may be part of a text; those that are in quotes as a whole without them."""
+    whole = re.compile(r'"([^"]*)"')
+    return [match[1] if (match := whole.fullmatch(cell)) else cell for cell in line.split(delimiter)]
+
+
 def dialect_cells(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     """Line and cells of each row, blank rows included.
 
     Raises:
         DataError: a row that cannot be read; the message names the line.
     """
-    csv.field_size_limit(MAX_LINE)
-    source = (f"{line}\n" for _, line in lines(path, dialect.encoding))
-    reader = csv.reader(source, delimiter=dialect.delimiter, strict=True)
-    while True:
-        start = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
+    for row in table_rows(lines(path, dialect.encoding), dialect.delimiter):
+        if row.error:
             hint = "is a closing quote missing, or is it another format?"
-            raise DataError(f"not a table ({error})", path, start, hint) from error
-        yield start, cells
+            raise DataError(f"not a table ({row.error})", path, row.line, hint)
+        yield row.line, row.cells

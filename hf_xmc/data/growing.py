@@ -56,6 +56,7 @@ def grow_catalogue(old_labels: Dataset, data: XMCDataset) -> XMCDataset:
         labels=labels,
         train_label_counts=counts,
         filters={split: unique_pairs(pairs, new_ids) for split, pairs in data.filters.items()},
+        soft=None if data.soft is None else replace(data.soft, labels=new_ids[data.soft.labels]),
     )
 
 

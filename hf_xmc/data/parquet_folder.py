@@ -3,6 +3,7 @@
 dataset.json                 name, licence, source, propensity constants, counts
 data/{train,...}.parquet     uid, text, labels, optional weights; filter_labels if a filter list excludes pairs
 labels/labels.parquet        uid, text, ..., train_count (queries in the given training split)
+soft/train.parquet           query_uid, label_uid, weight, source, step: pairs beside the given ones, if there are any
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from datasets import Dataset, Features, List, Value
 from hf_xmc.data.arrow import PARQUET_ROWS, batches, cached_folder, file_key, list_column, map_table, parquet_to_arrow
 from hf_xmc.data.ingest.build import open_built
 from hf_xmc.data.ingest.splits import SPLITS
+from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.errors import DataError
 from hf_xmc.types import Positives
 
 DESCRIPTION = "dataset.json"
 LABELS = Path("labels") / "labels.parquet"
+SOFT = Path("soft") / "train.parquet"
 FORMAT = 1
 VERSION = 2  # of the content of the cache
 
@@ -39,6 +42,7 @@ class Tables(NamedTuple):
     labels: Dataset
     train_label_counts: np.ndarray
     filters: Mapping[str, Positives]
+    soft: SoftPositives | None = None
 
 
 def detect(folder: Path) -> bool:
@@ -90,6 +94,8 @@ def write_tables(tables: Tables, folder: Path) -> None:
         for start, batch in zip(starts, batches(tables.labels, rows=PARQUET_ROWS), strict=True)
     )
     write_batches(parts, features, folder / LABELS)
+    if tables.soft is not None and len(tables.soft):
+        tables.soft.write(folder / SOFT, tables.queries["train"]["uid"][:], tables.labels["uid"][:])
 
 
 def write_batches(tables: Iterable[pa.Table], features: Features, path: Path) -> None:
@@ -133,6 +139,9 @@ def read(folder: Path) -> dict[str, Any]:
                 [name for name in ("filter_labels",) if name in table.column_names]
             )
         fields["labels"] = fields["labels"].remove_columns("train_count")
+        if (folder / SOFT).is_file():
+            uids = fields["queries"]["train"]["uid"][:], fields["labels"]["uid"][:]
+            fields["soft"] = SoftPositives.read(folder / SOFT, *uids)
         return fields
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, DataError):

@@ -6,7 +6,6 @@ without a byte order mark, in UTF-8 or, where a file is not UTF-8, in the code p
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -17,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_xmc.data.dialect import Dialect, dialect_of
-from hf_xmc.data.files import MAX_LINE, json_lines, lines, plain_suffix, read_json
+from hf_xmc.data.dialect import LINES, UNQUOTED, Dialect, dialect_of, table_rows
+from hf_xmc.data.files import json_lines, lines, plain_suffix, read_json
 from hf_xmc.data.spreadsheets import spreadsheet_rows
 from hf_xmc.errors import DataError, Problems
 
@@ -27,6 +26,7 @@ TEXT_TABLES = (".csv", ".tsv", ".tab")
 SPREADSHEETS = (".xlsx", ".xlsm")
 JSON = (".jsonl", ".ndjson", ".json")
 TABLES = (*TEXT_TABLES, *SPREADSHEETS, *JSON, ".parquet")
+DOUBTS = {UNQUOTED: "kept as they are written", LINES: "kept as one cell; is a quote missing?"}
 KEYS = 1000  # rows of a JSON file that decide which columns it has
 
 
@@ -97,25 +97,23 @@ def spreadsheet_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def csv_cells(path: Path, encoding: str | None, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     """Line and cells of each row that is not blank; the first is the header."""
-    csv.field_size_limit(MAX_LINE)
     found = how_written(path, encoding)
-    source = (f"{line}\n" for number, line in lines(path, found.encoding) if number > 1 or not names_separator(line))
-    skipped = names_separator(next(lines(path, found.encoding), (1, ""))[1])
-    reader = csv.reader(source, delimiter=found.delimiter, strict=True)
+    source = (
+        (number, line) for number, line in lines(path, found.encoding) if number > 1 or not names_separator(line)
+    )
     first = True
-    while True:
-        start = reader.line_num + 1 + skipped
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
+    for row in table_rows(source, found.delimiter):
+        if row.error:
             hint = "is a closing quote missing, or is it another format?"
-            bad = DataError(f"not a table ({error})", path, start, hint)
+            bad = DataError(f"not a table ({row.error})", path, row.line, hint)
             problems.error("unreadable rows", bad, "the row was left out")
-            continue
-        if any(cell.strip() for cell in cells):
-            yield start, unique([cell.strip() for cell in cells]) if first else cells
+        elif any(cell.strip() for cell in row.cells):
+            if row.doubt:
+                handled = (
+                    "kept as they are written" if row.doubt == UNQUOTED else "kept as one cell; is a quote missing?"
+                )
+                problems.note(row.doubt, f"{path}, line {row.line}: {row.cells!r:.60}", handled)
+            yield row.line, unique([cell.strip() for cell in row.cells]) if first else row.cells
             first = False
 
 

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from hf_xmc.data.arrow import ArrowTableWriter, batches, cached_folder
 from hf_xmc.data.dataset import positives_of
+from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.errors import DataError
 from hf_xmc.types import Positives
 
@@ -232,6 +233,7 @@ class TokenizedQueries(TorchDataset):
         tokenize: texts to token ids, as in `lambda texts: model.tokenize(texts, "query")`.
         ignored: pairs that are excluded from the loss and from predictions, over the rows of `queries`.
         key: see `TokenTable.build`.
+        soft: pairs beside the given ones, which become positives with their weight.
 
     An item is a dict of `row`, `input_ids` and `positives` (int arrays), and of `weights` and `ignored` if given.
 
@@ -241,7 +243,12 @@ class TokenizedQueries(TorchDataset):
     """
 
     def __init__(
-        self, queries: Dataset, tokenize: Tokenize, ignored: Positives | None = None, key: str | None = None
+        self,
+        queries: Dataset,
+        tokenize: Tokenize,
+        ignored: Positives | None = None,
+        key: str | None = None,
+        soft: SoftPositives | None = None,
     ) -> None:
         if not hasattr(queries, "__len__"):
             raise TypeError(
@@ -258,6 +265,9 @@ class TokenizedQueries(TorchDataset):
             raise DataError(f"found ignored pairs for {len(ignored)} rows, but the split has {len(queries)} queries")
         self.tokens = TokenTable.build(queries, tokenize, key)
         self.positives = positives_of(queries)
+        if soft is not None and len(soft):
+            soft.validate(len(queries))
+            self.positives = soft.merged(self.positives)
         self.ignored = ignored
 
     def __len__(self) -> int:

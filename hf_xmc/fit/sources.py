@@ -143,7 +143,11 @@ def join_with_earlier(data: XMCDataset, tagger: Path) -> XMCDataset:
     )
     each = [positives_of(joined[split]).label_counts(grown.num_labels) for split in ("train", "validation")]
     size = len(joined["train"]) + len(joined["validation"])
-    return replace(grown, queries=joined, train_label_counts=each[0] + each[1], num_train_queries=size, filters={})
+    soft = grown.soft
+    if soft is not None:  # the new queries stand after the older ones
+        soft = replace(soft, rows=soft.rows + len(joined["train"]) - len(grown.queries["train"]))
+    counts = each[0] + each[1]
+    return replace(grown, queries=joined, train_label_counts=counts, num_train_queries=size, filters={}, soft=soft)
 
 
 def with_older(new: Dataset | None, old: Dataset | None, new_texts: set[str]) -> Dataset:

@@ -143,6 +143,7 @@ def fine_tune(plan: Plan, data: XMCDataset, encoder: str, folder: Path, advance:
         data.queries["train"],
         label_dataset=data.labels,
         train_ignored=data.filters.get("train"),
+        train_soft=data.soft,
         callbacks=[ShareDone(advance)],
     )
     trainer.remove_callback(LogLines)
@@ -192,6 +193,7 @@ def trainer_for(
         eval_dataset=data.queries["validation"],
         label_dataset=data.labels,
         train_ignored=data.filters.get("train"),
+        train_soft=data.soft,
         eval_ignored=data.filters.get("validation"),
         callbacks=[share_done],
     )

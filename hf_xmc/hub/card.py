@@ -23,7 +23,7 @@ from hf_xmc.hub.papers import cited
 from hf_xmc.hub.run import CARD as CARD
 from hf_xmc.hub.run import METRICS as METRICS
 from hf_xmc.hub.run import RUN, read_json
-from hf_xmc.hub.sentence_layout import MODULES
+from hf_xmc.hub.sentence_layout import CUSTOM, MODULES, TRANSFORMER
 from hf_xmc.modeling import LabelHead
 from hf_xmc.modeling.label_head_xmc import COEFFICIENTS, LABEL_HEAD
 from hf_xmc.retrieval.channels import load_channels
@@ -71,8 +71,8 @@ def model_card(
     Args:
         name: Hub id or folder; what the example code loads.
         run: the content of `run.json`; any part may be missing. Read are `encoder`, `arguments`, `first_stage`, `data`
-            (`name`, `licence`, `source`, `counts`, `fingerprint`, `example`), `train_seconds`, `versions`, `paper` and
-            `license`.
+            (`name`, `licence`, `source`, `counts`, `fingerprint`, `example`), `validation`, `train_seconds`,
+            `versions`, `paper` and `license`.
         metrics: the content of `metrics.json`; its `baselines` become rows of the results table.
         labels: the label table.
         config: the model's configuration as a dict (`config.json`).
@@ -84,7 +84,7 @@ def model_card(
         channels: name -> description of further ranking channels.
         fusion: the content of `fusion.json`, if how channels are combined was learned.
         loads: what else loads the folder, for which there is example code: `"transformers"`,
-            `"sentence-transformers"`, `"onnx"`, `"openvino"`.
+            `"sentence-transformers"` (`"sentence_xmc"` by the folder's code), `"onnx"`, `"openvino"`.
 
     >>> card = ModelCard(model_card("me/tagger", metrics={"split": "test", "metrics": {"P@1": 0.5}}))
     >>> card.data.library_name, card.data.eval_results[0].metric_type, card.data.eval_results[0].metric_value
@@ -185,10 +185,12 @@ def loaders(folder: Path) -> list[str]:
     """What loads a trained folder beside this package; see `loads` of `model_card`."""
     files = {
         "transformers": "modeling_xmc.py",
-        "sentence-transformers": MODULES,
+        "sentence-transformers": TRANSFORMER,
         **{name: f"{name}/{name}.json" for name in ("onnx", "openvino")},
     }
-    return [name for name, file in files.items() if (folder / file).is_file()]
+    found = [name for name, file in files.items() if (folder / file).is_file()]
+    by_code = "sentence-transformers" not in found and (folder / MODULES).is_file()
+    return [*found, *([CUSTOM] if by_code else [])]
 
 
 def languages(given: Any) -> Any:
@@ -398,8 +400,13 @@ def training_facts(run: Mapping[str, Any], metrics: Mapping[str, Any], data: Map
     if data.get("name"):
         counts = listed({key: f"{value:,}" for key, value in (data.get("counts") or {}).items()})
         facts.append(f"Data: `{cell(data['name'])}`" + (f" ({counts})" if counts else ""))
+    if soft := run.get("soft_positives"):
+        counts = listed({str(cell(key)): f"{value:,}" for key, value in soft.items()})
+        facts.append(f"Pairs beside the given ones, with weights: {counts}")
     if data.get("fingerprint"):
         facts.append(f"Fingerprint of the data: `{cell(data['fingerprint'])}`")
+    if run.get("validation") == "none":
+        facts.append("Trained on the validation queries too, to the last step: no weights were chosen by them")
     seconds = metrics.get("train_seconds") or run.get("train_seconds")
     if seconds:
         facts.append(f"Time: {seconds:,.0f} seconds" + energy(seconds, run.get("hardware") or {}))

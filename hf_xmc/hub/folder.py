@@ -25,7 +25,7 @@ from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.plain_encoder import is_plain_encoder, load_plain_encoder
 from hf_xmc.hub.run import CARD, METRICS, RUN, read_json, write_json
-from hf_xmc.hub.sentence_layout import LAYOUT, write_sentence_layout
+from hf_xmc.hub.sentence_layout import LAYOUT, custom_code, write_sentence_layout
 from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_SETTINGS
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
@@ -50,8 +50,8 @@ FIT = "run hf-xmc fit with --output_dir {folder}"
 CALIBRATE = "run hf-xmc calibrate {folder} --dataset NAME"
 # The encoder as a graph, with what it needs to run without torch.
 GRAPHS = {
-    "onnx": ("onnx/*.onnx", "onnx/*.onnx.data", "onnx/requirements.txt"),
-    "openvino": ("openvino/*.xml", "openvino/*.bin"),
+    "onnx": ("onnx/*.onnx", "onnx/*.onnx.data", "onnx/requirements.txt", "onnx/words.safetensors"),
+    "openvino": ("openvino/*.xml", "openvino/*.bin", "openvino/words.safetensors"),
 }
 UNCHECKED = ("run", "metrics", "card", "manifest")
 SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
@@ -176,6 +176,7 @@ def parts() -> tuple[Part, ...]:
             Part(name, (f"{name}/{name}.json", *files), f"run hf-xmc export {{folder}} --to {name}", ("model",))
             for name, files in GRAPHS.items()
         ),
+        Part("map", ("map/positions.safetensors",), "run hf-xmc map {folder}", SEARCH, save=save),
         Part("run", (RUN,), TRAIN, save=lambda record, folder: write_json(record, folder / RUN)),
         Part(
             "metrics",
@@ -264,8 +265,9 @@ def refresh_code(folder: Path) -> None:
     from transformers.dynamic_module_utils import get_relative_import_files
 
     package = Path(modeling.__file__).parent
-    references = (read_json(folder / CONFIG).get("auto_map") or {}).values()
-    names = {f"{str(reference).split('.')[0]}.py" for reference in references}
+    config = read_json(folder / CONFIG)
+    references = (config.get("auto_map") or {}).values()
+    names = {f"{str(reference).split('.')[0]}.py" for reference in references} | {*custom_code(config)}
     if not names <= {path.name for path in package.glob("*_xmc.py")}:
         return
     entries = {package / name for name in names}
@@ -311,10 +313,10 @@ def load_parts(
             folder,
             hint=f"make a tagger of it with hf-xmc index {folder} --dataset NAME --output_dir FOLDER",
         )
-    replaced = {*GRAPHS, "sentence_transformers", "run", *(("model",) if model is not None else ())}
+    replaced = {*GRAPHS, "sentence_transformers", "map", "run", *(("model",) if model is not None else ())}
     used = [part for part in parts() if part.name not in replaced]
     check_manifest(folder, {name for part in used for name in part.files_in(folder)})
-    model = load_model(folder, **options) if model is None else model
+    model = load_model(folder, verify=False, **options) if model is None else model
     model = model if device is None else model.to(device)
     found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
     for part in parts():
@@ -326,7 +328,7 @@ def load_parts(
         elif part.name == "index" and engine is not None:
             value = EngineIndex.connect(engine)
         elif part.name == "index":
-            value = LabelIndex.from_pretrained(folder, memory_map=memory_map)
+            value = LabelIndex.read(folder, memory_map)
         else:
             value = part.load(folder)
         if part.name in {cls.name for cls in CHANNELS}:
@@ -336,8 +338,11 @@ def load_parts(
     return found
 
 
-def load_model(folder: Path, **options: Any) -> XMCDualEncoderModel:
+def load_model(folder: Path, verify: bool = True, **options: Any) -> XMCDualEncoderModel:
     """The model of a trained folder.
+
+    Args:
+        verify: compare its files with their checksums; False where that was done.
 
     Raises:
         ModelFolderError: configuration or weights are missing or damaged.
@@ -352,7 +357,7 @@ def load_model(folder: Path, **options: Any) -> XMCDualEncoderModel:
     if is_plain_encoder(folder):
         return load_plain_encoder(folder, **options)
     try:
-        return XMCDualEncoderModel.from_pretrained(folder, **options)
+        return XMCDualEncoderModel.from_pretrained(folder, verify=verify, **options)
     except XMCError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
@@ -392,7 +397,7 @@ def files_to_push(folder: str | os.PathLike[str]) -> list[str]:
         )
     # The modules that AutoModel(..., trust_remote_code=True) loads where hf_xmc is not installed.
     references = [str(reference).split("--")[-1] for reference in (config.get("auto_map") or {}).values()]
-    code = {f"{reference.split('.')[0]}.py" for reference in references} & present
+    code = ({f"{reference.split('.')[0]}.py" for reference in references} | {*custom_code(config)}) & present
     code |= {Path(file).name for name in code for file in get_relative_import_files(str(folder / name))}
     weights = weight_files(folder)
     other_weights = {name for name in present if fnmatch(name, "model*.safetensors") or name == WEIGHT_MAP}

@@ -1,4 +1,5 @@
-"""A trained folder to the Hub: encoder, label head, tokenizer, label table, index and card as one commit."""
+"""A trained folder to the Hub: encoder, label head, tokenizer, label table, index and card as one commit; and a data
+set."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import re
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +75,24 @@ def push_to_hub(
     card = readdress((folder / CARD).read_text(encoding="utf-8"), repo_id)
     inside = f"{subfolder.strip('/')}/" if subfolder else ""
     added = [CommitOperationAdd(f"{inside}{name}", card.encode() if name == CARD else folder / name) for name in files]
+    return tried(lambda: commit(api, repo_id, added, inside, commit_message, revision))
+
+
+def push_dataset(
+    folder: str | os.PathLike[str], repo_id: str, private: bool | None = None, token: str | None = None
+) -> CommitInfo:
+    """Upload a data set that `hf-xmc prepare` wrote as one commit, tried again as [`push_to_hub`]; see
+    `hf_xmc.data.summary.card.push_to_hub`."""
+    from hf_xmc.data.summary import card
+
+    return tried(lambda: card.push_to_hub(Path(folder), repo_id, private, token))
+
+
+def tried(push: Callable[[], CommitInfo]) -> CommitInfo:
+    """Push, and again if it was cut off or someone else has pushed in between."""
     for attempt in range(TRIES):
         try:
-            return commit(api, repo_id, added, inside, commit_message, revision)
+            return push()
         except Exception as error:
             if attempt == TRIES - 1 or not worth_another_try(error):
                 raise

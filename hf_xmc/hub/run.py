@@ -47,6 +47,7 @@ def describe_run(
         "hardware": hardware(args),
         "train_seconds": round(train_seconds, 1),
         "versions": versions(),
+        **({"soft_positives": dataset.soft.counts()} if dataset.soft else {}),
         **({"reading": dataset.reading.to_json()} if dataset.reading else {}),
         **more,
     }

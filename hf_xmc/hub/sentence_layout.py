@@ -26,6 +26,7 @@ MODULES, SETTINGS, TRANSFORMER, ENCODER = (
 )
 FILES = ("*/*.json", "*/*/*.json", "*/*.safetensors", "*/*/*.safetensors")  # of the modules after the encoder
 LAYOUT: tuple[str, ...] = (MODULES, SETTINGS, TRANSFORMER, ENCODER, *(f"[1-9]_{name}" for name in FILES))
+CUSTOM = "sentence_xmc"  # the module of custom code for models with a static tower
 SIDES = {"query": "query", "label": "document"}  # our name of a side, and theirs
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 LEGACY = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
@@ -46,11 +47,14 @@ def write_sentence_layout(folder: Path) -> list[str]:
     """Write the files into a trained folder, or remove them where the model cannot be loaded that way.
 
     Returns:
-        The files, relative to the folder; none if the model has two towers or a static tower, or appends a token to
-        each text that its tokenizer does not.
+        The files, relative to the folder; none if the model has two towers, or appends a token to each text that its
+        tokenizer does not.
     """
     config = read_json(folder / "config.json")
     remove_layout(folder)
+    if config.get("static_dim") is not None and config.get("auto_map"):
+        write_custom_module(folder, config)
+        return layout_files(folder)
     if not can_share_weights(config, folder):
         return []
     encoder = config["encoder_config"]
@@ -70,6 +74,19 @@ def write_sentence_layout(folder: Path) -> list[str]:
     weights = dict(projections(folder)) if config.get("projection_dim") else {}
     write_modules(folder, config, weights)
     return layout_files(folder)
+
+
+def write_custom_module(folder: Path, config: Mapping[str, Any]) -> None:
+    """Let sentence-transformers load the whole model by the code in the folder, which it does with
+    `trust_remote_code=True` only. The model adds prefixes itself."""
+    module = {"idx": 0, "name": "0", "path": "", "type": f"{CUSTOM}.XMCSentenceModule", "kwargs": ["task"]}
+    write_json([module], folder / MODULES)
+    write_json({**settings(config), "prompts": {"query": "", "document": ""}}, folder / SETTINGS)
+
+
+def custom_code(config: Mapping[str, Any]) -> list[str]:
+    """Modules of custom code that the layout names, besides those of `auto_map`."""
+    return [f"{CUSTOM}.py"] if config.get("static_dim") is not None and config.get("auto_map") else []
 
 
 def layout_files(folder: Path) -> list[str]:

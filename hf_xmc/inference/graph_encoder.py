@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
 from hf_xmc.data.checksums import check_manifest
 from hf_xmc.data.files import read_json
 from hf_xmc.errors import ModelFolderError, SettingsError
+from hf_xmc.inference.numpy_model import embed_words
 
 ABOUT = {"onnx": "onnx/onnx.json", "openvino": "openvino/openvino.json"}
 BACKENDS = tuple(ABOUT)
+WORDS = "words.safetensors"  # the static tower, beside the graphs
 TOKENS = 2**9  # tokens of a batch, padding included: what stays in a core's cache is computed twice as fast
 Run = Callable[[str, np.ndarray, np.ndarray], np.ndarray]  # output name, ids and mask [B, T] -> embeddings [B, D]
 
@@ -28,14 +31,18 @@ class GraphEncoder:
 
     Args:
         about: the content of `onnx.json`: settings of the model and its fingerprints.
-        tokenizer: a `tokenizers.Tokenizer`.
-        run: computes embeddings.
+        tokenizer: a `tokenizers.Tokenizer`; None for a model with a static tower alone.
+        run: computes embeddings by the encoder.
+        words: weights of the static tower, if the model has one. It works in numpy: a graph does not see words.
     """
 
     label_head = None
 
-    def __init__(self, about: dict[str, Any], tokenizer: Any, run: Run) -> None:
+    def __init__(
+        self, about: dict[str, Any], tokenizer: Any, run: Run, words: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         self.about = about
+        self.words = words
         self.config = SimpleNamespace(**about["config"])
         self.tokenizer = tokenizer
         self.run = run
@@ -68,11 +75,13 @@ class GraphEncoder:
             known = ", ".join(about["graphs"])
             raise SettingsError(f"precision is {precision!r}; the folder has {known}", hint=f"{again} --int8")
         graphs = {name: folder / backend / file for name, file in about["graphs"][precision].items()}
-        used = [file.relative_to(folder).as_posix() for file in (path, *graphs.values(), folder / "tokenizer.json")]
-        check_manifest(folder, used)
+        static = folder / backend / WORDS
+        files = (path, *graphs.values(), folder / "tokenizer.json", static)
+        check_manifest(folder, [file.relative_to(folder).as_posix() for file in files])
+        words = load_file(static) if about["config"].get("static_dim") is not None else None
         threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0") or 0)
         run = {"onnx": onnx_run, "openvino": openvino_run}[backend](graphs, threads)
-        return cls(about, read_tokenizer(folder), run)
+        return cls(about, read_tokenizer(folder) if graphs else None, run, words)
 
     def encoder_fingerprint(self) -> str:
         """That of the model that was exported."""
@@ -120,10 +129,23 @@ class GraphEncoder:
         return [row or [self.about["pad_token"]] for row in rows]  # pooling needs one token
 
     def encode(self, texts: Sequence[str], side: str, batch_size: int, progress: bool) -> np.ndarray:
-        """Embeddings of texts of a side, longest first so that batches have little padding."""
+        """Embeddings of texts of a side, by encoder and static tower, whichever there are."""
+        dense = None if self.tokenizer is None else self.encode_dense(texts, side, batch_size, progress)
+        if self.words is None:
+            assert dense is not None
+            return dense
+        static = embed_words(texts, self.words, self.config.static_buckets)
+        if dense is None:
+            return static
+        share = self.config.static_weight
+        return np.concatenate([(1 - share) ** 0.5 * dense, share**0.5 * static], axis=1, dtype=np.float32)
+
+    def encode_dense(self, texts: Sequence[str], side: str, batch_size: int, progress: bool) -> np.ndarray:
+        """Embeddings of texts of a side by the encoder, longest first so that batches have little padding."""
         rows = self.tokenize(texts, side)
         order = np.argsort([-len(row) for row in rows], kind="stable")
-        result = np.empty((len(rows), self.config.embedding_dim), np.float32)
+        width = self.config.embedding_dim - (getattr(self.config, "static_dim", None) or 0)
+        result = np.empty((len(rows), width), np.float32)
         start, bar = 0, tqdm(total=len(rows), unit="text", disable=not progress, desc="Encoding")
         while start < len(rows):
             count = max(1, min(batch_size, TOKENS // len(rows[order[start]])))

@@ -111,19 +111,7 @@ class NumpyModel:
 
     def encode_words(self, texts: Sequence[str]) -> np.ndarray:
         """The embeddings by the static tower, `[N, static_dim]`; see [`StaticTower`]."""
-        from hf_xmc.modeling.ngrams_xmc import Features
-
-        table, known, idf = (self.weights[f"static_tower.{name}"] for name in ("table", "buckets", "idf"))
-        features = Features.of(texts, self.config.static_buckets)
-        place = np.searchsorted(known, features.ids).clip(max=max(len(known) - 1, 0))
-        found = np.zeros((len(texts), table.shape[1]), FLOAT)
-        for row in range(len(texts)) if len(known) else ():
-            its = slice(features.indptr[row], features.indptr[row + 1])
-            kept = known[place[its]] == features.ids[its]
-            rows, counts = place[its][kept], features.counts[its][kept]
-            weights = idf[rows] * (1 + np.log(counts, dtype=FLOAT))
-            found[row] = weights @ table[rows].astype(FLOAT)
-        return unit(found)
+        return embed_words(texts, self.weights, self.config.static_buckets)
 
     def encoder_fingerprint(self) -> str:
         """As `hf_xmc.retrieval.fingerprint.encoder_fingerprint` of the model that transformers loads."""
@@ -136,6 +124,28 @@ class NumpyModel:
                 digest.update(f"{name} {tensor.shape}".encode())
                 digest.update(half.data)
         return "-".join(digest.hexdigest() for digest in digests)
+
+
+def embed_words(texts: Sequence[str], weights: Mapping[str, np.ndarray], buckets: int) -> np.ndarray:
+    """Embeddings of texts by a static tower, float32 `[N, S]`; see [`StaticTower`].
+
+    Args:
+        weights: `static_tower.table`, `.buckets` and `.idf`.
+        buckets: number of different hashes of features.
+    """
+    from hf_xmc.modeling.ngrams_xmc import Features
+
+    table, known, idf = (weights[f"static_tower.{name}"] for name in ("table", "buckets", "idf"))
+    features = Features.of(texts, buckets)
+    place = np.searchsorted(known, features.ids).clip(max=max(len(known) - 1, 0))
+    found = np.zeros((len(texts), table.shape[1]), FLOAT)
+    for row in range(len(texts)) if len(known) else ():
+        its = slice(features.indptr[row], features.indptr[row + 1])
+        kept = known[place[its]] == features.ids[its]
+        rows, counts = place[its][kept], features.counts[its][kept]
+        factors = idf[rows] * (1 + np.log(counts, dtype=FLOAT))
+        found[row] = factors @ table[rows].astype(FLOAT)
+    return unit(found)
 
 
 class Layer:

@@ -17,6 +17,7 @@ from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
 from hf_xmc.inference.explain.channels import Evidence, channel_evidence
 from hf_xmc.inference.graph_encoder import GraphEncoder
+from hf_xmc.inference.label_names import IdToLabel, LabelToId
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.selection import describe, select
 from hf_xmc.retrieval.channels import FusedChannel, QueryMemory
@@ -91,6 +92,17 @@ class XMCPipeline:
     def memory(self, memory: QueryMemory | None) -> None:
         others = [channel for channel in self.channels if not isinstance(channel, QueryMemory)]
         self.channels = [*([] if memory is None else [memory]), *others]
+
+    @property
+    def id2label(self) -> Mapping[int, str]:
+        """Label id -> text of the labels that can be predicted, as transformers calls it; read from the label table,
+        not from `config.json`, which would grow by 58 MB with a million labels."""
+        return IdToLabel(self.index.catalogue)
+
+    @property
+    def label2id(self) -> Mapping[str, int]:
+        """Text -> label id; of labels with the same text the lowest id."""
+        return LabelToId(self.index.catalogue)
 
     @classmethod
     def build(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -45,6 +45,16 @@ class XMCTaggingPipeline(Pipeline):
         super().__init__(model=model, **kwargs)
         name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
         self.tagger = XMCPipeline.from_pretrained(name, model=model, revision=commit)
+
+    @property
+    def id2label(self) -> Mapping[int, str]:
+        """Label id -> text, read from the label table; `model.config` has none."""
+        return self.tagger.id2label
+
+    @property
+    def label2id(self) -> Mapping[str, int]:
+        """Text -> label id."""
+        return self.tagger.label2id
 
     def _sanitize_parameters(
         self, top_k: int | None = None, **options: Any

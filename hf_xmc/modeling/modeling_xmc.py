@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
+from .checksums_xmc import check_files
 from .configuration_xmc import SETTINGS, XMCDualEncoderConfig
 from .errors_xmc import ModelFolderError, SettingsError
 from .label_head_xmc import FIND_OPTIONS, LABEL_HEAD, LabelHead, find_label_head
@@ -156,7 +157,19 @@ class XMCDualEncoderModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as with any `PreTrainedModel`, with its tokenizer and label head."""
+        """Load a model as with any `PreTrainedModel`, with its tokenizer and label head.
+
+        Args:
+            verify (`bool`): compare its files with the checksums of `manifest.json`, if there is one; by default yes.
+
+        Raises:
+            ModelFolderError: a file that is not as it was saved.
+        """
+        verify = kwargs.pop("verify", True) and pretrained_model_name_or_path is not None
+        options = {key: kwargs[key] for key in FIND_OPTIONS if key in kwargs}
+        local = verify and Path(pretrained_model_name_or_path).is_dir()
+        if local:
+            check_files(pretrained_model_name_or_path, **options)
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         found = model[0] if isinstance(model, tuple) else model
         hub = {key: kwargs[key] for key in (*HUB_OPTIONS, "subfolder") if key in kwargs}
@@ -164,7 +177,9 @@ class XMCDualEncoderModel(PreTrainedModel):
             found.static_tower.table.requires_grad_(False)
         if found.query_encoder is not None:  # by its configuration the class of the tokenizer is chosen
             found.tokenizer = load_tokenizer(pretrained_model_name_or_path, config=found.query_encoder.config, **hub)
-        options = {key: kwargs[key] for key in FIND_OPTIONS if key in kwargs}
+        if verify and not local:
+            commit = getattr(found.config, "_commit_hash", None)  # the files that were loaded, without asking again
+            check_files(pretrained_model_name_or_path, **{**options, **({"revision": commit} if commit else {})})
         asked = kwargs.get("label_head") is not None
         found.label_head = find_label_head(pretrained_model_name_or_path, found.config, asked, **options)
         return model
@@ -220,7 +235,8 @@ class XMCDualEncoderModel(PreTrainedModel):
                 projection = self.label_projection
             dense = pooled if projection is None else projection(pooled)  # [B, dense_dim]
             if self.config.normalize:
-                dense = nn.functional.normalize(dense.float(), dim=-1)
+                exact = torch.promote_types(dense.dtype, torch.float32)  # half precision is too coarse for it
+                dense = nn.functional.normalize(dense.to(exact), dim=-1)
         complete = self.static_tower is None or static is not None
         embeddings = self.joined(dense, static) if complete else None
         return XMCDualEncoderOutput(embeddings=embeddings, pooled=pooled, dense=dense)

@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 
 from hf_xmc.data.arrow import read_table, write_parquet
-from hf_xmc.data.checksums import forget_checksums
+from hf_xmc.data.checksums import MANIFEST, check_manifest, forget_checksums
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
@@ -330,9 +330,15 @@ class LabelIndex:
             memory_map: keep the vectors in the file, which processes then share, until the first change.
 
         Raises:
-            ModelFolderError: there is no index, or its files do not fit together.
+            ModelFolderError: there is no index, its files do not fit together, or one is not as it was saved.
         """
-        folder = fetch_folder(name_or_folder, [LABELS, "index/*"], **hub)
+        folder = fetch_folder(name_or_folder, [LABELS, "index/*", MANIFEST], **hub)
+        check_manifest(folder, (LABELS, INDEX, ABOUT))
+        return cls.read(folder, memory_map)
+
+    @classmethod
+    def read(cls, folder: Path, memory_map: bool = False) -> LabelIndex:
+        """Load from a folder of which the checksums have been compared; see `from_pretrained`."""
         rebuild = f"build the index with hf-xmc index {folder} --dataset NAME"
         for name in (LABELS, INDEX, ABOUT):
             if not (folder / name).is_file():
@@ -363,4 +369,5 @@ class LabelIndex:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             kwargs.setdefault("commit_message", "Upload label index")
+            kwargs.setdefault("delete_patterns", MANIFEST)  # of a tagger that had another index
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs))

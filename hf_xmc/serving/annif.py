@@ -7,8 +7,11 @@ Learning is refused: what comes in on this way never changes the tagger.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from http import HTTPStatus
@@ -16,17 +19,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hf_xmc import __version__
+from hf_xmc.data.files import plain_suffix
+from hf_xmc.data.formats import skos
+from hf_xmc.data.formats.label_table import labels
+from hf_xmc.data.formats.source import Choices, LabelNames, Options
 from hf_xmc.data.reading import Reading, places
-from hf_xmc.errors import XMCError
+from hf_xmc.errors import Problems, XMCError
+from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.limits import RequestRefused
-from hf_xmc.serving.service import Tag, TaggingService, languages
+from hf_xmc.serving.service import Tag, Tagged, TaggingService, TagOptions, languages
 
+BLOCK = 1000  # labels that are read at a time
 DOCUMENTS = 32  # in one batch, as in Annif
 METADATA = "metadata_"  # precedes the names of further fields of a text in a form
 LANGUAGE_CHARACTERS = 10_000  # of a text that say which language it is in
@@ -117,29 +127,43 @@ async def form_of(request: Request) -> SuggestForm:
     return SuggestForm.model_validate(dict(await request.form()))
 
 
+@dataclass(frozen=True)
+class Project:
+    """How a tagger shows itself to Annif.
+
+    Args:
+        id, name, language: of the project, as clients list it. The language is by default that of the label texts, as
+            far as the tagger knows it.
+        vocabulary_id: of its vocabulary.
+        uris: of the vocabulary that Annif has loaded, where it lacks some labels of the tagger: others are not
+            suggested, since Annif 1.4 fails on a URI that it does not know.
+        modified: when the tagger was made; by default the time of its folder's newest file.
+    """
+
+    id: str = "hf-xmc"
+    name: str = ""
+    language: str = ""
+    vocabulary_id: str = "labels"
+    uris: Collection[str] | None = None
+    modified: datetime | None = None
+
+
 def annif_routes(
-    service: TaggingService,
-    project_id: str = "hf-xmc",
-    name: str = "",
-    language: str = "",
-    vocabulary_id: str = "labels",
-    modified: datetime | None = None,
+    service: TaggingService, project: Project | None = None, batcher: Callable[[], Batcher] | None = None
 ) -> APIRouter:
     """The routes of Annif's REST interface, below `/v1`, for an app of FastAPI.
 
     Args:
         service: tags the texts.
-        project_id, name, language: of the one project, as clients list it. The language is by default that of the
-            label texts, as far as the tagger knows it.
-        vocabulary_id: of the one vocabulary.
-        modified: when the tagger was made; by default the time of its folder's newest file.
+        project: how it shows itself.
+        batcher: gives what collects the texts of requests that arrive together.
 
     Example:
 
-        app.include_router(annif_routes(service, "subjects-en", language="en"))
+        app.include_router(annif_routes(service, Project("subjects-en", language="en")))
         # then in Annif's projects.cfg: endpoint=http://127.0.0.1:8000/v1/projects/subjects-en/suggest
     """
-    door = Door(service, project_id, name or project_id, language, vocabulary_id, modified)
+    door = Door(service, project or Project(), batcher)
     router = APIRouter(prefix="/v1", tags=["Annif"], route_class=AnnifRoute)
     form = {
         "required": True,
@@ -155,24 +179,29 @@ def annif_routes(
     def vocabs() -> dict[str, Any]:
         return {"vocabs": [door.vocabulary()]}
 
+    @router.get("/vocabs/{vocabulary_id}/subjects.csv", summary="The labels, as `annif load-vocab` reads them")
+    def subjects(vocabulary_id: str) -> StreamingResponse:
+        return StreamingResponse(door.table(vocabulary_id), media_type="text/csv; charset=utf-8")
+
     @router.get("/projects", summary="The project")
     def projects() -> dict[str, Any]:
         return {"projects": [door.project()]}
 
     @router.get("/projects/{project_id}", summary="What is known of the project")
-    def project(project_id: str) -> dict[str, Any]:
+    def one_project(project_id: str) -> dict[str, Any]:
         door.check(project_id)
         return door.project()
 
     @router.post("/projects/{project_id}/suggest", summary="Subjects for a text", openapi_extra={"requestBody": form})
-    def suggest(project_id: str, form: Annotated[SuggestForm, Depends(form_of)]) -> dict[str, Any]:
+    async def suggest(project_id: str, form: Annotated[SuggestForm, Depends(form_of)]) -> dict[str, Any]:
         door.check(project_id)
-        return door.suggest([(form.text, form.metadata)], form)[0]
+        [found] = await door.suggest([(form.text, form.metadata)], form)
+        return found
 
     @router.post("/projects/{project_id}/suggest-batch", summary=f"Subjects for up to {DOCUMENTS} texts")
-    def suggest_batch(project_id: str, batch: Batch, wanted: Annotated[Wanted, Query()]) -> list[dict[str, Any]]:
+    async def suggest_batch(project_id: str, batch: Batch, wanted: Annotated[Wanted, Query()]) -> list[dict[str, Any]]:
         door.check(project_id)
-        found = door.suggest([(document.text, document.metadata) for document in batch.documents], wanted)
+        found = await door.suggest([(document.text, document.metadata) for document in batch.documents], wanted)
         ids = [document.document_id for document in batch.documents]
         return [{**one, "document_id": id_} for one, id_ in zip(found, ids, strict=True)]
 
@@ -192,64 +221,91 @@ def annif_routes(
 class Door:
     """The tagger as the one project of Annif with its one vocabulary."""
 
-    def __init__(
-        self,
-        service: TaggingService,
-        project_id: str,
-        name: str,
-        language: str,
-        vocabulary_id: str,
-        modified: datetime | None,
-    ) -> None:
-        self.service, self.project_id, self.name, self.vocabulary_id = service, project_id, name, vocabulary_id
-        self.reading = Reading.from_json(service.pipeline.run.get("reading"))
+    def __init__(self, service: TaggingService, project: Project, batcher: Callable[[], Batcher] | None) -> None:
         known = languages(service.pipeline)
-        self.language = language or (known[0] if len(known) == 1 and CODE.fullmatch(known[0]) else UNKNOWN)
-        self.modified = modified or newest(service.training.folder)
+        own = known[0] if len(known) == 1 and CODE.fullmatch(known[0]) else UNKNOWN
+        self.service, self.batcher = service, batcher
+        self.own = replace(
+            project,
+            name=project.name or project.id,
+            language=project.language or own,
+            uris=None if project.uris is None else frozenset(project.uris),
+            modified=project.modified or newest(service.training.folder),
+        )
+        self.reading = Reading.from_json(service.pipeline.run.get("reading"))
 
     def vocabulary(self) -> dict[str, Any]:
         """The catalogue as Annif describes a vocabulary."""
         size = len(self.service.vocabulary)
-        return {"vocab_id": self.vocabulary_id, "languages": [self.language], "size": size, "loaded": True}
+        return {"vocab_id": self.own.vocabulary_id, "languages": [self.own.language], "size": size, "loaded": True}
+
+    def table(self, vocabulary_id: str) -> Iterator[str]:
+        """The catalogue as the lines of a CSV vocabulary of Annif."""
+        if vocabulary_id != self.own.vocabulary_id:
+            detail = f"Vocabulary '{vocabulary_id:.80}' not found; this server has '{self.own.vocabulary_id}'"
+            raise ProblemError(404, "Vocabulary not found", detail)
+        with self.service.lock.reading():
+            vocabulary = self.service.view().vocabulary
+        rows = [row for row in range(len(vocabulary.arrow)) if row not in vocabulary.removed]
+
+        def lines() -> Iterator[str]:
+            yield csv_line("uri", "notation", f"label_{self.own.language}")
+            for start in range(0, len(rows), BLOCK):
+                for label in vocabulary.labels(rows[start : start + BLOCK]):
+                    yield csv_line(label.uri or label.uid, label.notation or "", label.name)
+
+        return lines()
 
     def project(self) -> dict[str, Any]:
         """The tagger as Annif describes a project."""
         return {
-            "project_id": self.project_id,
-            "name": self.name,
-            "language": self.language,
+            "project_id": self.own.id,
+            "name": self.own.name,
+            "language": self.own.language,
             "backend": {"backend_id": "hf_xmc"},
             "vocab": self.vocabulary(),
-            "vocab_language": self.language,
+            "vocab_language": self.own.language,
             "is_trained": True,
-            "modification_time": self.modified.isoformat() if self.modified else None,
+            "modification_time": self.own.modified.isoformat() if self.own.modified else None,
         }
 
     def check(self, project_id: str) -> None:
         """Refuse another project than the one there is."""
-        if project_id != self.project_id:
-            detail = f"Project '{project_id:.80}' not found; this server has '{self.project_id}'"
+        if project_id != self.own.id:
+            detail = f"Project '{project_id:.80}' not found; this server has '{self.own.id}'"
             raise ProblemError(404, "Project not found", detail)
 
     def check_language(self, language: str | None) -> None:
         """Refuse another language than that of the labels, where that is known."""
-        known = (language or self.language, self.language)
+        known = (language or self.own.language, self.own.language)
         if UNKNOWN not in known and len({code.split("-")[0].lower() for code in known}) > 1:
-            detail = f'language "{language:.40}" not supported by vocabulary; labels are in "{self.language}"'
+            detail = f'language "{language:.40}" not supported by vocabulary; labels are in "{self.own.language}"'
             raise ProblemError(400, "Bad Request", detail)
 
-    def suggest(self, documents: Sequence[tuple[str, Mapping[str, str]]], wanted: Wanted) -> list[dict[str, Any]]:
+    async def suggest(
+        self, documents: Sequence[tuple[str, Mapping[str, str]]], wanted: Wanted
+    ) -> list[dict[str, Any]]:
         """The subjects of texts with their metadata, best first. Blank texts have none."""
         self.check_language(wanted.language)
         texts = [composed(text, metadata, self.reading) for text, metadata in documents]
         rows = [row for row, text in enumerate(texts) if text.strip() and wanted.limit]
         results: list[dict[str, Any]] = [{"results": []} for _ in texts]
-        limit = min(wanted.limit, self.service.limits.k)  # it says how many there may be, not how many there are
-        tagged = self.service.tag([texts[row] for row in rows], limit) if rows else []
+        tagged = await self.tag([texts[row] for row in rows], wanted.limit) if rows else []
         for row, one in zip(rows, tagged, strict=True):
-            subjects = [self.subject(tag) for tag in one.tags]
-            results[row]["results"] = [s for s in subjects if 0 < s["score"] >= wanted.threshold]
+            subjects = (self.subject(tag) for tag in one.tags)
+            known = (its for its in subjects if self.own.uris is None or its["uri"] in self.own.uris)
+            good = [its for its in known if 0 < its["score"] >= wanted.threshold]
+            results[row]["results"] = good[: wanted.limit]
         return results
+
+    async def tag(self, texts: list[str], limit: int) -> list[Tagged]:
+        """The labels of texts: as many as were asked for, or as the server gives at most; more if some of them may
+        not be suggested."""
+        most = self.service.limits.k
+        k = min(limit, most) if self.own.uris is None else most
+        if self.batcher is not None:
+            return await self.batcher().tag(texts, TagOptions(k))
+        return await run_in_threadpool(self.service.tag, texts, k)
 
     def subject(self, tag: Tag) -> dict[str, Any]:
         """A tag as Annif writes a suggestion. Its score is the probability if the tagger is calibrated, else the
@@ -261,6 +317,27 @@ class Door:
             "notation": tag.notation or None,
             "score": min(max(float(score), 0.0), 1.0),
         }
+
+
+def csv_line(*cells: str) -> str:
+    """A line of a CSV file.
+
+    >>> csv_line("http://x/1", "", "red, or not")
+    'http://x/1,,"red, or not"\\r\\n'
+    """
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
+
+
+def uris_of(path: Path) -> set[str]:
+    """The URIs of a vocabulary that Annif can load: SKOS, or a table. Concepts that were given up are not among them.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    names, read = LabelNames(closed=True), skos.concepts if plain_suffix(path) in skos.VOCABULARIES else labels
+    return {str(label["uid"]) for _, label in read(path, names, Options(), Choices(), (), Problems(stop=False))}
 
 
 def newest(folder: Path | None) -> datetime | None:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from hf_xmc import __version__
 from hf_xmc.errors import XMCError
 from hf_xmc.serving.access import Keys
+from hf_xmc.serving.annif import Project, annif_routes
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.gate import Gate, error_answer
 from hf_xmc.serving.limits import RequestRefused
@@ -35,7 +36,7 @@ def build_app(
     service: TaggingService,
     keys: Keys | None = None,
     page: bool = True,
-    annif_project: str | None = None,
+    annif: Project | None = None,
     tools: bool = False,
     changed: Callable[[], None] = lambda: None,
     host: str = "127.0.0.1",
@@ -46,7 +47,7 @@ def build_app(
         service: the tagger.
         keys: who may do what; by default everybody may tag and nobody may change labels.
         page: whether to show the page at `/`; needs gradio.
-        annif_project: answer Annif's REST calls, as the project of this id.
+        annif: answer Annif's REST calls too, as this project.
         tools: whether to offer the agent's tools at `/mcp`; needs the official SDK of the protocol.
         changed: called after each change of the labels.
         host: the address that the server listens on.
@@ -70,10 +71,8 @@ def build_app(
     app.include_router(tag_routes(service, lambda: made[0]))
     app.include_router(label_routes(service, changed))
     app.include_router(model_routes(service))
-    if annif_project is not None:
-        from hf_xmc.serving.annif import annif_routes
-
-        app.include_router(annif_routes(service, annif_project), responses=ANNIF_REFUSALS)
+    if annif is not None:
+        app.include_router(annif_routes(service, annif, lambda: made[0]), responses=ANNIF_REFUSALS)
     if server is not None:
         app.router.routes.extend(server.streamable_http_app(json_response=True, stateless_http=True, host=host).routes)
 
@@ -114,7 +113,8 @@ async def refusal(request: Request, error: Exception) -> JSONResponse:
         kind, status, message, headers = "refused", error.status_code, f"{error.detail}", error.headers
     elif isinstance(error, XMCError):
         kind, status, message = "invalid", 422, str(error)
-    return JSONResponse(error_answer(kind, message, request.scope), status, headers)
+    answer, media_type = error_answer(kind, message, status, request.scope)
+    return JSONResponse(answer, status, headers, media_type)
 
 
 def spoken(error: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from http import HTTPStatus
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -172,20 +173,26 @@ def length_of(headers: dict[bytes, bytes]) -> int:
 
 async def refuse(scope: Scope, send: Send, error: RequestRefused) -> None:
     """Answer with an error."""
-    headers = [(b"content-type", b"application/json")]
+    answer, kind = error_answer(error.kind, str(error), error.status, scope)
+    headers = [(b"content-type", kind.encode())]
     if error.status == 401:
         headers += [(b"www-authenticate", b'Basic realm="hf-xmc", charset="UTF-8"'), (b"www-authenticate", b"Bearer")]
     if error.status == 503:
         headers.append((b"retry-after", RETRY_AFTER.encode()))
     if error.status == 413:
         headers.append((b"connection", b"close"))
-    body = json.dumps(error_answer(error.kind, str(error), scope)).encode()
+    body = json.dumps(answer).encode()
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-def error_answer(kind: str, message: str, scope: Scope) -> dict[str, Any]:
-    """The form that every error has."""
-    request_id = scope.get("state", {}).get("request_id", "")
-    return {"error": {"kind": kind, "message": message, "request_id": request_id}}
+def error_answer(kind: str, message: str, status: int, scope: Scope) -> tuple[dict[str, Any], str]:
+    """The form that every error has, and its media type; clients of Annif also find what they look for (RFC 9457)."""
+    answer: dict[str, Any] = {
+        "error": {"kind": kind, "message": message, "request_id": scope.get("state", {}).get("request_id", "")}
+    }
+    if not scope["path"].startswith("/v1/"):
+        return answer, "application/json"
+    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}
+    return problem | answer, "application/problem+json"

@@ -22,12 +22,13 @@ from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.selection import check_threshold
 from hf_xmc.retrieval.channels import FollowsLabels
 from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.label_texts import join_text
 from hf_xmc.retrieval.search import as_matrix
 from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.locks import ReadWriteLock
 from hf_xmc.serving.overlay import with_own_labels
 from hf_xmc.serving.training_texts import TrainingTexts
-from hf_xmc.serving.vocabulary import Label, Named, Vocabulary, join_text
+from hf_xmc.serving.vocabulary import Label, Named, Vocabulary
 
 CERTAINTIES = ((0.8, "very_likely"), (0.5, "likely"), (0.2, "possible"), (0.0, "unlikely"))
 MOST_WORDS = 150  # of a text that is explained word by word; longer ones are explained sentence by sentence

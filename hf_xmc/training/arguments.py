@@ -21,6 +21,7 @@ logger = logging.get_logger(__name__)
 SAMPLING_STRATEGIES = ("random", "clustered", "sequential", "group_by_length", "batch_rebalance")
 CLUSTER_METHODS = ("bisecting", "kmeans")
 ENCODE_DTYPES = ("float32", "bfloat16", "auto")
+LABEL_HEAD_OPTIMIZERS = ("adagrad", "sparse_adam")
 LABEL_HEAD_DTYPES = ("float16", "bfloat16", "float32")
 
 CHOICES = {
@@ -29,11 +30,12 @@ CHOICES = {
     "label_bank_init": LABEL_BANK_INITS,
     "label_bank_dtype": LABEL_BANK_DTYPES,
     "label_head_dtype": LABEL_HEAD_DTYPES,
+    "label_head_optimizer": LABEL_HEAD_OPTIMIZERS,
     "encode_dtype": ENCODE_DTYPES,
     "train_sampling_strategy": SAMPLING_STRATEGIES,
     "cluster_method": CLUSTER_METHODS,
 }
-SHARES = ("label_random_share", "label_head_loss_weight", "static_dropout")
+SHARES = ("lr_decay_factor", "label_random_share", "label_head_loss_weight", "static_dropout")
 NOT_NEGATIVE = (
     *("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin"),
     *("learning_rate", "num_train_epochs", "weight_decay", "static_learning_rate"),
@@ -42,7 +44,7 @@ NOT_NEGATIVE = (
 AT_LEAST_ONE = (
     *("encode_chunk_tokens", "encode_chunk_size", "eval_k", "label_budget", "num_hard_negatives", "num_positives"),
     *("mining_refresh_epochs", "mining_depth", "cluster_size", "cluster_refresh_epochs", "static_min_texts"),
-    "triplet_hardest_positives",
+    *("triplet_hardest_positives", "lr_decay_epochs"),
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
 )
 
@@ -125,6 +127,13 @@ class XMCTrainingArguments(CandidateArguments):
             "1 - 1 / ldr_alpha of the model's where the query is sure (2 in the paper; 0 = it stays fixed)."
         },
     )
+    soft_positives: str = field(
+        default="all",
+        metadata={
+            "help": "Which soft positives of the data set are trained on, with their weights: 'all', 'none', or "
+            "sources separated by commas, as teacher,corrected."
+        },
+    )
     train_sampling_strategy: str = field(
         default="random",
         metadata={
@@ -177,8 +186,26 @@ class XMCTrainingArguments(CandidateArguments):
         default=0.03,
         metadata={
             "help": "Learning rate of the per-label vectors of a label head (row-wise Adagrad, which takes larger "
-            "rates than AdamW)."
+            "rates than Adam)."
         },
+    )
+    label_head_optimizer: str = field(
+        default="adagrad",
+        metadata={
+            "help": "What moves the per-label vectors of a label head: 'adagrad' with one number of state per label, "
+            "or 'sparse_adam' with two of each dimension (NGAME, at a label_head_learning_rate of 2e-4 to 1e-3).",
+            "choices": list(LABEL_HEAD_OPTIMIZERS),
+        },
+    )
+    lr_decay_epochs: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of epochs after which learning rates are multiplied by lr_decay_factor, again and again, "
+            "in place of lr_scheduler_type (NGAME's second stage: 14; default: lr_scheduler_type)."
+        },
+    )
+    lr_decay_factor: float = field(
+        default=0.5, metadata={"help": "Factor of the learning rates with lr_decay_epochs (NGAME: 0.5)."}
     )
     static_learning_rate: float = field(
         default=0.05,

@@ -16,6 +16,7 @@ from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.distributed import part
 from hf_xmc.training.row_adagrad import ROWS, update_rows
 from hf_xmc.training.rows import unit_rows
+from hf_xmc.training.sparse_adam import update_rows_by_adam
 
 STATE = "label_head_optimizer.safetensors"
 
@@ -23,9 +24,9 @@ STATE = "label_head_optimizer.safetensors"
 class LabelVectors:
     """The vectors of a [`LabelHead`], and what the losses see of them.
 
-    Rank r holds the vectors of labels [r*L/W, (r+1)*L/W) and their optimizer state, one number each; it is the one
-    that compares these labels with the queries, so that neither vectors nor gradients travel. Only the rows of a
-    step's candidates are read and written.
+    Rank r holds the vectors of labels [r*L/W, (r+1)*L/W) and their optimizer state, one number each (with
+    `label_head_optimizer sparse_adam` two of each dimension); it is the one that compares these labels with the
+    queries, so that neither vectors nor gradients travel. Only the rows of a step's candidates are read and written.
 
     The loss of a step is `label_head_loss_weight` times that over the head's label embeddings plus the rest times that
     over the embeddings of the texts alone, on the same candidates: the text embeddings keep working without the
@@ -37,7 +38,7 @@ class LabelVectors:
         kind: `"residual"` or `"classifier"`.
         num_labels, dim: L and D.
         unit: whether label embeddings have unit length (`config.normalize`).
-        args: `label_head_loss_weight`, `label_head_dtype`, `label_head_learning_rate`, `seed`.
+        args: `label_head_loss_weight`, `label_head_dtype`, `label_head_learning_rate`, `label_head_optimizer`, `seed`.
         ranks: the processes of the run.
         label_counts: training positives of each label, `[L]`.
         catalogue: fingerprint of the label table.
@@ -63,7 +64,9 @@ class LabelVectors:
         self.own = part(num_labels, ranks)  # label ids of this rank
         size, dtype = self.own.stop - self.own.start, getattr(torch, args.label_head_dtype)
         self.rows = torch.zeros(size, dim, dtype=dtype, device=args.device)
-        self.squares = torch.zeros(size, device=args.device)
+        self.by_adam = args.label_head_optimizer == "sparse_adam"
+        self.squares = torch.zeros(*((size, dim) if self.by_adam else (size,)), device=args.device)
+        self.means = torch.zeros(size if self.by_adam else 0, dim, device=args.device)
         self.touched: tuple[Tensor, Tensor] | None = None  # rows of this step [c], and their leaf [c, D]
 
     @property
@@ -134,7 +137,11 @@ class LabelVectors:
         if touched is not None and gradients is not None:
             rate = factor * self.args.label_head_learning_rate
             seed = self.args.seed + 1_000_003 * step
-            update_rows(self.rows, self.squares, touched[0], gradients, rate, seed, scale)
+            if self.by_adam:
+                state = self.rows, self.means, self.squares
+                update_rows_by_adam(*state, touched[0], gradients, rate, step + 1, seed, scale)
+            else:
+                update_rows(self.rows, self.squares, touched[0], gradients, rate, seed, scale)
 
     @torch.no_grad()
     def start(self, texts: Callable[[Tensor], Tensor], before: LabelHead | None = None) -> None:
@@ -146,6 +153,7 @@ class LabelVectors:
             texts: label ids of this rank to the embeddings of their texts.
         """
         self.squares.zero_()
+        self.means.zero_()
         self.touched = None
         known = 0 if before is None else min(max(len(before) - self.own.start, 0), len(self.rows))
         ids = torch.arange(self.own.start + known, self.own.stop, device=self.rows.device)
@@ -164,9 +172,11 @@ class LabelVectors:
 
     def save_state(self, folder: Path, writes: bool) -> None:
         """Write the optimizer state of all ranks into a checkpoint; the vectors are saved with the model."""
-        squares = self.ranks.gather(self.squares).cpu()
+        state = {"squares": self.ranks.gather(self.squares).cpu()}
+        if self.by_adam:
+            state["means"] = self.ranks.gather(self.means).cpu()
         if writes:
-            save_file({"squares": squares}, folder / STATE)
+            save_file(state, folder / STATE)
 
     def load(self, folder: Path) -> None:
         """Read vectors and state of a checkpoint; one that was written with `save_only_model` has no state.
@@ -182,5 +192,15 @@ class LabelVectors:
             )
         self.rows.copy_(head.vectors[self.own])
         self.squares.zero_()
-        if (folder / STATE).is_file():
-            self.squares.copy_(load_file(folder / STATE)["squares"][self.own])
+        self.means.zero_()
+        if not (folder / STATE).is_file():
+            return
+        state = load_file(folder / STATE)
+        if ("means" in state) != self.by_adam:
+            raise SettingsError(
+                f"{folder} was written with another label_head_optimizer than {self.args.label_head_optimizer}",
+                hint="resume with the one of the run that wrote it",
+            )
+        self.squares.copy_(state["squares"][self.own])
+        if self.by_adam:
+            self.means.copy_(state["means"][self.own])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,17 @@ PARTS = {
     "projection_learning_rate": ("query_projection", "label_projection"),
     "label_encoder_learning_rate": ("label_encoder",),
 }
+
+
+def step_decay(args: XMCTrainingArguments, steps_per_epoch: float, warmup_steps: int) -> Callable[[int], float]:
+    """The factor of the learning rates at each step: a linear warm-up, and a decay every `lr_decay_epochs`."""
+
+    def factor(step: int) -> float:
+        decays = int(step / steps_per_epoch) // (args.lr_decay_epochs or 1)
+        warm = 1.0 if step >= warmup_steps else step / warmup_steps
+        return warm * float(args.lr_decay_factor**decays)
+
+    return factor
 
 
 def split_by_part(optimizer: Optimizer, model: nn.Module, args: XMCTrainingArguments) -> None:

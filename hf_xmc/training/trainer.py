@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, HubStrategy, IntervalStra
 from transformers.utils import PushInProgress, logging
 
 from hf_xmc.data.collator import QueryCollator
+from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.errors import SettingsError
 from hf_xmc.hub.push import push_to_hub
@@ -36,7 +37,7 @@ from hf_xmc.training.evaluation import Evaluator
 from hf_xmc.training.head_training import HeadTraining
 from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.label_vectors import LabelVectors
-from hf_xmc.training.optimizer import split_by_part
+from hf_xmc.training.optimizer import split_by_part, step_decay
 from hf_xmc.training.preparation import (
     classifier_alone,
     frozen_parameters,
@@ -65,6 +66,7 @@ class XMCTrainer(Trainer):
         label_dataset: the label table (`text`); row number = label id.
         loss: a [`Loss`], or any module that is called like one; by default the loss that `args.loss` names.
         train_ignored: pairs of the training split that take no part in the loss (`XMCDataset.filters["train"]`).
+        train_soft: pairs beside the given positives of the training split, with weights (`XMCDataset.soft`).
         eval_ignored: pairs of the evaluation split that are removed from predictions; a dict for a dict of splits.
         model_init: makes the model, in place of `model`, as `Trainer.hyperparameter_search` needs (see below).
             Tokenizer, prefixes and lengths must be the same each time, since texts are tokenized once.
@@ -121,6 +123,7 @@ class XMCTrainer(Trainer):
         eval_ignored: Positives | dict[str, Positives] | None = None,
         model_init: Callable[..., XMCDualEncoderModel] | None = None,
         peft_config: Any = None,
+        train_soft: SoftPositives | None = None,
         **kwargs: Any,
     ) -> None:
         args = XMCTrainingArguments("tmp_trainer") if args is None else args
@@ -143,7 +146,7 @@ class XMCTrainer(Trainer):
         self.label_uids = label_dataset["uid"][:] if "uid" in label_dataset.column_names else None
         self.label_tokens = token_table(model, label_dataset, "label")
         if train_dataset is not None:
-            train_dataset = self.tokenize(model, train_dataset, train_ignored)
+            train_dataset = self.tokenize(model, train_dataset, train_ignored, train_soft)
             grow_static_tower(plain_model(model), train_dataset.tokens, self.label_tokens, label_dataset, args)
         if isinstance(eval_dataset, dict):
             ignored = eval_ignored if isinstance(eval_ignored, dict) else {}
@@ -180,12 +183,18 @@ class XMCTrainer(Trainer):
 
     # ---- Set-up from model and arguments ----
 
-    def tokenize(self, model: XMCDualEncoderModel, queries: Dataset, ignored: Positives | None) -> TokenizedQueries:
+    def tokenize(
+        self,
+        model: XMCDualEncoderModel,
+        queries: Dataset,
+        ignored: Positives | None,
+        soft: SoftPositives | None = None,
+    ) -> TokenizedQueries:
         """Tokenize a split once, and check its positives against the label table."""
         if isinstance(queries, TokenizedQueries):
             return queries
         tokenized = TokenizedQueries(
-            queries, lambda texts: model.token_ids(texts, "query"), ignored, token_key(model, "query")
+            queries, lambda texts: model.token_ids(texts, "query"), ignored, token_key(model, "query"), soft
         )
         with_features(model, tokenized.tokens, queries)
         tokenized.positives.validate(len(self.label_tokens))
@@ -236,6 +245,17 @@ class XMCTrainer(Trainer):
                 self.connect()
             split_by_part(super().create_optimizer(model), model or self.model, self.args)
         return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """As in `Trainer`, and the steps of `lr_decay_epochs`."""
+        if self.args.lr_decay_epochs is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        steps_per_epoch = num_training_steps / self.args.num_train_epochs
+        factor = step_decay(self.args, steps_per_epoch, self.args.get_warmup_steps(num_training_steps))
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return self.lr_scheduler
 
     def create_accelerator_and_postprocess(self) -> None:
         """As in `Trainer`, for models whose weights are all frozen as well: where a classifier alone is trained,

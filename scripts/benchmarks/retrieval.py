@@ -2,10 +2,13 @@
 
     OMP_NUM_THREADS=2 python scripts/benchmarks/retrieval.py --labels 100000
     OMP_NUM_THREADS=2 python scripts/benchmarks/retrieval.py --labels 1000000 --factories ivf-sq8 rabitq --keep
+    python scripts/benchmarks/retrieval.py --factories flat --engines postgresql://user@host/db qdrant:/tmp/qdrant
 
 The labels are synthetic: clusters of clusters in few dimensions, mapped to many and scaled to unit length, similar to
 embeddings of label texts; queries lie near labels. `faiss` is the same FAISS index with the same parameters, searched
-directly; the two run alternately on the same queries, so that a busy moment affects both. Single queries are timed one
+directly; the two run alternately on the same queries, so that a busy moment affects both. An engine (PostgreSQL or
+Qdrant, whose index `benchmark` is replaced) stands beside flat FAISS, with exact search, and with `#hnsw` after its
+address by its graph. Single queries are timed one
 by one (p50, p99), batches as a whole. On a shared machine use one thread with --clock cpu. Writes retrieval.json to
 --output_dir; with --keep, cases of other sizes and kinds stay in it.
 """
@@ -28,6 +31,7 @@ from rich.table import Table
 
 from hf_xmc import LabelIndex
 from hf_xmc.hub.run import write_json
+from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.factories import FACTORIES, inner
 from hf_xmc.retrieval.search import exact_search, share_threads
 
@@ -42,6 +46,7 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", type=int, default=[100_000])
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--factories", nargs="+", default=list(FACTORIES), choices=FACTORIES)
+    parser.add_argument("--engines", nargs="+", default=[], help="addresses of PostgreSQL or Qdrant")
     parser.add_argument("--queries", type=int, default=1024)
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=6.0, help="Seconds for single searches, and for batches.")
@@ -61,12 +66,63 @@ def main() -> None:
         for factory in args.factories:
             case = {"labels": num_labels, "dimension": args.dimension, "factory": factory}
             case |= measure(factory, labels, names, queries, truth, args)
-            cases = [old for old in cases if any(old[key] != case[key] for key in KEY)] + [case]
-            cases.sort(key=lambda case: (case["labels"], case["dimension"], FACTORIES.index(case["factory"])))
-            write_json({"setting": setting, "cases": cases}, path)
-            print(f"{factory}: built in {case['build_seconds']:.1f} s, recall {case['recall_at_10']:.3f}", flush=True)
+            cases = keep(cases, case, setting, path)
+        for address in args.engines:
+            case = measure_engine(address, labels, names, queries, truth, args)
+            cases = keep(cases, {"labels": num_labels, "dimension": args.dimension, **case}, setting, path)
     for size in sorted({(case["labels"], case["dimension"]) for case in cases}):
         show([case for case in cases if (case["labels"], case["dimension"]) == size])
+
+
+def keep(
+    cases: list[dict[str, Any]], case: dict[str, Any], setting: dict[str, Any], path: Path
+) -> list[dict[str, Any]]:
+    """The cases with a new one, which are written to the file."""
+    order = {name: i for i, name in enumerate(FACTORIES)}
+    cases = [old for old in cases if any(old[key] != case[key] for key in KEY)] + [case]
+    cases.sort(key=lambda case: (case["labels"], case["dimension"], order.get(case["factory"], len(order))))
+    write_json({"setting": setting, "cases": cases}, path)
+    print(f"{case['factory']}: built in {case['build_seconds']:.1f} s, recall {case['recall_at_10']:.3f}", flush=True)
+    return cases
+
+
+def measure_engine(
+    address: str,
+    labels: np.ndarray,
+    names: list[str],
+    queries: np.ndarray,
+    truth: np.ndarray,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """One row of the table for an engine, beside flat FAISS; always by the clock on the wall, since a server works in
+    another process. `differ` is the share of places where another label stands than in FAISS, although its score
+    differs by more than 1e-5 from those of its neighbours."""
+    clock = time.perf_counter
+    place, _, factory = address.partition("#")
+    flat = LabelIndex.build(labels, names)
+    start = clock()
+    index = EngineIndex.copy(flat, f"{place}#benchmark", factory=factory or "flat", overwrite=True)
+    build_seconds = clock() - start
+    found, expected = index.search(queries, K).ids, flat.search(queries, K + 1)
+    gaps = np.diff(expected.scores, axis=1) < -1e-5
+    clear = gaps & np.pad(gaps[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    one_by_one = [queries[i : i + 1] for i in range(len(queries))]
+    batches = [queries[i : i + args.batch_size] for i in range(0, len(queries), args.batch_size)] * 20
+    single = take_turns(lambda x: index.search(x, K), lambda x: flat.search(x, K), one_by_one, args.seconds, clock)
+    batch = take_turns(lambda x: index.search(x, K), lambda x: flat.search(x, K), batches, args.seconds, clock)
+    return {
+        "factory": f"{index.engine.address.kind} {index.factory}",
+        "batch_size": len(batches[0]),
+        "recall_at_10": float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found, truth, strict=True)])),
+        "differ": float((found != expected.ids[:, :K])[clear].mean()),
+        "clock": "wall",
+        "build_seconds": build_seconds,
+        "size_bytes": 0,
+        "single_ms": percentiles(single),
+        "batch_ms": percentiles(batch),
+        "single_over_faiss": float(np.median(single[0]) / np.median(single[1])),
+        "batch_over_faiss": float(np.median(batch[0]) / np.median(batch[1])),
+    }
 
 
 def measure(
@@ -170,7 +226,7 @@ def show(cases: list[dict[str, Any]]) -> None:
             case["factory"],
             f"{case['recall_at_10']:.3f}",
             f"{case['build_seconds']:.1f}",
-            f"{case['size_bytes'] / 1e6:,.0f}",
+            f"{case['size_bytes'] / 1e6:,.0f}" if case["size_bytes"] else "",
             f"{single['p50']:.2f}",
             f"{single['p99']:.2f}",
             f"{case['single_over_faiss']:.2f}",

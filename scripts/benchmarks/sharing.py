@@ -1,10 +1,11 @@
 """One repository loaded in several ways, each in a process of its own: the same best labels, and how fast.
 
-    python scripts/benchmarks/sharing.py --texts 1000
+    python scripts/benchmarks/sharing.py --texts 1000 --url postgresql://user@host/database
 
 Trains nothing: the packaged all-MiniLM-L6-v2 over the labels of the bundled sample, with a query memory. The ways are
 hf_xmc with torch, AutoModel with the repository's code, sentence-transformers, ONNX Runtime where torch and the
-packages of training cannot be imported, and OpenVINO. The first five ids must be equal wherever scores differ by more
+packages of training cannot be imported, OpenVINO, and with --url PostgreSQL or Qdrant, where the folder's own vectors
+are not read. The first five ids must be equal wherever scores differ by more
 than 1e-5. Then int8 ONNX against torch in float32 on one core, in one process, with what int8 costs on validation.
 """
 
@@ -46,9 +47,10 @@ def embed(way: str, folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndar
         return SentenceTransformer(str(folder), device="cpu").encode_query(texts), None
     from hf_xmc import XMCPipeline
 
-    backend = {"hf_xmc": "torch", "onnx": "onnx", "openvino": "openvino"}[way]
+    engine = os.environ["ENGINE"] if way == "database" else None
+    backend = way if way in ("onnx", "openvino") else "torch"
     precision = None if backend == "torch" else "float32"
-    tagger = XMCPipeline.from_pretrained(folder, backend=backend, precision=precision)
+    tagger = XMCPipeline.from_pretrained(folder, backend=backend, precision=precision, engine=engine)
     return np.asarray(tagger.model.encode_queries(texts)), tagger.predict(texts, K).ids
 
 
@@ -63,8 +65,12 @@ def load_once(way: str, folder: Path, texts: Path, output: Path) -> None:
     np.savez(output, embeddings=embeddings, ids=np.empty(0) if ids is None else ids)
 
 
-def compare(folder: Path, texts: list[str], ways: list[str]) -> dict[str, Any]:
-    """The first ids of every way beside those of hf_xmc."""
+def compare(folder: Path, texts: list[str], ways: list[str], url: str | None = None) -> dict[str, Any]:
+    """The first ids of every way beside those of hf_xmc.
+
+    Args:
+        url: of the engine of the way `database`; handed on in the environment, since it may hold a password.
+    """
     from hf_xmc import XMCPipeline
 
     tagger = XMCPipeline.from_pretrained(folder)
@@ -74,7 +80,8 @@ def compare(folder: Path, texts: list[str], ways: list[str]) -> dict[str, Any]:
     for way in ways:
         output = folder.parent / f"{way}.npz"
         command = [sys.executable, __file__, "--way", way, "--folder", str(folder), "--output", str(output)]
-        subprocess.run(command, check=True, env={**os.environ, "USE_TORCH": "0"} if way == "onnx" else None)
+        more = {"onnx": {"USE_TORCH": "0"}, "database": {"ENGINE": url or ""}}.get(way, {})
+        subprocess.run(command, check=True, env={**os.environ, **more})
         saved = np.load(output)
         topk = tagger.rank(saved["embeddings"], K, texts)  # the same index and memory for ways that only embed
         ids = saved["ids"] if saved["ids"].size else topk.ids
@@ -142,20 +149,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=1000, help="number of texts of the test split")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks/sharing"))
+    parser.add_argument("--url", help="address of PostgreSQL or Qdrant, to which the labels are copied")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
         return load_once(options.way, options.folder, options.folder.parent / "texts.json", options.output)
+    from hf_xmc import LabelIndex
+    from hf_xmc.retrieval.engines.index import EngineIndex
+
     folder = options.output_dir / "run"
     data, cost = prepare(folder)
     texts = data.queries["test"]["text"][: options.texts]
     ways = ["hf_xmc", "AutoModel", "sentence-transformers", "onnx"]
     ways += ["openvino"] if (folder / "openvino").is_dir() else []
+    if options.url:
+        EngineIndex.copy(LabelIndex.from_pretrained(folder), options.url, overwrite=True).engine.close()
+        ways.append("database")
     report = {
         "texts": len(texts),
-        "ways": compare(folder, texts, ways),
+        "ways": compare(folder, texts, ways, options.url),
         "texts_per_second_one_core": speed(folder, texts[:300]),
         "int8_on_validation": cost,
     }

@@ -68,7 +68,7 @@ def expand(
     launch = launcher(int(recipe.get("gpus", 0)), gpus)
 
     def train(stage: str, model: str, folder: Path, **overrides: str | None) -> tuple[list[str], Path]:
-        flags = {**kind[stage], **recipe.get(stage, {})}
+        flags = {**kind[stage], **recipe.get(stage, {}), **kind.get("losses", {}).get(overrides.get("loss"), {})}
         flags |= {flag: value for flag, value in overrides.items() if value is not None}
         flags["config"] = str(HERE / flags["config"])
         where = {"dataset": dataset, "model_name_or_path": model, "output_dir": str(folder)}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_xmc.cli.plan import plan_from, read_bytes
+from hf_xmc.errors import SettingsError
 from hf_xmc.modeling.packaged import packaged_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,41 @@ def test_plan_writes_what_it_prints(
     limit = small["memory"]["peak"] - parts["label activations"] // 2
     tight = json.loads(plan_from([*flags, "--seconds", "0.2", "--memory", str(limit)]).read_text())
     assert not tight["memory"]["fits"] or tight["suggestion"] == {}
+
+
+def test_a_plan_for_another_device(
+    tiny_encoder: str, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a machine without a GPU, in bf16; and of a large table only a sample is tokenised."""
+    flags = ["--dataset", str(toy), "--model_name_or_path", tiny_encoder, "--output_dir", str(tmp_path)]
+    found = {}
+    for name, more in (
+        ("h100", ["--bf16"]),
+        ("a100", ["--bf16"]),
+        ("h100", []),
+        ("312", ["--bf16", "--memory", "8GB"]),
+    ):
+        found[name, *more] = json.loads(plan_from([*flags, "--device", name, *more]).read_text())
+    h100, a100, full, number = found.values()
+    assert (h100["device"], h100["memory"]["available"], h100["measured"]) == ("h100", 80 * 10**9, False)
+    assert h100["step"]["flops"] == full["step"]["flops"]
+    for name in ("labels", "loss"):
+        ratio = a100["step"][f"{name}_seconds"] / h100["step"][f"{name}_seconds"]
+        assert ratio == pytest.approx(989 / 312)
+    assert full["step"]["seconds"] > h100["step"]["seconds"]
+    assert number["step"]["labels_seconds"] == pytest.approx(a100["step"]["labels_seconds"])
+    assert number["memory"]["available"] == 8 * 2**30
+    output = capsys.readouterr().out
+    assert "at 11% of the device's peak in bfloat16" in output
+    assert "--use_cpu" not in output, "that is not for the training"
+    monkeypatch.setattr("hf_xmc.training.planning.measure.SAMPLED", 10)
+    some = json.loads(plan_from([*flags, "--device", "h100", "--bf16"]).read_text())
+    assert some["data"] == h100["data"]
+    assert some["step"]["label_tokens"] == pytest.approx(h100["step"]["label_tokens"], rel=0.3)
+    with pytest.raises(SettingsError, match="add --memory"):
+        plan_from([*flags, "--device", "312"])
+    with pytest.raises(SettingsError, match="expected one of a10, a100"):
+        plan_from([*flags, "--device", "h1000"])
 
 
 def test_sizes() -> None:

@@ -83,6 +83,16 @@ def test_check_prints_rows_and_how_they_were_handled(rough: Path) -> None:
         assert re.search(expected, output), (expected, output)
 
 
+def test_check_says_why_nothing_is_left(tmp_path: Path) -> None:
+    write_lines(tmp_path / "trn.jsonl", [{"uid": uid, "text": "a text", "labels": "red"} for uid in "ab"])
+    write_lines(tmp_path / "lbl.jsonl", [{"uid": "red", "text": "red"}])
+    result = CliRunner().invoke(app, ["prepare", str(tmp_path), "--check"])
+    assert "unreadable rows: 2" in result.output
+    assert "trn.jsonl, line 2: \"labels\" is 'red'; expected a list" in result.output
+    assert "No problems found" not in result.output
+    assert re.search(r"no training queries; 2 errors were found, the first: .*line 1", str(result.exception))
+
+
 def test_errors_stop_unless_they_are_dropped(rough: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"trn\.jsonl, line \d"):
         invoke(rough, "--output_dir", tmp_path / "out")

@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoTokenizer, pipeline
 
-from hf_xmc import XMCDualEncoderModel, XMCPipeline
+from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub import refresh, save_parts
 from hf_xmc.inference.export.sentence_transformers import export_sentence_transformers
@@ -49,6 +49,22 @@ def test_both_sides_are_equal(tiny_encoder: str, tmp_path: Path, settings: dict[
     # A folder of its own has weights of its own.
     export_sentence_transformers(model, tmp_path / "own")
     check(sentence_transformers.SentenceTransformer(str(tmp_path / "own"), device="cpu"), model)
+
+
+@pytest.mark.parametrize("with_encoder", [True, False])
+def test_a_static_tower_needs_the_folders_code(tiny_encoder: str, tmp_path: Path, with_encoder: bool) -> None:
+    model = XMCDualEncoderModel.from_encoder(
+        tiny_encoder if with_encoder else None, static_dim=8, seed=0, query_prefix="query: "
+    )
+    model.grow_static_tower(model.static_tower.features(TEXTS))  # type: ignore[union-attr]
+    save_parts(tmp_path / "run", {"model": model})
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        sentence_transformers.SentenceTransformer(str(tmp_path / "run"), device="cpu")
+    encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "run"), device="cpu", trust_remote_code=True)
+    loaded = XMCDualEncoderModel.from_pretrained(tmp_path / "run")
+    check(encoder, loaded)
+    assert encoder.get_embedding_dimension() == loaded.config.embedding_dim
+    assert encoder.similarity_fn_name == "cosine"
 
 
 def test_two_towers_are_a_folder_of_their_own(tiny_encoder: str, tmp_path: Path) -> None:
@@ -110,6 +126,9 @@ def test_a_part_that_was_changed_is_refused(trained_folder: Path) -> None:
         path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
         with pytest.raises(ModelFolderError, match=rf"{name}: not as saved, by the checksums of manifest.json; "):
             XMCPipeline.from_pretrained(trained_folder)
+        part = LabelIndex if name.startswith(("labels", "index")) else XMCDualEncoderModel
+        with pytest.raises(ModelFolderError, match=rf"{name}: not as saved, by the checksums of manifest.json; "):
+            part.from_pretrained(trained_folder)
         path.write_bytes(before)
     XMCPipeline.from_pretrained(trained_folder)
     (trained_folder / "README.md").write_text("People edit it.")

@@ -52,6 +52,7 @@ PUSHED = [
     "3_Normalize/config.json",
     "README.md",
     "catalogue_xmc.py",
+    "checksums_xmc.py",
     "config.json",
     "config_sentence_transformers.json",
     "configuration_xmc.py",

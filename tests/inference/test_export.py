@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
 from hf_xmc.errors import ModelFolderError, SettingsError
+from hf_xmc.hub.folder import files_to_push
 from hf_xmc.inference.export.export import export
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.retrieval.catalogue import NotInIndex
@@ -65,6 +66,20 @@ def check_backend(folder: Path, backend: str) -> None:
 
 def test_onnx_predicts_the_same(exported: Path) -> None:
     check_backend(exported, "onnx")
+
+
+@pytest.mark.parametrize("with_encoder", [True, False])
+def test_a_static_tower_goes_with_the_graph(tiny_encoder: str, toy: Path, tmp_path: Path, with_encoder: bool) -> None:
+    labels, folder = load_xmc_dataset(toy).labels, tmp_path / "run"
+    model = XMCDualEncoderModel.from_encoder(
+        tiny_encoder if with_encoder else None, static_dim=8, static_weight=0.3, seed=0
+    )
+    model.grow_static_tower(model.static_tower.features([*TEXTS, *labels["text"][:]]))  # type: ignore[union-attr]
+    model.static_tower.round_to_half()  # type: ignore[union-attr]
+    XMCPipeline.build(model, labels).save_pretrained(folder)
+    export(folder, "onnx", int8=with_encoder)
+    check_backend(folder, "onnx")
+    assert any(name.startswith("onnx/words") for name in files_to_push(folder))
 
 
 def run_script(python: str, name: str, folder: Path, **environment: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from hf_xmc import LabelIndex, TopK
 from hf_xmc.errors import ModelFolderError
@@ -120,6 +121,20 @@ def test_tfidf_is_the_cosine_of_shared_words() -> None:
     assert topk.scores[0, 0] > topk.scores[0, 1] > 0
     assert topk.ids[1].tolist() == [0, 1, 2, 3]  # nothing shared: all scores 0, the lower id first
     assert topk.scores[1].tolist() == [0, 0, 0, 0]
+    assert tfidf(["a protein"], ["1", "2"], ["a gene"], k=2).ids.tolist() == [[0, 1]]
+
+
+def test_tfidf_is_that_of_the_dense_matrix_in_any_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    texts = [" ".join(f"word{w}" for w in draw.zipf(1.5, 8) % 40) for _ in range(150)]
+    queries, labels, train = texts[:40], texts[40:100], texts[100:]
+    vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit([*train, *labels])
+    cosines = (vectorizer.transform(queries) @ vectorizer.transform(labels).T).toarray()
+    expected = np.argsort(-cosines, axis=1, kind="stable")[:, :50]
+    for cells, batch in ((2**23, 2**15), (100, 7)):
+        monkeypatch.setattr("hf_xmc.retrieval.baselines.CELLS", cells)
+        monkeypatch.setattr("hf_xmc.retrieval.baselines.TEXTS", batch)
+        np.testing.assert_array_equal(tfidf(queries, labels, train, k=50).ids, expected)
 
 
 def test_adding_what_does_not_fit_changes_nothing(embeddings: np.ndarray) -> None:

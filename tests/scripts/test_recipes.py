@@ -18,6 +18,7 @@ from hf_xmc.cli.main import app
 from hf_xmc.cli.script_arguments import ScriptArguments
 from hf_xmc.cli.train import parse
 from hf_xmc.data.public_sets import SETS
+from hf_xmc.inference.fitting.tagger import train_tagger
 from hf_xmc.training.arguments import XMCTrainingArguments
 
 RECIPES = Path(__file__).parents[2] / "scripts/recipes"
@@ -209,6 +210,65 @@ def check_dexml(name: str, commands: Commands, stage: Any) -> None:
     assert processes == 1 or value(train, "--accelerate_config") == "multi_gpu"
     assert processes == max(1, gpus("dexml", name))
     assert options(evaluate)["split"] == "test"
+
+
+# Of the published settings, those that differ in more than sizes: set, a loss in place of the recipe's, stages.
+PUBLISHED = [
+    ("dexml", "LF-AmazonTitles-131K", None, 1),
+    ("dexml", "LF-AmazonTitles-131K", "soft_top_k", 1),
+    ("dexml", "LF-Wikipedia-500K", "softmax", 1),
+    ("ngame", "LF-AmazonTitles-131K", None, 2),
+    ("ngame", "LF-WikiSeeAlso-320K", None, 2),
+]
+SMALL = {
+    **{"per_device_train_batch_size": 8, "num_train_epochs": 1, "max_steps": 2, "use_cpu": True, "report_to": []},
+    **{"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True},
+    **{"cluster_start_epoch": 0, "cluster_growth_epochs": [], "mining_factory": "flat", "bf16": False},
+}
+
+
+@pytest.mark.parametrize(("method", "name", "loss", "stages"), PUBLISHED)
+def test_published_settings_train_on_made_data(
+    method: str,
+    name: str,
+    loss: str | None,
+    stages: int,
+    tiny_encoder: str,
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A trio of queries and label texts, as those sets are: each stage trains with its flags, only smaller."""
+    commands = expand(method, name, **({} if loss is None else {"loss": loss}))
+    source, found = tiny_encoder, []
+    for argv in commands:
+        if argv[0] != "train":
+            continue
+        script, args, _ = trained(argv, monkeypatch)
+        for key, small in SMALL.items():
+            setattr(args, key, small)
+        settings = script.model_settings()
+        tagger = train_tagger(str(toy), source, tmp_path / str(len(found)), args, **settings)
+        assert tagger is not None
+        source = str(tmp_path / str(len(found)))
+        found.append((args.loss, args.num_positives))
+    assert len(found) == stages
+    expected = {
+        None: [("triplet_margin", 1), ("triplet_hardest" if "Titles" in name else "prob_contrastive", None)],
+        "soft_top_k": [("soft_top_k", 5)],
+        "softmax": [("softmax", 1)],
+    }
+    assert found == ([("decoupled_softmax", 1)] if (method, loss) == ("dexml", None) else expected[loss])
+
+
+def test_every_published_setting_is_in_the_documentation() -> None:
+    table = (RECIPES.parents[1] / "docs/experiments.md").read_text(encoding="utf-8").split("### Published")[1]
+    for method, repository in (("dexml", "DEXML"), ("ngame", "ngame")):
+        for name in NAMES:
+            if TABLE[method][name]["source"].startswith("github"):
+                assert re.search(r"\b[0-9a-f]{7}\b", TABLE[method][name]["source"]), "a commit"
+                assert method == "ngame" or f"{name}" in table
+        assert f"| {repository} " in table
 
 
 def test_options_reach_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,30 +6,35 @@ the real ones.
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from hf_xmc import XMCPipeline
-from hf_xmc.serving.annif import annif_routes
+from hf_xmc.serving.annif import Project, uris_of
+from hf_xmc.serving.app import build_app
 from hf_xmc.serving.limits import Limits
 from hf_xmc.serving.service import TaggingService
 
 PROJECT = "/v1/projects/toys-en"
 
 
-def door(service: TaggingService, **options: object) -> TestClient:
-    app = FastAPI()
-    app.include_router(annif_routes(service, "toys-en", language="en", **options))  # type: ignore[arg-type]
-    return TestClient(app)
+@contextmanager
+def door(service: TaggingService, **options: object) -> Iterator[TestClient]:
+    project = Project("toys-en", language="en", **options)  # type: ignore[arg-type]
+    with TestClient(build_app(service, page=False, annif=project)) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def client(shared_service: TaggingService) -> TestClient:
-    return door(shared_service, name="Toys")
+def client(shared_service: TaggingService) -> Iterator[TestClient]:
+    with door(shared_service, name="Toys") as client:
+        yield client
 
 
 def test_what_the_http_backend_sends(client: TestClient, shared_service: TaggingService) -> None:
@@ -56,6 +61,16 @@ def test_what_the_client_sends(client: TestClient) -> None:
     assert [len(one["results"]) for one in batch.json()] == [2, 2, 0]
     alone = client.post(f"{PROJECT}/suggest", data={"text": "a red car", "limit": 2}).json()
     assert batch.json()[0]["results"] == alone["results"]
+
+
+def test_the_vocabulary_as_annif_reads_it(client: TestClient, shared_service: TaggingService) -> None:
+    answer = client.get("/v1/vocabs/labels/subjects.csv")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    header, *rows = csv.reader(answer.text.splitlines())
+    assert header == ["uri", "notation", "label_en"]
+    assert len(rows) == len(shared_service.vocabulary)
+    assert ["http://example.org/red", "", "red"] in rows
+    assert client.get("/v1/vocabs/no/subjects.csv").status_code == 404
 
 
 def test_what_the_page_sends(client: TestClient) -> None:
@@ -94,6 +109,8 @@ def test_limit_and_threshold(client: TestClient) -> None:
         ),
         ("toys-en/suggest-batch", {"json": {"documents": [{"text": 1}]}}, 400, "documents.0.text: Input should be"),
         ("toys-en/learn", {"json": []}, 403, "'toys-en' does not learn from requests"),
+        ("toys-en/suggest", {"data": {"text": "a" * 9 * 2**20}}, 413, "The request has 9.0 MB"),
+        ("toys-en/nothing", {"json": []}, 404, "Not Found"),
         ("no/learn", {"json": []}, 404, "Project 'no' not found"),
     ],
 )
@@ -123,11 +140,10 @@ def test_metadata_stand_where_training_texts_had_them(new_pipeline: object, tmp_
     pipeline: XMCPipeline = new_pipeline()  # type: ignore[operator]
     pipeline.run["reading"] = {"text": ["title", "abstract"], "language": "en"}
     service = TaggingService(pipeline, folder=tmp_path)
-    client = door(service)
-    (tmp_path / "run.json").touch()
-    with_title = client.post(f"{PROJECT}/suggest", data={"text": "a house", "metadata_title": "A red car"}).json()
     documents = [{"text": "a house", "metadata": {"title": "A red car"}}]
-    [in_batch] = client.post(f"{PROJECT}/suggest-batch", json={"documents": documents}).json()
+    with door(service) as client:
+        with_title = client.post(f"{PROJECT}/suggest", data={"text": "a house", "metadata_title": "A red car"}).json()
+        [in_batch] = client.post(f"{PROJECT}/suggest-batch", json={"documents": documents}).json()
     [tagged] = service.tag(["A red car. a house"], 10)
     expected = [pytest.approx(tag.probability) for tag in tagged.tags]
     assert [hit["score"] for hit in with_title["results"]] == expected
@@ -138,10 +154,21 @@ def test_without_calibration_scores_are_similarities_between_0_and_1(new_pipelin
     pipeline: XMCPipeline = new_pipeline()  # type: ignore[operator]
     pipeline.confidence = None
     (tmp_path / "run.json").touch()
-    client = door(TaggingService(pipeline, Limits(k=5), folder=tmp_path))
-    results = client.post(f"{PROJECT}/suggest", data={"text": "a red car", "limit": "50"}).json()["results"]
+    with door(TaggingService(pipeline, Limits(k=5), folder=tmp_path)) as client:
+        results = client.post(f"{PROJECT}/suggest", data={"text": "a red car", "limit": "50"}).json()["results"]
+        made = client.get(PROJECT).json()["modification_time"]
     assert len(results) == 5  # the most that this server gives
     scores = [hit["score"] for hit in results]
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score <= 1 for score in scores)
-    assert datetime.fromisoformat(client.get(PROJECT).json()["modification_time"]).tzinfo is not None
+    assert datetime.fromisoformat(made).tzinfo is not None
+
+
+def test_only_labels_of_a_vocabulary(shared_service: TaggingService, tmp_path: Path) -> None:
+    """Annif 1.4 ends with a TypeError on a uri that it does not know."""
+    rows = ["uri,label_en,label_fi", "http://example.org/blue,blue,sininen", "http://example.org/red,,", "x,no,ei"]
+    (tmp_path / "subjects.csv").write_text("\n".join(rows))
+    assert uris_of(tmp_path / "subjects.csv") == {"http://example.org/blue", "x"}
+    with door(shared_service, uris=uris_of(tmp_path / "subjects.csv")) as client:
+        results = client.post(f"{PROJECT}/suggest", data={"text": "a red car", "limit": "1"}).json()["results"]
+    assert [hit["uri"] for hit in results] == ["http://example.org/blue"]

@@ -41,7 +41,18 @@ def folder(new_pipeline: Callable[[], XMCPipeline], tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="module")
 def process(folder: Path, python: str) -> Iterator[subprocess.Popen[str]]:
     """A server on a free port, which the last test stops."""
-    command = [python, *SERVE, str(folder), "--port", "0", "--no_page", "--mcp", "--save"]
+    command = [
+        python,
+        *SERVE,
+        str(folder),
+        "--port",
+        "0",
+        "--no_page",
+        "--mcp",
+        "--save",
+        "--annif_project",
+        "toys-en",
+    ]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as process:
         yield process
@@ -72,13 +83,13 @@ def test_it_tags_and_refuses_ten_megabytes(at: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_the_lines_of_the_documentation_work_as_they_stand_there(at: str) -> None:
+def test_the_lines_of_the_documentation_work_as_they_stand_there(at: str, tmp_path: Path) -> None:
     text = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
     lines = re.findall(r"^curl .*127\.0\.0\.1:8000.*$", text, flags=re.MULTILINE)
     assert len(lines) >= 9
     for line in lines:
         words = shlex.split(line.replace("http://127.0.0.1:8000", at).replace("secret", "owner"))
-        done = subprocess.run([*words, "-sS", "--fail-with-body"], capture_output=True, text=True)
+        done = subprocess.run([*words, "-sS", "--fail-with-body"], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
 
 

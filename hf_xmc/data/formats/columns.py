@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.formats.fields import (
+    HOT,
     LABEL_COLUMNS,
+    ONE,
     TEXT_FIELDS,
     UID_COLUMNS,
+    check_not_multi_hot,
     find_column,
     listed,
     named_column,
@@ -20,7 +23,7 @@ from hf_xmc.data.formats.fields import (
     text_columns,
 )
 from hf_xmc.data.formats.label_names import PATH, LabelNames
-from hf_xmc.data.formats.source import Options
+from hf_xmc.data.formats.source import Options, Record
 from hf_xmc.data.reading import Reading, plain_name
 from hf_xmc.data.rows import TEXT_TABLES, header_of, how_written, rows
 from hf_xmc.data.spreadsheets import other_sheets
@@ -47,14 +50,19 @@ class Columns:
         pick = partial(find_column, self.header, path)
         self.uid = pick(options.uid_column, UID_COLUMNS, None)
         self.labels = label_columns(self.header, options.label_column)
+        self.hot: bool = train.hot if train is not None else self.are_hot(self.labels)
+        if not self.labels and self.hot and train is not None:
+            self.labels = [name for name in train.labels if name in self.header]
         if not self.labels:
             usual = (plain_name(train.labels[0]),) if train else LABEL_COLUMNS
             found = pick(options.label_column, usual, None) or self.remaining()
-            self.labels = [found or pick(None, LABEL_COLUMNS, "--label_column")]
+            self.hot = not found and len(hot := self.hot_columns()) > 1
+            self.labels = hot if self.hot else [found or pick(None, LABEL_COLUMNS, "--label_column")]
         self.texts: list[str] = self.text_columns() if train is None else list(train.texts)
         self.weights = "weights" if "weights" in self.header else ""
         self.time = pick(options.time_column, (), "--time_column") if options.time_column else ""
         cells = [record.get(self.labels[0]) for record in self.sample]
+        check_not_multi_hot(cells, path)
         self.lists = any(isinstance(cell, list) for cell in cells)
         guess = None if len(self.labels) > 1 else delimiter_of(str(cell or "") for cell in cells)
         self.delimiter: str | None = options.label_delimiter or (train.delimiter if train else guess)
@@ -96,6 +104,28 @@ class Columns:
         rest = [name for name in self.header if name not in taken]
         alone = len(rest) == 1 and len(taken) > 1 and len(rest[0]) < LONG_NAME
         return rest[0] if alone and self.options.label_column is None else ""
+
+    def are_hot(self, columns: list[str]) -> bool:
+        """Whether several columns have only 0 and 1, and not each of them in every row: they are no ids of labels."""
+        cells = [[str(row.get(name)) for name in columns] for row in self.sample]
+        hot = len(columns) > 1 and all(cell in HOT for row in cells for cell in row)
+        return hot and any(len({*row}) < len(row) for row in cells)
+
+    def hot_columns(self) -> list[str]:
+        """The columns of 0 and 1, one for each label, where no column has the names of labels."""
+        taken = {self.uid, *text_columns(self.header, self.sample)}
+        found = []
+        for name in self.header:
+            cells = {str(cell) for row in self.sample if (cell := row.get(name)) is not None}
+            if name not in taken and cells and cells <= {*HOT, ""}:
+                found.append(name)
+        return found
+
+    def label_cells(self, record: Record) -> list[Any]:
+        """The cells of a row with its labels; the names of columns that are 1, where each label has a column."""
+        if self.hot:
+            return [[name] for name in self.labels if str(record.get(name)) in ONE]
+        return [record.get(name) for name in self.labels]
 
     def one_row_per_label(self) -> str:
         """`"uid"` or `"text"` if a query has one row for each of its labels, found by what the rows share; else "".
@@ -154,6 +184,7 @@ class Columns:
             how = "lists"
         elif self.delimiter is None:
             how = "one name per cell" if len(self.labels) == 1 else f"{len(self.labels)} columns"
+            how += " of 0 and 1, one for each label" * self.hot
         return f"{self.reading()}, labels in {self.labels[0]!r} ({how})"
 
     def said(self) -> list[str]:

@@ -82,6 +82,8 @@ URI_CELL = re.compile(URIS, re.IGNORECASE)
 URI_CELLS = re.compile(rf"\s*(?>(?>{URIS})[\s,;|]*)+", re.IGNORECASE)
 ARRAY = re.compile(r"""\[\s*(?:'[^']*'|"[^"]*")(?:\s+(?:'[^']*'|"[^"]*"))+\s*\]""")  # as numpy prints strings
 QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
+COLD, ONE = ("0", "0.0", "False", "false"), ("1", "1.0", "True", "true")
+HOT = (*COLD, *ONE)
 LONG_LIST = 100_000  # characters of a cell beyond which it is not read as a list of Python
 
 
@@ -251,6 +253,29 @@ def name_of(item: Any) -> Any:
     return next(
         (item[key] for key in ("uri", "uid", "id", "notation", "label", "name", "text") if item.get(key)), item
     )
+
+
+def check_not_multi_hot(rows: Iterable[Any], path: Path) -> None:
+    """Refuse rows of labels that are vectors of 0 and 1 with a place for each label of the catalogue.
+
+    Args:
+        rows: labels of each row; lists of names or ids are fine, and so is what is no list.
+
+    Raises:
+        DataError: all lists are equally long and have nothing but 0 and 1, and one repeats them or is out of order.
+
+    >>> check_not_multi_hot([[0, 1], [1]], Path("a.csv"))
+    >>> check_not_multi_hot([["0", "1", "1"], ["1", "0", "0"]], Path("a.csv"))
+    Traceback (most recent call last):
+    hf_xmc.errors.DataError: a.csv: labels are multi-hot vectors, as ['0', '1', '1']; expected the names or ids of ...
+    """
+    lists = [found for row in rows if (found := listed(row) if isinstance(row, str) else row) is not None]
+    first = next((row for row in lists if isinstance(row, list | tuple) and len(row) > 1), None)
+    if first is None or not all(isinstance(row, list | tuple) and len(row) == len(first) for row in lists):
+        return
+    if all(str(item) in HOT for row in lists for item in row) and any(list(row) != sorted({*row}) for row in lists):
+        hint = "expected the names or ids of a row's labels: [name for name, hot in zip(names, row) if hot]"
+        raise DataError(f"labels are multi-hot vectors, as {[*first]!r:.60}", path, hint=hint)
 
 
 def checked_weights(weights: Any, count: int, name: str, path: Path, line: int) -> list[float]:

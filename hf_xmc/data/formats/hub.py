@@ -143,7 +143,7 @@ def pull_prepared(name: str) -> Path | None:
     """
     try:
         hf_hub_download(name, "dataset.json", repo_type="dataset")
-        patterns = ["dataset.json", "data/*.parquet", "labels/labels.parquet"]
+        patterns = ["dataset.json", "data/*.parquet", "labels/labels.parquet", "soft/train.parquet"]
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
     except (OSError, ValueError, HfHubHTTPError):  # no such name, no such file, no network
         return None

@@ -60,6 +60,11 @@ def labels(
         field, stream = "", in_languages(path, uid, columns, options, choices, evidence, problems)
     else:
         field = usual or "".join(free[:1])
+        if not options.label_template and (uid, field) != ("uid", "text"):
+            identified = f", and they are identified by {uid!r}" if uid else ""
+            choices.said.append(
+                f"Label texts are those in {field!r} of {path.name}{identified}; rename columns to change it"
+            )
         stream = in_one_column(path, field, options)
     delimiters = {name: column_delimiter(path, name, options) for name in LIST_COLUMNS if name in header}
     for i, (line, record, text, elsewhere) in enumerate(stream):

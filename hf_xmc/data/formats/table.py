@@ -168,7 +168,7 @@ def queries(
     for i, (line, record) in enumerate(rows(path, columns.options.encoding, problems)):
         try:
             text = reading.text_of(record, path, line)
-            cells = [record.get(name) for name in columns.labels]
+            cells = columns.label_cells(record)
             if together is not None and (cells := together.pop(key_of(record, columns, text), [])) == []:
                 continue  # belongs to an earlier row
             found: Record = {"uid": uid_in(record, columns) or f"row-{i}", "text": text}

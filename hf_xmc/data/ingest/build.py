@@ -59,7 +59,8 @@ def build(
     if labels is None:
         labels = stage_labels(source, folder, problems, progress)
     if not sum(len(part.table) for part in staged.values()) or not len(staged["train"].table):
-        raise DataError("no training queries", staged["train"].path, hint="a data set needs at least one")
+        hint = problems.why("a data set needs at least one")
+        raise DataError("no training queries", staged["train"].path, hint=hint)
     if splitting.strategy != "given" and any(ROW_NUMBER.fullmatch(uid) for uid, _, _ in repeated_in_pool(staged)):
         staged = with_split_in_uids(staged, folder)
     positives = pooled_positives(staged)

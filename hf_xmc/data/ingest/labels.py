@@ -53,7 +53,7 @@ def stage_labels(source: Source, folder: Path, problems: Problems, progress: boo
         rows.append(hashes([record["uid"] for record in records]))
         count += len(records)
     if writer is None:
-        raise DataError("no labels", path, hint="a label table needs at least one row")
+        raise DataError("no labels", path, hint=problems.why("a label table needs at least one row"))
     writer.__exit__(None, None, None)
     if count > MAX_LABELS:
         raise DataError(f"{count:,} labels", path, hint=f"ids are 32-bit: at most {MAX_LABELS:,}")

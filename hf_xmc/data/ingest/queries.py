@@ -18,6 +18,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from hf_xmc.data.arrow import BATCH_CHARACTERS, BATCH_ROWS, ArrowTableWriter, batches, map_table
+from hf_xmc.data.formats.fields import check_not_multi_hot
 from hf_xmc.data.formats.source import LEFT_OUT, Record, Source
 from hf_xmc.errors import DataError, Problems
 
@@ -79,6 +80,8 @@ def stage_queries(
     with ArrowTableWriter(target, Features({**QUERY_FEATURES, **OPTIONAL_FEATURES})) as writer:
         for numbers, records in in_batches(stream):
             numbers, records = drop_non_text(numbers, records, path, problems)
+            if not lines:
+                check_not_multi_hot((record["labels"] for record in records), label_path)
             here = {name for name in OPTIONAL_FEATURES if any(name in record for record in records)}
             found |= here
             labels, weights = sorted_labels(numbers, records, num_labels, label_path, len(lines), problems)

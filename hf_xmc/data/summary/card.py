@@ -18,7 +18,8 @@ from hf_xmc.errors import DataError, SettingsError
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-FILES = ("README.md", "dataset.json", "data/", "labels/")  # not the report, which names paths on this machine
+LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "gpl-3.0", "odc-by", "odbl", "pddl", "openrail")
+FILES = ("README.md", "dataset.json", "data/", "labels/", "soft/")  # not the report, which names paths on this machine
 
 
 def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str | None = None) -> Path:
@@ -27,6 +28,7 @@ def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str |
     total = sum(len(rows) for rows in dataset.queries.values())
     metadata = DatasetCardData(
         pretty_name=dataset.name,
+        license=hub_license(dataset.licence),
         task_categories=["text-classification"],
         task_ids=["multi-label-classification"],
         tags=["extreme-multi-label-classification", "hf_xmc"],
@@ -50,6 +52,17 @@ def write_card(dataset: XMCDataset, stats: Statistics, folder: Path, name: str |
     with replacing(path) as temporary:
         temporary.write_text(f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n", encoding="utf-8")
     return path
+
+
+def hub_license(licence: str) -> str | None:
+    """A licence as the Hub names it, if the source states one that can be told.
+
+    >>> hub_license("CC BY-SA 4.0"), hub_license("Apache-2.0"), hub_license("texts CC BY 4.0, labels CC0")
+    ('cc-by-sa-4.0', 'apache-2.0', None)
+    """
+    name = re.sub(r"[\s_-]+", "-", licence.strip().lower())
+    creative = re.fullmatch(r"cc-by(-nc)?(-sa|-nd)?-\d\.\d|cc0-1\.0", name)
+    return name if creative or name in LICENSES else None
 
 
 def cell(value: Any, width: int = 160) -> str:
@@ -86,9 +99,11 @@ def push_to_hub(folder: Path, repo_id: str, private: bool | None = None, token: 
             operations.append(CommitOperationAdd(name, re.sub(NAMED, rf'\g<1>"{repo_id}"', text).encode()))
         else:
             operations.append(CommitOperationAdd(name, content))
-    there = api.list_repo_files(repo_id, repo_type="dataset")
+    head: Any = api.repo_info(repo_id, repo_type="dataset")
+    there = [file.rfilename for file in head.siblings or []]
     operations += [CommitOperationDelete(n) for n in there if n.startswith(FILES) and n not in chosen]
-    return api.create_commit(repo_id, operations, repo_type="dataset", commit_message="Upload data set and card")
+    message = "Upload data set and card"  # refused if someone else commits in between
+    return api.create_commit(repo_id, operations, repo_type="dataset", commit_message=message, parent_commit=head.sha)
 
 
 def check_repo_id(repo_id: str) -> None:

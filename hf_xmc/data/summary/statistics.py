@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class Statistics:
         labels_per_query: positives of each training query, `[N]`.
         query_words, label_words: words of each training query, `[N]`, and of each label text, `[L]`.
         frequencies: training queries per label, the most frequent label first, `[L]`.
+        soft: soft positives of each source, which the counts above leave out.
     """
 
     splits: dict[str, dict[str, float]]
@@ -31,6 +32,7 @@ class Statistics:
     query_words: np.ndarray
     label_words: np.ndarray
     frequencies: np.ndarray
+    soft: dict[str, int] = field(default_factory=dict)
 
     def facts(self) -> dict[str, str]:
         """The most important numbers, in words."""
@@ -47,6 +49,7 @@ class Statistics:
             "Words per query": spread(self.query_words),
             "Words per label": spread(self.label_words),
             "Labels per query": spread(self.labels_per_query),
+            **({"Soft positives": ", ".join(f"{n:,} {name}" for name, n in self.soft.items())} if self.soft else {}),
         }
 
 
@@ -79,7 +82,8 @@ def statistics(dataset: XMCDataset) -> Statistics:
             "filter pairs": 0 if filters is None else len(filters.indices),
         }
     frequencies = np.sort(np.asarray(dataset.train_label_counts))[::-1]
-    return Statistics(splits, per_query, words(dataset.queries["train"]), words(dataset.labels), frequencies)
+    soft = {} if dataset.soft is None else dataset.soft.counts()
+    return Statistics(splits, per_query, words(dataset.queries["train"]), words(dataset.labels), frequencies, soft)
 
 
 def words(table: Dataset) -> np.ndarray:

@@ -458,7 +458,7 @@ def baseline_predictions(dataset: XMCDataset, split: str, k: int, rows: np.ndarr
     k = search_depth(k, dataset.filters.get(split))
     queries = dataset.queries[split]
     texts = (queries if rows is None else queries.select(rows))["text"][:]
-    train, labels = dataset.queries["train"]["text"][:], dataset.labels["text"][:]
+    train, labels = dataset.queries["train"]["text"], dataset.labels["text"][:]  # the first is read in slices
     return {
         "popularity": baselines.popularity(np.asarray(dataset.train_label_counts), len(texts), k),
         "tf-idf of label texts": baselines.tfidf(texts, labels, train, k),

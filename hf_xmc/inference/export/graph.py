@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.folder import save_parts
-from hf_xmc.inference.graph_encoder import ABOUT, GraphEncoder, engine, padded
+from hf_xmc.inference.graph_encoder import ABOUT, WORDS, GraphEncoder, engine, padded
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.settings_xmc import SETTINGS
+from hf_xmc.modeling.static_tower_xmc import compact
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 
 OPSET = 17
@@ -51,7 +53,7 @@ class Graph(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         first = self.model(input_ids=input_ids, attention_mask=attention_mask, side=self.sides[0])
         others = [self.model(pooled=first.pooled, side=side) for side in self.sides[1:]]
-        return tuple(output.embeddings for output in (first, *others))
+        return tuple(output.dense for output in (first, *others))
 
 
 def export_onnx(folder: Path, model: XMCDualEncoderModel, int8: bool = False) -> Path:
@@ -69,7 +71,8 @@ def export_onnx(folder: Path, model: XMCDualEncoderModel, int8: bool = False) ->
     for name, sides in graph_sides(model).items():
         write_onnx(model, sides, target / f"{name}.onnx")
         files |= dict.fromkeys(sides, f"{name}.onnx")
-    files.setdefault("label", files["query"])
+    if files:
+        files.setdefault("label", files["query"])
     graphs = {"float32": files}
     if int8:
         for name in {*files.values()}:
@@ -126,7 +129,8 @@ def export_openvino(folder: Path, model: XMCDualEncoderModel, int8: bool = False
                 ov.save_model(nncf.compress_weights(made), str(target / f"{name}_int8.xml"), compress_to_fp16=False)
                 graphs["int8"] |= dict.fromkeys(sides, f"{name}_int8.xml")
     for files in graphs.values():
-        files.setdefault("label", files["query"])
+        if files:
+            files.setdefault("label", files["query"])
     write_about(folder, "openvino", model, graphs)
     save_parts(folder, {})
     compare(model, GraphEncoder.from_pretrained(folder, "openvino", "float32"))
@@ -137,18 +141,18 @@ def check_exportable(model: XMCDualEncoderModel) -> None:
     """Reject what has no graph.
 
     Raises:
-        ModelFolderError: no transformer, or no tokenizer.
+        ModelFolderError: no tokenizer.
     """
-    if getattr(model, "query_encoder", None) is None:
-        raise ModelFolderError("the model has no transformer to export; it runs without one already")
-    if getattr(model, "static_tower", None) is not None:
-        raise ModelFolderError("the model has a static tower, which is not part of a graph")
+    if model.query_encoder is None:  # a static tower alone, which needs no graph
+        return
     if model.tokenizer is None or getattr(model.tokenizer, "backend_tokenizer", None) is None:
         raise ModelFolderError("the model has no fast tokenizer", hint="save one with tokenizer.json into the folder")
 
 
 def graph_sides(model: XMCDualEncoderModel) -> dict[str, tuple[str, ...]]:
-    """Name of each graph, and the sides that it embeds: one graph, or two for two towers."""
+    """Name of each graph, and the sides that it embeds: one graph, or two for two towers; none without an encoder."""
+    if model.query_encoder is None:
+        return {}
     if model.label_encoder is not None:
         return {"model": ("query",), "label": ("label",)}
     return {"model": ("query", "label") if model.label_projection is not None else ("query",)}
@@ -213,6 +217,10 @@ def quantize(source: Path, target: Path) -> None:
 def write_about(folder: Path, backend: str, model: XMCDualEncoderModel, graphs: dict[str, dict[str, str]]) -> None:
     """Write what `GraphEncoder` needs to know."""
     config, end = model.config, model.end_token()
+    if model.static_tower is not None:
+        tower = {name: x.detach().cpu() for name, x in model.static_tower.state_dict(prefix="static_tower.").items()}
+        with replacing(folder / backend / WORDS) as temporary:
+            save_file(compact(tower), temporary)
     names = [name for name in SETTINGS if hasattr(config, name)]
     about = {
         "format": 1,

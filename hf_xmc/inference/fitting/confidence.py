@@ -292,8 +292,15 @@ def enriched_index(index: LabelIndex, vectors: np.ndarray, kappa: float) -> Labe
 
 
 def check_data(pipeline: XMCPipeline, data: XMCDataset) -> None:
-    """Raise a DataError if the index does not belong to the set, or if the validation split is too small."""
+    """Raise a DataError if the index does not belong to the set, or if its validation split is too small or was
+    trained on."""
     check_labels(pipeline.index, data)
+    if pipeline.run.get("validation") == "none":
+        raise DataError(
+            f"the model was trained on the validation queries of {data.name} too (--validation none), and knows them "
+            "better than any others",
+            hint="train without --validation none, or give a dataset with other validation queries",
+        )
     if (found := len(data.queries["validation"])) < FEWEST:
         raise DataError(
             f"the validation split of {data.name} has {found} queries",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from hf_xmc.training.trainer import XMCTrainer
 logger = logging.getLogger(__name__)
 
 K = 5
+VALIDATIONS = ("held_out", "none")
 NO_ENCODER = "none"  # in place of an encoder's name: the model has a static tower alone
 LOADING = ("attn_implementation", "label_encoder", *HUB_OPTIONS)  # of a model, in addition to its settings
 
@@ -44,6 +46,7 @@ def train_tagger(
     seed: int | None = None,
     callbacks: Sequence[Any] = (),
     peft_config: Any = None,
+    validation: str = "held_out",
     **model_settings: Any,
 ) -> XMCPipeline | None:
     """Train a tagger and write its folder: model, label index, `run.json`, metrics on validation and model card.
@@ -60,6 +63,8 @@ def train_tagger(
         seed: overrides `args.seed`.
         callbacks: further callbacks for the trainer.
         peft_config: adapters to train in place of the whole encoder (peft's `LoraConfig`); they are merged when saved.
+        validation: `"none"` to train on the validation queries as well. The last weights are then kept, nothing is
+            measured, and the card says so.
         **model_settings: fields of [`XMCDualEncoderConfig`], such as `projection_dim=256`, and `attn_implementation`.
 
     Raises:
@@ -80,6 +85,15 @@ def train_tagger(
     args.seed = args.seed if seed is None else seed
     folder = Path(args.output_dir)
     data, kept = over_earlier_labels(as_dataset(dataset), model_name_or_path)
+    if args.soft_positives == "none":
+        data = replace(data, soft=None)
+    elif args.soft_positives != "all":
+        sources = [name.strip() for name in args.soft_positives.split(",")]
+        data = replace(data, soft=data.soft_positives(sources))
+    if validation not in VALIDATIONS:
+        raise SettingsError(f"validation is {validation!r}; expected one of {', '.join(VALIDATIONS)}")
+    if validation == "none":
+        data = data.with_validation_in_training()
     model = new_model(model_name_or_path, data.max_lengths, args.seed, **model_settings)
     trainer = XMCTrainer(
         model=model,
@@ -88,6 +102,7 @@ def train_tagger(
         eval_dataset=data.queries["validation"],
         label_dataset=data.labels,
         train_ignored=data.filters.get("train"),
+        train_soft=data.soft,
         eval_ignored=data.filters.get("validation"),
         peft_config=peft_config,
         callbacks=[*callbacks],
@@ -106,6 +121,8 @@ def train_tagger(
     # A model that was trained further keeps the name of its encoder and the settings of its first stage.
     before = read_json(Path(model_name_or_path) / RUN)
     earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}
+    if "none" in (validation, before.get("validation")):
+        earlier["validation"] = "none"
     if kept is not None and kept < data.num_labels:
         earlier["catalogue"] = {"kept": kept, "new": data.num_labels - kept}
     source = before.get("encoder") or model_name_or_path

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import Trainer
 
@@ -42,6 +43,7 @@ from hf_xmc.types import Positives
 NOTHING = Cost(0.0, 0.0, 0.0)
 SAMPLE = 64  # texts that the encoder is timed on at a time
 STATIC_SAMPLE = 256  # the same for the static tower
+SAMPLED = 2**14  # texts of a larger table that are tokenised
 LABELS = 2**13  # labels that the loss is timed on
 
 
@@ -52,19 +54,24 @@ def measure(
     base: int = 0,
     seconds: float = 10.0,
     lora_rank: int = 0,
+    speed: bool = True,
 ) -> Measured:
     """Measure a model that is ready for training (`preparation.prepare`), on the device of the arguments.
+
+    Of tables with more than `SAMPLED` rows, a sample is tokenised, whose lengths stand for all.
 
     Args:
         base: bytes that the process had before the model.
         seconds: to spend on the speed, about.
         lora_rank: of the adapters that the model has.
+        speed: False leaves all speeds at 0, for a plan for another device.
     """
-    labels = token_table(model, data.labels, "label")
-    queries = TokenizedQueries(
-        data.queries["train"], lambda texts: model.token_ids(texts, "query"), key=token_key(model, "query")
-    )
-    with_features(model, queries.tokens, data.queries["train"])
+    label_texts, train = data.labels, data.queries["train"]
+    if model.static_tower is None:  # which has a vector for each word of all texts
+        label_texts, train = sample(label_texts, args.seed), sample(train, args.seed)
+    labels = token_table(model, label_texts, "label")
+    queries = TokenizedQueries(train, lambda texts: model.token_ids(texts, "query"), key=token_key(model, "query"))
+    with_features(model, queries.tokens, train)
     grow_static_tower(plain_model(model), queries.tokens, labels, data.labels, args)
     for parameter in frozen_parameters(model, args):
         parameter.requires_grad_(False)
@@ -74,12 +81,14 @@ def measure(
     weights = sum(p.nbytes for p in model.parameters()) - (trainable if lora_rank else 0)
     make, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
     state, optimizer_seconds = optimizer_cost(lambda parameters: make(parameters, **settings), args.device)
-    tables = sum(4 * int(table.lengths.astype(np.int64).sum()) for table in (labels, queries.tokens))
+    label_lengths = lengths(labels, len(data.labels), args.seed)
+    query_lengths = lengths(queries.tokens, len(data.queries["train"]), args.seed)
+    tables = sum(4 * int(found.astype(np.int64).sum()) for found in (label_lengths, query_lengths))
     if args.freeze_encoder and model.query_encoder is not None:  # pooled states of all texts are kept
-        tables += 4 * (len(labels) + len(queries)) * model.width("query", "pooled")
+        tables += 4 * (len(label_lengths) + len(query_lengths)) * model.width("query", "pooled")
     no_encoder = model.query_encoder is None
-    speeds = [0.0] * 3 if no_encoder else text_seconds(model, args, labels, queries, seconds)
-    words = static_seconds(plain_model(model), args, labels, queries, seconds / 10)
+    speeds = text_seconds(model, args, labels, queries, seconds) if speed and not no_encoder else [0.0] * 3
+    words = static_seconds(plain_model(model), args, labels, queries, seconds / 10) if speed else (0.0, 0.0)
     return Measured(
         base=base,
         weights=weights,
@@ -93,12 +102,14 @@ def measure(
         query_seconds=speeds[0],
         label_seconds=speeds[1],
         forward_seconds=speeds[2],
-        loss_seconds=loss_seconds(args, model.config.temperature, model.width("query"), seconds / 20),
+        loss_seconds=loss_seconds(args, model.config.temperature, model.width("query"), seconds / 20)
+        if speed
+        else 0.0,
         optimizer_seconds=optimizer_seconds,
         dim=model.width("query"),
-        query_lengths=np.asarray(queries.tokens.lengths),
-        label_lengths=np.asarray(labels.lengths),
-        positives=queries.positives,
+        query_lengths=query_lengths,
+        label_lengths=label_lengths,
+        positives=data.positives("train"),
         tables=tables,
         packed=model.packs("query"),
         bank_itemsize=getattr(torch, args.label_bank_dtype).itemsize,
@@ -109,11 +120,27 @@ def measure(
     )
 
 
+def sample(texts: Dataset, seed: int) -> Dataset:
+    """A table, or so many of its rows that their lengths are known well enough."""
+    if len(texts) <= SAMPLED:
+        return texts
+    rows = np.random.default_rng(seed).choice(len(texts), SAMPLED, replace=False)
+    return texts.select(np.sort(rows))
+
+
+def lengths(tokens: TokenTable, count: int, seed: int) -> np.ndarray:
+    """Tokens of so many texts, of which a table has a sample, or all."""
+    known = np.asarray(tokens.lengths)
+    return known if len(known) == count else np.random.default_rng(seed).choice(known, count)
+
+
 def vector_bytes(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> int:
     """Bytes per label of a label head and its optimizer state; 0 for a model without."""
     if model.config.label_head is None:
         return 0
-    return model.width("label") * int(getattr(torch, args.label_head_dtype).itemsize) + 4
+    dim = int(model.width("label"))
+    state = 8 * dim if args.label_head_optimizer == "sparse_adam" else 4
+    return dim * int(getattr(torch, args.label_head_dtype).itemsize) + state
 
 
 def costs_of_chunks(

@@ -230,3 +230,35 @@ def test_a_repeated_uid_with_another_text_stays_an_error(source: Path, tmp_path:
     text(source / "train.csv", ["id,text,label", "1,a,x", "1,b,y", "2,c,x"])
     _, problems = prepared(source, tmp_path)
     assert problems.counts["repeated uids"] == 1
+
+
+def test_one_column_of_0_and_1_for_each_label(source: Path) -> None:
+    text(source / "train.csv", ["id,text,red,car,extra", "a,a red car,1,1,x", "b,nothing,0,0,y", "c,a car,0,1,z"])
+    text(source / "test.csv", ["id,text,car,red,extra", "d,red is this,0,1,x"])
+    data = load_xmc_dataset(source)
+    assert named(data) == {"a red car": ["red", "car"], "nothing": [], "a car": ["car"], "red is this": ["red"]}
+    assert "2 columns of 0 and 1, one for each label" in data.reason
+    text(source / "train.csv", ["text,label_red,label_car", "a red car,1,1", "nothing,0,0"])
+    (source / "test.csv").unlink()
+    assert named(load_xmc_dataset(source)) == {"a red car": ["label_red", "label_car"], "nothing": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("train.csv", ["text,labels", 'a red car,"[1, 1, 0]"', 'blue,"[0, 0, 1]"']),
+        ("train.jsonl", ['{"text": "a red car", "labels": [1, 1, 0]}', '{"text": "blue", "labels": [0, 0, 1]}']),
+        ("train.jsonl", ['{"text": "a red car", "labels": [1.0, 0.0]}', '{"text": "blue", "labels": [0.0, 1.0]}']),
+        (
+            "trn.jsonl",
+            ['{"uid": "1", "text": "a", "labels": [1, 1, 0]}', '{"uid": "2", "text": "b", "labels": [0, 0, 1]}'],
+        ),
+    ],
+    ids=["csv", "jsonl", "floats", "ids"],
+)
+def test_multi_hot_vectors_are_refused(name: str, rows: list[str], source: Path) -> None:
+    text(source / name, rows)
+    if name == "trn.jsonl":
+        text(source / "lbl.jsonl", [f'{{"uid": "{i}", "text": "label {i}"}}' for i in range(3)])
+    with pytest.raises(DataError, match=r"labels are multi-hot vectors, as .* expected the names or ids"):
+        load_xmc_dataset(source)

@@ -1,4 +1,5 @@
-"""Hierarchical precision, recall and F1 as an `evaluate.Metric`: `evaluate.load(<this folder>)`."""
+"""Hierarchical precision, recall and F1 as an `evaluate.Metric`: `evaluate.load` of this folder, or of the Space to
+which it was uploaded."""
 
 import datasets
 import evaluate
@@ -7,6 +8,18 @@ import hf_xmc.metrics
 import hf_xmc.types
 
 _DESCRIPTION = """Precision, recall and F1 at k on labels closed under their ancestors, as hf_xmc computes them."""
+
+_CITATION = """\
+@article{kosmopoulos2015evaluation,
+  title = {Evaluation Measures for Hierarchical Classification: a Unified View and Novel Approaches},
+  author = {Kosmopoulos, Aris and Partalas, Ioannis and Gaussier, Eric and Paliouras, Georgios and
+    Androutsopoulos, Ion},
+  journal = {Data Mining and Knowledge Discovery},
+  volume = {29},
+  year = {2015},
+  doi = {10.1007/s10618-014-0382-x},
+}
+"""
 
 _KWARGS_DESCRIPTION = """
 Args:
@@ -26,7 +39,7 @@ class XMCHierarchical(evaluate.Metric):
         ids = datasets.List(datasets.Value("int64"))
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
-            citation="",
+            citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features({"predictions": ids, "references": ids}),
         )

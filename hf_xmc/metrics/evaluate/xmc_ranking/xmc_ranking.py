@@ -1,4 +1,5 @@
-"""Ranking metrics of extreme classification as an `evaluate.Metric`: `evaluate.load(<this folder>)`."""
+"""Ranking metrics of extreme classification as an `evaluate.Metric`: `evaluate.load` of this folder, or of the Space
+to which it was uploaded."""
 
 import datasets
 import evaluate
@@ -8,6 +9,17 @@ import hf_xmc.metrics
 import hf_xmc.types
 
 _DESCRIPTION = """P, nDCG, R, RP, their propensity-scored forms, coverage, F1 and MRR at k, as hf_xmc computes them."""
+
+_CITATION = """\
+@inproceedings{jain2016extreme,
+  title = {Extreme Multi-label Loss Functions for Recommendation, Tagging, Ranking and Other Missing Label
+    Applications},
+  author = {Jain, Himanshu and Prabhu, Yashoteja and Varma, Manik},
+  booktitle = {Proceedings of the 22nd ACM SIGKDD International Conference on Knowledge Discovery and Data Mining},
+  year = {2016},
+  doi = {10.1145/2939672.2939756},
+}
+"""
 
 _KWARGS_DESCRIPTION = """
 Args:
@@ -26,7 +38,7 @@ class XMCRanking(evaluate.Metric):
         ids = datasets.List(datasets.Value("int64"))
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
-            citation="",
+            citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features({"predictions": ids, "references": ids}),
         )

@@ -1,0 +1,1 @@
+"""A picture of the catalogue in two dimensions: `hf-xmc map`."""
