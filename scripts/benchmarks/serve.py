@@ -244,9 +244,9 @@ def write_large_tagger(folder: Path, labels: int) -> None:
 
     model = XMCDualEncoderModel.from_encoder(packaged_encoder())
     draw = np.random.default_rng(0)
-    syllables = np.array([first + second for first in "bdfgklmnprst" for second in "aeiou"])
-    words = ["".join(draw.choice(syllables, 3)) for _ in range(20_000)]
-    names = [" ".join(draw.choice(words, 2)) for _ in range(labels)]
+    syllables = [first + second for first in "bdfgklmnprst" for second in "aeiou"]
+    words = ["".join(syllables[i] for i in three) for three in draw.integers(0, len(syllables), (20_000, 3)).tolist()]
+    names = [f"{words[i]} {words[j]}" for i, j in draw.integers(0, len(words), (labels, 2)).tolist()]
     parents = [[f"label{row // 10}"] if row >= 10 else [] for row in range(labels)]
     uids = [f"label{row}" for row in range(labels)]
     table = Dataset.from_dict({"uid": uids, "text": names, "parents": parents})

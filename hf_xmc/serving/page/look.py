@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import gradio as gr
 import jinja2
 
-from hf_xmc.serving.page.language import Words
+from hf_xmc.serving.page.language import LANGUAGES, Words
 
 HERE = Path(__file__).parent
 CSS = (HERE / "static" / "page.css").read_text(encoding="utf-8")
-HEAD = f"<script>{(HERE / 'static' / 'page.js').read_text(encoding='utf-8')}</script>"
+SCRIPT = (HERE / "static" / "page.js").read_text(encoding="utf-8")
+HEAD = f"<script>window.pageLanguages = {json.dumps([*LANGUAGES])};\n{SCRIPT}</script>"
 # A click on a button of a list becomes an event of its `gr.HTML`. Gradio knows the events by their names in quotes.
 BUTTONS = """
 element.addEventListener('click', (click) => {

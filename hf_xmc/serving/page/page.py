@@ -20,6 +20,7 @@ from hf_xmc.serving.service import About, TaggingService
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+AT_A_TIME = 4  # visitors whose requests of one kind are answered side by side; the others wait
 KEPT_SECONDS = 3600  # files, and what a visitor did, after the last use
 
 
@@ -39,7 +40,7 @@ def build_page(service: TaggingService, shared_changes: bool = False) -> gr.Bloc
     for language in others:
         with made.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
             build_language(service, about, language, shared_changes)
-    return made
+    return made.queue(max_size=service.limits.queue, default_concurrency_limit=AT_A_TIME)
 
 
 def build_language(service: TaggingService, about: About, language: str, shared_changes: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import gradio as gr
 from hf_xmc.data.reading import Reading
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.tag_files import OUTPUTS, LabelColumns, Summary, as_text, merge, tag_file_of, write_part
-from hf_xmc.inference.text_files import KINDS, first_rows, open_texts, read_rows, read_windows, texts_of
+from hf_xmc.inference.text_files import KINDS, TextFile, first_rows, open_texts, read_rows, read_windows, texts_of
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import PRIVATE, note, render
@@ -21,14 +21,16 @@ from hf_xmc.serving.page.visit import Visit
 from hf_xmc.serving.service import Tag, TaggingService
 
 PREVIEW, SHOWN_COLUMNS, SHOWN_CHARACTERS = 5, 8, 120
+MOST_ROWS = 20_000  # of a file; hf-xmc predict tags any number
 WINDOW = 256  # rows between two steps of the bar
+Progress = Callable[..., Any]  # as `gr.Progress`: is called with (done, total)
 ENDINGS = [ending.removeprefix(".") for ending in OUTPUTS]
 
 
 def tag_file_tab(page: Page) -> None:
     """Build the tab."""
     w = page.words
-    gr.Markdown(w("file.lead", megabytes=page.service.limits.upload_bytes // 2**20))
+    gr.Markdown(w("file.lead", megabytes=page.service.limits.upload_bytes / 2**20, rows=MOST_ROWS))
     upload = gr.File(label=w("file.upload"), file_types=[*KINDS], elem_id=f"upload-{w.language}", height=140)
     found = gr.HTML("", elem_classes="preview")
     with gr.Column(visible=False) as settings:
@@ -58,20 +60,37 @@ def tag_file_tab(page: Page) -> None:
         ending: str,
         progress: gr.Progress = gr.Progress(),
     ) -> tuple[str, str, Any]:
-        if not path:
-            return "", note(w, w("file.none"), "error"), gr.update(visible=False)
-        try:
-            selection = SelectionOptions(int(k), threshold / 100 if threshold and page.about.calibrated else None)
-            target, said = tagged_file(page, visit, Path(path), columns, selection, rows, ending, progress)
-            preview = preview_of(w, target, w("file.result"))
-        except Exception as error:
-            return "", note(w, without_path(page.sentence(error), Path(path)), "error"), gr.update(visible=False)
-        return said, preview, gr.update(value=str(target), visible=True)
+        return run_file(page, visit, path, columns, (k, threshold, rows, ending), progress)
 
     gone = [status, result, download]
     upload.change(look, [page.visit, upload], [found, settings, columns, *gone], **PRIVATE)
     inputs = [page.visit, upload, columns, k, threshold, rows, ending]
     button.click(run, inputs, gone, concurrency_limit=1, **PRIVATE)
+
+
+def run_file(
+    page: Page,
+    visit: Visit,
+    path: str | None,
+    columns: Sequence[str],
+    settings: tuple[float, float, str, str],
+    progress: Progress,
+) -> tuple[str, str, Any]:
+    """What was done, the first rows of the tagged file, and the button that downloads it; or what went wrong.
+
+    Args:
+        settings: number of tags, lowest probability in per cent, rows and kind of the new file.
+    """
+    w, (k, threshold, rows, ending) = page.words, settings
+    if not path:
+        return "", note(w, w("file.none"), "error"), gr.update(visible=False)
+    try:
+        selection = SelectionOptions(int(k), threshold / 100 if threshold and page.about.calibrated else None)
+        target, said = tagged_file(page, visit, Path(path), columns, selection, rows, ending, progress)
+        preview = preview_of(w, target, w("file.result"))
+    except Exception as error:
+        return "", note(w, without_path(page.sentence(error), Path(path)), "error"), gr.update(visible=False)
+    return said, preview, gr.update(value=str(target), visible=True)
 
 
 def looked_into(page: Page, visit: Visit, path: str | None) -> tuple[Any, ...]:
@@ -111,7 +130,7 @@ def tagged_file(
     selection: SelectionOptions,
     rows: str,
     ending: str,
-    progress: gr.Progress,
+    progress: Progress,
 ) -> tuple[Path, str]:
     """Tag a file; returns the new file and what was done, in words.
 
@@ -124,11 +143,9 @@ def tagged_file(
         raise RequestRefused("no_column", "No column is chosen", "choose the column that holds the texts")
     source = open_texts(path, [*columns])
     target = tag_file_of(visit.folder / f"{path.stem}-tags.{ending}", source, rows, overwrite=True)
-    total = sum(len(window) for window in read_windows(source, WINDOW))
-    if not total:
-        raise RequestRefused("no_rows", "The file has no rows", "there is nothing to tag")
-    service = page.service_of(visit)
-    labels = LabelColumns.of(service.view().pipeline.index.labels, page.about.calibrated)
+    total, service = count_rows(source), page.service_of(visit)
+    with service.lock.reading():
+        labels = LabelColumns.of(service.view().pipeline.index.labels, page.about.calibrated)
     parts, found, schema = list[Path](), Summary(), None
     for window in read_windows(source, WINDOW):
         texts = texts_of(window, source.reading, path)
@@ -140,6 +157,23 @@ def tagged_file(
     for part in parts:
         part.unlink()
     return target.path, " ".join([*summary_of(page.words, found), *filter(None, said)])
+
+
+def count_rows(source: TextFile) -> int:
+    """The rows of a file, which is read no further than the limit.
+
+    Raises:
+        RequestRefused: no rows, or too many.
+    """
+    total = 0
+    for window in read_windows(source, WINDOW):
+        total += len(window)
+        if total > MOST_ROWS:
+            found = f"The file has more than {MOST_ROWS:,} rows"
+            raise RequestRefused("too_many_rows", found, "split it, or use hf-xmc predict", most=MOST_ROWS)
+    if not total:
+        raise RequestRefused("no_rows", "The file has no rows", "there is nothing to tag")
+    return total
 
 
 def summary_of(w: Words, found: Summary) -> Iterator[str]:
