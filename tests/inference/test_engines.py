@@ -163,6 +163,9 @@ def test_postgresql_lost_and_found(server: Server) -> None:
     server.start()
     assert len(made.add(QUERIES[:1], ["connects again before it writes"])) == 1
     assert other.search(QUERIES[:1], 1).ids.shape == (1, 1)
+    with pytest.raises(SettingsError, match="cannot be understood") as unclear:
+        EngineIndex.connect("postgresql://tagger:secret%ZZ@host/postgres")
+    assert "secret" not in str(unclear.value)
     with pytest.raises(EngineError, match="password authentication failed") as caught:
         EngineIndex.connect(server.url("lost", password="wrong%20word"))
     assert "wrong" not in str(caught.value)

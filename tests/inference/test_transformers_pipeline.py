@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -32,6 +33,21 @@ def test_it_is_our_pipeline(folder: str, fitted: XMCPipeline) -> None:
     first = next(stream)
     assert [first, *stream] == fitted(TEXTS, k=1)
     assert tagger([]) == []
+
+
+def test_ids_and_labels_as_transformers_names_them(folder: str) -> None:
+    tagger = make_pipeline("xmc-tagging", model=folder, device="cpu")
+    [best] = tagger(TEXTS[0], top_k=1)
+    assert tagger.id2label[best["id"]] == best["label"]
+    assert tagger.label2id[best["label"]] == best["id"]
+    config = json.loads((Path(folder) / "config.json").read_text())
+    assert "id2label" not in config, "a million labels would be 58 MB"
+    [new] = tagger.tagger.add_labels(["a bridge"])
+    assert tagger.id2label[new] == "a bridge"
+    assert tagger.label2id["a bridge"] == new == len(tagger.id2label) - 1
+    tagger.tagger.remove_labels([int(new)])
+    assert new not in tagger.id2label
+    assert "a bridge" not in tagger.label2id
 
 
 def test_arguments_may_be_given_at_the_start(folder: str, fitted: XMCPipeline, tmp_path: Path) -> None:

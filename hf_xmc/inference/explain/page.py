@@ -11,6 +11,7 @@ from hf_xmc.data.files import replacing, write_page
 from hf_xmc.inference.explain.channels import Evidence
 from hf_xmc.inference.explain.explanations import Explanation, Word
 from hf_xmc.pages.page import render
+from hf_xmc.retrieval.label_texts import split_text
 
 TEMPLATE = Path(__file__).with_name("explain.html.jinja")
 MINUS = "\N{MINUS SIGN}"
@@ -45,8 +46,10 @@ def write_explanations(explanations: Sequence[Explanation], path: str | Path, ti
 
 def shown(one: Explanation) -> dict[str, Any]:
     """An explanation for the page."""
+    name, definition = split_text(one.label)
     return {
-        "label": one.label,
+        "name": name,
+        "definition": definition,
         "uid": one.uid,
         "score": f"{one.score:.3f}",
         "pieces": pieces(one.text, one.words),

@@ -2,6 +2,7 @@
 const SIDE = 65535; // places along each side of the map
 const CELLS = 256; // a grid over the map, in which the nearest label is found
 const NAMES = 60; // names that are drawn at most
+const RINGS = 5000; // labels found that are marked on the map, the shortest names first
 const SHOWN = 30; // labels that a search lists
 const FAR = 14; // pixels within which a label is hit
 
@@ -59,35 +60,61 @@ function redraw() {
 function draw() {
   const style = getComputedStyle(document.documentElement), colour = (name) => style.getPropertyValue(name).trim();
   const dots = window.devicePixelRatio || 1;
-  canvas.width = size.width * dots;
-  canvas.height = size.height * dots;
+  canvas.width = Math.round(size.width * dots);
+  canvas.height = Math.round(size.height * dots);
   ink.setTransform(dots, 0, 0, dots, 0, 0);
-  ink.fillStyle = colour("--paper");
-  ink.fillRect(0, 0, size.width, size.height);
   const room = Math.sqrt((size.unit * SIDE) ** 2 / n); // between labels, on the whole map
-  const radius = Math.min(5, Math.max(0.8, room * 0.22 * Math.sqrt(view.scale)));
-  data.regionNames.forEach((_, group) => {
-    ink.fillStyle = colour(`--r${group}`);
-    ink.globalAlpha = matches || (region >= 0 && region !== group) ? 0.25 : 0.85;
-    for (let j = groups.start[group]; j < groups.start[group + 1]; j++) {
-      const [px, py] = at(groups.items[j]);
-      if (inside(px, py)) dot(px, py, radius);
-    }
+  const radius = Math.min(5, Math.max(0.8, room * 0.3 * Math.sqrt(view.scale)));
+  const paper = rgb(colour("--paper"));
+  const colours = data.regionNames.map((_, group) => {
+    const share = matches || (region >= 0 && region !== group) ? 0.3 : 0.9; // what does not matter is pale
+    return rgb(colour(`--r${group}`)).map((value, i) => Math.round(share * value + (1 - share) * paper[i]));
   });
-  ink.globalAlpha = 1;
+  if (radius < 1.6) drawPixels(colours, paper, Math.max(1, Math.round(2 * radius * dots)), dots);
+  else drawDots(colours, paper, radius);
   const taken = [];
-  if (matches) for (const i of matches) ring(i, Math.max(radius + 1, 3), colour("--ink"), 1.5);
+  if (matches) for (const i of matches.subarray(0, RINGS)) ring(i, Math.max(radius + 1, 3), colour("--ink"), 1.5);
   if (data.text) drawText(colour, taken, radius);
   if (selected >= 0) { ring(selected, radius + 5, colour("--ink"), 3); label(selected, colour, taken, true); }
   if (view.scale < 3) drawRegions(colour, taken);
   drawNames(colour, taken);
 }
 
-function dot(px, py, radius) {
-  if (radius < 1.6) return ink.fillRect(px - radius, py - radius, 2 * radius, 2 * radius);
-  ink.beginPath();
-  ink.arc(px, py, radius, 0, 7);
-  ink.fill();
+// red, green and blue of a colour of the stylesheet, #rgb or #rrggbb
+function rgb(colour) {
+  ink.fillStyle = colour;
+  return [1, 3, 5].map((start) => parseInt(ink.fillStyle.slice(start, start + 2), 16));
+}
+
+// many small points: a hundred thousand of them take a few milliseconds as pixels, and half a second as shapes
+function drawPixels(colours, paper, side, dots) {
+  const picture = ink.createImageData(canvas.width, canvas.height), { width, height } = picture;
+  const pixels = new Uint32Array(picture.data.buffer), word = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
+  pixels.fill(word(paper));
+  const scale = pixel() * dots, left = (size.width * dots) / 2 - view.x * scale - side / 2;
+  const top = (size.height * dots) / 2 - view.y * scale - side / 2;
+  const words = colours.map(word);
+  for (const i of groups.items) {
+    const px = Math.round(left + places[2 * i] * scale), py = Math.round(top + places[2 * i + 1] * scale);
+    if (px < 0 || py < 0 || px + side > width || py + side > height) continue;
+    for (let row = py; row < py + side; row++) pixels.fill(words[regions[i]], row * width + px, row * width + px + side);
+  }
+  ink.putImageData(picture, 0, 0);
+}
+
+function drawDots(colours, paper, radius) {
+  ink.fillStyle = `rgb(${paper})`;
+  ink.fillRect(0, 0, size.width, size.height);
+  colours.forEach((colour, group) => {
+    ink.fillStyle = `rgb(${colour})`;
+    for (let j = groups.start[group]; j < groups.start[group + 1]; j++) {
+      const [px, py] = at(groups.items[j]);
+      if (!inside(px, py)) continue;
+      ink.beginPath();
+      ink.arc(px, py, radius, 0, 7);
+      ink.fill();
+    }
+  });
 }
 
 function ring(i, radius, colour, width) {
@@ -183,12 +210,12 @@ function bound() {
 
 function whole() { view = { x: SIDE / 2, y: SIDE / 2, scale: 1 }; redraw(); }
 
-// the nearest of the labels that `fits` accepts, by `far`, which may be larger than the distance in steps
-function nearest(px, py, far) {
+// the nearest label by `far`, which is at least the distance in steps, or infinite for labels that do not count
+function nearest(px, py, far, limit = Infinity) {
   const [cx, cy] = [cellOf(Math.max(0, px)), cellOf(Math.max(0, py))];
   let best = -1, least = Infinity;
   for (let ring = 0; ring < CELLS; ring++) {
-    if (best >= 0 && least < ((ring - 1) * SIDE) / CELLS) break;
+    if (Math.min(best < 0 ? Infinity : least, limit) < ((ring - 1) * SIDE) / CELLS) break;
     for (let row = Math.max(0, cy - ring); row <= Math.min(CELLS - 1, cy + ring); row++) {
       const edge = row === cy - ring || row === cy + ring;
       for (let column = cx - ring; column <= cx + ring; column += edge || !ring ? 1 : 2 * ring) {
@@ -210,7 +237,7 @@ function hit(px, py) {
   return nearest(sx, sy, (i) => {
     const distance = Math.hypot(places[2 * i] - sx, places[2 * i + 1] - sy);
     return distance <= reach ? distance : Infinity;
-  });
+  }, reach);
 }
 
 // the next label to the right, left, above or below; one that lies off the axis is farther

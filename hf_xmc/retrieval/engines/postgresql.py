@@ -372,6 +372,11 @@ class PostgreSQL:
                             return work(cursor)
                     with connection.transaction(), connection.cursor() as cursor:
                         return work(cursor)
+                except self.psycopg.ProgrammingError as error:
+                    if connection is None:  # the message quotes parts of the address, perhaps of its password
+                        hint = "write it as postgresql://user@host/database, and other signs than letters as %XX"
+                        raise SettingsError("the address of the engine cannot be understood", hint=hint) from None
+                    raise EngineError(f"{self.address}: {str(error).splitlines()[0]}") from error
                 except self.psycopg.Error as error:
                     if connection is not None and not connection.closed:
                         raise EngineError(f"{self.address}: {str(error).splitlines()[0]}") from error
