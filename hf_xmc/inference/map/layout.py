@@ -123,7 +123,7 @@ def tsne(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def neighbours(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Distances and rows of the k nearest others of each point, `[n, k]`; of many points nearly the nearest."""
-    index = faiss.IndexFlatL2(points.shape[1])
+    index: Any = faiss.IndexFlatL2(points.shape[1])
     if len(points) > MANY:
         index = faiss.IndexIVFFlat(index, points.shape[1], int(4 * np.sqrt(len(points))))
         index.nprobe = PROBED
