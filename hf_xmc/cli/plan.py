@@ -125,6 +125,10 @@ def make_plan(
             "forward_tokens_per_second": ratio(1, of.forward_seconds),
         },
         "epoch": epoch(choice, of, one, args.freeze_encoder),
+        # A label bank is filled before the first step.
+        "first_bank": int(of.label_lengths.sum()) * of.forward_seconds / num_processes
+        if "label bank" in parts and args.label_bank_init == "encode"
+        else 0.0,
         "suggestion": None if found is None else difference(choice, found),
         "suggested_peak": None if found is None else peak(memory(found, of)),
         "selective": None
@@ -222,6 +226,12 @@ def print_plan(document: dict[str, Any]) -> None:
     whole = document["epoch"]
     mining = f", of which mining takes {duration(whole['mining'])}" if whole["mining"] else ""
     console.print(f"An epoch: {whole['steps']:,} steps, {duration(whole['seconds'])}{mining}", highlight=False)
+    if document["first_bank"]:
+        console.print(
+            f"Before the first step every label is encoded once: {duration(document['first_bank'])} "
+            "(--label_bank_init random does without).",
+            highlight=False,
+        )
     if document["selective"] is not None and document["selective"] < one["seconds"] / 2:
         faster = one["seconds"] / document["selective"]
         console.print(f"With --label_strategy selective a step would be {faster:.0f} times as fast.", highlight=False)

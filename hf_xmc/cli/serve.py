@@ -90,11 +90,11 @@ def serve(
     from hf_xmc.serving.server import address, listen, run_server
 
     keys = Keys.from_environment()
+    uris = None if annif_vocabulary is None else uris_of(annif_vocabulary)
+    annif = None if annif_project is None else Project(annif_project, language=annif_language or "", uris=uris)
     with listen(host, port) as listening:  # before the model is loaded, which takes longer
         service = loaded(run, limit or (), backend, precision, device)
         changed: Callable[[], None] = (lambda: service.save(run)) if save else (lambda: None)
-        uris = None if annif_vocabulary is None else uris_of(annif_vocabulary)
-        annif = None if annif_project is None else Project(annif_project, language=annif_language or "", uris=uris)
         app = build_app(service, keys, not no_page, annif, mcp, changed, host)
         at = address(listening)
         say(f"{service.name}: {len(service.vocabulary):,} labels at {at}, the API is described at {at}/docs")

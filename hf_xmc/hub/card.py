@@ -183,14 +183,14 @@ def write_model_card(
 
 def loaders(folder: Path) -> list[str]:
     """What loads a trained folder beside this package; see `loads` of `model_card`."""
+    # The module of sentence-transformers that reads the encoder has a file of its own; the custom one has none.
+    by_modules = "sentence-transformers" if (folder / TRANSFORMER).is_file() else CUSTOM
     files = {
         "transformers": "modeling_xmc.py",
-        "sentence-transformers": TRANSFORMER,
+        by_modules: MODULES,
         **{name: f"{name}/{name}.json" for name in ("onnx", "openvino")},
     }
-    found = [name for name, file in files.items() if (folder / file).is_file()]
-    by_code = "sentence-transformers" not in found and (folder / MODULES).is_file()
-    return [*found, *([CUSTOM] if by_code else [])]
+    return [name for name, file in files.items() if (folder / file).is_file()]
 
 
 def languages(given: Any) -> Any:

@@ -31,7 +31,7 @@ from hf_xmc.data.formats import skos
 from hf_xmc.data.formats.label_table import labels
 from hf_xmc.data.formats.source import Choices, LabelNames, Options
 from hf_xmc.data.reading import Reading, places
-from hf_xmc.errors import Problems, XMCError
+from hf_xmc.errors import DataError, Problems, XMCError
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.service import Tag, Tagged, TaggingService, TagOptions, languages
@@ -334,8 +334,10 @@ def uris_of(path: Path) -> set[str]:
     """The URIs of a vocabulary that Annif can load: SKOS, or a table. Concepts that were given up are not among them.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: there is no such file, or it cannot be read.
     """
+    if not path.is_file():
+        raise DataError("no such vocabulary", path, hint="give a SKOS file, or a .tsv or .csv that Annif can load")
     names, read = LabelNames(closed=True), skos.concepts if plain_suffix(path) in skos.VOCABULARIES else labels
     return {str(label["uid"]) for _, label in read(path, names, Options(), Choices(), (), Problems(stop=False))}
 

@@ -25,6 +25,10 @@ from hf_xmc.serving.routes import label_routes, model_routes, tag_routes
 from hf_xmc.serving.service import TaggingService
 
 DESCRIPTION = "Tags texts with the labels of a catalogue. Errors say in one sentence what was found and what to do."
+ANNIF_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": f"{meaning}, as an RFC 7807 problem."}
+    for status, meaning in ((400, "A value is missing or wrong"), (404, "Another project"), (413, "Too long a text"))
+}
 INTERNAL = "Something went wrong in the server; its log has more under the id of this request"
 
 
@@ -68,7 +72,7 @@ def build_app(
     app.include_router(label_routes(service, changed))
     app.include_router(model_routes(service))
     if annif is not None:
-        app.include_router(annif_routes(service, annif, lambda: made[0]))
+        app.include_router(annif_routes(service, annif, lambda: made[0]), responses=ANNIF_REFUSALS)
     if server is not None:
         app.router.routes.extend(server.streamable_http_app(json_response=True, stateless_http=True, host=host).routes)
 

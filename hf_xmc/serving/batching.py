@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hf_xmc.serving.service import Encoded, Tagged, TaggingService, TagOptions
+from hf_xmc.serving.answers import Tagged
+from hf_xmc.serving.service import Encoded, TaggingService, TagOptions
 
 BATCH = 64  # texts that wait for each other, at most
 Answer = TypeVar("Answer")

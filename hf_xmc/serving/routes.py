@@ -11,9 +11,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from hf_xmc.serving.access import CHANGING, Role
+from hf_xmc.serving.answers import About, Explained, LabelList, Tagged
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.limits import RequestRefused
-from hf_xmc.serving.service import About, Explained, Label, LabelList, Tagged, TaggingService, TagOptions
+from hf_xmc.serving.service import TaggingService, TagOptions
+from hf_xmc.serving.vocabulary import Label
 
 THRESHOLD = r"^(f1|precision(=0?\.[0-9]{1,6})?)(@(global|frequency|label))?$"
 NOT_BLANK = r"\S"

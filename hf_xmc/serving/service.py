@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -24,181 +24,17 @@ from hf_xmc.retrieval.channels import FollowsLabels
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.label_texts import join_text
 from hf_xmc.retrieval.search import as_matrix
+from hf_xmc.serving.answers import About, Explained, LabelList, NearText, Reason, Tag, Tagged, Word
+from hf_xmc.serving.facts import base_model, count_tokens, label_counts, languages, max_tokens, shown_name
 from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.locks import ReadWriteLock
 from hf_xmc.serving.overlay import with_own_labels
 from hf_xmc.serving.training_texts import TrainingTexts
-from hf_xmc.serving.vocabulary import Label, Named, Vocabulary
+from hf_xmc.serving.vocabulary import Label, Vocabulary
 
 CERTAINTIES = ((0.8, "very_likely"), (0.5, "likely"), (0.2, "possible"), (0.0, "unlikely"))
 MOST_WORDS = 150  # of a text that is explained word by word; longer ones are explained sentence by sentence
 NEAREST = 3  # training texts that an explanation shows for each label
-
-
-@dataclass(frozen=True)
-class Tag:
-    """A label that was given to a text.
-
-    Args:
-        uid, id: the label, and its row in the label table.
-        label, definition: its name, and what it means (empty if unknown).
-        uri: its address, if it has one.
-        score: higher is better; comparable within a text.
-        probability: that the label is right, if the tagger is calibrated.
-        certainty: the probability as a key: `"very_likely"` from 0.8 on, `"likely"` from 0.5, `"possible"` from 0.2,
-            else `"unlikely"`.
-        parents: broader labels.
-        channels: what each ranking channel says of the label, if that was asked for: channel -> `contribution`, and
-            `score`, `rank` and `words` if it lists the label.
-        notation: its code in the vocabulary, if it has one.
-    """
-
-    uid: str
-    label: str
-    definition: str
-    uri: str | None
-    id: int
-    score: float
-    probability: float | None = None
-    certainty: str | None = None
-    parents: tuple[Named, ...] = ()
-    channels: dict[str, dict[str, Any]] | None = None
-    notation: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Tagged:
-    """The labels of a text, best first.
-
-    Args:
-        tags: the labels.
-        tokens: of the text, for the encoder; 0 if the tagger has no encoder.
-        max_tokens: that the encoder reads; None if there is no limit.
-        truncated: whether the encoder has read the beginning of the text only. Channels that read words, and a static
-            tower, read all of it.
-    """
-
-    tags: tuple[Tag, ...]
-    tokens: int
-    max_tokens: int | None
-    truncated: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word or sentence, its place (`text[start:end]`), and what it adds to the score; below 0 it speaks against the
-    label."""
-
-    text: str
-    start: int
-    end: int
-    weight: float
-
-
-@dataclass(frozen=True)
-class NearText:
-    """A training text with the label: its row of the training split, cosine, and the text if the folder has it."""
-
-    row: int
-    similarity: float
-    text: str | None = None
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a label was given to a text.
-
-    Args:
-        tag: the label, with what each channel says of it.
-        words: of the text, in their order.
-        label_words: of the label's own text.
-        near: training texts with this label, nearest first.
-    """
-
-    tag: Tag
-    words: tuple[Word, ...]
-    label_words: tuple[Word, ...]
-    near: tuple[NearText, ...]
-
-
-@dataclass(frozen=True)
-class Explained:
-    """The labels of a text, each with its reasons.
-
-    Args:
-        text: the part of the text that was explained.
-        truncated: whether that is not all of it.
-        unit: `"word"`, or `"sentence"` for long texts.
-        reasons: the labels, best first.
-    """
-
-    text: str
-    truncated: bool
-    unit: str
-    reasons: tuple[Reason, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class LabelList:
-    """Some of the labels that were asked for, and how many there are."""
-
-    total: int
-    labels: tuple[Label, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class About:
-    """What a tagger is.
-
-    Args:
-        name: of the folder or repository, without the path to it.
-        num_labels: that can be found.
-        has_hierarchy: whether labels have broader labels.
-        base_model: the encoder that it was trained from; empty if unknown.
-        languages: of the texts, if they are known.
-        channels: that rank labels, besides the label vectors.
-        calibrated: whether there are probabilities.
-        data: name, licence, source and counts of the training data, as far as they are recorded.
-        metrics: split, and measure -> value, as in `metrics.json`.
-        max_tokens: that the encoder reads of a text.
-        limits: what is accepted.
-        examples: texts to try.
-        version: of hf_xmc.
-    """
-
-    name: str
-    num_labels: int
-    has_hierarchy: bool
-    base_model: str
-    languages: tuple[str, ...]
-    channels: tuple[str, ...]
-    calibrated: bool
-    data: dict[str, Any]
-    metrics: dict[str, Any]
-    max_tokens: int | None
-    limits: Limits
-    examples: tuple[str, ...]
-    version: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, ready for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -813,60 +649,6 @@ def certainty(probability: float) -> str:
     ('very_likely', 'unlikely')
     """
     return next(word for least, word in CERTAINTIES if probability >= least or not least)
-
-
-def count_tokens(model: Any, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text as an encoder would read it if it had no limit; 0 without an encoder."""
-    tokenizer = getattr(model, "tokenizer", None)
-    if tokenizer is None or max_tokens(model) is None:
-        return [0] * len(texts)
-    texts = [model.config.query_prefix + text for text in texts]
-    if isinstance(model, GraphEncoder):
-        tokenizer.no_truncation()  # each call of `tokenize` sets it again
-        return [len(row.ids) for row in tokenizer.encode_batch(texts)]
-    return [len(row) for row in tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
-
-
-def max_tokens(model: Any) -> int | None:
-    """Tokens of a text that the encoder reads; None without an encoder."""
-    config = model.config
-    return None if getattr(config, "encoder_config", config) is None else int(config.max_query_length)
-
-
-def label_counts(pipeline: XMCPipeline) -> np.ndarray | None:
-    """Training texts of each label that was there in training, int `[L]`; None if they are not known."""
-    if pipeline.fusion is not None:
-        return pipeline.fusion.label_counts
-    return None if (memory := pipeline.memory) is None else memory.positives.label_counts(memory.num_labels)
-
-
-def shown_name(name_or_folder: str | os.PathLike[str]) -> str:
-    """The name of a tagger, without the path to its folder.
-
-    >>> shown_name("/srv/taggers/tools/model"), shown_name("me/my-tagger")
-    ('tools', 'me/my-tagger')
-    """
-    name, path = os.fspath(name_or_folder), Path(name_or_folder)
-    if not path.is_dir() and not path.is_absolute() and len(path.parts) == 2:
-        return name  # on the Hub
-    parts = [part for part in path.resolve().parts if part not in ("model", path.anchor)]
-    return parts[-1] if parts else "tagger"
-
-
-def base_model(run: Mapping[str, Any]) -> str:
-    """The encoder that a tagger was trained from, if that is a name and no path."""
-    name = run.get("encoder") or ""
-    return "" if Path(name).is_absolute() or "\\" in name else name
-
-
-def languages(pipeline: XMCPipeline) -> tuple[str, ...]:
-    """The languages of the texts: as the record of the training says, else that of the words in its channels."""
-    run = pipeline.run
-    given = run.get("data", {}).get("language") or run.get("reading", {}).get("language")
-    if given:
-        return (given,) if isinstance(given, str) else tuple(given)
-    stems = [getattr(channel, "stems", None) for channel in pipeline.channels]
-    return tuple(dict.fromkeys(one.language for one in stems if one is not None))
 
 
 def printable(text: str) -> bool:

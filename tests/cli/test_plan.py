@@ -29,7 +29,8 @@ def test_plan_writes_what_it_prints(
     assert document["epoch"]["steps"] == -(-document["data"]["counts"]["train"] // 32)
     assert document["epoch"]["seconds"] == pytest.approx(document["epoch"]["steps"] * document["step"]["seconds"])
     output = capsys.readouterr().out
-    for word in ("weights", "label bank", "An epoch:", "It fits."):
+    assert document["first_bank"] > 0
+    for word in ("weights", "label bank", "An epoch:", "It fits.", "every label is encoded once"):
         assert word in output
     mixed = json.loads(plan_from([*flags, "--seconds", "0.2", "--label_strategy", "mixed"]).read_text())
     epoch = mixed["epoch"]

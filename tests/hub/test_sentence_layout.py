@@ -65,6 +65,9 @@ def test_a_static_tower_needs_the_folders_code(tiny_encoder: str, tmp_path: Path
     check(encoder, loaded)
     assert encoder.get_embedding_dimension() == loaded.config.embedding_dim
     assert encoder.similarity_fn_name == "cosine"
+    card = (tmp_path / "run/README.md").read_text()
+    assert "trust_remote_code=True)\nsimilarities" in card
+    assert "library_name: hf_xmc" in card, "the widget of the Hub would fail"
 
 
 def test_two_towers_are_a_folder_of_their_own(tiny_encoder: str, tmp_path: Path) -> None:

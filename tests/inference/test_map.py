@@ -47,6 +47,17 @@ def test_labels_alike_are_neighbours_on_the_map() -> None:
     assert (places == tsne(vectors)).all()
 
 
+def test_neighbours_of_many_labels_are_nearly_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(0).normal(size=(2000, 8)).astype(np.float32)
+    points[:40] = points[0]  # the same label many times
+    distances, exact = neighbours(points, 5)
+    monkeypatch.setattr(layouts, "MANY", 1000)
+    _, found = neighbours(points, 5)
+    assert found.shape == exact.shape == distances.shape == (2000, 5)
+    assert (found != np.arange(2000)[:, None]).all()
+    assert np.mean([len({*a} & {*b}) / 5 for a, b in zip(found[40:], exact[40:], strict=True)]) > 0.9
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
 def test_few_labels_and_equal_ones(count: int) -> None:
     for vectors in (np.eye(8, dtype=np.float32)[:count], np.ones((count, 8), np.float32)):

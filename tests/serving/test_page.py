@@ -218,6 +218,28 @@ def test_changes_stay_with_the_visitor_unless_the_owner_shares_them(english: Pag
     assert shared.changing(Visit()) is service
 
 
+def test_a_visit_forgets_its_oldest_texts() -> None:
+    visit = Visit()
+    numbers = [visit.keep(f"{number} " + "a" * 999_000, []) for number in range(6)]
+    assert [*visit.seen] == numbers[2:]
+    assert visit.keep(visit.seen[3].text, []) == 3, "a text that is known keeps its number"
+
+
+def test_the_page_is_mounted_at_any_path_in_every_language(shared_service: TaggingService) -> None:
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    from hf_xmc.serving.page import mount_page
+
+    client = TestClient(mount_page(FastAPI(), shared_service, path="/tagger"))
+    for path, button in (("/tagger/", "Tag"), ("/tagger/de", "Verschlagworten"), ("/tagger/fi", "Asiasanoita")):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert f'"value":"{button}"' in answer.text.replace('": "', '":"')
+    endpoints = client.get("/tagger/gradio_api/info").json()["named_endpoints"]
+    assert list(endpoints) == ["/predict"]
+
+
 def test_the_api_refuses_what_is_too_much_in_a_sentence(shared_service: TaggingService) -> None:
     predict = predict_function(shared_service)
     assert len(predict("a red car", 50)) == 14, "as many as there are"

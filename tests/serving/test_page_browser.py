@@ -46,7 +46,7 @@ def url(browser: Browser, new_pipeline: Callable[[], XMCPipeline]) -> Iterator[s
 @pytest.fixture
 def visitor(browser: Browser, url: str) -> Iterator[Visitor]:
     with visit(browser, url, permissions=["clipboard-read", "clipboard-write"]) as one:
-        one.page.set_default_timeout(15_000)
+        one.page.set_default_timeout(30_000)
         yield one
         assert not one.elsewhere, "the page asked another machine"
         assert not one.complaints
@@ -69,7 +69,10 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def tag(page: Page, text: str) -> None:
-    """Tag a text by keyboard."""
+    """Tag a text by keyboard, with nothing left of the one before."""
+    if page.locator("ol.tags").count():
+        press(page, "Clear")
+        page.locator("ol.tags").wait_for(state="detached")
     box = page.get_by_label("Text", exact=False).first
     box.fill(text)
     box.press("Shift+Enter")

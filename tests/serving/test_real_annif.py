@@ -27,29 +27,8 @@ pytestmark = pytest.mark.slow
 REQUIREMENTS = ("annif>=1.4,<1.5", "annif-client>=0.5,<0.6")
 ENVIRONMENT = Path(os.environ.get("XMC_TEST_ANNIF") or Path.home() / ".cache" / "hf-xmc-tests" / "annif-1.4")
 PUNKT = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
-PROJECTS = """
-[tagger]
-name=Tagger over HTTP
-language=en
-backend=http
-vocab=toys
-endpoint={address}/v1/projects/toys-en/suggest
-project=toys-en
-
-[tfidf]
-name=tf-idf of Annif
-language=en
-backend=tfidf
-analyzer=simple
-vocab=toys
-
-[ensemble]
-name=Both
-language=en
-backend=ensemble
-vocab=toys
-sources=tagger:2,tfidf:1
-"""
+PAGE_OF_DOCS = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+[PROJECTS] = re.findall(r"^```ini\n(# projects.cfg\n.*?)^```$", PAGE_OF_DOCS, flags=re.MULTILINE | re.DOTALL)
 DOCUMENTS = [f"a {colour} {thing}" for colour in COLOURS for thing in THINGS]
 
 
@@ -63,7 +42,7 @@ class Annif:
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
-        (folder / "projects.cfg").write_text(PROJECTS.format(address=address))
+        (folder / "projects.cfg").write_text(PROJECTS.replace("http://127.0.0.1:8000", address))
         sentences = folder / "nltk" / "tokenizers" / "punkt_tab" / "english"  # which NLTK would download
         sentences.mkdir(parents=True)
         for name in PUNKT:
@@ -133,7 +112,7 @@ def annif(environment: Path, address: str, tmp_path_factory: pytest.TempPathFact
     corpus = "".join(f"{text}\t{uri}\n" for text, uri in zip(DOCUMENTS, uris, strict=True))
     (made.folder / "corpus.tsv").write_text(corpus)
     made.run("annif", "load-vocab", "toys", "subjects.csv")
-    made.run("annif", "train", "tfidf", "corpus.tsv")
+    made.run("annif", "train", "tfidf-en", "corpus.tsv")
     return made
 
 
@@ -144,35 +123,35 @@ def expected(service: TaggingService, text: str, k: int) -> dict[str, float]:
 
 
 def test_annif_lists_the_project_as_trained(annif: Annif) -> None:
-    [line] = [line for line in annif.run("annif", "list-projects").splitlines() if line.startswith("tagger ")]
+    [line] = [line for line in annif.run("annif", "list-projects").splitlines() if line.startswith("tagger-en ")]
     assert "True" in line.split()
 
 
 def test_annif_suggests_what_the_tagger_does(annif: Annif, shared_service: TaggingService) -> None:
-    found = annif.suggest("tagger", "a red car", "--limit", "5")
+    found = annif.suggest("tagger-en", "a red car", "--limit", "5")
     assert found == pytest.approx(expected(shared_service, "a red car", 5), abs=1e-4)
-    some = annif.suggest("tagger", "a red car", "--threshold", "0.5")
+    some = annif.suggest("tagger-en", "a red car", "--threshold", "0.5")
     assert some
     assert set(some) == {uri for uri, score in expected(shared_service, "a red car", 14).items() if score >= 0.5}
 
 
 def test_an_ensemble_of_the_tagger_and_tfidf(annif: Annif, shared_service: TaggingService) -> None:
-    both = annif.suggest("ensemble", "a blue stone", "--limit", "100")
+    both = annif.suggest("ensemble-en", "a blue stone", "--limit", "100")
     tagger = expected(shared_service, "a blue stone", 14)
-    tfidf = annif.suggest("tfidf", "a blue stone", "--limit", "100")
+    tfidf = annif.suggest("tfidf-en", "a blue stone", "--limit", "100")
     mean = {uri: (2 * tagger.get(uri, 0) + tfidf.get(uri, 0)) / 3 for uri in {*tagger, *tfidf}}
     assert both == pytest.approx({uri: score for uri, score in mean.items() if score > 0}, abs=2e-4)
 
 
 def test_annif_evaluates_the_tagger(annif: Annif, shared_service: TaggingService) -> None:
-    printed = {project: annif.run("annif", "eval", project, "corpus.tsv") for project in ("tagger", "ensemble")}
+    printed = {project: annif.run("annif", "eval", project, "corpus.tsv") for project in ("tagger-en", "ensemble-en")}
     measured = {project: dict(re.findall(r"^(\S.*?):\s+([\d.]+)$", text, re.M)) for project, text in printed.items()}
-    assert int(measured["tagger"]["Documents evaluated"]) == len(DOCUMENTS)
+    assert int(measured["tagger-en"]["Documents evaluated"]) == len(DOCUMENTS)
     hits = []
     for text, tagged in zip(DOCUMENTS, shared_service.tag(DOCUMENTS, 1), strict=True):
         hits.append(tagged.tags[0].uid in text.split())
-    assert float(measured["tagger"]["Precision@1"]) == pytest.approx(np.mean(hits))
-    assert float(measured["ensemble"]["Precision@1"]) >= 0.9
+    assert float(measured["tagger-en"]["Precision@1"]) == pytest.approx(np.mean(hits))
+    assert float(measured["ensemble-en"]["Precision@1"]) >= 0.9
 
 
 CLIENT = """
@@ -214,7 +193,7 @@ form = {"text": "a red car", "limit": "3", "threshold": "0.01"}
 print(json.dumps({
     "page": page.get("/").text,
     "projects": page.get("/v1/projects").json()["projects"],
-    "results": page.post("/v1/projects/tagger/suggest", data=form).json()["results"],
+    "results": page.post("/v1/projects/tagger-en/suggest", data=form).json()["results"],
 }))
 """
 
@@ -224,7 +203,7 @@ def test_the_page_of_annif(annif: Annif, shared_service: TaggingService) -> None
     said = json.loads(annif.run("python", "-c", PAGE).splitlines()[-1])
     assert "/v1/projects" in said["page"]
     assert {one["project_id"]: one["is_trained"] for one in said["projects"]} == dict.fromkeys(
-        ("tagger", "tfidf", "ensemble"), True
+        ("tagger-en", "tfidf-en", "ensemble-en"), True
     )
     best = expected(shared_service, "a red car", 3)
     assert {hit["uri"]: hit["score"] for hit in said["results"]} == pytest.approx(best, abs=1e-4)

@@ -18,6 +18,7 @@ COMPONENTS = 50  # dimensions in which neighbours are searched
 NEIGHBOURS = 15  # of each label; as good as a perplexity of 30, and three times as fast (Böhm, Berens, Kobak 2022)
 EARLY, LATER = 125, 375  # steps with exaggeration and without
 FITTED = 20_000  # labels that the components are fitted on
+MANY, PROBED = 20_000, 16  # labels whose neighbours are searched in so many of the lists of an inverted file
 FEW = 5_000  # labels for which threads cost more than they bring
 
 
@@ -121,10 +122,16 @@ def tsne(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def neighbours(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances and rows of the k nearest others of each point, `[n, k]`."""
-    index = faiss.IndexFlatL2(points.shape[1])
+    """Distances and rows of the k nearest others of each point, `[n, k]`; of many points nearly the nearest."""
+    index: Any = faiss.IndexFlatL2(points.shape[1])
+    if len(points) > MANY:
+        index = faiss.IndexIVFFlat(index, points.shape[1], int(4 * np.sqrt(len(points))))
+        index.nprobe = PROBED
+        index.train(points)
     index.add(points)
     squares, rows = index.search(points, k + 1)
+    rows = np.where(rows < 0, rows[:, :1], rows)  # fewer than k were found
     own = rows == np.arange(len(points))[:, None]
+    own[:, 1:] &= ~np.logical_or.accumulate(own, axis=1)[:, :-1]
     own[~own.any(axis=1), -1] = True  # where more than k points are the same
     return np.sqrt(np.maximum(squares[~own], 0)).reshape(-1, k), rows[~own].reshape(-1, k)

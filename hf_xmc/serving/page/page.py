@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -84,7 +85,9 @@ def page_options(service: TaggingService) -> dict[str, Any]:
 def mount_page(app: FastAPI, service: TaggingService, path: str = "/", shared_changes: bool = False) -> FastAPI:
     """Put the page on a FastAPI app; at `/` it comes after all other routes, since it takes what is left."""
     made = build_page(service, shared_changes)
-    return gr.mount_gradio_app(app, made, path, **page_options(service))
+    with warnings.catch_warnings():  # of a mode that is off
+        warnings.filterwarnings("ignore", "SSR mode is not supported")
+        return gr.mount_gradio_app(app, made, path, **page_options(service))
 
 
 def launch_page(service: TaggingService, shared_changes: bool = False, **options: Any) -> gr.Blocks:

@@ -45,6 +45,9 @@ def tag_text_tab(page: Page) -> None:
     def tag(visit: Visit, text: str, *settings: Any) -> tuple[str, str, Any]:
         return answered(page, visit, text, settings)
 
+    def tag_again(visit: Visit, text: str, *settings: Any) -> Any:
+        return answered(page, visit, text, settings) if text.strip() else [gr.skip()] * len(outputs)
+
     def tag_example(visit: Visit, event: gr.EventData, *settings: Any) -> tuple[str, str, str, Any]:
         example = page.about.examples[int(event.number)]
         return example, *answered(page, visit, example, settings)
@@ -57,7 +60,7 @@ def tag_text_tab(page: Page) -> None:
 
     outputs = [status, answer, why]
     gr.on([button.click, text.submit], tag, [page.visit, text, *settings], outputs, **PRIVATE)
-    gr.on([one.release for one in settings[1:]], tag, [page.visit, text, *settings], outputs, **PRIVATE)
+    gr.on([one.release for one in settings[1:]], tag_again, [page.visit, text, *settings], outputs, **PRIVATE)
     shelf.example(tag_example, [page.visit, *settings], [text, *outputs], **PRIVATE)
     why.click(explain, [page.visit, text, *settings], outputs, **PRIVATE)
     answer.verdict(judge, page.visit, None, show_progress="hidden", **PRIVATE)

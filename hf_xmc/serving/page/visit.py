@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_xmc.data.files import replacing
 
-MOST_TEXTS = 2000  # that a visit keeps
+MOST_TEXTS, MOST_CHARACTERS = 2000, 4_000_000  # that a visit keeps; the oldest texts are forgotten first
 
 
 @dataclass
@@ -60,8 +60,9 @@ class Visit:
             number, self.next_number = self.next_number, self.next_number + 1
         before = self.seen.pop(number, None)
         self.seen[number] = Seen(text, tags, before.verdicts if before else {})
-        while len(self.seen) > MOST_TEXTS:
-            del self.seen[next(iter(self.seen))]
+        length = sum(len(one.text) for one in self.seen.values())
+        while len(self.seen) > 1 and (len(self.seen) > MOST_TEXTS or length > MOST_CHARACTERS):
+            length -= len(self.seen.pop(next(iter(self.seen))).text)
         return number
 
     def judge(self, number: int, uid: str, verdict: bool | None) -> None:
