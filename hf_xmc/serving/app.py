@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from hf_xmc import __version__
 from hf_xmc.errors import XMCError
-from hf_xmc.serving.access import Keys
+from hf_xmc.serving.access import Keys, Role
 from hf_xmc.serving.annif import Project, annif_routes
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.gate import Gate, error_answer
@@ -40,6 +40,7 @@ def build_app(
     tools: bool = False,
     changed: Callable[[], None] = lambda: None,
     host: str = "127.0.0.1",
+    shared_changes: bool = False,
 ) -> Observed:
     """The application, ready for a server.
 
@@ -51,6 +52,8 @@ def build_app(
         tools: whether to offer the agent's tools at `/mcp`; needs the official SDK of the protocol.
         changed: called after each change of the labels.
         host: the address that the server listens on.
+        shared_changes: whether labels that a visitor of the page adds are there for everybody; if there are keys for
+            changes, this needs one of them.
     """
     figures, made = Figures(service), []
     server = tools_of(service) if tools else None
@@ -89,7 +92,10 @@ def build_app(
         return Observed(app, figures, routes)
     from hf_xmc.serving.page import mount_page  # needs gradio, which is slow to import
 
-    return Observed(mount_page(app, service, path="/"), figures, routes)
+    changes: dict[str, Any] = {"shared_changes": shared_changes, "changed": changed}
+    if app.state.keys.changing:
+        changes["may_change"] = lambda request: request.state.role is Role.CHANGES
+    return Observed(mount_page(app, service, path="/", **changes), figures, routes)
 
 
 def tools_of(service: TaggingService) -> Any:

@@ -15,6 +15,7 @@ from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import STATUS, note
 from hf_xmc.serving.page.visit import Visit
 from hf_xmc.serving.service import About, TaggingService
+from hf_xmc.serving.vocabulary import Label
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ class Page:
         words: the texts of the page.
         visit: the component that holds the `Visit` of each visitor.
         shared_changes: whether labels that a visitor adds are there for all visitors.
+        may_change: whether the visitor who sent a request may add such labels.
+        changed: called after each of these changes.
     """
 
     service: TaggingService
@@ -36,15 +39,30 @@ class Page:
     words: Words
     visit: gr.State
     shared_changes: bool = False
+    may_change: Callable[[gr.Request], bool] = lambda request: True
+    changed: Callable[[], None] = lambda: None
 
     def service_of(self, visit: Visit) -> TaggingService:
         """The tagger with the visitor's own labels."""
         return visit.service or self.service
 
-    def changing(self, visit: Visit) -> TaggingService:
-        """The tagger that the visitor may change."""
-        if self.shared_changes:
-            return self.service
+    def add_label(self, visit: Visit, request: gr.Request, name: str, definition: str) -> Label:
+        """Add a label for the visitor, or for everybody.
+
+        Raises:
+            RequestRefused: `"not_allowed"`, or what `TaggingService.add_label` refuses.
+        """
+        if not self.shared_changes:
+            return self.own_service(visit).add_label(name, definition)
+        if not self.may_change(request):
+            found = "A label that is added here is there for everybody, which needs one of the owner's keys"
+            raise RequestRefused("not_allowed", found, "", 403)
+        label = self.service.add_label(name, definition)
+        self.changed()
+        return label
+
+    def own_service(self, visit: Visit) -> TaggingService:
+        """The tagger whose labels the visitor may change without a change for others."""
         if visit.service is None:
             visit.service = self.service.session()
         return visit.service
