@@ -26,15 +26,16 @@ from hf_xmc.serving import limits, service
 from hf_xmc.serving.access import Keys
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.limits import RequestRefused
-from hf_xmc.serving.page import language, page, tag_file
+from hf_xmc.serving.page import language, page, review, tag_file
 from hf_xmc.serving.page.catalogue import found_labels
 from hf_xmc.serving.page.language import LANGUAGES, TEXTS, Words
-from hf_xmc.serving.page.tab import Page
+from hf_xmc.serving.page.tab import Page, told_apart
 from hf_xmc.serving.page.tag_file import tagged_file
 from hf_xmc.serving.page.tag_text import NUMBER, SET, THRESHOLD, answered, predict_function, tagged
 from hf_xmc.serving.page.tagged_files import read_tagged
 from hf_xmc.serving.page.visit import Visit, write_training_data
 from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.vocabulary import Label, Named
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 PAGE = Path(page.__file__).parent
@@ -227,6 +228,31 @@ def test_changes_stay_with_the_visitor_unless_the_owner_shares_them(english: Pag
     visitor = Visit()
     with pytest.raises(RequestRefused, match="belongs to everybody"):
         shared.own_service(visitor).remove_label("car")
+
+
+def test_labels_of_the_same_name_are_told_apart() -> None:
+    def named(uid: str, name: str, *parents: str) -> Label:
+        return Label(uid, 0, name, parents=tuple(Named(parent, parent) for parent in parents))
+
+    mapping = [
+        named("t1", "Mapping", "Topic"),
+        named("o1", "mapping", "Operation"),
+        named("o2", "Sorting", "Operation"),
+    ]
+    assert told_apart(mapping) == {"t1": "Topic", "o1": "Operation"}
+    assert told_apart([*mapping[:2], named("x", "Mapping")]) == {"t1": "t1", "o1": "o1", "x": "x"}
+    assert told_apart([mapping[0], mapping[0]]) == {}, "it is one label"
+
+
+def test_the_page_shows_what_tells_tags_apart(service: TaggingService) -> None:
+    service.add_label("car", "A wagon of a train.", uid="wagon", parents=["thing"])
+    page_of_it = Page(service, service.about(), Words("en"), gr.State())
+    visit = Visit()
+    _, html, _ = answered(page_of_it, visit, "a red car, a wagon of a train", (NUMBER, 15, 0, 0))
+    assert '<span class="name">car <span class="apart">(wagon)</span></span>' in html
+    assert '<span class="name">red</span>' in html
+    assert "(wagon)" in review.shown(page_of_it, visit)[1]
+    assert "(wagon)" in found_labels(page_of_it, visit, "car", 0)[1]
 
 
 def test_a_visit_forgets_its_oldest_texts() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from hf_xmc.serving.page.look import BUTTONS, FOLLOW, PRIVATE, note, render
-from hf_xmc.serving.page.tab import Page, status_line
+from hf_xmc.serving.page.tab import Page, status_line, told_apart
 from hf_xmc.serving.page.visit import Visit
 from hf_xmc.serving.service import TaggingService
 
@@ -100,7 +100,7 @@ def found_labels(page: Page, visit: Visit, words: str, first: int) -> tuple[Any,
     if found.total > FOUND:
         said += " " + w("catalogue.range", first=first + 1, last=last)
     more = gr.update(visible=last < found.total)
-    return said, render("labels", w, labels=found.labels), more, (words, first)
+    return said, render("labels", w, labels=found.labels, apart=told_apart(found.labels)), more, (words, first)
 
 
 def label_html(page: Page, service: TaggingService, uid: str) -> str:

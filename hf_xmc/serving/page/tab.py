@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from hf_xmc.errors import XMCError
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import STATUS, note
@@ -75,7 +75,7 @@ class Page:
             if error.kind == "upload_too_large":
                 values = {name: round(value / 2**20, 1) for name, value in values.items()}
             return self.words(f"refused.{error.kind}", **values)
-        if isinstance(error, XMCError):
+        if isinstance(error, SettingsError | DataError):
             return str(error)
         logger.error("the page failed", exc_info=error)
         return self.words("failed")
@@ -91,6 +91,25 @@ class Page:
 def status_line() -> gr.HTML:
     """A line that screen readers read out when it changes."""
     return gr.HTML("", js_on_load=STATUS, elem_classes="status")
+
+
+def told_apart(labels: Sequence[Any]) -> dict[str, str]:
+    """What tells labels of the same name apart, by uid: their broader labels where these differ, else the uid. Labels
+    whose name is the only one of its kind are not in it.
+
+    Args:
+        labels: tags or labels.
+    """
+    alike: dict[str, dict[str, Any]] = {}
+    for one in labels:
+        name = one.name if hasattr(one, "name") else one.label
+        alike.setdefault(name.casefold(), {})[one.uid] = one
+    found: dict[str, str] = {}
+    for its in alike.values():
+        above = {uid: "; ".join(parent.name for parent in getattr(one, "parents", ())) for uid, one in its.items()}
+        differ = all(above.values()) and len({*above.values()}) == len(above)
+        found.update({} if len(its) == 1 else above if differ else {uid: uid for uid in its})
+    return found
 
 
 def choices(words: Words, prefix: str, values: list[str]) -> list[tuple[str, Any]]:
