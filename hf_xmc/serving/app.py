@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from hf_xmc import __version__
-from hf_xmc.errors import XMCError
+from hf_xmc.errors import DataError, SettingsError, XMCError
 from hf_xmc.serving.access import Keys, Role
 from hf_xmc.serving.annif import Project, annif_routes
 from hf_xmc.serving.batching import Batcher
@@ -30,6 +31,8 @@ ANNIF_REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, meaning in ((400, "A value is missing or wrong"), (404, "Another project"), (413, "Too long a text"))
 }
 INTERNAL = "Something went wrong in the server; its log has more under the id of this request"
+
+logger = logging.getLogger(__name__)
 
 
 def build_app(
@@ -117,8 +120,11 @@ async def refusal(request: Request, error: Exception) -> JSONResponse:
             kind, status = "not_json", 400
     elif isinstance(error, HTTPException):
         kind, status, message, headers = "refused", error.status_code, f"{error.detail}", error.headers
-    elif isinstance(error, XMCError):
+    elif isinstance(error, SettingsError | DataError):
         kind, status, message = "invalid", 422, str(error)
+    elif isinstance(error, XMCError):  # of the folder or its database, whose place is told to the log only
+        fields = {"request_id": request.scope["state"].get("request_id", "")}
+        logger.error(str(error), extra={"fields": fields})
     answer, media_type = error_answer(kind, message, status, request.scope)
     return JSONResponse(answer, status, headers, media_type)
 

@@ -73,6 +73,7 @@ def test_thresholds_and_sets(shared_service: TaggingService) -> None:
         ("k_out_of_range", ["a"], {"k": 0}),
         ("threshold_and_set", ["a"], {"threshold": 0.5, "conformal": True}),
         ("coverage_out_of_range", ["a"], {"conformal": 1.5}),
+        ("coverage_out_of_range", ["a"], {"conformal": 0.0}),
         ("coverage_out_of_range", ["a"], {"conformal": float("nan")}),
     ],
 )
