@@ -352,7 +352,7 @@ class TaggingService:
             record = self.record(name, definition, None, (), None, before.other_names)
             self.pipeline.update_labels({row: [record["text"], *record["texts"]]})
             if (column := self.vocabulary.columns["definition"]) is not None:
-                self.pipeline.index.catalogue.set_value(row, column, record[column])
+                self.pipeline.index.set_value(row, column, record[column])
             self.changed(texts=True)
             return self.counted([self.vocabulary.label(row)])[0]
 
