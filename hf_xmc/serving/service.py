@@ -179,7 +179,7 @@ class TaggingService:
                 "A threshold and a guaranteed set are both asked for",
                 "choose one of them: a threshold would break the guarantee of the set",
             )
-        if options.conformal is not True and not 0 <= options.conformal < 1:
+        if not isinstance(options.conformal, bool) and not 0 < options.conformal < 1:
             found = f"conformal is {options.conformal}, the coverage of the set"
             raise RequestRefused("coverage_out_of_range", found, "give a number between 0 and 1, such as 0.9")
         fitted = options.conformal is not False or isinstance(options.threshold, str)
