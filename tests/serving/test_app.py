@@ -92,7 +92,9 @@ def test_bodies_that_cannot_be_read(client: TestClient) -> None:
     assert client.post("/api/tag", content=b'{"text": "\\ud800"}', headers=headers).status_code == 422
     assert client.post("/api/tag", content=b'{"text": "a", "threshold": NaN}', headers=headers).status_code == 422
     assert client.post("/api/tag", content=b"\xff\xfe", headers=headers).status_code in (400, 422)
-    assert error_of(client.get("/api/tag")) == (405, "refused")
+    wrong = client.post("/api/labels/car")
+    assert error_of(wrong) == (405, "refused")
+    assert wrong.headers["Allow"] == "DELETE, GET, PATCH"
 
 
 def test_a_body_that_is_too_large_is_refused_whether_or_not_it_says_so(client: TestClient) -> None:
