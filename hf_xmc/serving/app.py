@@ -22,7 +22,7 @@ from hf_xmc.serving.annif import Project, annif_routes
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.gate import Gate, error_answer
 from hf_xmc.serving.limits import RequestRefused
-from hf_xmc.serving.observed import Figures, Observed
+from hf_xmc.serving.observed import METHODS, Figures, Observed
 from hf_xmc.serving.routes import label_routes, model_routes, tag_routes
 from hf_xmc.serving.service import TaggingService
 
@@ -32,7 +32,6 @@ ANNIF_REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, meaning in ((400, "A value is missing or wrong"), (404, "Another project"), (413, "Too long a text"))
 }
 INTERNAL = "Something went wrong in the server; its log has more under the id of this request"
-METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 logger = logging.getLogger(__name__)
 
