@@ -108,7 +108,7 @@ BAD = {
     "names for ids": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [0, "red"]}', "expected a list of label ids"),
     "id out of range": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [3]}', "row 0 refer to id 3; the label"),
     "negative id": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [-1]}', "refer to id -1"),
-    "id twice": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [1, 1]}', "repeat an id"),
+    "id twice": ("trn.jsonl", '{"uid": "a", "text": "b", "labels": [2, 2]}', "repeat an id"),
     "uid twice": (
         "trn.jsonl",
         '{"uid": "a", "text": "b", "labels": [1]}\n{"uid": "a", "text": "c", "labels": [1]}',
