@@ -170,6 +170,8 @@ def find_column(header: list[str], path: Path, given: str | None, usual: tuple[s
         return found
     found = given or named_column(header, usual)
     if not found and flag:
+        if not any(header):
+            raise DataError("the file is empty", path, 1, "expected a line with the names of the columns")
         shown = ", ".join(usual[:9]) + (", ..." if len(usual) > 9 else "")
         raise DataError(
             f"no column with one of the names {shown}",
