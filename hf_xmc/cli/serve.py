@@ -12,6 +12,7 @@ import typer
 from hf_xmc.cli.tables import console
 
 if TYPE_CHECKING:
+    from hf_xmc.serving.access import Keys
     from hf_xmc.serving.service import TaggingService
 
 EXAMPLE = "Example: hf-xmc serve outputs/demo/model --port 8000"
@@ -53,8 +54,16 @@ def serve(
         bool,
         typer.Option(
             "--save",
-            help="Write labels that are changed through the API into the folder. Without it, changes last until the "
+            help="Write labels that are changed for everybody into the folder. Without it, changes last until the "
             "server stops.",
+        ),
+    ] = False,
+    shared_changes: Annotated[
+        bool,
+        typer.Option(
+            "--shared_changes",
+            help="Labels that a visitor of the page adds are there for everybody. If HF_XMC_ADMIN_KEYS is set, adding "
+            "one needs one of its keys. Without this option only the visitor sees them.",
         ),
     ] = False,
     limit: Annotated[
@@ -73,7 +82,8 @@ def serve(
     """Serve a tagger: a page at /, an HTTP API under /api (described at /docs), and metrics at /metrics.
 
     API keys are read from the environment, separated by commas: those in HF_XMC_API_KEYS may use the server, those in
-    HF_XMC_ADMIN_KEYS may also change labels. Without keys, everybody may tag and nobody may change labels.
+    HF_XMC_ADMIN_KEYS may also change labels. Without keys, everybody may tag and nobody may change labels, unless
+    --shared_changes lets visitors of the page add some.
 
     On SIGTERM or Ctrl-C the server finishes the requests that are running, and stops.
     """
@@ -91,19 +101,23 @@ def serve(
     from hf_xmc.serving.server import address, listen, run_server
 
     keys = Keys.from_environment()
+    if shared_changes:
+        check_shared_changes(keys, page=not no_page)
     uris = None if annif_vocabulary is None else uris_of(annif_vocabulary)
     annif = None if annif_project is None else Project(annif_project, language=annif_language or "", uris=uris)
     with listen(host, port) as listening:  # before the model is loaded, which takes longer
         service = loaded(run, limit or (), backend, precision, device)
         changed: Callable[[], None] = (lambda: service.save(run)) if save else (lambda: None)
-        app = build_app(service, keys, not no_page, annif, mcp, changed, host)
+        app = build_app(service, keys, not no_page, annif, mcp, changed, host, shared_changes)
         at = address(listening)
         say(f"{service.name}: {len(service.vocabulary):,} labels, served at {at}; the API is described at {at}/docs")
         if annif is not None:
             say(f"Annif's REST API is at {at}/v1/; in projects.cfg: endpoint={at}/v1/projects/{annif.id}/suggest")
         if host not in LOOPBACK and not keys.tagging:
             say(f"Anybody who can reach {host} may tag: set {TAGGING} to require a key")
-        if save and not keys.changing:
+        if shared_changes and not keys.changing:
+            say(f"Anybody who opens the page may add labels for all: set {CHANGING} and {TAGGING} to require a key")
+        elif save and not keys.changing:
             say(f"Nobody may change labels: set {CHANGING} to the keys that may change them")
         run_server(app, listening, service.limits)
 
@@ -116,6 +130,17 @@ def loaded(run: str, limits: Sequence[str], backend: str, precision: str | None,
     given = {"backend": backend, "precision": precision, "device": device}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return TaggingService.from_pretrained(run, Limits.changed(limits), **options)
+
+
+def check_shared_changes(keys: Keys, page: bool) -> None:
+    """Refuse `--shared_changes` where nobody could make any."""
+    from hf_xmc.serving.access import CHANGING, TAGGING
+
+    if not page:
+        raise typer.BadParameter("--shared_changes is about the page, which --no_page leaves out")
+    if keys.changing and not keys.tagging:
+        found = f"--shared_changes needs keys in {TAGGING} beside those in {CHANGING}"
+        raise typer.BadParameter(f"{found}: a browser asks for a key only if the page cannot be read without one")
 
 
 def offer_tools(service: TaggingService) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -25,6 +26,7 @@ from hf_xmc.data.public_sets import open_public_set
 from hf_xmc.data.reading import Reading
 from hf_xmc.data.schemes import union, unknown_pairs
 from hf_xmc.data.soft_positives import SoftPositives
+from hf_xmc.data.streamed import StreamedDataset, stream
 from hf_xmc.errors import DataError, Problems
 from hf_xmc.metrics.propensity import DEFAULT_PROPENSITY
 from hf_xmc.types import Positives
@@ -175,12 +177,27 @@ class XMCDataset:
         return parquet_folder.write(tables, about, Path(folder))
 
 
+@overload
 def load_xmc_dataset(
     name_or_folder: str | Path,
     options: Options | None = None,
     splitting: SplitOptions | None = None,
     builder: str | None = None,
-) -> XMCDataset:
+    streaming: Literal[False] = False,
+) -> XMCDataset: ...
+
+
+@overload
+def load_xmc_dataset(name_or_folder: str | Path, *, streaming: Literal[True]) -> StreamedDataset: ...
+
+
+def load_xmc_dataset(
+    name_or_folder: str | Path,
+    options: Options | None = None,
+    splitting: SplitOptions | None = None,
+    builder: str | None = None,
+    streaming: bool = False,
+) -> XMCDataset | StreamedDataset:
     """Load a data set: `"sample"` (bundled with the package), a folder, file or archive, the name of a folder in
     `$HF_XMC_DATA`, or the id of a data set on the Hub.
 
@@ -194,6 +211,9 @@ def load_xmc_dataset(
         splitting: how to split it, if not as given. A prepared folder accepts neither `options` nor `splitting`.
         builder: the name of a public data set (`hf_xmc.data.public_sets`) whose propensity constants, lengths and
             text composition are used.
+        streaming: read queries as they arrive, as `datasets.load_dataset` does: of a prepared data set on the Hub,
+            nothing but the label table is downloaded first. What is returned is a [`StreamedDataset`], to look at or
+            to tag; training and evaluation need the whole data set.
 
     Raises:
         DataError: there is no such data set, or its content is not valid; the message names the file, the row and
@@ -204,6 +224,10 @@ def load_xmc_dataset(
     (['uid', 'text', 'labels'], 'data_0006')
     """
     options, splitting = options or Options(), splitting or SplitOptions()
+    if streaming:
+        path = local_path(str(name_or_folder))
+        refuse_options(path, options, splitting, builder)
+        return stream(str(name_or_folder), path, tried(str(name_or_folder)))
 
     def built(source: Source, name: str) -> Path:
         settings = json.dumps([asdict(options), asdict(splitting), builder, name], sort_keys=True)
@@ -268,10 +292,16 @@ def open_dataset(
 
 
 def open_prepared(path: Path, options: Options, splitting: SplitOptions, builder: str | None) -> XMCDataset:
-    """Map a prepared folder, whose texts and splits are already fixed.
+    """Map a prepared folder."""
+    refuse_options(path, options, splitting, builder)
+    return XMCDataset(**parquet_folder.read(path))
+
+
+def refuse_options(path: Path | None, options: Options, splitting: SplitOptions, builder: str | None) -> None:
+    """Texts and splits of a prepared data set are already fixed.
 
     Raises:
-        DataError: an option asks for other texts or splits.
+        DataError: an option asks for others.
     """
     given = {"builder": builder, **asdict(options), "split": splitting.strategy, "test_share": splitting.test_share}
     usual = {"builder": None, **asdict(Options()), "split": "given", "test_share": SplitOptions().test_share}
@@ -279,7 +309,6 @@ def open_prepared(path: Path, options: Options, splitting: SplitOptions, builder
     if asked:
         found = f"a prepared data set cannot be read with {', '.join(asked)}"
         raise DataError(found, path, hint="run hf-xmc prepare with it on the original data")
-    return XMCDataset(**parquet_folder.read(path))
 
 
 def local_path(name: str) -> Path | None:

@@ -119,7 +119,7 @@ class LabelColumns:
 
     value: str
     uids: bool = True
-    uris: Sequence[str | None] | None = None
+    uris: Sequence[str | None] | Mapping[int, str | None] | None = None
     uid_is_uri: bool = False
 
     @classmethod

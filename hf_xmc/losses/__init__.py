@@ -15,7 +15,8 @@ from hf_xmc.losses.softmax import SoftmaxLoss
 from hf_xmc.losses.triplet import TripletMarginLoss
 from hf_xmc.losses.triplet_hardest import HardestPositivesTripletLoss
 
-# The losses that `--loss` knows, in the order of its help text. A new one is its own file and its lines here.
+# The losses that `--loss` knows, in the order of its help text. A new one is its own file and its lines here. Those
+# that do not pay (docs/experiments.md) are for `XMCTrainer(..., loss=...)` alone.
 LOSSES: dict[str, type[Loss]] = {
     loss.name: loss
     for loss in (
@@ -27,9 +28,6 @@ LOSSES: dict[str, type[Loss]] = {
         HardestPositivesTripletLoss,
         ProbContrastiveLoss,
         LabelDistributionallyRobustLoss,
-        PositiveUnlabelledLoss,
-        AsymmetricFocalLoss,
-        MultiLabelClusterLoss,
     )
 }
 

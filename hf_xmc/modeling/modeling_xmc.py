@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
+from transformers.utils.hub import create_and_tag_model_card
 
 from .checksums_xmc import check_files
 from .configuration_xmc import SETTINGS, XMCDualEncoderConfig
@@ -28,6 +31,9 @@ from .towers_xmc import as_tower, check_dimensions, cut_lengths, load_towers
 Side = Literal["query", "label"]
 Output = Literal["embeddings", "dense", "pooled"]
 HUB_OPTIONS = ("revision", "token", "cache_dir", "trust_remote_code")
+PUSH_OPTIONS = ("commit_message", "private", "token", "revision", "create_pr", "tags")  # that saving may be given
+# Files of another model in the same repository, and checksums of them.
+OTHERS = ("manifest.json", LABEL_HEAD, "model*.safetensors", "model.safetensors.index.json")
 
 
 @dataclass
@@ -186,6 +192,8 @@ class XMCDualEncoderModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save the model as with any `PreTrainedModel`, with its tokenizer and label head."""
+        push = {key: kwargs.pop(key) for key in ("repo_id", *PUSH_OPTIONS) if key in kwargs}
+        pushes = kwargs.pop("push_to_hub", False)  # what is saved here as well, so not by the method above
         if self.label_head is not None:
             self.config.label_head = self.label_head.kind
         Path(save_directory, "manifest.json").unlink(missing_ok=True)  # checksums of the files before
@@ -200,6 +208,44 @@ class XMCDualEncoderModel(PreTrainedModel):
             self.label_head.save(save_directory)
         else:
             Path(save_directory, LABEL_HEAD).unlink(missing_ok=True)  # from another model
+        if pushes:
+            self.push_to_hub(**{"repo_id": Path(save_directory).name, **push})
+
+    def push_to_hub(  # type: ignore[override]  # the parent's takes anything, and passes it on to one like this
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: Any = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: list[str] | None = None,
+    ) -> Any:
+        """Upload the model alone, as with any `PreTrainedModel`; `XMCPipeline.push_to_hub` uploads a whole tagger.
+
+        Over a repository of a whole tagger, the same commit deletes weights of the model before and `manifest.json`,
+        whose checksums would refuse the new files. Its index is refused on loading if another encoder made it.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not create_pr:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        card = create_and_tag_model_card(repo_id, tags, token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            card.save(Path(folder, "README.md"))
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "Upload model",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+                delete_patterns=[*OTHERS],
+            )
 
     def forward(
         self,

@@ -144,8 +144,17 @@ class Catalogue:
         self.texts_changed += 1
 
     def set_value(self, row: int, name: str, value: Any) -> None:
-        """Give a row another value in a column that the embeddings do not depend on, such as a definition."""
+        """Give a row another value in a column that the embeddings do not depend on, such as a definition.
+
+        Raises:
+            NotInIndex: a column that the table does not have.
+            SettingsError: the column of uids.
+        """
         table = self.arrow
+        if name not in table.column_names:
+            raise NotInIndex(f"The label table has no column {name!r}; it has {', '.join(table.column_names)}")
+        if name == "uid":
+            raise SettingsError("a label keeps its uid", hint="remove the label and add it with another one")
         field, values = table.schema.field(name), table[name].to_pylist()
         values[row] = value
         changed = pa.chunked_array([pa.array(values, field.type)])

@@ -271,6 +271,22 @@ class LabelIndex:
         self.index.remove(ids)
         self.index.add(matrix, rows)
 
+    def set_value(self, label_id: int, column: str, value: Any) -> None:
+        """Give a label another value in a column that the embeddings do not depend on, such as a definition.
+
+        Raises:
+            NotInIndex: an id or a column that is not in the index (also a KeyError).
+            SettingsError: the column of uids.
+
+        >>> from datasets import Dataset
+        >>> index = LabelIndex.build(np.eye(1), Dataset.from_dict({"uid": ["a"], "text": ["red"], "note": ["old"]}))
+        >>> index.set_value(0, "note", "new")
+        >>> index.labels[0]["note"]
+        'new'
+        """
+        [row] = self.catalogue.known([label_id]).tolist()
+        self.catalogue.set_value(row, column, value)
+
     def to(self, device: Any) -> LabelIndex:
         """Search a flat index on a torch device, by matrix products; `"cpu"` means FAISS again.
 

@@ -74,12 +74,21 @@ class Document(BaseModel):
 
 
 class Batch(BaseModel):
+    """Several texts."""
+
     documents: list[Document] = Field(max_length=DOCUMENTS)
 
 
+def name_languages(schema: dict[str, Any]) -> None:
+    """Write the languages that can be told into the description of a list of them, once somebody asks for it."""
+    schema["items"]["enum"] = [str(code) for code in language_identifier().labels]
+
+
 class Languages(BaseModel):
+    """A text, and the languages that it may be in."""
+
     text: str
-    languages: list[str] = Field(min_length=1, max_length=5)
+    languages: list[str] = Field(min_length=1, max_length=5, json_schema_extra=name_languages)
 
 
 class ProblemError(Exception):
@@ -123,8 +132,9 @@ def said(errors: Sequence[Any]) -> str:
 
 
 async def form_of(request: Request) -> SuggestForm:
-    """The form of a request. Unlike forms that FastAPI reads, an empty text is a text."""
-    return SuggestForm.model_validate(dict(await request.form()))
+    """The form of a request. Unlike forms that FastAPI reads, an empty text is a text. Files in it are no texts."""
+    async with request.form(max_files=0) as form:
+        return SuggestForm.model_validate(dict(form))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -14,8 +15,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from hf_xmc import __version__
-from hf_xmc.errors import XMCError
-from hf_xmc.serving.access import Keys
+from hf_xmc.errors import DataError, SettingsError, XMCError
+from hf_xmc.serving.access import Keys, Role
 from hf_xmc.serving.annif import Project, annif_routes
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.gate import Gate, error_answer
@@ -31,6 +32,8 @@ ANNIF_REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 INTERNAL = "Something went wrong in the server; its log has more under the id of this request"
 
+logger = logging.getLogger(__name__)
+
 
 def build_app(
     service: TaggingService,
@@ -40,6 +43,7 @@ def build_app(
     tools: bool = False,
     changed: Callable[[], None] = lambda: None,
     host: str = "127.0.0.1",
+    shared_changes: bool = False,
 ) -> Observed:
     """The application, ready for a server.
 
@@ -51,6 +55,8 @@ def build_app(
         tools: whether to offer the agent's tools at `/mcp`; needs the official SDK of the protocol.
         changed: called after each change of the labels.
         host: the address that the server listens on.
+        shared_changes: whether labels that a visitor of the page adds are there for everybody; if there are keys for
+            changes, this needs one of them.
     """
     figures, made = Figures(service), []
     server = tools_of(service) if tools else None
@@ -89,7 +95,10 @@ def build_app(
         return Observed(app, figures, routes)
     from hf_xmc.serving.page import mount_page  # needs gradio, which is slow to import
 
-    return Observed(mount_page(app, service, path="/"), figures, routes)
+    changes: dict[str, Any] = {"shared_changes": shared_changes, "changed": changed}
+    if app.state.keys.changing:
+        changes["may_change"] = lambda request: request.state.role is Role.CHANGES
+    return Observed(mount_page(app, service, path="/", **changes), figures, routes)
 
 
 def tools_of(service: TaggingService) -> Any:
@@ -111,8 +120,11 @@ async def refusal(request: Request, error: Exception) -> JSONResponse:
             kind, status = "not_json", 400
     elif isinstance(error, HTTPException):
         kind, status, message, headers = "refused", error.status_code, f"{error.detail}", error.headers
-    elif isinstance(error, XMCError):
+    elif isinstance(error, SettingsError | DataError):
         kind, status, message = "invalid", 422, str(error)
+    elif isinstance(error, XMCError):  # of the folder or its database, whose place is told to the log only
+        fields = {"request_id": request.scope["state"].get("request_id", "")}
+        logger.error(str(error), extra={"fields": fields})
     answer, media_type = error_answer(kind, message, status, request.scope)
     return JSONResponse(answer, status, headers, media_type)
 

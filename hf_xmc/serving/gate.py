@@ -15,6 +15,13 @@ from hf_xmc.serving.limits import Limits, RequestRefused, megabytes
 
 OPEN = ("/healthz",)  # answered without a key
 INTERFACES = ("/api/", "/v1/", "/mcp")  # what programs call; all else belongs to the page
+# What Gradio offers and this page does not use. Some of it keeps what a visitor did in files that nobody removes.
+UNUSED = (
+    *("/gradio_api/deep_link", "/gradio_api/dev/", "/gradio_api/proxy=", "/gradio_api/process_recording"),
+    *("/gradio_api/vibe", "/gradio_api/undo-vibe", "/gradio_api/run", "/gradio_api/api/", "/gradio_api/stream/"),
+    *("/gradio_api/component_server", "/custom_component/", "/gradio_api/custom_component/", "/monitoring"),
+)
+ELSEWHERE = (b"cross-site", b"same-site")  # how a browser says that the page of another address sends a request
 DRAINED = 4  # times the largest body that is read and thrown away, so that a client reads why it was refused
 RETRY_AFTER = "1"  # seconds after which a busy server may be asked again
 
@@ -49,8 +56,18 @@ class Gate:
                 )
                 await refuse(scope, send, found)
             return
-        if scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["path"].startswith(UNUSED) and scope["type"] == "http":
+            await refuse(scope, send, RequestRefused("not_found", "There is nothing at this address", "", 404))
+        elif scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
+        elif headers.get(b"sec-fetch-site") in ELSEWHERE:  # the browser may add the key that its owner once gave
+            found = RequestRefused(
+                "other_site",
+                "A page of another address sent this request",
+                "open the page of this server instead",
+                403,
+            )
+            await refuse(scope, send, found)
         elif scope["path"].startswith(INTERFACES):
             await self.one_of_many(scope, receive, send, length_of(headers))
         else:

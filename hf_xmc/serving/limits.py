@@ -60,7 +60,7 @@ class Limits:
     queue: int = 256
     name_characters: int = 300
     definition_characters: int = 5_000
-    session_labels: int = 1_000
+    session_labels: int = 200
 
     @classmethod
     def changed(cls, given: Sequence[str]) -> Limits:

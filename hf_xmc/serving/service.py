@@ -179,7 +179,7 @@ class TaggingService:
                 "Both a threshold and a guaranteed set were requested",
                 "choose one of them: a threshold would break the guarantee of the set",
             )
-        if options.conformal is not True and not 0 <= options.conformal < 1:
+        if not isinstance(options.conformal, bool) and not 0 < options.conformal < 1:
             found = f"conformal is {options.conformal}, the coverage of the set"
             raise RequestRefused("coverage_out_of_range", found, "give a number between 0 and 1, such as 0.9")
         fitted = options.conformal is not False or isinstance(options.threshold, str)
@@ -352,7 +352,7 @@ class TaggingService:
             record = self.record(name, definition, None, (), None, before.other_names)
             self.pipeline.update_labels({row: [record["text"], *record["texts"]]})
             if (column := self.vocabulary.columns["definition"]) is not None:
-                self.pipeline.index.catalogue.set_value(row, column, record[column])
+                self.pipeline.index.set_value(row, column, record[column])
             self.changed(texts=True)
             return self.counted([self.vocabulary.label(row)])[0]
 

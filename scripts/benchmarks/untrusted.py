@@ -41,11 +41,13 @@ from hf_xmc.audit.pool import Pool
 from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.hub.run import versions, write_json
 from hf_xmc.inference.evaluation.evaluate import score
+from hf_xmc.losses import LOSSES, AsymmetricFocalLoss, MultiLabelClusterLoss, PositiveUnlabelledLoss
 from hf_xmc.metrics import search_depth
 from hf_xmc.retrieval.search import exact_search
 
 MEASURES = ("P@1", "P@5", "nDCG@5", "PSP@5")
 NEAR = 10  # nearest labels that a near label is drawn from
+OTHERS = {loss.name: loss for loss in (PositiveUnlabelledLoss, AsymmetricFocalLoss, MultiLabelClusterLoss)}
 Figures = dict[str, dict[str, float]]
 
 
@@ -271,7 +273,7 @@ def embeddings(
         )
         args = XMCTrainingArguments(
             folder,
-            loss=loss,
+            loss=loss if loss in LOSSES else "decoupled_softmax",
             ldr_margin=settings.ldr_margin,
             ldr_alpha=settings.ldr_alpha,
             num_train_epochs=settings.epochs,
@@ -293,6 +295,7 @@ def embeddings(
             label_dataset=data.labels,
             train_ignored=data.filters.get("train"),
             train_soft=data.soft,
+            loss=None if loss in LOSSES else OTHERS[loss](temperature),
         )
         trainer.train()
         model.eval()

@@ -56,6 +56,12 @@ def test_model_index_and_pipeline_push_themselves(trained_folder: Path, hub: Hub
     assert report["parts_equal"]
     assert report["whole_equal"]
     assert report["run_equal"]
+    # A model alone over a whole tagger, whose checksums would refuse it.
+    assert report["over_equal"]
+    assert report["changed"]
+    assert set(hub.files("tester/over")) == {*PUSHED, ".gitattributes"} - {"manifest.json"}
+    assert len(hub.messages("tester/over")) == 4, "one commit each"
+    assert hub.repositories["models/tester/over"].private
     assert "labels.parquet" not in hub.files("tester/model-only")
     assert "model.safetensors" not in hub.files("tester/index-only")
     # The pipeline went to the branch that was named, under the account of the token, with a card of its own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,29 @@ def test_tokenizer_and_features_without_our_pipeline(tiny_encoder: str, tmp_path
     assert ids == model.tokenize(TEXTS[:1], "query")[0]
     found = pipeline("feature-extraction", model=str(tmp_path))(TEXTS[0])
     np.testing.assert_allclose(found, model.encode_queries(TEXTS[:1]), atol=1e-6)
+
+
+ASKED = """
+import sys
+sys.modules["hf_xmc"] = None  # as if it were not installed
+from transformers import AutoTokenizer
+print(AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=False)(sys.argv[2])["input_ids"])
+for answer in ("no", "end of input"):
+    print("\\n--", AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2])["input_ids"])
+print("--", [name for name in sys.modules if name.startswith("transformers_modules")])
+"""
+
+
+def test_the_tokenizer_runs_no_code_of_the_folder(tiny_encoder: str, tmp_path: Path, python: str) -> None:
+    model = made(tiny_encoder, tmp_path / "run")
+    command = [python, "-c", ASKED, str(tmp_path / "run"), TEXTS[0]]
+    done = subprocess.run(command, input="n\n", capture_output=True, text=True, cwd=tmp_path, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    told, refused, closed, imported = done.stdout.split("--")
+    ids = str(model.tokenize(TEXTS[:1], "query")[0])
+    assert told.split("\n")[0] == ids, "nobody is asked"
+    assert refused.split("\n")[0].strip() == closed.split("\n")[0].strip() == ids
+    assert imported.strip() == "[]"
 
 
 def test_a_part_that_was_changed_is_refused(trained_folder: Path) -> None:

@@ -107,6 +107,15 @@ def test_changes_are_seen_by_others_and_come_back_to_a_folder(address: Callable[
     other.update(ids[:1], -vectors[:1], ["z"])
     assert made.search(-vectors[:1], 1).ids.tolist() == [[LABELS]]
     assert made.labels[LABELS]["text"] == "z"
+    other.set_value(LABELS, "scheme", "b")
+    assert made.search(-vectors[:1], 1, where={"scheme": "b"}).ids.tolist() == [[LABELS]]
+    assert made.labels[LABELS]["scheme"] == "b"
+    with pytest.raises(SettingsError, match="a copy of an engine's; call set_value of the index"):
+        made.catalogue.set_value(LABELS, "scheme", "a")
+    with pytest.raises(SettingsError, match="a label keeps its uid"):
+        made.set_value(LABELS, "uid", "z")
+    with pytest.raises(NotInIndex, match="no column 'kind'"):
+        made.set_value(LABELS, "kind", "z")
     other.remove([LABELS])
     made.refresh()
     assert made.removed == {5, LABELS}

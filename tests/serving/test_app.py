@@ -16,6 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from hf_xmc import XMCPipeline
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.serving.access import Keys
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.batching import Batcher
@@ -261,3 +262,28 @@ def test_other_limits_are_those_of_the_api(new_pipeline: Callable[[], XMCPipelin
         assert client.post("/api/tag", json={"text": "abcdef", "k": 1}).status_code == 422
         assert client.post("/api/tag", json={"text": "abcde", "k": 3}).status_code == 422
         assert len(client.post("/api/tag", json={"text": "abcde", "k": 2}).json()["tags"]) == 2
+
+
+def test_an_error_of_the_folder_does_not_say_where_it_is(
+    service: TaggingService, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ModelFolderError("is being written", "/srv/taggers/toys")
+
+    keys = {"X-API-Key": "owner"}
+    with TestClient(build_app(service, Keys((), ("owner",)), page=False, changed=fail)) as client:
+        refused = client.post("/api/labels", json={"name": "zebra"}, headers=keys)
+    assert error_of(refused) == (500, "internal_error")
+    assert "/srv" not in refused.text
+    assert "/srv/taggers/toys: is being written" in caplog.text
+
+
+def test_a_page_of_another_address_changes_nothing(service: TaggingService) -> None:
+    with TestClient(build_app(service, Keys((), ("owner",)), page=False)) as client:
+        for site in ("cross-site", "same-site"):
+            headers = {"X-API-Key": "owner", "Sec-Fetch-Site": site}
+            assert error_of(client.delete("/api/labels/car", headers=headers)) == (403, "other_site")
+        assert client.get("/api/labels/car", headers=headers).status_code == 200
+        assert (
+            client.delete("/api/labels/car", headers={**headers, "Sec-Fetch-Site": "same-origin"}).status_code == 204
+        )

@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("gradio", reason="the extra 'space' is not installed")
 import gradio as gr
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from hf_xmc.errors import DataError
 from hf_xmc.fit.sources import read_source
@@ -21,15 +23,19 @@ from hf_xmc.inference.batch import predict_file
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.text_files import read_rows
 from hf_xmc.serving import limits, service
-from hf_xmc.serving.page import language, page, tag_file
+from hf_xmc.serving.access import Keys
+from hf_xmc.serving.app import build_app
+from hf_xmc.serving.limits import RequestRefused
+from hf_xmc.serving.page import language, page, review, tag_file
 from hf_xmc.serving.page.catalogue import found_labels
 from hf_xmc.serving.page.language import LANGUAGES, TEXTS, Words
-from hf_xmc.serving.page.tab import Page
+from hf_xmc.serving.page.tab import Page, told_apart
 from hf_xmc.serving.page.tag_file import tagged_file
 from hf_xmc.serving.page.tag_text import NUMBER, SET, THRESHOLD, answered, predict_function, tagged
 from hf_xmc.serving.page.tagged_files import read_tagged
 from hf_xmc.serving.page.visit import Visit, write_training_data
 from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.vocabulary import Label, Named
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 PAGE = Path(page.__file__).parent
@@ -207,31 +213,57 @@ def shown_for(english: Page, path: Path) -> str:
 
 
 def test_changes_stay_with_the_visitor_unless_the_owner_shares_them(english: Page, service: TaggingService) -> None:
-    visit = Visit()
-    assert english.changing(visit) is visit.service is not None
-    visit.service.add_label("zeppelin", "A ship in the air with gas in it.")
+    visit, request = Visit(), gr.Request()
+    english.add_label(visit, request, "zeppelin", "A ship in the air with gas in it.")
     assert [found_labels(english, its, "zeppelin", 0)[0] for its in (visit, Visit())] == [
         "1 label found.",
         "0 labels found.",
     ]
-    shared = Page(service, service.about(), Words("en"), gr.State(), shared_changes=True)
-    assert shared.changing(Visit()) is service
+    told: list[int] = []
+    about, changed = service.about(), lambda: told.append(1)
+    shared = Page(service, about, Words("en"), gr.State(), shared_changes=True, changed=changed)
+    shared.add_label(Visit(), request, "zeppelin", "A ship in the air with gas in it.")
+    assert found_labels(shared, Visit(), "zeppelin", 0)[0] == "1 label found."
+    assert told == [1]
+    visitor = Visit()
+    with pytest.raises(RequestRefused, match="belongs to everybody"):
+        shared.own_service(visitor).remove_label("car")
+
+
+def test_labels_of_the_same_name_are_told_apart() -> None:
+    def named(uid: str, name: str, *parents: str) -> Label:
+        return Label(uid, 0, name, parents=tuple(Named(parent, parent) for parent in parents))
+
+    mapping = [
+        named("t1", "Mapping", "Topic"),
+        named("o1", "mapping", "Operation"),
+        named("o2", "Sorting", "Operation"),
+    ]
+    assert told_apart(mapping) == {"t1": "Topic", "o1": "Operation"}
+    assert told_apart([*mapping[:2], named("x", "Mapping")]) == {"t1": "t1", "o1": "o1", "x": "x"}
+    assert told_apart([mapping[0], mapping[0]]) == {}, "it is one label"
+
+
+def test_the_page_shows_what_tells_tags_apart(service: TaggingService) -> None:
+    service.add_label("car", "A wagon of a train.", uid="wagon", parents=["thing"])
+    page_of_it = Page(service, service.about(), Words("en"), gr.State())
+    visit = Visit()
+    _, html, _ = answered(page_of_it, visit, "a red car, a wagon of a train", (NUMBER, 15, 0, 0))
+    assert '<span class="name">car <span class="apart">(wagon)</span></span>' in html
+    assert '<span class="name">red</span>' in html
+    assert "(wagon)" in review.shown(page_of_it, visit)[1]
+    assert "(wagon)" in found_labels(page_of_it, visit, "car", 0)[1]
 
 
 def test_a_visit_forgets_its_oldest_texts() -> None:
     visit = Visit()
-    numbers = [visit.keep(f"{number} " + "a" * 999_000, []) for number in range(6)]
+    numbers = [visit.keep(f"{number} " + "a" * 249_000, []) for number in range(6)]
     assert [*visit.seen] == numbers[2:]
     assert visit.keep(visit.seen[3].text, []) == 3, "a text that is known keeps its number"
 
 
 def test_the_page_is_mounted_at_any_path_in_every_language(shared_service: TaggingService) -> None:
-    from fastapi import FastAPI
-    from fastapi.testclient import TestClient
-
-    from hf_xmc.serving.page import mount_page
-
-    client = TestClient(mount_page(FastAPI(), shared_service, path="/tagger"))
+    client = TestClient(page.mount_page(FastAPI(), shared_service, path="/tagger"))
     for path, button in (("/tagger/", "Tag"), ("/tagger/de", "Verschlagworten"), ("/tagger/fi", "Asiasanoita")):
         answer = client.get(path)
         assert answer.status_code == 200
@@ -253,3 +285,52 @@ def test_languages_are_read_from_files_of_the_package() -> None:
     assert language.TEXTS.is_dir()
     with pytest.raises(KeyError):
         Words("en")("no.such.text")
+
+
+def event(client: TestClient, name: str, *data: Any, **headers: str) -> Any:
+    """What an event of the page in English gives to its outputs, whatever a visitor of the page sends with it."""
+    functions = client.get("/config", headers=headers).json()["dependencies"]
+    number = next(one["id"] for one in functions if one["api_name"] == name)
+    sent = {"fn_index": number, "data": data, "session_hash": name}
+    assert client.post("/gradio_api/queue/join", json=sent, headers=headers).status_code == 200
+    answer = client.get("/gradio_api/queue/data", params={"session_hash": name}, headers=headers).text
+    events = [json.loads(line.removeprefix("data: ")) for line in answer.splitlines() if line.startswith("data: ")]
+    return next(one["output"] for one in events if one["msg"] == "process_completed")
+
+
+def test_who_gets_at_the_page_and_what_it_leaves_out(service: TaggingService, tmp_path: Path) -> None:
+    (tmp_path / "private.csv").write_text("text\na red car\n")
+    with TestClient(build_app(service, Keys(("reader",), ("owner",)), shared_changes=True)) as client:
+        for path in ("/", "/config", "/gradio_api/info", f"/gradio_api/file={tmp_path}/private.csv", "/metrics"):
+            assert client.get(path).status_code == 401
+        assert client.post("/gradio_api/upload", files={"files": ("a.csv", b"text\n")}).status_code == 401
+        client.headers["X-API-Key"] = "reader"
+        assert client.get("/").status_code == 200
+        assert str(tmp_path) not in client.get("/config").text
+        assert client.get(f"/gradio_api/file={tmp_path}/private.csv").status_code == 403
+        for path in ("/gradio_api/deep_link?session_hash=a", "/gradio_api/dev/reload", "/monitoring/summary"):
+            assert client.get(path).json()["error"]["kind"] == "not_found"
+        foreign = {"Sec-Fetch-Site": "cross-site"}
+        assert client.post("/gradio_api/queue/join", json={}, headers=foreign).json()["error"]["kind"] == "other_site"
+        label = (None, "zeppelin", "A ship in the air with gas in it.")
+        assert "needs one of the owner" in str(event(client, "add_label", *label))
+        assert service.search_labels("zeppelin").total == 0
+        assert "zeppelin was added" in str(event(client, "add_label", *label, **{"X-API-Key": "owner"}))
+        assert service.search_labels("zeppelin").total == 1
+        # Nor does it read a file of the server whose path is sent in place of an uploaded one.
+        given = {"path": str(tmp_path / "private.csv"), "meta": {"_type": "gradio.FileData"}}
+        assert event(client, "look", None, given) == {"error": None}
+
+
+def test_visits_are_forgotten(shared_service: TaggingService, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = page.build_page(shared_service)
+    holder = page.Visits()
+    holder.set_blocks(made)
+    assert holder.capacity == page.MOST_VISITS
+    assert holder["a visit"] is not None
+    holder.delete_all_expired_state()
+    assert "a visit" in holder
+    monkeypatch.setattr(page, "KEPT_SECONDS", -1)
+    holder.delete_all_expired_state()
+    assert "a visit" not in holder
+    assert not holder.time_last_used

@@ -137,14 +137,18 @@ READER = Reader(
 )
 
 
-def pull_prepared(name: str) -> Path | None:
+def pull_prepared(name: str, queries: bool = True) -> Path | None:
     """Download a data set that `hf-xmc prepare --push_to_hub` wrote, or return None if the name is not one.
 
     It is then read like the folder that was pushed, with filter pairs, propensity constants and label counts.
+
+    Args:
+        queries: whether to download the queries, and not the label table alone.
     """
     try:
         hf_hub_download(name, "dataset.json", repo_type="dataset")
-        patterns = ["dataset.json", "data/*.parquet", "labels/labels.parquet", "soft/train.parquet"]
+        patterns = ["dataset.json", "labels/labels.parquet"]
+        patterns += ["data/*.parquet", "soft/train.parquet"] if queries else []
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
     except (OSError, ValueError, HfHubHTTPError):  # no such name, no such file, no network
         return None

@@ -214,6 +214,14 @@ class Engine(Protocol):
         """
         ...
 
+    def set_rows(self, label_ids: np.ndarray, rows: pa.Table) -> None:
+        """Give labels other rows of the label table, with the uids that they had; their vectors stay.
+
+        Raises:
+            NotInIndex: a label that is not there any more; nothing is changed then.
+        """
+        ...
+
     def remove(self, label_ids: np.ndarray) -> None:
         """Remove labels.
 

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 KEPT = ("texts", "encoder_fingerprint", "head_fingerprint")  # of the index that is copied
 
 
+class CopiedTable(Catalogue):
+    """The label table of an engine as it was last read. What is written here would not reach the engine."""
+
+    def set_texts(self, label_ids: np.ndarray, texts: Sequence[str]) -> None:
+        raise SettingsError("this label table is a copy of an engine's", hint="call update of the index")
+
+    def set_value(self, row: int, name: str, value: Any) -> None:
+        raise SettingsError("this label table is a copy of an engine's", hint="call set_value of the index")
+
+
 class EngineIndex(LabelIndex):
     """A [`LabelIndex`] whose vectors and label table are in a database, for many writers, SQL filters and replicas.
 
@@ -40,7 +50,7 @@ class EngineIndex(LabelIndex):
         self.lock = threading.RLock()
         self.schema = from_text(about.pop("schema"))
         held: Any = engine  # in the place of FAISS; all that uses it is overridden
-        super().__init__(held, Catalogue(self.schema.empty_table()), about)
+        super().__init__(held, CopiedTable(self.schema.empty_table()), about)
         self.refresh()
 
     @classmethod
@@ -222,6 +232,14 @@ class EngineIndex(LabelIndex):
                 changed.set_texts(given, texts)
                 rows = changed.arrow
             self.engine.update(ids, rows, owners, matrix)
+            self.refresh()
+
+    def set_value(self, label_id: int, column: str, value: Any) -> None:
+        with self.current():
+            ids = self.catalogue.known([label_id])
+            changed = Catalogue(self.catalogue.arrow.take(pa.array(ids)))
+            changed.set_value(0, column, value)
+            self.engine.set_rows(ids, changed.arrow)
             self.refresh()
 
     def to(self, device: Any) -> LabelIndex:

@@ -272,15 +272,25 @@ class PostgreSQL:
             version = self.next_version(cursor, several=len(np.unique(owners)) < len(owners))
             self.mark(cursor, label_ids, version)
             if rows is not None:
-                given = zip(label_ids.tolist(), rows["text"].to_pylist(), further_columns(rows), strict=True)
-                cursor.executemany(
-                    self.query("UPDATE {schema}.labels SET text = %s, columns = %s WHERE id = %s"),
-                    [(text, json.dumps(columns), id_) for id_, text, columns in given],
-                )
+                self.write_rows(cursor, label_ids, rows)
             cursor.execute(self.query("DELETE FROM {schema}.vectors WHERE id = ANY(%s)"), (label_ids.tolist(),))
             self.copy_vectors(cursor, owners, matrix)
 
         self.run(work, writing=True)
+
+    def set_rows(self, label_ids: np.ndarray, rows: pa.Table) -> None:
+        def work(cursor: Any) -> None:
+            self.mark(cursor, label_ids, self.next_version(cursor))
+            self.write_rows(cursor, label_ids, rows)
+
+        self.run(work, writing=True)
+
+    def write_rows(self, cursor: Any, label_ids: np.ndarray, rows: pa.Table) -> None:
+        given = zip(label_ids.tolist(), rows["text"].to_pylist(), further_columns(rows), strict=True)
+        cursor.executemany(
+            self.query("UPDATE {schema}.labels SET text = %s, columns = %s WHERE id = %s"),
+            [(text, json.dumps(columns), id_) for id_, text, columns in given],
+        )
 
     def remove(self, label_ids: np.ndarray) -> None:
         def work(cursor: Any) -> None:

@@ -298,6 +298,14 @@ class Qdrant:
             self.put(owners, matrix, [by_id[id_] for id_ in owners.tolist()], np.zeros(label_ids.max() + 1, np.int64))
             self.drop_old(label_ids, version)
 
+    def set_rows(self, label_ids: np.ndarray, rows: pa.Table) -> None:
+        m = self.models
+        with self.writing() as version:
+            self.live(label_ids)
+            for payload in self.payloads(label_ids, rows, version):
+                points = m.Filter(must=[m.FieldCondition(key="label", match=m.MatchValue(value=payload["label"]))])
+                self.write(self.client.set_payload, self.name, payload, points=m.FilterSelector(filter=points))
+
     def remove(self, label_ids: np.ndarray) -> None:
         with self.writing() as version:
             self.bury([{**payload, "changed": version} for payload in self.live(label_ids)])

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from hf_xmc.serving.page.look import BUTTONS, FOLLOW, PRIVATE, note, render
-from hf_xmc.serving.page.tab import Page, status_line
+from hf_xmc.serving.page.tab import Page, status_line, told_apart
 from hf_xmc.serving.page.visit import Visit
 from hf_xmc.serving.service import TaggingService
 
@@ -63,20 +63,19 @@ def label_changes(page: Page, listed: gr.HTML, shown: gr.HTML) -> None:
     def open_label(visit: Visit, event: gr.EventData) -> str:
         return page.or_error(lambda: label_html(page, page.service_of(visit), event.uid))
 
-    def add_label(visit: Visit, name: str, definition: str) -> tuple[Visit, str, str, Any, Any]:
+    def add_label(visit: Visit, name: str, definition: str, request: gr.Request) -> tuple[Visit, str, str, Any, Any]:
         try:
             if not name.strip():
                 return visit, note(w, w("catalogue.no_name"), "error"), gr.skip(), gr.skip(), gr.skip()
-            service = page.changing(visit)
-            label = service.add_label(name.strip(), definition.strip())
+            label = page.add_label(visit, request, name.strip(), definition.strip())
             said = note(w, w("catalogue.added", label=label.name), "done")
-            return visit, said, label_html(page, service, label.uid), "", ""
+            return visit, said, label_html(page, page.service_of(visit), label.uid), "", ""
         except Exception as error:
             return visit, note(w, page.sentence(error), "error"), gr.skip(), gr.skip(), gr.skip()
 
     def remove(visit: Visit, event: gr.EventData) -> str:
         def make() -> str:
-            page.changing(visit).remove_label(event.uid)
+            page.own_service(visit).remove_label(event.uid)
             return note(w, w("catalogue.removed"), "done")
 
         return page.or_error(make)
@@ -95,16 +94,16 @@ def found_labels(page: Page, visit: Visit, words: str, first: int) -> tuple[Any,
     try:
         found = service.search_labels(words, FOUND, first) if words.strip() else service.roots(FOUND, first)
     except Exception as error:
-        return "", note(w, page.sentence(error), "error"), gr.update(visible=False), (words, 0)
+        return "", note(w, page.sentence(error), "error"), gr.update(visible=False), ("", 0)
     key = "catalogue.found" if words.strip() else "catalogue.roots" if page.about.has_hierarchy else "catalogue.all"
     said, last = w.count(key, found.total), first + len(found.labels)
     if found.total > FOUND:
         said += " " + w("catalogue.range", first=first + 1, last=last)
     more = gr.update(visible=last < found.total)
-    return said, render("labels", w, labels=found.labels), more, (words, first)
+    return said, render("labels", w, labels=found.labels, apart=told_apart(found.labels)), more, (words, first)
 
 
 def label_html(page: Page, service: TaggingService, uid: str) -> str:
     """A label with what it means, what is above it and below it."""
     label = service.describe_label(uid)
-    return render("label", page.words, label=label, removable=label.own and not page.shared_changes)
+    return render("label", page.words, label=label)

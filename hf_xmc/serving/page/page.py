@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.state_holder import StateHolder
 
 from hf_xmc.serving.page.about import about_tab
 from hf_xmc.serving.page.catalogue import catalogue_tab
@@ -23,32 +26,45 @@ if TYPE_CHECKING:
 
 AT_A_TIME = 4  # visitors whose requests of one kind are answered side by side; the others wait
 KEPT_SECONDS = 3600  # files, and what a visitor did, after the last use
+MOST_VISITS = 500  # at a time, of which each takes about 0.4 MB besides its texts; the oldest is forgotten first
 
 
-def build_page(service: TaggingService, shared_changes: bool = False) -> gr.Blocks:
+def build_page(
+    service: TaggingService,
+    shared_changes: bool = False,
+    may_change: Callable[[gr.Request], bool] = lambda request: True,
+    changed: Callable[[], None] = lambda: None,
+) -> gr.Blocks:
     """Build the page: one address for each language, `/`, `/de` and `/fi`, and the API `/predict`.
 
     Args:
         service: the tagger.
         shared_changes: whether labels that a visitor adds are there for everybody. By default only that visitor sees
             them.
+        may_change: whether the visitor who sent a request may add labels that are there for everybody.
+        changed: called after each change of such labels.
     """
     about = service.about()
     first, *others = LANGUAGES
     with gr.Blocks(title=title_of(about), analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as made:
-        build_language(service, about, first, shared_changes)
+        build_language(service, about, first, shared_changes, may_change, changed)
         gr.api(predict_function(service), api_name="predict")
     for language in others:
         with made.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
-            build_language(service, about, language, shared_changes)
+            build_language(service, about, language, shared_changes, may_change, changed)
+    made.state_session_capacity = MOST_VISITS
     return made.queue(max_size=service.limits.queue, default_concurrency_limit=AT_A_TIME)
 
 
-def build_language(service: TaggingService, about: About, language: str, shared_changes: bool) -> None:
-    """The page in one language, inside a `gr.Blocks`."""
+def build_language(service: TaggingService, about: About, language: str, *changes: Any) -> None:
+    """The page in one language, inside a `gr.Blocks`.
+
+    Args:
+        *changes: `shared_changes`, `may_change` and `changed` of `Page`.
+    """
     w = Words(language)
     visit = gr.State(Visit(), time_to_live=KEPT_SECONDS)
-    page = Page(service, about, w, visit, shared_changes)
+    page = Page(service, about, w, visit, *changes)
     gr.HTML(render("header", w, about=about, title=title_of(about), languages=LANGUAGES))
     with gr.Tabs():
         with gr.Tab(w("tab.text")):
@@ -78,16 +94,23 @@ def page_options(service: TaggingService) -> dict[str, Any]:
         "run_history": False,
         "max_file_size": service.limits.upload_bytes,
         "ssr_mode": False,
-        "show_error": True,
+        "show_error": False,  # what the page does not expect may name files of the server
     }
 
 
-def mount_page(app: FastAPI, service: TaggingService, path: str = "/", shared_changes: bool = False) -> FastAPI:
-    """Put the page on a FastAPI app; at `/` it comes after all other routes, since it takes what is left."""
-    made = build_page(service, shared_changes)
+def mount_page(app: FastAPI, service: TaggingService, path: str = "/", **changes: Any) -> FastAPI:
+    """Put the page on a FastAPI app; at `/` it comes after all other routes, since it takes what is left.
+
+    Args:
+        **changes: of `build_page`: `shared_changes`, `may_change`, `changed`.
+    """
+    made = build_page(service, **changes)
     with warnings.catch_warnings():  # of a mode that is off
         warnings.filterwarnings("ignore", "SSR mode is not supported")
-        return gr.mount_gradio_app(app, made, path, **page_options(service))
+        app = gr.mount_gradio_app(app, made, path, **page_options(service))
+    made.has_launched = True  # only then does Gradio refuse a path that is sent in place of an uploaded file
+    forget_visits(made)
+    return app
 
 
 def launch_page(service: TaggingService, shared_changes: bool = False, **options: Any) -> gr.Blocks:
@@ -97,5 +120,29 @@ def launch_page(service: TaggingService, shared_changes: bool = False, **options
         **options: of `gr.Blocks.launch`.
     """
     made = build_page(service, shared_changes)
-    made.launch(**{**page_options(service), **options})
+    own = {"state_session_capacity": MOST_VISITS}
+    made.launch(**{**page_options(service), **own, **options, "prevent_thread_lock": True})
+    forget_visits(made)
+    if not options.get("prevent_thread_lock"):
+        made.block_thread()
     return made
+
+
+class Visits(StateHolder):
+    """What Gradio keeps of each visit: our `Visit`, and all that was last shown or written. It forgets a state only
+    if an event has set it, and the rest never."""
+
+    def delete_all_expired_state(self) -> None:
+        """Forget visits that were not used for an hour; Gradio calls this every second."""
+        super().delete_all_expired_state()
+        oldest = datetime.now() - timedelta(seconds=KEPT_SECONDS)  # as Gradio writes it
+        for number, used in [*self.time_last_used.items()]:
+            if used < oldest:
+                with self.lock:
+                    self.session_data.pop(number, None)
+                    self.time_last_used.pop(number, None)
+
+
+def forget_visits(made: gr.Blocks) -> None:
+    """Let a page that is on a server forget visits; Gradio makes the holder of their states itself."""
+    made.state_holder.__class__ = Visits

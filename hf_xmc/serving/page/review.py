@@ -9,7 +9,7 @@ import gradio as gr
 
 from hf_xmc.data.reading import Reading
 from hf_xmc.serving.page.look import BUTTONS, PRIVATE, note, render
-from hf_xmc.serving.page.tab import Page, status_line
+from hf_xmc.serving.page.tab import Page, status_line, told_apart
 from hf_xmc.serving.page.tag_file import ENDINGS, without_path
 from hf_xmc.serving.page.tag_text import verdict_of
 from hf_xmc.serving.page.tagged_files import read_tagged
@@ -70,8 +70,9 @@ def shown(page: Page, visit: Visit) -> tuple[str, str, Any, Any]:
     w = page.words
     tags = sorted(visit.open(), key=lambda one: one[0])
     rows = [(visit.seen[number], number, tag) for _, number, tag in tags[:SHOWN]]
+    apart = told_apart([tag for _, _, tag in rows])
     empty = w("review.empty") if not visit.seen else w("review.all_done")
-    html = render("review", w, rows=rows) if rows else note(w, empty)
+    html = render("review", w, rows=rows, apart=apart) if rows else note(w, empty)
     return counted(page, visit), html, gr.update(visible=bool(rows)), gr.update(visible=bool(visit.accepted()))
 
 

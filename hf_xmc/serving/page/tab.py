@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from hf_xmc.errors import XMCError
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import STATUS, note
 from hf_xmc.serving.page.visit import Visit
 from hf_xmc.serving.service import About, TaggingService
+from hf_xmc.serving.vocabulary import Label
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ class Page:
         words: the texts of the page.
         visit: the component that holds the `Visit` of each visitor.
         shared_changes: whether labels that a visitor adds are there for all visitors.
+        may_change: whether the visitor who sent a request may add such labels.
+        changed: called after each of these changes.
     """
 
     service: TaggingService
@@ -36,15 +39,30 @@ class Page:
     words: Words
     visit: gr.State
     shared_changes: bool = False
+    may_change: Callable[[gr.Request], bool] = lambda request: True
+    changed: Callable[[], None] = lambda: None
 
     def service_of(self, visit: Visit) -> TaggingService:
         """The tagger with the visitor's own labels."""
         return visit.service or self.service
 
-    def changing(self, visit: Visit) -> TaggingService:
-        """The tagger that the visitor may change."""
-        if self.shared_changes:
-            return self.service
+    def add_label(self, visit: Visit, request: gr.Request, name: str, definition: str) -> Label:
+        """Add a label for the visitor, or for everybody.
+
+        Raises:
+            RequestRefused: `"not_allowed"`, or what `TaggingService.add_label` refuses.
+        """
+        if not self.shared_changes:
+            return self.own_service(visit).add_label(name, definition)
+        if not self.may_change(request):
+            found = "A label that is added here is there for everybody, which needs one of the owner's keys"
+            raise RequestRefused("not_allowed", found, "", 403)
+        label = self.service.add_label(name, definition)
+        self.changed()
+        return label
+
+    def own_service(self, visit: Visit) -> TaggingService:
+        """The tagger whose labels the visitor may change without a change for others."""
         if visit.service is None:
             visit.service = self.service.session()
         return visit.service
@@ -57,7 +75,7 @@ class Page:
             if error.kind == "upload_too_large":
                 values = {name: round(value / 2**20, 1) for name, value in values.items()}
             return self.words(f"refused.{error.kind}", **values)
-        if isinstance(error, XMCError):
+        if isinstance(error, SettingsError | DataError):
             return str(error)
         logger.error("the page failed", exc_info=error)
         return self.words("failed")
@@ -73,6 +91,25 @@ class Page:
 def status_line() -> gr.HTML:
     """A line that screen readers read out when it changes."""
     return gr.HTML("", js_on_load=STATUS, elem_classes="status")
+
+
+def told_apart(labels: Sequence[Any]) -> dict[str, str]:
+    """What tells labels of the same name apart, by uid: their broader labels where these differ, else the uid. Labels
+    whose name is the only one of its kind are not in it.
+
+    Args:
+        labels: tags or labels.
+    """
+    alike: dict[str, dict[str, Any]] = {}
+    for one in labels:
+        name = one.name if hasattr(one, "name") else one.label
+        alike.setdefault(name.casefold(), {})[one.uid] = one
+    found: dict[str, str] = {}
+    for its in alike.values():
+        above = {uid: "; ".join(parent.name for parent in getattr(one, "parents", ())) for uid, one in its.items()}
+        differ = all(above.values()) and len({*above.values()}) == len(above)
+        found.update({} if len(its) == 1 else above if differ else {uid: uid for uid in its})
+    return found
 
 
 def choices(words: Words, prefix: str, values: list[str]) -> list[tuple[str, Any]]:

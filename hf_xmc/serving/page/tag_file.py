@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,16 @@ def tagged_file(
     total, service = count_rows(source), page.service_of(visit)
     with service.lock.reading():
         labels = LabelColumns.of(service.view().pipeline.index.labels, page.about.calibrated)
+    uris: dict[int, str | None] = {}  # of the labels that were found: others may be added meanwhile
+    labels = labels if labels.uris is None else replace(labels, uris=uris)
     parts, found, schema = list[Path](), Summary(), None
     for window in read_windows(source, WINDOW):
         texts = texts_of(window, source.reading, path)
         parts.append(target.path.with_name(f"{window.number}{target.part_suffix}"))
-        schema, its = write_part(window, texts, tags_of(service, texts, selection), parts[-1], target, labels, schema)
+        tagged = tags_of(service, texts, selection)
+        uris.update({tag.id: tag.uri for tags in tagged for tag in tags})
+        tags = [[as_record(tag) for tag in its] for its in tagged]
+        schema, its = write_part(window, texts, tags, parts[-1], target, labels, schema)
         found.add(its)
         progress((found.texts, total), desc=page.words("file.working"))
     said = [merge(parts, target, labels, found, target.path)]
@@ -185,16 +191,17 @@ def summary_of(w: Words, found: Summary) -> Iterator[str]:
         yield w.count("file.blank", found.blank)
 
 
-def tags_of(service: TaggingService, texts: Sequence[str], selection: SelectionOptions) -> list[list[dict[str, Any]]]:
-    """The tags of each text, as a file of tags takes them; none for a blank one. Of a very long text the beginning is
-    read, as the encoder does anyway."""
+def tags_of(service: TaggingService, texts: Sequence[str], selection: SelectionOptions) -> list[tuple[Tag, ...]]:
+    """The tags of each text; none for a blank one. Of a very long text the beginning is read, as the encoder does
+    anyway."""
     most = service.limits.text_characters
     given = [text[:most] for text in texts if text.strip()]
     tagged = iter(service.tag(given, selection.k, selection.threshold) if given else ())
-    return [[as_record(tag) for tag in next(tagged).tags] if text.strip() else [] for text in texts]
+    return [next(tagged).tags if text.strip() else () for text in texts]
 
 
 def as_record(tag: Tag) -> dict[str, Any]:
+    """A tag as files of tags and the API of the page have it."""
     known = {} if tag.probability is None else {"probability": tag.probability}
     return {"label": tag.label, "uid": tag.uid, "id": tag.id, "score": tag.score, **known}
 

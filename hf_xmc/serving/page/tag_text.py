@@ -13,7 +13,7 @@ import gradio as gr
 from hf_xmc.inference.tag_files import harmless
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import BUTTONS, PRIVATE, note, render
-from hf_xmc.serving.page.tab import Page, choices, status_line
+from hf_xmc.serving.page.tab import Page, choices, status_line, told_apart
 from hf_xmc.serving.page.tag_file import as_record
 from hf_xmc.serving.page.visit import Seen, Visit
 from hf_xmc.serving.service import Reason, Tag, Tagged, TaggingService
@@ -131,6 +131,7 @@ def answer_html(w: Words, seen: Seen, number: int, found: Tagged, reasons: Mappi
         "answer",
         w,
         tags=found.tags,
+        apart=told_apart(found.tags),
         number=number,
         verdicts=seen.verdicts,
         cut=cut_sentence(w, seen.text, found),

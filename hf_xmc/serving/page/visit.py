@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_xmc.data.files import replacing
 
-MOST_TEXTS, MOST_CHARACTERS = 2000, 4_000_000  # that a visit keeps; the oldest texts are forgotten first
+MOST_TEXTS, MOST_CHARACTERS = 2000, 1_000_000  # that a visit keeps; the oldest texts are forgotten first
 
 
 @dataclass
