@@ -110,7 +110,7 @@ def serve(
         changed: Callable[[], None] = (lambda: service.save(run)) if save else (lambda: None)
         app = build_app(service, keys, not no_page, annif, mcp, changed, host, shared_changes)
         at = address(listening)
-        say(f"{service.name}: {len(service.vocabulary):,} labels, served at {at}; the API is described at {at}/docs")
+        say(f"{service.name}: {len(service.vocabulary):,} labels, served at {at}, with the API described at {at}/docs")
         if annif is not None:
             say(f"Annif's REST API is at {at}/v1/; in projects.cfg: endpoint={at}/v1/projects/{annif.id}/suggest")
         if host not in LOOPBACK and not keys.tagging:
