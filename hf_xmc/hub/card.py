@@ -112,12 +112,13 @@ def model_card(
         title=f"{dataset} tagger" if dataset else Path(name).name,
         name=json.dumps(name),
         example=json.dumps(data.get("example") or "Paste a text here", ensure_ascii=False),
-        towers=towers(shared, encoder if is_hub_id(encoder) else ""),
+        towers=towers(shared, encoder if is_hub_id(encoder) else "", student := run.get("student") or {}),
         shared=shared,
-        dimension=config.get("projection_dim") or (config.get("encoder_config") or {}).get("hidden_size"),
+        student=student,
+        dimension=dimension(config),
         # The vector of a label whose text is fused with a classifier is not of unit length.
         normalize=config.get("normalize", True) and (label_head or {}).get("kind") != "classifier",
-        max_length=config.get("max_query_length"),
+        max_length=None if is_static(config) else config.get("max_query_length"),
         loads=loads,
         parts=fitted_parts(memory or {}, confidence or {}, label_head, reranker, channels, fusion),
         fitted={"num_queries": 0, "data": "", **settings} if (settings := (confidence or {}).get("settings")) else {},
@@ -389,8 +390,26 @@ def measured(metrics: Mapping[str, Any], dataset: str) -> str:
     return f"On {split}{f' of `{cell(dataset)}`' if dataset else ''}{queries}, as fractions; higher is better."
 
 
-def towers(shared: bool, encoder: str) -> str:
+def dimension(config: Mapping[str, Any]) -> int:
+    """Dimensions of the embeddings, by the model's configuration; 0 if it does not say.
+
+    >>> dimension({"encoder_config": {"hidden_size": 384}, "static_dim": 256}), dimension({"static_dim": 64})
+    (640, 64)
+    """
+    hidden = (config.get("encoder_config") or {}).get("hidden_size")
+    dense = 0 if is_static(config) else config.get("projection_dim") or hidden or 0
+    return int(dense) + int(config.get("static_dim") or 0)
+
+
+def is_static(config: Mapping[str, Any]) -> bool:
+    """Whether a model is a static tower alone."""
+    return config.get("static_dim") is not None and not config.get("encoder_config")
+
+
+def towers(shared: bool, encoder: str, student: Mapping[str, Any]) -> str:
     """The encoders in words."""
+    if student:
+        return "a table of vectors of words and word pairs, without a transformer,"
     origin = f" (from [{encoder}](https://huggingface.co/{encoder}))" if encoder else ""
     return f"one encoder{origin}" if shared else f"two encoders, one for texts and one for labels{origin},"
 

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 
 from hf_xmc import __version__
 from hf_xmc.errors import DataError, SettingsError, XMCError
@@ -21,7 +22,7 @@ from hf_xmc.serving.annif import Project, annif_routes
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.gate import Gate, error_answer
 from hf_xmc.serving.limits import RequestRefused
-from hf_xmc.serving.observed import Figures, Observed
+from hf_xmc.serving.observed import METHODS, Figures, Observed
 from hf_xmc.serving.routes import label_routes, model_routes, tag_routes
 from hf_xmc.serving.service import TaggingService
 
@@ -120,6 +121,8 @@ async def refusal(request: Request, error: Exception) -> JSONResponse:
             kind, status = "not_json", 400
     elif isinstance(error, HTTPException):
         kind, status, message, headers = "refused", error.status_code, f"{error.detail}", error.headers
+        if status == 405 and (methods := methods_of(request)):
+            message, headers = f"This address takes {methods}, not {request.method}", {"Allow": methods}
     elif isinstance(error, SettingsError | DataError):
         kind, status, message = "invalid", 422, str(error)
     elif isinstance(error, XMCError):  # of the folder or its database, whose place is told to the log only
@@ -127,6 +130,16 @@ async def refusal(request: Request, error: Exception) -> JSONResponse:
         logger.error(str(error), extra={"fields": fields})
     answer, media_type = error_answer(kind, message, status, request.scope)
     return JSONResponse(answer, status, headers, media_type)
+
+
+def methods_of(request: Request) -> str:
+    """The methods that an address takes. It may have a route for each, which knows only its own."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+
+    def takes(method: str) -> bool:
+        return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+
+    return ", ".join(filter(takes, METHODS))
 
 
 def spoken(error: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ ID = re.compile(rb"[\w.\-]{1,64}")  # of a request, as a client may give it
 STREAM = "/heartbeat/"  # in the path of a stream by which gradio notices that a page was closed
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,8 @@ class Observed:
 
     def tell(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         """Count a request and log it; 499 is a client that went away before it was answered."""
-        route, method = route_of(scope, self.whole), scope["method"]
+        route = route_of(scope, self.whole)
+        method = scope["method"] if scope["method"] in METHODS else "other"  # a client may send any word
         self.figures.requests.labels(route, method, str(status)).inc()
         self.figures.seconds.labels(route).observe(seconds)
         fields = {"request_id": request_id, "method": method, "route": route, "status": status}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from hf_xmc.serving.access import CHANGING, Role
 from hf_xmc.serving.answers import About, Explained, LabelList, Tagged
@@ -25,6 +25,14 @@ class Strict(BaseModel):
     """A request: no unknown fields, and no values of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def whole(number: Any) -> Any:
+    """9 for 9.0, which JSON does not tell from it; anything else as it is."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
 
 
 class Problem(BaseModel):
@@ -70,7 +78,7 @@ def tag_routes(service: TaggingService, batcher: Callable[[], Batcher]) -> APIRo
     a_text = Annotated[str, Field(min_length=1, max_length=limits.text_characters, pattern=NOT_BLANK)]
 
     class Options(Strict):
-        k: int = Field(5, ge=1, le=limits.k, description="Labels per text, at most.")
+        k: Whole = Field(5, ge=1, le=limits.k, description="Labels per text, at most.")
         threshold: Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(pattern=THRESHOLD)] | None = (
             Field(
                 None,
@@ -102,7 +110,7 @@ def tag_routes(service: TaggingService, batcher: Callable[[], Batcher]) -> APIRo
         """A text whose labels are to be explained."""
 
         text: a_text
-        k: int = Field(3, ge=1, le=limits.explained_labels, description="Labels to explain: the best ones.")
+        k: Whole = Field(3, ge=1, le=limits.explained_labels, description="Labels to explain: the best ones.")
         labels: list[str] | None = Field(
             None,
             max_length=limits.explained_labels,

@@ -22,6 +22,7 @@ from hf_xmc.hub.folder import files_to_push
 from hf_xmc.inference.export.export import export
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.retrieval.catalogue import NotInIndex
+from hf_xmc.retrieval.channels import QueryMemory
 
 TEXTS = ["a red car", "", "blue " * 40, "a green house and more words than fit into the maximum length of a query"]
 ENGINES = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -80,6 +81,44 @@ def test_a_static_tower_goes_with_the_graph(tiny_encoder: str, toy: Path, tmp_pa
     export(folder, "onnx", int8=with_encoder)
     check_backend(folder, "onnx")
     assert any(name.startswith("onnx/words") for name in files_to_push(folder))
+
+
+@pytest.mark.parametrize("static_dim", [None, 8])
+def test_a_static_student_takes_the_place_of_the_encoder(
+    tiny_encoder: str, toy: Path, tmp_path: Path, static_dim: int | None
+) -> None:
+    data = load_xmc_dataset(toy)
+    texts, folder = data.queries["train"]["text"][:], tmp_path / "run"
+    model = XMCDualEncoderModel.from_encoder(tiny_encoder, static_dim=static_dim, static_weight=0.3, seed=0)
+    if model.static_tower is not None:
+        model.grow_static_tower(model.static_tower.features([*texts, *data.labels["text"][:]]))
+        model.static_tower.round_to_half()
+    memory = QueryMemory.build(np.asarray(model.encode_queries(texts)), data.positives("train"), data.num_labels)
+    teacher = XMCPipeline(model, XMCPipeline.build(model, data.labels).index, memory=memory)
+    teacher.save_pretrained(folder)
+    done = CliRunner().invoke(app, ["export", str(folder), "--to", "static", "--dataset", str(toy)])
+    assert done.exit_code == 0, done.output
+    assert "student" in done.output
+    assert "hf-xmc calibrate" in done.output
+    student = XMCPipeline.from_pretrained(tmp_path / "run-static")
+    assert student.model.query_encoder is None
+    assert student.memory is not None, "the space is the same, so channels stay"
+    held_out = data.queries["test"]["text"][:]
+    ours, theirs = np.asarray(student.model.encode_queries(held_out)), np.asarray(model.encode_queries(held_out))
+    shuffled = np.roll(theirs, 1, axis=0)
+    assert (ours * theirs).sum(1).mean() > 0.95 > (ours * shuffled).sum(1).mean()
+    assert (student.predict(held_out, 2).ids == teacher.predict(held_out, 2).ids).mean() > 0.8
+    named = student.predict(data.labels["text"][:], 1, memory=False).ids.ravel()
+    assert (named == np.arange(data.num_labels)).mean() > 0.9, "a label's name gives its vector"
+    card = (tmp_path / "run-static/README.md").read_text()
+    assert "It is a **static student**" in card
+    assert "P@5 is" in card
+    assert not (tmp_path / "run-static/tokenizer.json").exists()
+    with pytest.raises(ModelFolderError, match="it is static already"):
+        export(tmp_path / "run-static", "static", dataset=data)
+    for output, dataset, reason in ((None, None, "name their data set"), (folder, data, "the teacher's folder")):
+        with pytest.raises(SettingsError, match=reason):
+            export(folder, "static", output, dataset=dataset)
 
 
 def run_script(python: str, name: str, folder: Path, **environment: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def test_one_text_and_many(client: TestClient, shared_service: TaggingService) -
         [tag.uid for tag in tagged.tags] for tagged in shared_service.tag(["a red car", "a green house"], 2)
     ]
     assert client.post("/api/tag-batch", json={"texts": []}).json() == []
+    assert len(client.post("/api/tag", json={"text": "a red car", "k": 2.0}).json()["tags"]) == 2
 
 
 def test_explain_model_health_and_labels(client: TestClient) -> None:
@@ -92,7 +93,9 @@ def test_bodies_that_cannot_be_read(client: TestClient) -> None:
     assert client.post("/api/tag", content=b'{"text": "\\ud800"}', headers=headers).status_code == 422
     assert client.post("/api/tag", content=b'{"text": "a", "threshold": NaN}', headers=headers).status_code == 422
     assert client.post("/api/tag", content=b"\xff\xfe", headers=headers).status_code in (400, 422)
-    assert error_of(client.get("/api/tag")) == (405, "refused")
+    wrong = client.post("/api/labels/car")
+    assert error_of(wrong) == (405, "refused")
+    assert wrong.headers["Allow"] == "DELETE, GET, PATCH"
 
 
 def test_a_body_that_is_too_large_is_refused_whether_or_not_it_says_so(client: TestClient) -> None:
@@ -117,7 +120,9 @@ def test_request_ids_logs_and_figures_but_no_texts(client: TestClient, caplog: p
     assert (one["request_id"], one["method"], one["route"], one["status"]) == ("mine-1", "POST", "/api/tag", 200)
     assert (other["route"], other["status"]) == ("/api/labels/{uid:path}", 404)
     assert "secret" not in "".join(lines)
+    client.request("SURPRISE", "/api/tag")
     figures = client.get("/metrics").text
+    assert "SURPRISE" not in figures
     assert 'hf_xmc_requests_total{method="POST",route="/api/tag",status="200"}' in figures
     assert "hf_xmc_labels 14.0" in figures
     assert "hf_xmc_batch_texts_bucket" in figures

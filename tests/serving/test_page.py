@@ -26,7 +26,7 @@ from hf_xmc.serving import limits, service
 from hf_xmc.serving.access import Keys
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.limits import RequestRefused
-from hf_xmc.serving.page import language, page, review, tag_file
+from hf_xmc.serving.page import language, page, review, tag_file, visits
 from hf_xmc.serving.page.catalogue import found_labels
 from hf_xmc.serving.page.language import LANGUAGES, TEXTS, Words
 from hf_xmc.serving.page.tab import Page, told_apart
@@ -320,17 +320,23 @@ def test_who_gets_at_the_page_and_what_it_leaves_out(service: TaggingService, tm
         # Nor does it read a file of the server whose path is sent in place of an uploaded one.
         given = {"path": str(tmp_path / "private.csv"), "meta": {"_type": "gradio.FileData"}}
         assert event(client, "look", None, given) == {"error": None}
+        held = next(
+            route.app for route in client.app.app.routes if hasattr(getattr(route, "app", None), "state_holder")
+        )
+        assert isinstance(held.state_holder, visits.Visits)
 
 
 def test_visits_are_forgotten(shared_service: TaggingService, monkeypatch: pytest.MonkeyPatch) -> None:
     made = page.build_page(shared_service)
-    holder = page.Visits()
+    holder = visits.Visits()
     holder.set_blocks(made)
-    assert holder.capacity == page.MOST_VISITS
-    assert holder["a visit"] is not None
+    assert holder.capacity == visits.MOST_VISITS
+    field = next(number for number, one in made.blocks.items() if isinstance(one, gr.Textbox))
+    holder["a visit"]._update_value_in_config(field, "a secret red car")
+    assert "a secret red car" not in str([*holder["a visit"].components]), "what was typed is not kept"
     holder.delete_all_expired_state()
     assert "a visit" in holder
-    monkeypatch.setattr(page, "KEPT_SECONDS", -1)
+    monkeypatch.setattr(visits, "KEPT_SECONDS", -1)
     holder.delete_all_expired_state()
     assert "a visit" not in holder
     assert not holder.time_last_used

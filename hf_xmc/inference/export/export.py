@@ -23,7 +23,7 @@ from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import LabelIndex
 
-FORMS = (*BACKENDS, "sentence-transformers", "vectors", *ENGINES)
+FORMS = (*BACKENDS, "sentence-transformers", "vectors", "static", *ENGINES)
 K = 5
 
 
@@ -34,7 +34,7 @@ class Exported:
     Args:
         path: the file, folder or address.
         size: of it in bytes; 0 for a database.
-        cost: metrics on validation, `"torch"` and `"int8"`, if they were measured.
+        cost: metrics on validation, if they were measured: `"torch"` and `"int8"`, or `"teacher"` and `"student"`.
     """
 
     path: Path | Address
@@ -60,10 +60,12 @@ def export(
 
     Args:
         folder: a trained folder; for a form that becomes part of it not a Hub repository.
-        to: `"onnx"`, `"openvino"`, `"sentence-transformers"`, `"vectors"`, `"postgresql"` or `"qdrant"`.
+        to: `"onnx"`, `"openvino"`, `"sentence-transformers"`, `"vectors"`, `"static"` (a tagger whose encoder is a
+            static student of this one, many times as fast), `"postgresql"` or `"qdrant"`.
         output: the folder, or the file of vectors (`.parquet`, `.safetensors`); by default a name beside the folder's.
         int8: an int8 version as well, which is then the one that is loaded by default.
-        dataset: with `int8`, the data set on whose validation split its cost is measured.
+        dataset: with `int8`, the data set on whose validation split its cost is measured; for `static` also the one
+            whose training texts the student learns from, which it needs.
         side: for sentence-transformers, one side alone (`"query"` or `"label"`).
         url: address of PostgreSQL or Qdrant, to which labels and vectors are copied; see [`EngineIndex.connect`].
         factory: of PostgreSQL and Qdrant: `"flat"` for exact search, or `"hnsw"`.
@@ -90,6 +92,9 @@ def export(
         made = EngineIndex.copy(LabelIndex.from_pretrained(path), url or "", to, factory, overwrite)
         made.engine.close()
         return Exported(made.engine.address, 0)
+    if to == "static":
+        target = Path(output) if output is not None else beside.with_name(f"{beside.name}-static")
+        return export_static(path, dataset, target)
     if to == "vectors":
         target = Path(output) if output is not None else beside.with_name(f"{beside.name}-vectors.parquet")
         written = export_vectors(LabelIndex.from_pretrained(path), target)
@@ -100,6 +105,27 @@ def export(
         written = (export_onnx if to == "onnx" else export_openvino)(path, load_model(path), int8)
     cost = measure_cost(path, to, as_dataset(dataset)) if int8 and dataset is not None else {}
     return Exported(written, size_of(written), cost)
+
+
+def export_static(folder: Path, dataset: AnyDataset | None, target: Path) -> Exported:
+    """A static student as a trained folder of its own, measured beside its teacher.
+
+    Raises:
+        SettingsError: there is no data set, or the student would be written over its teacher.
+    """
+    from hf_xmc.inference.export.static import distilled  # needs torch
+
+    if dataset is None:
+        raise SettingsError("a static student learns from training texts", hint="name their data set with --dataset")
+    if target.resolve() == folder.resolve():
+        raise SettingsError(f"{target} is the teacher's folder", hint="choose another one with --output")
+    data, teacher = as_dataset(dataset), XMCPipeline.from_pretrained(folder)
+    before = measured(teacher, data)
+    student = distilled(teacher, data.queries["train"]["text"][:], data.queries["validation"]["text"][:])
+    cost = {"teacher": before, "student": measured(student, data)}
+    student.run["student"] |= {"data": data.name, "split": "validation", **cost}
+    student.save_pretrained(target)
+    return Exported(target, size_of(target), cost)
 
 
 def measure_cost(folder: Path, backend: str, data: Any) -> dict[str, dict[str, float]]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.state_holder import StateHolder
 
 from hf_xmc.serving.page.about import about_tab
 from hf_xmc.serving.page.catalogue import catalogue_tab
@@ -19,14 +17,13 @@ from hf_xmc.serving.page.tab import Page
 from hf_xmc.serving.page.tag_file import tag_file_tab
 from hf_xmc.serving.page.tag_text import predict_function, tag_text_tab
 from hf_xmc.serving.page.visit import Visit
+from hf_xmc.serving.page.visits import KEPT_SECONDS, MOST_VISITS, Visits
 from hf_xmc.serving.service import About, TaggingService
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 AT_A_TIME = 4  # visitors whose requests of one kind are answered side by side; the others wait
-KEPT_SECONDS = 3600  # files, and what a visitor did, after the last use
-MOST_VISITS = 500  # at a time, of which each takes about 0.4 MB besides its texts; the oldest is forgotten first
 
 
 def build_page(
@@ -126,21 +123,6 @@ def launch_page(service: TaggingService, shared_changes: bool = False, **options
     if not options.get("prevent_thread_lock"):
         made.block_thread()
     return made
-
-
-class Visits(StateHolder):
-    """What Gradio keeps of each visit: our `Visit`, and all that was last shown or written. It forgets a state only
-    if an event has set it, and the rest never."""
-
-    def delete_all_expired_state(self) -> None:
-        """Forget visits that were not used for an hour; Gradio calls this every second."""
-        super().delete_all_expired_state()
-        oldest = datetime.now() - timedelta(seconds=KEPT_SECONDS)  # as Gradio writes it
-        for number, used in [*self.time_last_used.items()]:
-            if used < oldest:
-                with self.lock:
-                    self.session_data.pop(number, None)
-                    self.time_last_used.pop(number, None)
 
 
 def forget_visits(made: gr.Blocks) -> None:
