@@ -62,10 +62,10 @@ def audit(
         str | None,
         typer.Option(
             "--drop",
-            help="Write the data set without the soft positives of this source, as in corrected or teacher.",
+            help="Write the data set without the soft positives of this source, such as corrected or teacher.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the decomposition of the words.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the truncated SVD of the words.")] = 0,
     options: Options = Options(),
 ) -> None:
     """List annotations that are probably missing or wrong, for review in a spreadsheet.
@@ -117,7 +117,7 @@ def write_decided(
     )
     if applied.elsewhere:
         console.print(
-            f"{applied.elsewhere:,} decisions are about queries outside the training split, and are not used.",
+            f"{applied.elsewhere:,} decisions concern queries outside the training split, and are not used.",
             highlight=False,
         )
     print_next(f"hf-xmc fit {quoted(folder)} --output_dir outputs/tagger")

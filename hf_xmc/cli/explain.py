@@ -43,7 +43,7 @@ def explain(
     from hf_xmc.inference.explain.page import channel_line, write_explanations
 
     if output is not None and output.suffix not in (".html", ".json"):
-        raise typer.BadParameter(f"--output is {output}; name it .html or .json")
+        raise typer.BadParameter(f"--output is {output}; give a name that ends in .html or .json")
     found = explain_labels(
         *(run, text, k, label or None), method=method, how=how, unit=unit, dataset=dataset, measure=measure, seed=seed
     )

@@ -17,17 +17,19 @@ def export(
         str,
         typer.Option(
             "--to",
-            help="Form: onnx or openvino (written into the folder, to predict without torch), sentence-transformers "
-            "(a folder of its own), vectors (the label table with its vectors), static (a tagger of its own, many "
-            "times as fast and a little less exact, whose encoder is a table of words that learns from this one, "
-            "--dataset), or postgresql or qdrant (labels and vectors in a database, --url).",
+            help="What to write: onnx or openvino (into the trained folder, to predict without torch), "
+            "sentence-transformers (a folder of its own), vectors (a file of the label table with its vectors), "
+            "static (a tagger of its own, many times as fast and a little less exact, whose encoder is a table of words that "
+            "learns from this one; needs --dataset), or postgresql or qdrant (labels and vectors in the database that "
+            "--url names).",
         ),
     ],
     output: Annotated[
         str | None,
         typer.Option(
             "--output",
-            help="Folder to write, or for vectors a file that ends in .parquet or .safetensors; by default beside it.",
+            help="Folder to write, or for vectors a file that ends in .parquet or .safetensors; by default next to "
+            "the trained folder.",
         ),
     ] = None,
     int8: Annotated[
@@ -45,9 +47,9 @@ def export(
         str | None,
         typer.Option(
             "--url",
-            help="For postgresql: postgresql://user@host/database; for qdrant: http://host:6333, or a folder. With "
-            "#NAME for several taggers in one database. The password is read from PGPASSWORD or ~/.pgpass, the key of "
-            "Qdrant from QDRANT_API_KEY.",
+            help="For postgresql: postgresql://user@host/database; for qdrant: http://host:6333, or a folder. "
+            "Add #NAME to keep several taggers in one database. The password is read from PGPASSWORD or ~/.pgpass, "
+            "the key of Qdrant from QDRANT_API_KEY.",
         ),
     ] = None,
     factory: Annotated[

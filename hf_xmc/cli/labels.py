@@ -39,7 +39,7 @@ def labels(
         str | None,
         typer.Option(
             "--engine",
-            help="Address of labels in PostgreSQL or Qdrant, which are read or changed in the place of the folder's.",
+            help="Address of PostgreSQL or Qdrant, whose labels are listed or changed instead of the folder's.",
         ),
     ] = None,
 ) -> None:
@@ -72,7 +72,7 @@ def change(
     for row, uid in list(zip(new, changed.added_uids, strict=True))[:SHOWN]:
         typer.echo(as_line(uid, row["text"]))
     if changed.removed:
-        console.print(f"[yellow]Removed metrics that are no longer valid: {', '.join(changed.removed)}[/]")
+        console.print(f"[yellow]Removed, since it is no longer true of these labels: {', '.join(changed.removed)}[/]")
     print_next(predict_command(run))
 
 

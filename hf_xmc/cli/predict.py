@@ -133,10 +133,10 @@ def predict(
     ] = 8192,
     backend: Annotated[
         str,
-        typer.Option("--backend", help="What computes: torch, or what hf-xmc export wrote: onnx or openvino."),
+        typer.Option("--backend", help="What runs the encoder: torch, or what hf-xmc export wrote (onnx, openvino)."),
     ] = "torch",
     precision: Annotated[
-        str | None, typer.Option("--precision", help="Of another backend than torch: float32 or int8.")
+        str | None, typer.Option("--precision", help="Precision of onnx and openvino: float32 or int8.")
     ] = None,
     engine: Annotated[
         str | None,
@@ -160,6 +160,8 @@ def predict(
     """
     if not text and input is None:
         raise typer.BadParameter('give --text "..." or --input FILE --output FILE')
+    if any(not one.strip() for one in text or ()):
+        raise typer.BadParameter("--text is empty; give a text to tag")
     if (input is None) != (output is None):
         raise typer.BadParameter("--input and --output must be given together")
     from hf_xmc.inference.options import SearchOptions, SelectionOptions

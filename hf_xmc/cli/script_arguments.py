@@ -28,8 +28,8 @@ class Sources:
     validation: str = field(
         default="held_out",
         metadata={
-            "help": "What the validation split is for: 'held_out' to choose and measure by, 'none' to train on its "
-            "queries as well, as the papers do. The last weights are then kept, and nothing is measured.",
+            "help": "How the validation split is used: 'held_out' to choose and measure checkpoints, 'none' to train "
+            "on its queries as well, as the papers do. The last weights are then kept, and nothing is measured.",
             "choices": list(VALIDATIONS),
         },
     )

@@ -27,10 +27,10 @@ def serve(
     port: Annotated[
         int, typer.Option("--port", help="Port to listen on; 0 for any free one.", min=0, max=65535)
     ] = 8000,
-    no_page: Annotated[bool, typer.Option("--no_page", help="Leave out the page, and need no gradio.")] = False,
+    no_page: Annotated[bool, typer.Option("--no_page", help="Serve no page; gradio is then not needed.")] = False,
     annif_project: Annotated[
         str | None,
-        typer.Option("--annif_project", help="Answer Annif's REST calls too, as the project of this id."),
+        typer.Option("--annif_project", help="Also answer Annif's REST API, as the project with this id."),
     ] = None,
     annif_language: Annotated[
         str | None,
@@ -40,7 +40,7 @@ def serve(
         Path | None,
         typer.Option(
             "--annif_vocabulary",
-            help="Vocabulary that Annif has loaded for it (SKOS, .tsv or .csv), if it lacks labels of the tagger: "
+            help="Vocabulary that Annif has loaded (SKOS, .tsv or .csv), if it lacks some of the labels: "
             "these are then not suggested.",
         ),
     ] = None,
@@ -48,7 +48,7 @@ def serve(
         bool, typer.Option("--mcp", help="Offer tools to agents at /mcp (Model Context Protocol).")
     ] = False,
     stdio: Annotated[
-        bool, typer.Option("--stdio", help="Offer these tools over standard input and output, and nothing else.")
+        bool, typer.Option("--stdio", help="Offer only these tools, over standard input and output.")
     ] = False,
     save: Annotated[
         bool,
@@ -68,29 +68,30 @@ def serve(
     ] = False,
     limit: Annotated[
         list[str] | None,
-        typer.Option("--limit", help="A limit of requests, as text_characters=20000 or seconds=10; may be repeated."),
+        typer.Option("--limit", help="Change a limit on requests, such as seconds=10; may be repeated."),
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="What computes: torch, or what hf-xmc export wrote: onnx or openvino.")
+        str,
+        typer.Option("--backend", help="What runs the encoder: torch, or what hf-xmc export wrote (onnx, openvino)."),
     ] = "torch",
     precision: Annotated[
-        str | None, typer.Option("--precision", help="Of another backend than torch: float32 or int8.")
+        str | None, typer.Option("--precision", help="Precision of onnx and openvino: float32 or int8.")
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Device of torch: cpu, cuda, ...")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Device for torch: cpu, cuda, ...")] = None,
 ) -> None:
-    """Serve a tagger: a page at /, an HTTP API below /api, described at /docs, and figures at /metrics.
+    """Serve a tagger: a page at /, an HTTP API under /api (described at /docs), and metrics at /metrics.
 
-    Keys come from the environment: HF_XMC_API_KEYS names those that may use the server, HF_XMC_ADMIN_KEYS those that
-    may also change labels, with commas between them. Without keys everybody may tag and nobody may change labels,
-    unless --shared_changes lets visitors of the page add some.
+    API keys are read from the environment, separated by commas: those in HF_XMC_API_KEYS may use the server, those in
+    HF_XMC_ADMIN_KEYS may also change labels. Without keys, everybody may tag and nobody may change labels, unless
+    --shared_changes lets visitors of the page add some.
 
-    The server stops on SIGTERM or Ctrl-C, once the requests that run are answered.
+    On SIGTERM or Ctrl-C the server finishes the requests that are running, and stops.
     """
     check_extras(page=not (no_page or stdio), tools=mcp or stdio, http=not stdio)
     if save and not Path(run).is_dir():
-        raise typer.BadParameter(f"--save writes into a folder, and {run} is none on this machine")
+        raise typer.BadParameter(f"--save writes into the trained folder, but {run} is not a folder here")
     if (annif_language or annif_vocabulary) and annif_project is None:
-        raise typer.BadParameter("--annif_language and --annif_vocabulary belong to --annif_project, which is missing")
+        raise typer.BadParameter("--annif_language and --annif_vocabulary need --annif_project")
     if stdio:
         offer_tools(loaded(run, limit or (), backend, precision, device))
         return
@@ -109,15 +110,15 @@ def serve(
         changed: Callable[[], None] = (lambda: service.save(run)) if save else (lambda: None)
         app = build_app(service, keys, not no_page, annif, mcp, changed, host, shared_changes)
         at = address(listening)
-        say(f"{service.name}: {len(service.vocabulary):,} labels at {at}, the API is described at {at}/docs")
+        say(f"{service.name}: {len(service.vocabulary):,} labels, served at {at}, with the API described at {at}/docs")
         if annif is not None:
-            say(f"Annif's interface is at {at}/v1/, for an http backend: endpoint={at}/v1/projects/{annif.id}/suggest")
+            say(f"Annif's REST API is at {at}/v1/; in projects.cfg: endpoint={at}/v1/projects/{annif.id}/suggest")
         if host not in LOOPBACK and not keys.tagging:
-            say(f"Everybody who reaches {host} may tag: set {TAGGING} to ask for a key")
+            say(f"Anybody who can reach {host} may tag: set {TAGGING} to require a key")
         if shared_changes and not keys.changing:
-            say(f"Everybody who opens the page may add labels for all: set {CHANGING} and {TAGGING} to ask for a key")
+            say(f"Anybody who opens the page may add labels for all: set {CHANGING} and {TAGGING} to require a key")
         elif save and not keys.changing:
-            say(f"Nobody may change labels: set {CHANGING} to the keys that may")
+            say(f"Nobody may change labels: set {CHANGING} to the keys that may change them")
         run_server(app, listening, service.limits)
 
 

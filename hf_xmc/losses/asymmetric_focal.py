@@ -1,4 +1,4 @@
-"""Asymmetric focal loss: binary cross entropy that forgets easy and doubtful negatives."""
+"""Asymmetric focal loss: binary cross entropy that discounts easy and doubtful negatives."""
 
 from __future__ import annotations
 

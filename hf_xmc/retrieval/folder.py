@@ -73,6 +73,8 @@ def is_cut(error: Exception) -> bool:
 
 def no_such_folder(folder: Path, hint: str = "check the name") -> ModelFolderError:
     """The error of a folder that is not there, with one that is and has a similar name, or else with a hint."""
+    if folder.is_file():
+        return ModelFolderError("this is a file", folder, hint="give a trained folder, as hf-xmc fit writes it")
     near = similar_folder(folder)
     return ModelFolderError("no such folder", folder, hint=hint if near is None else f"did you mean {near}?")
 

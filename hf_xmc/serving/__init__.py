@@ -1,1 +1,1 @@
-"""Serving a tagger: the page, the HTTP API, Annif's REST door and the agent's tools, all over one `TaggingService`."""
+"""Serving a tagger: the page, the HTTP API, Annif's REST API and tools for agents, all over one `TaggingService`."""

@@ -341,7 +341,7 @@ def csv_line(*cells: str) -> str:
 
 
 def uris_of(path: Path) -> set[str]:
-    """The URIs of a vocabulary that Annif can load: SKOS, or a table. Concepts that were given up are not among them.
+    """The URIs of a vocabulary that Annif can load: SKOS, or a table. Deprecated concepts are not among them.
 
     Raises:
         DataError: there is no such file, or it cannot be read.

@@ -1,4 +1,4 @@
-"""The application of `hf-xmc serve`: the API, the page, Annif's door and the agent's tools in one."""
+"""The application of `hf-xmc serve`: the API, the page, Annif's REST API and tools for agents in one."""
 
 from __future__ import annotations
 
@@ -148,5 +148,7 @@ def spoken(error: dict[str, Any]) -> str:
     >>> spoken({"loc": ("body", "k"), "msg": "Input should be less than or equal to 100"})
     'k: Input should be less than or equal to 100'
     """
+    if error.get("type") == "model_attributes_type":
+        return "The body is not a JSON object; send one, with the header Content-Type: application/json"
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
     return f"{where}: {error['msg']}" if where else str(error["msg"])

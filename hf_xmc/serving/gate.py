@@ -76,7 +76,7 @@ class Gate:
     async def one_of_many(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
         """A request of a program: its body is read at once, unless it is too large or too many wait."""
         if self.running >= self.limits.queue:
-            found = f"{self.running:,} requests wait already, which is the most that may"
+            found = f"{self.running:,} requests are waiting already, which is the maximum"
             await refuse(scope, send, RequestRefused("too_busy", found, "try again in a second", 503))
             return
         self.running += 1

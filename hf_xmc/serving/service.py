@@ -1,4 +1,4 @@
-"""The tagging service: the one way in which page, HTTP API, Annif's door and the agent's tools use a tagger."""
+"""The tagging service: the one way in which page, HTTP API, Annif's REST API and the tools for agents use a tagger."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class TaggingService:
         if options.conformal is not False and options.threshold is not None:
             raise RequestRefused(
                 "threshold_and_set",
-                "A threshold and a guaranteed set are both asked for",
+                "Both a threshold and a guaranteed set were requested",
                 "choose one of them: a threshold would break the guarantee of the set",
             )
         if not isinstance(options.conformal, bool) and not 0 < options.conformal < 1:
@@ -186,7 +186,7 @@ class TaggingService:
         if fitted and not self.calibrated:
             raise RequestRefused(
                 "not_calibrated",
-                "The tagger has no calibration, so there are no guaranteed sets and no fitted thresholds",
+                "The tagger is not calibrated, so there are no guaranteed sets and no fitted thresholds",
                 "run hf-xmc calibrate on its folder, or give a number as the threshold",
             )
 
@@ -541,7 +541,7 @@ class Session(TaggingService):
             RequestRefused: as there, or `"session_full"`.
         """
         if len(self.own) >= self.limits.session_labels:
-            found = f"This session has {len(self.own):,} labels of its own, which is the most that it may have"
+            found = f"This session has {len(self.own):,} labels of its own, the most that it may have"
             raise RequestRefused("session_full", found, "remove one first", most=self.limits.session_labels)
         record = self.record(name, definition, uid, parents, uri, other_names)
         with self.encoder, self.lock.reading():

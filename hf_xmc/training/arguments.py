@@ -133,13 +133,13 @@ class XMCTrainingArguments(CandidateArguments):
         default="all",
         metadata={
             "help": "Which soft positives of the data set are trained on, with their weights: 'all', 'none', or "
-            "sources separated by commas, as teacher,corrected."
+            "sources separated by commas, such as teacher,corrected."
         },
     )
     label_correction: str = field(
         default="none",
         metadata={
-            "help": "What becomes of unlabelled pairs that the model is sure of, from the second epoch on (COMIC): "
+            "help": "What to do with unlabelled pairs that the model is sure of, from the second epoch on (COMIC): "
             "'none' (they are negatives), 'ignore' (they take no part) or 'promote' (they are soft positives).",
             "choices": list(CORRECTIONS),
         },
@@ -205,7 +205,7 @@ class XMCTrainingArguments(CandidateArguments):
     label_head_optimizer: str = field(
         default="adagrad",
         metadata={
-            "help": "What moves the per-label vectors of a label head: 'adagrad' with one number of state per label, "
+            "help": "Optimizer of the vectors of a label head: 'adagrad', with one number of state per label, "
             "or 'sparse_adam' with two of each dimension (NGAME, at a label_head_learning_rate of 2e-4 to 1e-3).",
             "choices": list(LABEL_HEAD_OPTIMIZERS),
         },
@@ -213,7 +213,7 @@ class XMCTrainingArguments(CandidateArguments):
     lr_decay_epochs: int | None = field(
         default=None,
         metadata={
-            "help": "Number of epochs after which learning rates are multiplied by lr_decay_factor, again and again, "
+            "help": "Multiply the learning rates by lr_decay_factor every so many epochs, "
             "in place of lr_scheduler_type (NGAME's second stage: 14; default: lr_scheduler_type)."
         },
     )

@@ -71,6 +71,7 @@ def test_the_next_change_brings_it_up_to_date(folder: Path, tmp_path: Path) -> N
 
 def test_the_next_change_renews_the_custom_code(folder: Path, tmp_path: Path, python: str) -> None:
     code = {path.name: path.read_text() for path in Path(modeling.__file__).parent.glob("*_xmc.py")}
+    del code["sentence_xmc.py"]  # of models with a static tower only
     for name in {*code} - {"errors_xmc.py"}:  # which 0.1.0 did not have
         (folder / name).write_text("raise RuntimeError('an earlier version')\n")
     (tmp_path / "new.txt").write_text("here\n")

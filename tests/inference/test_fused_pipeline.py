@@ -138,7 +138,7 @@ def test_a_tag_says_which_channels_found_it_only_when_asked(tagger: XMCPipeline)
             assert said["names"]["words"] == [tag["label"]]
     (one,) = explain(tagger, TEXT, k=1)
     assert one.to_dict()["channels"] == tagger(TEXT, k=1, explain="channels")[0]["channels"]
-    assert "found by" in render_explanations([one])
+    assert "Found by" in render_explanations([one])
     summed = XMCPipeline(tagger.model, tagger.index, channels=[LabelNames.of(tagger.index.labels)])
     summed.channels[0].weight = 0.5
     best = summed(TEXT, k=1, explain="channels")[0]["channels"]

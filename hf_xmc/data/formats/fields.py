@@ -170,6 +170,8 @@ def find_column(header: list[str], path: Path, given: str | None, usual: tuple[s
         return found
     found = given or named_column(header, usual)
     if not found and flag:
+        if not any(header):
+            raise DataError("the file is empty", path, 1, "expected a line with the names of the columns")
         shown = ", ".join(usual[:9]) + (", ..." if len(usual) > 9 else "")
         raise DataError(
             f"no column with one of the names {shown}",
@@ -262,7 +264,8 @@ def check_not_multi_hot(rows: Iterable[Any], path: Path) -> None:
         rows: labels of each row; lists of names or ids are fine, and so is what is no list.
 
     Raises:
-        DataError: all lists are equally long and have nothing but 0 and 1, and one repeats them or is out of order.
+        DataError: all lists are equally long and have nothing but 0 and 1, both of them, and one repeats them or is
+            out of order.
 
     >>> check_not_multi_hot([[0, 1], [1]], Path("a.csv"))
     >>> check_not_multi_hot([["0", "1", "1"], ["1", "0", "0"]], Path("a.csv"))
@@ -273,7 +276,9 @@ def check_not_multi_hot(rows: Iterable[Any], path: Path) -> None:
     first = next((row for row in lists if isinstance(row, list | tuple) and len(row) > 1), None)
     if first is None or not all(isinstance(row, list | tuple) and len(row) == len(first) for row in lists):
         return
-    if all(str(item) in HOT for row in lists for item in row) and any(list(row) != sorted({*row}) for row in lists):
+    found = {str(item) for row in lists for item in row}
+    both = found <= {*HOT} and found & {*COLD} and found & {*ONE}
+    if both and any(list(row) != sorted({*row}) for row in lists):
         hint = "expected the names or ids of a row's labels: [name for name, hot in zip(names, row) if hot]"
         raise DataError(f"labels are multi-hot vectors, as {[*first]!r:.60}", path, hint=hint)
 

@@ -47,7 +47,7 @@ def labels(
     Args:
         choices: is told the language, if there are names in several.
         evidence: texts and headings of some documents, which decide it where the user does not.
-        problems: is told which labels have no name, as in Annif's tables those that were given up.
+        problems: is told which labels have no name, as deprecated concepts in Annif's tables do.
     """
     if starts_with_uri(path, options.encoding):
         yield from terms(path, names, options, problems)
@@ -114,7 +114,7 @@ def in_languages(
     problems: Problems,
 ) -> Named:
     """The rows of a table with a name in each language: those with a name in the chosen one, or else in another, which
-    is noted. Rows without any name, as Annif writes concepts that were given up, are left out."""
+    is noted. Rows without any name, as Annif writes deprecated concepts, are left out."""
 
     def cells(record: Record, codes: Iterable[str]) -> list[str]:
         return [text for code in codes for name in columns[code] if (text := str(record.get(name) or "").strip())]
@@ -130,7 +130,7 @@ def in_languages(
         own, others = cells(record, [language]), cells(record, (code for code in columns if code != language))
         name = uri_of(str(record[uid])) if uid else f"line {line}"
         if not own and not others:
-            problems.note(WITHOUT_NAME, f"{path}, line {line}: {name!r:.80}", "left out: it was given up")
+            problems.note(WITHOUT_NAME, f"{path}, line {line}: {name!r:.80}", "left out as deprecated")
             continue
         if not own:
             elsewhere[name] = others[0]
@@ -159,7 +159,7 @@ def is_vocabulary(path: Path, encoding: str | None) -> bool:
 
 def terms(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
     """The terms of a TSV vocabulary of Annif: uri, with or without angle brackets, name, and perhaps a notation. A
-    line without a name is a concept that was given up."""
+    line without a name is a deprecated concept."""
     count = 0
     for line, text in lines(path, options.encoding):
         uri, name, code = (*(cell.strip() for cell in text.split("\t", 2)), "", "")[:3]
@@ -168,7 +168,7 @@ def terms(path: Path, names: LabelNames, options: Options, problems: Problems) -
         if not URI_CELL.fullmatch(uri):
             raise DataError(f"found {text!r:.60}", path, line, "expected a uri, a tab and a name")
         if not name:
-            problems.note(WITHOUT_NAME, f"{path}, line {line}: {uri:.80}", "left out: it was given up")
+            problems.note(WITHOUT_NAME, f"{path}, line {line}: {uri:.80}", "left out as deprecated")
             continue
         uid = uri_of(uri)
         names.add(uid, count, name)

@@ -62,7 +62,7 @@ def export(
         folder: a trained folder; for a form that becomes part of it not a Hub repository.
         to: `"onnx"`, `"openvino"`, `"sentence-transformers"`, `"vectors"`, `"static"` (a tagger whose encoder is a
             static student of this one, many times as fast), `"postgresql"` or `"qdrant"`.
-        output: the folder, or the file of vectors (`.parquet`, `.safetensors`); by default a name beside the folder's.
+        output: the folder, or the file of vectors (`.parquet`, `.safetensors`); by default next to `folder`.
         int8: an int8 version as well, which is then the one that is loaded by default.
         dataset: with `int8`, the data set on whose validation split its cost is measured; for `static` also the one
             whose training texts the student learns from, which it needs.
@@ -78,8 +78,10 @@ def export(
     if to not in FORMS:
         raise SettingsError(f"to is {to!r}; expected one of {', '.join(FORMS)}")
     if (url is None) == (to in ENGINES):
-        what = f"{to} needs the address of a server" if url is None else f"url is not an option of {to}"
-        raise SettingsError(what, hint="url is an option of postgresql and qdrant, as --to qdrant --url FOLDER")
+        if url is None:
+            example = "postgresql://user@host/database" if to == "postgresql" else "http://host:6333"
+            raise SettingsError(f"{to} needs the address of a server", hint=f"add --url, as in --url {example}")
+        raise SettingsError(f"{to} takes no url", hint="url is an option of postgresql and qdrant")
     if to not in BACKENDS and int8:
         raise SettingsError("int8 is an option of onnx and openvino")
     if to in BACKENDS and output is not None:

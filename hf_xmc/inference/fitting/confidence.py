@@ -298,7 +298,7 @@ def check_data(pipeline: XMCPipeline, data: XMCDataset) -> None:
     if pipeline.run.get("validation") == "none":
         raise DataError(
             f"the model was trained on the validation queries of {data.name} too (--validation none), and knows them "
-            "better than any others",
+            "too well to be calibrated on them",
             hint="train without --validation none, or give a dataset with other validation queries",
         )
     if (found := len(data.queries["validation"])) < FEWEST:

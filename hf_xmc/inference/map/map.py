@@ -50,7 +50,7 @@ def catalogue_map(
             is not calibrated).
         k: labels of the text.
         layout: places of the labels, [`Layout.of`]; by default those in the tagger's folder, or else computed, which
-            takes about a minute for 10,000 labels.
+            takes about a minute for 14,000 labels.
         max_labels: of a larger catalogue a sample of so many labels is shown, those of the text among them.
         title: of the page.
         seed: of places, sample and regions.
@@ -111,7 +111,7 @@ def write_map(
     seed: int = 0,
 ) -> Path:
     """Write the map of a catalogue. If the tagger is a folder, the places of its labels are kept in it, so that the
-    next map takes no time.
+    next map is quick.
 
     Args:
         output: file to write.

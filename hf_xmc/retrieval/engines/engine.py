@@ -49,7 +49,7 @@ class Address:
         """
         url, _, name = given.partition("#")
         if not NAME.fullmatch(name or DEFAULT_NAME):
-            raise SettingsError(f"the name {name!r} has other characters than a-z, 0-9 and _, or is too long")
+            raise SettingsError(f"the name {name!r} is too long, or has characters other than a-z, 0-9 and _")
         scheme = url.split(":", 1)[0].lower() if ":" in url else ""
         found = {"postgresql": "postgresql", "postgres": "postgresql", "http": "qdrant", "https": "qdrant"}.get(scheme)
         if scheme == "qdrant":
@@ -59,9 +59,9 @@ class Address:
         if found is None or not url or (kind is not None and found != kind):
             forms = {
                 "postgresql": "postgresql://user@host/database",
-                "qdrant": "http://host:6333, or qdrant:FOLDER",
+                "qdrant": "http://host:6333 or qdrant:FOLDER",
             }
-            expected = forms[kind] if kind is not None else "; ".join(forms.values())
+            expected = forms[kind] if kind is not None else ", ".join(forms.values())
             raise SettingsError(
                 f"the address of the engine begins with {scheme or url!r}", hint=f"expected {expected}"
             )
@@ -253,7 +253,9 @@ def lost(address: Address, error: Exception, writing: bool = False) -> EngineErr
     if writing:
         hint = "look whether the change is there (hf-xmc labels FOLDER --engine ... --search), and repeat it if not"
         return EngineError(f"the connection to {address} was lost during a change ({reason})", hint=hint)
-    return EngineError(f"{address} cannot be reached ({reason})", hint="is the server running, and the address right?")
+    return EngineError(
+        f"{address} cannot be reached ({reason})", hint="check the address, and that the server is running"
+    )
 
 
 def exists_already(address: Address) -> SettingsError:

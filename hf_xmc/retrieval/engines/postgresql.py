@@ -353,6 +353,8 @@ class PostgreSQL:
         try:
             self.run(lambda cursor: cursor.execute("CREATE EXTENSION IF NOT EXISTS vector"), types=False)
         except EngineError as error:
+            if self.connection is None:  # it is the server that cannot be reached
+                raise
             raise SettingsError(
                 f"pgvector cannot be switched on in {self.address} ({error})",
                 hint="install it on the server (Debian: apt install postgresql-NN-pgvector), or have an administrator "
@@ -384,7 +386,7 @@ class PostgreSQL:
                         return work(cursor)
                 except self.psycopg.ProgrammingError as error:
                     if connection is None:  # the message quotes parts of the address, perhaps of its password
-                        hint = "write it as postgresql://user@host/database, and other signs than letters as %XX"
+                        hint = "write it as postgresql://user@host/database, with special characters as %XX"
                         raise SettingsError("the address of the engine cannot be understood", hint=hint) from None
                     raise EngineError(f"{self.address}: {str(error).splitlines()[0]}") from error
                 except self.psycopg.Error as error:
@@ -406,7 +408,9 @@ class PostgreSQL:
                     register_vector(made)
                 except self.psycopg.ProgrammingError as error:
                     made.close()
-                    raise SettingsError(f"{self.address} has no pgvector", hint="CREATE EXTENSION vector") from error
+                    raise SettingsError(
+                        f"{self.address} has no pgvector", hint="have an administrator run CREATE EXTENSION vector"
+                    ) from error
             self.connection, self.process = made, os.getpid()
         return self.connection
 

@@ -407,7 +407,7 @@ class Qdrant:
                 self.write(self.client.delete, self.state, stale)
             elif time.monotonic() > end:
                 hint = f"try again; a lock that was left behind ends after {LEASE:.0f} seconds"
-                raise EngineError(f"another process has been changing {self.address} for long", hint=hint)
+                raise EngineError(f"another process has held the lock of {self.address} for too long", hint=hint)
             else:
                 time.sleep(0.05)
 

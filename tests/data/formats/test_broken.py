@@ -73,7 +73,7 @@ BROKEN: dict[str, tuple[str, Break, str, str, str]] = {
     "features without names": ("old", lambda f: (f / "Xf.txt").unlink(), "train.txt", "numbered features", "Xf.txt"),
     "pickle in npz": ("dexml", pickled_npz, "Y.trn.npz", "not a sparse matrix", "save_npz"),
     "npz is text": ("dexml", content("Y.trn.npz", b"hello"), "Y.trn.npz", "not a sparse matrix", "save_npz"),
-    "open quote": ("csv", edit("train.csv", b'"nothing"', b'"nothing'), "train.csv, line 4", "not a table|cells", "quote"),
+    "open quote": ("csv", edit("train.csv", b'"nothing"', b'"no,thing'), "train.csv, line 4", "not a table", "quote"),
     "a cell too many": ("csv", edit("train.csv", b'"nothing"', b"no,thing"), "train.csv, line 4", "4 cells", "quotes"),
     "unknown label": ("csv", edit("train.csv", b"house\n", b"mouse\n"), "train.csv, line 3", "'mouse' is not", "add it"),
     "no text column": ("csv", edit("train.csv", b"uid,text,labels", b"a,b,c"), "train.csv, line 1", "no column", "it has a, b, c; name it"),
