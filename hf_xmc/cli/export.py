@@ -18,9 +18,9 @@ def export(
         typer.Option(
             "--to",
             help="What to write: onnx or openvino (into the trained folder, to predict without torch), "
-            "sentence-transformers (a folder of its own), vectors (the label table with its vectors), static "
-            "(a tagger of its own, many times as fast and a little less exact, whose encoder is a table of words that "
-            "learns from this one; needs --dataset), or postgresql or qdrant (labels and vectors in the database that "
+            "sentence-transformers (a folder of its own), vectors (a file of the label table with its vectors), "
+            "static (a tagger of its own, many times as fast and a little less exact, whose encoder is a table of words "
+            "that learns from this one; needs --dataset), or postgresql or qdrant (labels and vectors in the database that "
             "--url names).",
         ),
     ],

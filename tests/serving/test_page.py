@@ -320,6 +320,8 @@ def test_who_gets_at_the_page_and_what_it_leaves_out(service: TaggingService, tm
         # Nor does it read a file of the server whose path is sent in place of an uploaded one.
         given = {"path": str(tmp_path / "private.csv"), "meta": {"_type": "gradio.FileData"}}
         assert event(client, "look", None, given) == {"error": None}
+        given["path"] = "http://127.0.0.1:9/private.csv"
+        assert "An address was sent" in event(client, "look", None, given)["error"]
         held = next(
             route.app for route in client.app.app.routes if hasattr(getattr(route, "app", None), "state_holder")
         )

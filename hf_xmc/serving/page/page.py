@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio import processing_utils
 
 from hf_xmc.serving.page.about import about_tab
 from hf_xmc.serving.page.catalogue import catalogue_tab
@@ -100,13 +101,14 @@ def mount_page(app: FastAPI, service: TaggingService, path: str = "/", **changes
 
     Args:
         **changes: of `build_page`: `shared_changes`, `may_change`, `changed`.
+
+    Pages of Gradio in this process download nothing for visitors any more.
     """
     made = build_page(service, **changes)
     with warnings.catch_warnings():  # of a mode that is off
         warnings.filterwarnings("ignore", "SSR mode is not supported")
         app = gr.mount_gradio_app(app, made, path, **page_options(service))
-    made.has_launched = True  # only then does Gradio refuse a path that is sent in place of an uploaded file
-    forget_visits(made)
+    guard(made)
     return app
 
 
@@ -119,12 +121,24 @@ def launch_page(service: TaggingService, shared_changes: bool = False, **options
     made = build_page(service, shared_changes)
     own = {"state_session_capacity": MOST_VISITS}
     made.launch(**{**page_options(service), **own, **options, "prevent_thread_lock": True})
-    forget_visits(made)
+    guard(made)
     if not options.get("prevent_thread_lock"):
         made.block_thread()
     return made
 
 
-def forget_visits(made: gr.Blocks) -> None:
-    """Let a page that is on a server forget visits; Gradio makes the holder of their states itself."""
-    made.state_holder.__class__ = Visits
+def guard(made: gr.Blocks) -> None:
+    """Let a page that is on a server forget its visits, and read no file but those that were uploaded: a visitor can
+    send a path of the server, or an address, in place of one."""
+    made.state_holder.__class__ = Visits  # Gradio makes it itself
+    made.has_launched = True  # only then does it check paths, and it forgets to say so of a page that is mounted
+    processing_utils.async_ssrf_protected_download = no_download
+
+
+async def no_download(url: str, cache_dir: str) -> str:
+    """In place of Gradio's function that fetches a file of any size from any public address for a visitor.
+
+    Raises:
+        Error: always.
+    """
+    raise gr.Error("An address was sent in place of an uploaded file", print_exception=False)
