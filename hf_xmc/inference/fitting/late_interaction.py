@@ -79,7 +79,7 @@ def train_late_interaction(
             "k": (k, 2),
             "dim": (dim, 1),
             "batch_size": (batch_size, 1),
-            "max_train_samples": (max_train_samples or 1, 1),
+            "max_train_samples": (1 if max_train_samples is None else max_train_samples, 1),
         },
         {"num_train_epochs": num_train_epochs, "learning_rate": learning_rate},
     )
