@@ -1,30 +1,58 @@
-"""`manifest.json`: the SHA-256 of each file of a trained folder, by which a damaged or exchanged one is noticed.
+"""`manifest.json`: size and SHA-256 of each file of a trained folder, by which a damaged or exchanged one is noticed.
 
 It is written with the parts of the folder, and checked before they are loaded. Whoever can change the manifest can
 change the rest too: it protects from damage, from files of two versions in one folder, and from edits of single files.
+
+    format       2; format 1, of version 0.1, had `files` alone
+    generation   a number that grows with each change of the files
+    files        file -> SHA-256
+    sizes        file -> bytes
+    made_from    part -> part that it was made from or fitted to -> a hash of the latter as it was then
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from hf_xmc.data.files import file_fingerprint, read_json, replacing
 from hf_xmc.errors import ModelFolderError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
-def write_manifest(folder: Path, names: Iterable[str]) -> Path:
-    """Write the checksums of these files of a folder."""
-    about = {"format": FORMAT, "files": checksums(folder, names)}
-    with replacing(folder / MANIFEST) as temporary:
-        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+def write_manifest(folder: Path, names: Iterable[str], made_from: Mapping[str, Mapping[str, str]]) -> Path:
+    """Write sizes and checksums of these files of a folder; a manifest that says so already stays as it is."""
+    before = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+    names = sorted(names)
+    about = {
+        "files": checksums(folder, names),
+        "sizes": {name: (folder / name).stat().st_size for name in names},
+        "made_from": {part: dict(sorted(made_from[part].items())) for part in sorted(made_from)},
+    }
+    if any(before.get(key) != value for key, value in about.items()):
+        generation = int(before.get("generation", 0)) + 1
+        with replacing(folder / MANIFEST) as temporary:
+            text = json.dumps({"format": FORMAT, "generation": generation, **about}, indent=2)
+            temporary.write_text(text + "\n", encoding="utf-8")
     return folder / MANIFEST
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder; without one, an empty one.
+
+    Raises:
+        ModelFolderError: it was written by a later version.
+    """
+    about: dict[str, Any] = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    if int(about.get("format", FORMAT)) > FORMAT:
+        raise ModelFolderError(f"{MANIFEST} has format {about['format']}, this version reads {FORMAT}", folder)
+    return about
 
 
 def forget_checksums(folder: str | os.PathLike[str]) -> None:
@@ -50,10 +78,7 @@ def check_manifest(folder: Path, names: Collection[str] | None = None) -> None:
     Raises:
         ModelFolderError: a file that is not as it was saved.
     """
-    about = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    if int(about.get("format", FORMAT)) > FORMAT:
-        raise ModelFolderError(f"{MANIFEST} has format {about['format']}, this version reads {FORMAT}", folder)
-    listed: dict[str, str] = about.get("files") or {}
+    listed: dict[str, str] = read_manifest(folder).get("files") or {}
     asked = [name for name in listed if names is None or name in names]
     if names is None and (gone := [name for name in asked if not (folder / name).is_file()]):
         raise changed(folder, gone, "missing")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import sha256
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from hf_xmc import modeling
-from hf_xmc.data.checksums import MANIFEST, check_manifest, write_manifest
+from hf_xmc.data.checksums import MANIFEST, check_manifest, read_manifest, write_manifest
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.plain_encoder import is_plain_encoder, load_plain_encoder
@@ -105,13 +105,18 @@ class Part:
             shutil.rmtree(folder / directory, ignore_errors=True)
         return gone
 
-    def digest(self, folder: Path) -> str:
+    def digest(self, folder: Path, sums: Mapping[str, str] | None = None) -> str:
         """A hash of its files. Of `config.json` only the settings that embeddings depend on: transformers rewrites
-        others, such as its own version."""
+        others, such as its own version.
+
+        Args:
+            sums: checksums that are known, file -> SHA-256.
+        """
+        known = sums or {}
         found = [
             repr([read_json(folder / CONFIG).get(key) for key in (*EMBEDDING_SETTINGS, *STATIC_SETTINGS)])
             if name == CONFIG
-            else f"{name} {file_fingerprint(folder / name)}"
+            else f"{name} {known.get(name) or file_fingerprint(folder / name)}"
             for name in self.files_in(folder)
         ]
         return sha256("\n".join(found).encode()).hexdigest()
@@ -221,14 +226,21 @@ def save_parts(
             gone += part.remove(folder)
         elif part.save is not None:
             part.save(given[part.name], folder)
-    changed = {name for name in watched if table[name].digest(folder) != before[name]}
+    after = {name: table[name].digest(folder) for name in watched}
+    changed = {name for name in watched if after[name] != before[name]}
+    made_from: dict[str, dict[str, str]] = read_manifest(folder).get("made_from") or {}
     for part in at_stake:
         causes = changed & {*part.depends_on}
         if causes and not (part.survives_edits and causes <= {*edited}):
             gone += part.remove(folder)
             changed.add(part.name)
+        elif causes and part.name in made_from:
+            made_from[part.name] |= {name: after[name] for name in causes}
+    for part in table.values():
+        if part.name in written and part.depends_on and part.name not in UNCHECKED:
+            made_from[part.name] = {name: table[name].digest(folder) for name in part.depends_on}
     (folder / PICKLED).unlink(missing_ok=True)
-    refresh(folder)
+    refresh(folder, made_from)
     if card:
         from hf_xmc.hub.card import write_model_card  # slow to import
 
@@ -236,9 +248,13 @@ def save_parts(
     return gone
 
 
-def refresh(folder: str | os.PathLike[str]) -> None:
+def refresh(folder: str | os.PathLike[str], made_from: Mapping[str, Mapping[str, str]] | None = None) -> None:
     """Write what follows from the parts of a trained folder: custom code, the files that sentence-transformers reads,
-    and the checksums."""
+    and the manifest.
+
+    Args:
+        made_from: part -> part that it was made from -> the digest of that; by default what the manifest says.
+    """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         return
@@ -248,7 +264,10 @@ def refresh(folder: str | os.PathLike[str]) -> None:
         and (folder / weight_files(folder)[0]).is_file()
     ):
         write_sentence_layout(folder)
-    write_manifest(folder, checked_files(folder))
+    if made_from is None:
+        made_from = read_manifest(folder).get("made_from") or {}
+    there = {part.name for part in parts() if part.files_in(folder)}
+    write_manifest(folder, checked_files(folder), {name: made_from[name] for name in there & {*made_from}})
 
 
 def checked_files(folder: Path) -> set[str]:
@@ -316,6 +335,7 @@ def load_parts(
     replaced = {*GRAPHS, "sentence_transformers", "map", "run", *(("model",) if model is not None else ())}
     used = [part for part in parts() if part.name not in replaced]
     check_manifest(folder, {name for part in used for name in part.files_in(folder)})
+    check_origins(folder, {part.name for part in used})
     model = load_model(folder, verify=False, **options) if model is None else model
     model = model if device is None else model.to(device)
     found: dict[str, Any] = {"model": model, "run": read_json(folder / RUN), "channels": []}
@@ -336,6 +356,31 @@ def load_parts(
         else:
             found[part.name] = value
     return found
+
+
+def check_origins(folder: Path, names: Set[str]) -> None:
+    """Compare what parts of a folder were made from with what is there now, as far as the manifest says it.
+
+    Args:
+        names: the parts that will be read.
+
+    Raises:
+        ModelFolderError: a part that belongs to another model, label table or index than those of the folder.
+    """
+    about = read_manifest(folder)
+    made_from, sums = about.get("made_from") or {}, about.get("files") or {}
+    table = {part.name: part for part in parts()}
+    origins = {name for name in names & {*made_from} for name in made_from[name]}
+    digests = {name: table[name].digest(folder, sums) for name in origins}
+    for name in sorted(names & {*made_from}):
+        other = [origin for origin, digest in made_from[name].items() if digests[origin] != digest]
+        if other and table[name].files_in(folder):
+            again = table[name].made_by.format(folder=folder)
+            raise ModelFolderError(
+                f"{name}: made from other files than those of this folder ({', '.join(other)}), by {MANIFEST}",
+                folder,
+                hint=f"download or copy the folder again, or make this part again: {again}",
+            )
 
 
 def load_model(folder: Path, verify: bool = True, **options: Any) -> XMCDualEncoderModel:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -25,7 +26,7 @@ from hf_xmc import (
 from hf_xmc.cli.main import app
 from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.hub import save_parts, write_model_card
-from hf_xmc.hub.folder import files_to_push, parts
+from hf_xmc.hub.folder import files_to_push, parts, refresh
 from hf_xmc.inference.reindexing import change_labels
 from tests.conftest import write_lines
 
@@ -170,6 +171,33 @@ def test_the_licence_of_a_card_stays(folder: Path) -> None:
     write_model_card(folder, license="apache-2.0")
     XMCPipeline.from_pretrained(folder).save_pretrained(folder)
     assert "published under apache-2.0" in (folder / "README.md").read_text()
+
+
+def test_the_manifest_says_sizes_and_what_each_part_was_made_from(folder: Path) -> None:
+    about = read(folder / "manifest.json")
+    assert about["sizes"] == {name: (folder / name).stat().st_size for name in about["files"]}
+    assert {*about["made_from"]["index"]} == {"model", "label_head", "labels"}
+    XMCPipeline.from_pretrained(folder).save_pretrained(folder)
+    assert read(folder / "manifest.json")["generation"] == about["generation"], "nothing has changed"
+
+
+def test_a_label_table_of_another_catalogue_is_refused(folder: Path) -> None:
+    table = pq.read_table(folder / "labels.parquet")
+    pq.write_table(table.take(list(reversed(range(len(table))))), folder / "labels.parquet")
+    refresh(folder)  # the checksums of the files as they are
+    with pytest.raises(ModelFolderError, match=r"index: made from other files .*labels"):
+        XMCPipeline.from_pretrained(folder)
+    command("index", folder)
+    assert len(XMCPipeline.from_pretrained(folder)("a red car")) == 5
+
+
+def test_a_folder_of_the_version_before_loads(folder: Path) -> None:
+    about = read(folder / "manifest.json")
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "files": about["files"]}))
+    assert len(XMCPipeline.from_pretrained(folder)("a red car")) == 5
+    save_parts(folder, {"metrics": {"split": "test", "metrics": {"P@1": 0.5}}})
+    assert read(folder / "manifest.json")["format"] == 2
+    assert read(folder / "manifest.json")["made_from"] == {}, "nobody knows"
 
 
 def test_the_table_of_parts() -> None:
