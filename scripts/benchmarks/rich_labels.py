@@ -126,7 +126,7 @@ def one_seed(
     of_known = data.positives("train").take(rows)
     weights = inverse_propensity(data.train_label_counts, data.num_train_queries, **data.propensity)
     found = []
-    gone = {NAME: [], SYNONYM: [], DEFINITION: [], PARENT: []}  # a class that the ontology has no name for
+    gone: Kinds = {NAME: [], SYNONYM: [], DEFINITION: [], PARENT: []}  # a class that the ontology has no name for
     labels = [
         ontology.get(uid) or {**gone, NAME: [split_text(text)[0]], DEFINITION: [split_text(text)[1] or text]}
         for uid, text in zip(uids, data.labels["text"][:], strict=True)
