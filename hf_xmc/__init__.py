@@ -31,6 +31,7 @@ _PUBLIC = {
     "fuse_label_head": "hf_xmc.inference.fitting.label_head",
     "load_xmc_dataset": "hf_xmc.data.dataset",
     "predict_file": "hf_xmc.inference.batch",
+    "train_late_interaction": "hf_xmc.inference.fitting.late_interaction",
     "train_reranker": "hf_xmc.inference.fitting.reranker",
     "train_tagger": "hf_xmc.inference.fitting.tagger",
 }
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from hf_xmc.inference.explain.explain import explain
     from hf_xmc.inference.fitting.calibration import calibrate
     from hf_xmc.inference.fitting.label_head import fuse_label_head
+    from hf_xmc.inference.fitting.late_interaction import train_late_interaction
     from hf_xmc.inference.fitting.reranker import train_reranker
     from hf_xmc.inference.fitting.tagger import train_tagger
     from hf_xmc.inference.map.map import catalogue_map
