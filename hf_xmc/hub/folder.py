@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import hf_xmc.retrieval.late_interaction  # noqa: F401  # makes its kind of rerankers known
 from hf_xmc import modeling
 from hf_xmc.data.checksums import MANIFEST, check_manifest, read_manifest, write_manifest
 from hf_xmc.data.documents import read_document
@@ -171,7 +172,7 @@ def parts() -> tuple[Part, ...]:
         Part(
             "reranker",
             tuple(f"{RERANKER}/{name}" for name in ("*.json", "*.safetensors", *TOKENIZER, *TOKENIZER_EXTRAS)),
-            "run hf-xmc rerank {folder} --dataset NAME --encoder NAME",
+            "run hf-xmc rerank {folder} --dataset NAME",
             ("model",),
             save=save_reranker,
             load=load_reranker,
@@ -343,7 +344,7 @@ def load_parts(
             continue
         value: Any
         if part.name == RERANKER:
-            value = load_reranker(folder, getattr(model, "device", None))
+            value = load_reranker(folder, getattr(model, "device", None), model)
         elif part.name == "index" and engine is not None:
             value = EngineIndex.connect(engine)
         elif part.name == "index":

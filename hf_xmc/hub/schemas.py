@@ -60,7 +60,7 @@ class DataDocument(Document):
     name: Text = ""
     licence: Text | None = None
     source: Text | None = None
-    counts: dict[str, Count] = {}
+    counts: dict[str, Count] = Field(default_factory=dict)
     fingerprint: Text | None = None
     example: Text | None = None
 
@@ -75,12 +75,12 @@ class RunDocument(Document):
     """`run.json`."""
 
     encoder: Text = ""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     data: DataDocument = DataDocument()
     world_size: Annotated[int, Field(ge=1, le=2**20)] = 1
     hardware: HardwareDocument | None = None
     train_seconds: Annotated[float, Field(ge=0)] | None = None
-    versions: dict[str, Text] = {}
+    versions: dict[str, Text] = Field(default_factory=dict)
     reading: dict[str, Any] | None = None
 
 
@@ -89,11 +89,11 @@ class MetricsDocument(Document):
 
     split: Text = ""
     num_queries: Count = 0
-    metrics: dict[str, float] = {}
-    baselines: dict[str, dict[str, float]] = {}
-    settings: dict[str, Any] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
+    baselines: dict[str, dict[str, float]] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
     train_seconds: Annotated[float, Field(ge=0)] | None = None
-    versions: dict[str, Text] = {}
+    versions: dict[str, Text] = Field(default_factory=dict)
 
 
 class ManifestDocument(Document):
@@ -101,6 +101,6 @@ class ManifestDocument(Document):
 
     format: Annotated[int, Field(ge=1)]
     files: dict[Name, Sha256]
-    sizes: dict[Name, Count] = {}
+    sizes: dict[Name, Count] = Field(default_factory=dict)
     generation: Count = 0
-    made_from: dict[Name, dict[Name, str]] = {}
+    made_from: dict[Name, dict[Name, str]] = Field(default_factory=dict)

@@ -36,13 +36,22 @@ class IndexParameters(Document):
     qb: Annotated[int, Field(ge=0, le=8)] | None = None
 
 
+class PoolingDocument(Document):
+    """How a label with several texts scores; see `hf_xmc.retrieval.pooling`."""
+
+    pool: Literal["max", "mean", "logsumexp"]
+    weights: dict[str, Annotated[float, Field(ge=0)]]
+    temperature: Positive
+
+
 class IndexDocument(Document):
     """`index/index.json`."""
 
     format: Annotated[int, Field(ge=1)]
     factory: Literal[(*FACTORIES, *REPLACED)]  # type: ignore[valid-type] # names are kept in one place
     parameters: IndexParameters = IndexParameters()
-    texts: Literal["best", "mean"] = "best"
+    texts: Literal["best", "mean", "rich"] = "best"
+    pooling: PoolingDocument | None = None
     dimension: Dimension | None = None
     num_labels: Count | None = None
     num_rows: Count | None = None
@@ -112,7 +121,7 @@ class FusionDocument(Document):
     weights: dict[str, float]
     bias: float
     temperatures: dict[str, Positive]
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = Field(default_factory=dict)
 
 
 class ScoreMapDocument(Document):
