@@ -16,6 +16,7 @@ from hf_xmc.inference.loading import (
     AnyDataset,
     AnyPath,
     AnyTagger,
+    alone_in,
     as_dataset,
     as_tagger,
     check_labels,
@@ -86,39 +87,40 @@ def train_reranker(
         if not rate > 0:
             raise SettingsError(f"{name} is {rate}; it must be above 0")
     folder = folder_to_write(tagger, output_dir)
-    data, given = as_dataset(dataset), as_tagger(tagger)
-    data = on_catalogue_of(given, data)
-    check_labels(given.index, data)
-    set_seed(seed)
-    reranker = CrossEncoderReranker.from_encoder(encoder, max_length)
-    known: dict[str, Any] = {"allowed": np.arange(data.num_labels)}  # labels that were added later have no queries
-    # By the label vectors alone: in the query memory a training query would find itself.
-    found = drop_pairs(predict_split(given, data, "train", k, channels=(), **known), data.filters.get("train"))
-    with TemporaryDirectory() as scratch:
-        args = TrainingArguments(
-            scratch,
-            num_train_epochs=num_train_epochs,
-            learning_rate=learning_rate,
-            per_device_train_batch_size=batch_size,
-            weight_decay=0.01,
-            seed=seed,
-            save_strategy="no",
-            report_to="none",
+    with alone_in(folder):
+        data, given = as_dataset(dataset), as_tagger(tagger)
+        data = on_catalogue_of(given, data)
+        check_labels(given.index, data)
+        set_seed(seed)
+        reranker = CrossEncoderReranker.from_encoder(encoder, max_length)
+        known: dict[str, Any] = {"allowed": np.arange(data.num_labels)}  # labels that were added later have no queries
+        # By the label vectors alone: in the query memory a training query would find itself.
+        found = drop_pairs(predict_split(given, data, "train", k, channels=(), **known), data.filters.get("train"))
+        with TemporaryDirectory() as scratch:
+            args = TrainingArguments(
+                scratch,
+                num_train_epochs=num_train_epochs,
+                learning_rate=learning_rate,
+                per_device_train_batch_size=batch_size,
+                weight_decay=0.01,
+                seed=seed,
+                save_strategy="no",
+                report_to="none",
+            )
+            texts, truth = data.queries["train"]["text"][:], data.positives("train")
+            temperature = given.model.config.temperature
+            train_cross_encoder(reranker, texts, found, truth, data.labels, args, temperature=temperature)
+        made = XMCPipeline(
+            given.model,
+            given.index,
+            given.run,
+            confidence=given.confidence,
+            reranker=reranker,
+            channels=given.channels,
+            fusion=given.fusion,
         )
-        texts, truth = data.queries["train"]["text"][:], data.positives("train")
-        temperature = given.model.config.temperature
-        train_cross_encoder(reranker, texts, found, truth, data.labels, args, temperature=temperature)
-    made = XMCPipeline(
-        given.model,
-        given.index,
-        given.run,
-        confidence=given.confidence,
-        reranker=reranker,
-        channels=given.channels,
-        fusion=given.fusion,
-    )
-    if folder is not None:
-        save_parts(folder, {"reranker": reranker} if output_dir is None else pipeline_parts(made))
+        if folder is not None:
+            save_parts(folder, {"reranker": reranker} if output_dir is None else pipeline_parts(made))
     metrics: dict[str, dict[str, float]] = {}
     if len(data.queries["validation"]):
         for name, depth in (("as found", 0), (f"best {k} reranked", k)):
