@@ -13,6 +13,7 @@ __version__ = "0.2.0.dev0"
 # Public name -> module. Loaded on first use, so that `import hf_xmc` and `hf-xmc --help` stay quick.
 _PUBLIC = {
     "LabelIndex": "hf_xmc.retrieval.index",
+    "Pooling": "hf_xmc.retrieval.pooling",
     "Positives": "hf_xmc.types",
     "TopK": "hf_xmc.types",
     "XMCDataset": "hf_xmc.data.dataset",
@@ -30,6 +31,7 @@ _PUBLIC = {
     "fuse_label_head": "hf_xmc.inference.fitting.label_head",
     "load_xmc_dataset": "hf_xmc.data.dataset",
     "predict_file": "hf_xmc.inference.batch",
+    "train_late_interaction": "hf_xmc.inference.fitting.late_interaction",
     "train_reranker": "hf_xmc.inference.fitting.reranker",
     "train_tagger": "hf_xmc.inference.fitting.tagger",
 }
@@ -44,12 +46,14 @@ if TYPE_CHECKING:
     from hf_xmc.inference.explain.explain import explain
     from hf_xmc.inference.fitting.calibration import calibrate
     from hf_xmc.inference.fitting.label_head import fuse_label_head
+    from hf_xmc.inference.fitting.late_interaction import train_late_interaction
     from hf_xmc.inference.fitting.reranker import train_reranker
     from hf_xmc.inference.fitting.tagger import train_tagger
     from hf_xmc.inference.map.map import catalogue_map
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
     from hf_xmc.retrieval.index import LabelIndex
+    from hf_xmc.retrieval.pooling import Pooling
     from hf_xmc.training.arguments import XMCTrainingArguments
     from hf_xmc.training.trainer import XMCTrainer
     from hf_xmc.types import Positives, TopK

@@ -67,6 +67,14 @@ def evaluate(
     with_baselines: Annotated[
         bool, typer.Option("--baselines/--no_baselines", help="Measure popularity and tf-idf as well.")
     ] = True,
+    rerank: Annotated[
+        int,
+        typer.Option(
+            "--rerank",
+            help="Labels of each query that the reranker reorders; the ranking before is reported beside it.",
+            min=0,
+        ),
+    ] = 0,
 ) -> None:
     """Rank the labels for each query of a split; write metrics.json, predictions.parquet and report.html."""
     from hf_xmc.data.dataset import load_xmc_dataset
@@ -80,7 +88,7 @@ def evaluate(
     data = load_xmc_dataset(dataset)
     if split is None:
         split = default_split(data)
-    found = measure(system, data, split, output_dir, k, against, hierarchy, batch_size, seed, with_baselines)
+    found = measure(system, data, split, output_dir, k, against, hierarchy, batch_size, seed, with_baselines, rerank)
     title = f"{data.name}, {split} ({len(data.queries[split]):,} queries), per cent"
     second = {} if against is None or found.shared is not None else {against: found.other}
     print_metrics(title, {**found.baselines, **second, system: found.metrics})

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+import hf_xmc.retrieval.late_interaction  # noqa: F401  # makes its kind of rerankers known
 from hf_xmc import modeling
 from hf_xmc.data.checksums import MANIFEST, check_manifest, checksums, read_manifest, write_manifest
 from hf_xmc.data.files import file_fingerprint, replacing
@@ -173,7 +174,7 @@ def parts() -> tuple[Part, ...]:
         Part(
             "reranker",
             tuple(f"{RERANKER}/{name}" for name in ("*.json", "*.safetensors", *TOKENIZER, *TOKENIZER_EXTRAS)),
-            "run hf-xmc rerank {folder} --dataset NAME --encoder NAME",
+            "run hf-xmc rerank {folder} --dataset NAME",
             ("model",),
             save=save_reranker,
             load=load_reranker,
@@ -401,7 +402,7 @@ def read_parts(
             continue
         value: Any
         if part.name == RERANKER:
-            value = load_reranker(folder, getattr(model, "device", None))
+            value = load_reranker(folder, getattr(model, "device", None), model)
         elif part.name == "index" and engine is not None:
             value = EngineIndex.connect(engine)
         elif part.name == "index":

@@ -121,12 +121,14 @@ class XMCPipeline:
                 new labels.
             factory: the kind of index, or `"auto"`.
             texts: which texts of labels with alternative names (column `texts`) are indexed: `"alone"`, the text only;
-                or all of them, scored by their `"best"` or by their `"mean"`.
-            **index: `recall_target` and other arguments of `LabelIndex.build`.
+                or all of them, scored by their `"best"` or by their `"mean"`; or `"rich"`, also definitions, parents'
+                names and other kinds, scored by the argument `pooling` ([`hf_xmc.Pooling`]).
+            **index: `recall_target`, `pooling` and other arguments of `LabelIndex.build`.
 
         Raises:
             ModelFolderError: the label head of the model belongs to other labels.
         """
+        labels = changes.gathered(labels) if texts == "rich" else labels
         encoded = changes.encode_catalogue(model, labels, texts, batch_size)
         return cls(model, changes.build_index(model, labels, encoded, factory, texts, **index))
 
@@ -390,6 +392,22 @@ class XMCPipeline:
         """
         with self.index.current():
             changes.update_labels(self.model, self.index, texts, self.encoder_fingerprint)
+
+    def set_label_texts(self, texts: Mapping[Any, Mapping[str, str | Sequence[str]]]) -> None:
+        """Give labels other texts of some kinds (`"name"`, `"synonym"`, `"hidden"`, `"definition"`, `"parent"`,
+        `"descriptor"`, `"example"`), which the next prediction uses; their texts of other kinds stay.
+
+        In an index of names alone the labels are then found by the best of their texts.
+
+        Args:
+            texts: uid or id -> kind -> a text, several, or an empty list to remove those of the kind.
+
+        Raises:
+            NotInIndex: a label that is not in the index (also a KeyError).
+            DataError: an unknown kind, or an empty text. Nothing is changed in either case.
+        """
+        with self.index.current():
+            changes.set_label_texts(self.model, self.index, texts, self.encoder_fingerprint)
 
     def fingerprint(self) -> str:
         """A hash of everything that predictions depend on: encoder, label table, index and all parts saved with

@@ -4,6 +4,7 @@ from typing import Any
 
 from hf_xmc.losses.asymmetric_focal import AsymmetricFocalLoss
 from hf_xmc.losses.cluster import MultiLabelClusterLoss
+from hf_xmc.losses.conditional_transport import ConditionalTransportLoss
 from hf_xmc.losses.decoupled import DecoupledSoftmaxLoss
 from hf_xmc.losses.distributionally_robust import LabelDistributionallyRobustLoss
 from hf_xmc.losses.loss import Loss, as_loss
@@ -40,6 +41,7 @@ def make_loss(arguments: Any, temperature: float) -> Loss:
 __all__ = [
     "LOSSES",
     "AsymmetricFocalLoss",
+    "ConditionalTransportLoss",
     "DecoupledSoftmaxLoss",
     "HardestPositivesTripletLoss",
     "LabelDistributionallyRobustLoss",

@@ -88,8 +88,13 @@ def save_reranker(reranker: PairScorer, folder: str | os.PathLike[str]) -> None:
         (staging / KIND).write_text(json.dumps({"kind": found.kind}) + "\n", encoding="utf-8")
 
 
-def load_reranker(folder: str | os.PathLike[str], device: Any = None) -> Reranker | None:
+def load_reranker(folder: str | os.PathLike[str], device: Any = None, model: Any = None) -> Reranker | None:
     """The reranker of a trained folder, None if it has none.
+
+    Args:
+        device: where it computes.
+        model: the folder's model, if it is loaded already: a class of rerankers with `shares_encoder = True` is given
+            it as `from_pretrained(folder, device=device, model=model)`.
 
     Raises:
         ModelFolderError: it is of a kind that is not registered.
@@ -104,7 +109,9 @@ def load_reranker(folder: str | os.PathLike[str], device: Any = None) -> Reranke
             folder,
             hint="import the module that registers it first",
         )
-    return RERANKERS[kind].from_pretrained(folder, device=device)
+    cls = RERANKERS[kind]
+    shared = {"model": model} if getattr(cls, "shares_encoder", False) else {}
+    return cls.from_pretrained(folder, device=device, **shared)
 
 
 @register_reranker
@@ -208,6 +215,10 @@ def rerank(
 ) -> TopK:
     """The same labels for each query in the order of a reranker, with its scores.
 
+    A reranker with a `first_stage_weight` other than 0 counts the scores that the labels came with as well: made
+    comparable between queries (less their mean, over their standard deviation, among the K labels of a query) and
+    times that weight, they are added to its own.
+
     Args:
         scorer: any object with `predict(pairs) -> [n]`.
         texts: texts of the queries, `[N]`.
@@ -224,6 +235,15 @@ def rerank(
     >>> rerank(SharedWords(), ["a red car"], found, ["blue boat", "red car"]).ids.tolist()
     [[1, 0, -1]]
     """
+    scores = score_pairs(scorer, texts, topk, labels, progress)
+    weight = getattr(scorer, "first_stage_weight", 0.0)
+    return TopK(topk.ids, scores + weight * standardised(topk) if weight else scores).sorted()
+
+
+def score_pairs(
+    scorer: PairScorer, texts: Sequence[str], topk: TopK, labels: Dataset | Sequence[str], progress: bool = False
+) -> np.ndarray:
+    """The reranker's own scores of the labels of each query, float32 `[N, K]`, -inf at padding; see `rerank`."""
     ids = np.asarray(topk.ids)
     if len(texts) != len(ids):
         raise SettingsError(
@@ -238,7 +258,23 @@ def rerank(
         pairs = [(texts[start + row], names[part[row, column]]) for row, column in zip(rows, columns, strict=True)]
         if pairs:
             scores[start + rows, columns] = np.asarray(scorer.predict(pairs), dtype=np.float32).reshape(-1)
-    return TopK(ids, scores).sorted()
+    return scores
+
+
+def standardised(topk: TopK) -> np.ndarray:
+    """The scores of each query with mean 0 and standard deviation 1 among its labels, float32 `[N, K]`; 0 where all
+    are equal, and at padding.
+
+    >>> standardised(TopK(np.array([[4, 2, -1], [3, -1, -1]]), np.array([[0.9, 0.7, -np.inf], [0.5, 0, 0]]))).round(3)
+    array([[ 1., -1.,  0.],
+           [ 0.,  0.,  0.]], dtype=float32)
+    """
+    found = np.asarray(topk.ids) >= 0
+    scores = np.where(found, np.asarray(topk.scores, dtype=np.float64), 0.0)
+    counts = np.maximum(found.sum(1, keepdims=True), 1)
+    centred = np.where(found, scores - scores.sum(1, keepdims=True) / counts, 0.0)
+    deviation = np.sqrt((centred**2).sum(1, keepdims=True) / counts)
+    return np.where(deviation > 1e-12, centred / np.maximum(deviation, 1e-12), 0.0).astype(np.float32)
 
 
 def label_texts(labels: Dataset | Sequence[str], ids: np.ndarray) -> dict[int, str]:

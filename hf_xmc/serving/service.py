@@ -24,7 +24,7 @@ from hf_xmc.retrieval.channels import FollowsLabels
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.label_texts import join_text
 from hf_xmc.retrieval.search import as_matrix
-from hf_xmc.serving.answers import About, Explained, LabelList, NearText, Reason, Tag, Tagged, Word
+from hf_xmc.serving.answers import About, Explained, LabelList, MatchedText, NearText, Reason, Tag, Tagged, Word
 from hf_xmc.serving.facts import base_model, count_tokens, label_counts, languages, max_tokens, shown_name
 from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.locks import ReadWriteLock
@@ -264,6 +264,7 @@ class TaggingService:
                     words=tuple(Word(w.text, w.start, w.end, w.attribution) for w in one.words),
                     label_words=tuple(Word(w.text, w.start, w.end, w.attribution) for w in one.label_words),
                     near=tuple(NearText(n.row, n.similarity, n.text) for n in one.neighbours),
+                    label_texts=tuple(MatchedText(its.text, its.kind, its.score) for its in one.label_texts),
                 )
                 for tag, one in zip(shown, found_by, strict=True)
             ]

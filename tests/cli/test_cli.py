@@ -142,6 +142,48 @@ def test_rerank(trained: Path, toy: Path, tiny_encoder: str, tmp_path: Path) -> 
     assert "the" in invoke("predict", folder, "--text", "a red car", "--rerank", "4")
 
 
+def test_rerank_by_late_interaction(trained: Path, toy: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    args = ("--dataset", toy, "--kind", "late_interaction", "--k", "6", "--dim", "8", "--num_train_epochs", "1")
+    output = invoke("rerank", folder, *args, "--max_train_samples", "20")
+    assert "best 6 reranked" in output
+    assert {path.name for path in (folder / "reranker").iterdir()} == {
+        *("late_interaction.json", "late_interaction.safetensors", "reranker.json")
+    }
+    assert "the" in invoke("predict", folder, "--text", "a red car", "--rerank", "6")
+    where = tmp_path / "measured"
+    output = invoke("evaluate", folder, "--dataset", toy, "--output_dir", where, "--rerank", "6", "--no_baselines")
+    assert "before reranking" in output
+    assert "before reranking" in (where / "report.html").read_text(encoding="utf-8")
+    assert json.loads((where / "metrics.json").read_text())["baselines"]["before reranking"]["P@1"] >= 0
+    for name in ("why.json", "why.html"):
+        output = invoke("explain", folder, "--text", "a red car", "--k", "1", "--output", tmp_path / name)
+        assert "carried by" in output
+    assert "word by word" in (tmp_path / "why.html").read_text(encoding="utf-8")
+    (found,) = json.loads((tmp_path / "why.json").read_text(encoding="utf-8"))
+    for word in found["transport"]:
+        assert word["text"] in found["label"]
+        assert [one["text"] for one in word["words"]] == ["a", "red", "car"]
+        assert sum(one["attribution"] for one in word["words"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--kind", "cross_encoder"), "name the model to start from with --encoder"),
+        (("--encoder", "x", "--dim", "8"), "--dim does not go with --kind cross_encoder"),
+        (("--kind", "late_interaction", "--encoder", "x"), "--encoder does not go with --kind late_interaction"),
+    ],
+)
+def test_options_of_the_other_kind_of_reranker_are_refused(given: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["rerank", str(tmp_path), "--dataset", "sample", *given])
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.replace("│", " ").split())
+
+
 def test_index_again_and_for_other_labels(trained: Path, five_rows: Path, tmp_path: Path) -> None:
     import shutil
 

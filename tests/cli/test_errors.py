@@ -84,6 +84,16 @@ def test_a_reranker_is_not_trained_with_numbers_out_of_range(given: dict[str, fl
         train_reranker(tmp_path, "sample", "an/encoder", **given)
 
 
+@pytest.mark.parametrize(
+    "given", [{"learning_rate": 0}, {"k": 1}, {"dim": 0}, {"max_train_samples": 0}, {"transport_weight": -1}]
+)
+def test_late_interaction_is_not_trained_with_numbers_out_of_range(given: dict[str, float], tmp_path: Path) -> None:
+    from hf_xmc import train_late_interaction
+
+    with pytest.raises(SettingsError, match=next(iter(given))):
+        train_late_interaction(tmp_path, "sample", **given)
+
+
 def test_a_file_without_new_labels_changes_nothing(tmp_path: Path) -> None:
     from hf_xmc.cli.labels import rows_of
 

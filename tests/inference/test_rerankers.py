@@ -89,7 +89,9 @@ def test_an_unknown_kind_of_reranker_is_said(plain: XMCPipeline, tmp_path: Path)
     plain.reranker = Scaled(0.5)
     plain.save_pretrained(tmp_path)
     del RERANKERS["scaled"]
-    with pytest.raises(ModelFolderError, match=r"'scaled', which is not known; known are cross-encoder; import"):
+    with pytest.raises(
+        ModelFolderError, match=r"'scaled', which is not known; known are cross-encoder, late-interaction; import"
+    ):
         load_reranker(tmp_path)
 
 

@@ -34,6 +34,7 @@ from hf_xmc.inference.loading import (
     starts_with_labels,
 )
 from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.inference.ranking import reorder
 from hf_xmc.inference.reindexing import plain_encoder_of
 from hf_xmc.metrics import (
     bootstrap_intervals,
@@ -93,6 +94,7 @@ def evaluate(
     batch_size: int = 64,
     seed: int = 0,
     baselines: bool = True,
+    rerank: int = 0,
 ) -> Evaluation:
     """Measure a tagger, or predictions of any system, on a split, and write the results.
 
@@ -112,6 +114,8 @@ def evaluate(
         batch_size: texts encoded at a time.
         seed: seed for the bootstrap and for the sample of queries in the report.
         baselines: measure popularity and tf-idf as well.
+        rerank: let the tagger's reranker reorder so many labels of each query; the report then has its ranking before
+            that beside it, as "before reranking".
 
     Raises:
         DataError: the data set has no such split, or no queries in it; labels of the tagger are not those of the set.
@@ -135,18 +139,32 @@ def evaluate(
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
     one = resolve(system, data, split)
     second = None if against is None else resolve(against, data, split, grown=True)  # before anything is encoded
-    topk, confidence = predictions_of(one, data, split, k, batch_size, name_of(system))
+    if rerank:
+        check_reranker(one, rerank, k)
+    topk, confidence = predictions_of(one, data, split, max(k, rerank), batch_size, name_of(system))
+    before = topk
+    if rerank and isinstance(one, XMCPipeline):
+        depth, texts = search_depth(k, data.filters.get(split)), data.queries[split]["text"][:]
+        topk = reorder(one.reranker, texts, before.first(max(rerank, depth)), one.index.labels, depth)
+        before, confidence = before.first(depth), None  # scores of the reranker are no probabilities
     shared = shared_labels(one, second, data)
     mine = topk
     if shared is None:
         other = None if second is None else predictions_of(second, data, split, k, batch_size, name_of(against))[0]
     else:
+        if rerank:
+            raise SettingsError(
+                f"{name_of(against)} has another catalogue, and such systems are compared without reranking",
+                hint="leave --rerank or --against out",
+            )
         logger.warning(f"{name_of(against)} has another catalogue: compared on the {len(shared):,} labels of both.")
         mine = among(one, topk, data, split, k, batch_size, shared)
         other = among(second, topk, data, split, k, batch_size, shared)
     if is_shallow(topk, data, split, k):
         logger.warning(f"There are {topk.k} predictions per query, fewer than k = {k} needs: metrics are too low.")
     ranked = baseline_predictions(data, split, k) if baselines else {}
+    if rerank:
+        ranked["before reranking"] = before
     folder = Path(output_dir)
     trained = (folder / CONFIG).is_file()  # the trained folder itself
     with transaction(folder) if trained else nullcontext(folder) as target:
@@ -169,6 +187,20 @@ def evaluate(
         if trained:
             write_model_card(folder)
     return replace(found, folder=folder)
+
+
+def check_reranker(system: XMCPipeline | TopK, rerank: int, k: int) -> None:
+    """Refuse to rerank what cannot be.
+
+    Raises:
+        SettingsError: there is no reranker, or it would see fewer labels than are measured.
+    """
+    if not isinstance(system, XMCPipeline) or system.reranker is None:
+        raise SettingsError("rerank is set, but there is no reranker", hint="train one with hf-xmc rerank")
+    if rerank < k:
+        raise SettingsError(
+            f"rerank is {rerank}, below k = {k}", hint="rerank at least as many labels as are measured"
+        )
 
 
 @dataclass(frozen=True)

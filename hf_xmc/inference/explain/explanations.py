@@ -12,9 +12,11 @@ from datasets import Dataset
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.explain.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
 from hf_xmc.inference.explain.channels import Evidence
+from hf_xmc.inference.explain.texts import TextScore, text_scores
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.channels import QueryMemory
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.late_interaction import LateInteractionReranker
 
 CANDIDATES = 1000  # nearest training queries that are searched for those with the label
 
@@ -56,6 +58,19 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class Carried:
+    """A word of a label, and what the words of the text carry of it, in their order; they add up to 1.
+
+    `words` are as in `Word`, with the share in the place of the attribution.
+    """
+
+    text: str
+    start: int
+    end: int
+    words: list[Word]
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why one label was given to one text.
 
@@ -69,8 +84,10 @@ class Explanation:
         label_words: of the label's text, by occlusion.
         neighbours: training queries of the memory that have the label, nearest first.
         channels: what each ranking channel says of the label, by its name.
+        transport: of a late-interaction reranker: for each word of the label, the words of the text that carry it.
         convergence_delta: of integrated gradients: how far their sum is from what they should sum to.
         faithfulness: the result of [`measure_explanation`], if it was asked for.
+        label_texts: of a label with several texts those that are searched, with their own scores, the best first.
     """
 
     text: str
@@ -85,6 +102,8 @@ class Explanation:
     convergence_delta: float | None = None
     faithfulness: dict[str, float] | None = None
     channels: dict[str, Evidence] = field(default_factory=dict)
+    label_texts: list[TextScore] = field(default_factory=list)
+    transport: list[Carried] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain lists and dicts, ready for JSON."""
@@ -140,6 +159,7 @@ def explain_text(
     else:
         given = occlusion(model, seen, spans, labels, "query", how)
     said = pipeline.channel_evidence([text], query, [ids])[0]
+    matched = text_scores(model, pipeline.index, query, ids)
     near = neighbours(pipeline.memory, query, ids, num_neighbours, train_queries)
     return [
         Explanation(
@@ -154,6 +174,8 @@ def explain_text(
             neighbours=near[i],
             convergence_delta=deltas[i],
             channels=said[i],
+            label_texts=matched[i],
+            transport=carried(pipeline, text, names[i]),
         )
         for i, id_ in enumerate(ids)
     ]
@@ -167,6 +189,16 @@ def add_explanations(
         found = explain_text(pipeline, text, label_ids=[tag["id"] for tag in tags], method=method)
         for tag, explanation in zip(tags, found, strict=True):
             tag["explanation"] = explanation.to_dict()
+
+
+def carried(pipeline: Tagger, text: str, label: str) -> list[Carried]:
+    """The backward plan between a text and a label, word by word; empty without a late-interaction reranker."""
+    reranker = getattr(pipeline, "reranker", None)
+    if not isinstance(reranker, LateInteractionReranker):
+        return []
+    plan = reranker.transport_plan(text, label)
+    rows = zip(plan.label_words, plan.backward, strict=True)
+    return [Carried(label[a:b], a, b, words_of(text, plan.words, shares)) for (a, b), shares in rows if b > a]
 
 
 def words_of(text: str, spans: Sequence[Span], attributions: np.ndarray) -> list[Word]:

@@ -134,7 +134,9 @@ def fuse_head(
     model, old = pipeline.model, pipeline.index
     head = classifier_of(model)
     check_data(pipeline, data)
-    several = old.about["texts"] if old.about["texts"] == "mean" or old.index.num_rows > len(old) else "alone"
+    several = (
+        old.about["texts"] if old.about["texts"] in ("mean", "rich") or old.index.num_rows > len(old) else "alone"
+    )
     encoded = encode_catalogue(model, old.labels, several, batch_size)
     parts = Parts.of(head, encoded, old.removed)
 
@@ -163,7 +165,13 @@ def fuse_head(
     )
     fused = with_fusion(model, fusion)
     index = build_index(
-        fused, old.labels, encoded, old.factory, several, recall_target=old.about.get("recall_target", 0.95)
+        fused,
+        old.labels,
+        encoded,
+        old.factory,
+        several,
+        recall_target=old.about.get("recall_target", 0.95),
+        pooling=old.pooling,
     )
     if old.removed:
         index.remove(sorted(old.removed))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from transformers import TrainingArguments, set_seed
 
+from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import SettingsError
 from hf_xmc.hub.folder import pipeline_parts, save_parts
 from hf_xmc.inference.evaluation.evaluate import predict_split, score
@@ -25,7 +27,7 @@ from hf_xmc.inference.loading import (
 )
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.metrics import drop_pairs
-from hf_xmc.retrieval.rerank import CrossEncoderReranker
+from hf_xmc.retrieval.rerank import CrossEncoderReranker, Reranker
 from hf_xmc.training.reranker import train_cross_encoder
 
 
@@ -36,10 +38,12 @@ class RerankerFit:
     Args:
         pipeline: the tagger with its reranker.
         metrics: ranking metrics on validation, `"as found"` and `"best k reranked"`; empty without validation queries.
+        k: candidates per query that it learned to order.
     """
 
     pipeline: XMCPipeline
     metrics: dict[str, dict[str, float]]
+    k: int
 
 
 def train_reranker(
@@ -79,13 +83,10 @@ def train_reranker(
         fitted = train_reranker("outputs/demo/model", "sample", "cross-encoder/ms-marco-MiniLM-L6-v2")
         fitted.pipeline("Aligns short reads to a reference genome", rerank=20)
     """
-    least = {"k": (k, 2), "max_length": (max_length, 4), "batch_size": (batch_size, 1)}
-    for name, (value, minimum) in least.items():
-        if value < minimum:
-            raise SettingsError(f"{name} is {value}; it must be at least {minimum}")
-    for name, rate in {"num_train_epochs": num_train_epochs, "learning_rate": learning_rate}.items():
-        if not rate > 0:
-            raise SettingsError(f"{name} is {rate}; it must be above 0")
+    check_ranges(
+        {"k": (k, 2), "max_length": (max_length, 4), "batch_size": (batch_size, 1)},
+        {"num_train_epochs": num_train_epochs, "learning_rate": learning_rate},
+    )
     folder = folder_to_write(tagger, output_dir)
     with alone_in(folder):
         data, given = as_dataset(dataset), as_tagger(tagger)
@@ -93,9 +94,10 @@ def train_reranker(
         check_labels(given.index, data)
         set_seed(seed)
         reranker = CrossEncoderReranker.from_encoder(encoder, max_length)
-        known: dict[str, Any] = {"allowed": np.arange(data.num_labels)}  # labels that were added later have no queries
         # By the label vectors alone: in the query memory a training query would find itself.
-        found = drop_pairs(predict_split(given, data, "train", k, channels=(), **known), data.filters.get("train"))
+        found = drop_pairs(
+            predict_split(given, data, "train", k, channels=(), **known_labels(data)), data.filters.get("train")
+        )
         with TemporaryDirectory() as scratch:
             args = TrainingArguments(
                 scratch,
@@ -110,20 +112,50 @@ def train_reranker(
             texts, truth = data.queries["train"]["text"][:], data.positives("train")
             temperature = given.model.config.temperature
             train_cross_encoder(reranker, texts, found, truth, data.labels, args, temperature=temperature)
-        made = XMCPipeline(
-            given.model,
-            given.index,
-            given.run,
-            confidence=given.confidence,
-            reranker=reranker,
-            channels=given.channels,
-            fusion=given.fusion,
-        )
-        if folder is not None:
-            save_parts(folder, {"reranker": reranker} if output_dir is None else pipeline_parts(made))
+        return finished(given, reranker, data, k, folder, output_dir is None)
+
+
+def finished(
+    given: XMCPipeline, reranker: Reranker, data: XMCDataset, k: int, folder: Path | None, in_place: bool
+) -> RerankerFit:
+    """The tagger with its reranker: saved, if there is a folder to write, and measured on validation.
+
+    Args:
+        in_place: the folder is the tagger's own.
+    """
+    made = XMCPipeline(
+        given.model,
+        given.index,
+        given.run,
+        confidence=given.confidence,
+        reranker=reranker,
+        channels=given.channels,
+        fusion=given.fusion,
+    )
+    if folder is not None:
+        save_parts(folder, {"reranker": reranker} if in_place else pipeline_parts(made))
     metrics: dict[str, dict[str, float]] = {}
     if len(data.queries["validation"]):
         for name, depth in (("as found", 0), (f"best {k} reranked", k)):
-            ranked = predict_split(made, data, "validation", 5, rerank=depth, **known)
+            ranked = predict_split(made, data, "validation", 5, rerank=depth, **known_labels(data))
             metrics[name] = score(ranked, data, "validation")
-    return RerankerFit(made, metrics)
+    return RerankerFit(made, metrics, k)
+
+
+def check_ranges(least: dict[str, tuple[int, int]], rates: dict[str, float]) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+        SettingsError: a whole number below its minimum, given as name -> (value, minimum); a rate that is not above 0.
+    """
+    for name, (value, minimum) in least.items():
+        if value < minimum:
+            raise SettingsError(f"{name} is {value}; it must be at least {minimum}")
+    for name, rate in rates.items():
+        if not rate > 0:
+            raise SettingsError(f"{name} is {rate}; it must be above 0")
+
+
+def known_labels(data: XMCDataset) -> dict[str, Any]:
+    """The search option that leaves out labels that were added later, which have no queries in the data set."""
+    return {"allowed": np.arange(data.num_labels)}
