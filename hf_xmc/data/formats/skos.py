@@ -1,8 +1,8 @@
 """SKOS vocabularies: concepts as labels, in one of the languages that they have names in.
 
 Preferred labels become `text`, the first definition or scope note `description`, broader concepts `parents`, and
-notations `notation`. Other names, hidden labels, further notes and examples are `texts`, and `kinds` tells them apart. Deprecated concepts are left out; where they name a successor, a document that
-refers to them has that one.
+notations `notation`. Other names, hidden labels, further notes and examples are `texts`, and `kinds` tells them apart.
+Deprecated concepts are left out; where they name a successor, a document that refers to them has that one.
 """
 
 from __future__ import annotations
