@@ -4,6 +4,7 @@
 #   make test     the test suite
 #   make check    lint and types
 #   make compatibility   the contract with transformers and accelerate on the oldest, pinned and newest versions
+#   make faults   kill every command at every step, fill the disk, write twice at once: minutes
 #   make format   rewrite the code in the project's style
 #   make docs     build the documentation into docs/_build/html
 #   make space    the web page, on http://127.0.0.1:7860, with the model that `make demo` trained
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check compatibility format docs space clean
+.PHONY: demo test check compatibility faults format docs space clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hf-xmc demo --output_dir outputs/demo
@@ -35,6 +36,10 @@ check: $(VENV)/.installed-dev
 
 compatibility: $(VENV)/.installed-test
 	.ci/compatibility $(BIN)/python $(VERSIONS)
+
+faults: $(VENV)/.installed-test
+	$(BIN)/python -m tests.faults
+	$(BIN)/python -m pytest tests/faults -n 0 -m "faults or not faults"
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .

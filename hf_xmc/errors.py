@@ -45,6 +45,10 @@ class SettingsError(XMCError, ValueError):
     """
 
 
+class DivergenceError(XMCError, ArithmeticError):
+    """A training whose loss, gradients or weights are no longer finite."""
+
+
 class EngineError(XMCError, ConnectionError):
     """A database behind a label index that cannot be reached, or refuses what was asked."""
 

@@ -123,11 +123,14 @@ def hub_environment(hub_server: Hub, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a random BERT (hidden 32, 2 layers) and a word-piece tokenizer that knows all ASCII words."""
+    return str(make_tiny_encoder(tmp_path_factory.mktemp("tiny_encoder")))
+
+
+def make_tiny_encoder(folder: Path) -> Path:
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny_encoder")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     letters = string.ascii_lowercase + string.digits + string.punctuation
     tokens = special + [*COLOURS, *THINGS] + [c for c in letters] + [f"##{c}" for c in letters]
@@ -151,7 +154,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
         max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(folder)
-    return str(folder)
+    return folder
 
 
 def write_lines(path: Path, records: list[dict[str, object]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -76,10 +77,24 @@ def changed_arguments(args: TrainingArguments) -> dict[str, Any]:
 
 
 def write_json(content: dict[str, Any] | list[Any], path: str | os.PathLike[str]) -> Path:
-    """Write under a temporary name, then rename."""
+    """Write under a temporary name, then rename. NaN and infinity, which JSON does not have, become null."""
+    text = json.dumps(without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
     return Path(path)
+
+
+def without_nan(value: Any) -> Any:
+    """A value in which null stands for numbers that are not finite.
+
+    >>> without_nan({"P@1": float("nan"), "k": [1, 2.5]})
+    {'P@1': None, 'k': [1, 2.5]}
+    """
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

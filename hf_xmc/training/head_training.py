@@ -98,6 +98,11 @@ class HeadTraining:
         factor = group["lr"] / group["initial_lr"] if group.get("initial_lr") else 1.0
         self.vectors.update(factor, number, scale)
 
+    def gradients(self) -> list[Tensor]:
+        """The gradients of the vectors that this step touched, `[c, D]`."""
+        touched = None if self.vectors is None else self.vectors.touched
+        return [] if touched is None or touched[1].grad is None else [touched[1].grad]
+
     def give(self) -> None:
         """Give the model its head as it is now; all ranks call it."""
         if self.vectors is not None and self.moving:

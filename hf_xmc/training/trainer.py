@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from datasets import Dataset
@@ -23,6 +23,7 @@ from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.errors import SettingsError
 from hf_xmc.hub.push import push_to_hub
 from hf_xmc.losses import Loss, as_loss, make_loss
+from hf_xmc.losses.sharding import Shard
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.training.adapters import has_adapters, merged, plain_model
@@ -35,6 +36,7 @@ from hf_xmc.training.correction import LabelCorrection
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.evaluation import Evaluator
+from hf_xmc.training.finite import FiniteGuard, check_weights, diverged, not_finite
 from hf_xmc.training.head_training import HeadTraining
 from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.label_vectors import LabelVectors
@@ -51,6 +53,17 @@ from hf_xmc.training.preparation import (
 )
 from hf_xmc.training.publishing import complete_folder, push_checkpoint
 from hf_xmc.training.query_batches import QueryBatches
+from hf_xmc.training.replay import (
+    MODEL,
+    KeptStep,
+    Replayed,
+    SameCandidates,
+    fresh,
+    load_step,
+    random_states,
+    save_step,
+    set_random_states,
+)
 from hf_xmc.training.static_training import StaticTraining
 from hf_xmc.types import Positives
 
@@ -159,6 +172,8 @@ class XMCTrainer(Trainer):
             eval_dataset = self.tokenize(model, eval_dataset, cast("Positives | None", eval_ignored))
         kwargs.setdefault("processing_class", model.tokenizer)
         kwargs.setdefault("data_collator", QueryCollator())
+        self.guard = FiniteGuard(Shard(None, 0, [0], [0]))
+        self.step_kept: KeptStep | None = None  # the optimizer step that is under way, for `replay`
         super().__init__(
             model=model,
             args=args,
@@ -170,7 +185,7 @@ class XMCTrainer(Trainer):
         self.model_init = model_init  # only now: the Trainer would make another model
         splits = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
         self.kept_tables = [split.tokens for split in splits if split is not None]
-        self.ranks = all_processes(args.device)
+        self.ranks = self.guard.ranks = all_processes(args.device)
         self.query_batches = QueryBatches(args, self.ranks)
         self.label_step: LabelStep | None = None  # the optimizer step that is under way
         self.resumed_from: Path | None = None
@@ -272,6 +287,13 @@ class XMCTrainer(Trainer):
             return prepare_model(model, device_placement, evaluation_mode or untrained)
 
         self.accelerator.prepare_model = prepare_any
+        clip = self.accelerator.clip_grad_norm_
+
+        def clip_and_keep(parameters: Any, max_norm: float, norm_type: float = 2) -> Any:
+            self.guard.norm = clip(parameters, max_norm, norm_type)
+            return self.guard.norm
+
+        self.accelerator.clip_grad_norm_ = clip_and_keep
 
     # ---- Training ----
 
@@ -359,7 +381,12 @@ class XMCTrainer(Trainer):
         if batches and self.ranks.group is not None and is_last:
             total, size = len(self.query_batches.rows or self.train_dataset), self.args.train_batch_size
             batches[-1] = without_repeats(batches[-1], total, size, self.ranks)
-        self.label_step = self.new_step(batches) if batches else None
+        if batches:
+            self.guard.begin()
+            self.step_kept = KeptStep(self.state.global_step, batches, random_states(self.args.device))
+            self.label_step = self.new_step(batches)
+        else:
+            self.label_step = None
         return batches, count
 
     def new_step(self, batches: list[Any]) -> LabelStep:
@@ -388,7 +415,10 @@ class XMCTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.ranks.group is not None and not self.label_step.sharded:
             loss = self.ranks.sum_(loss)  # for the log, as each rank has its own part
+        self.guard.add_loss(loss)
         if self.label_step.done == len(self.label_step.batches):
+            if self.step_kept is not None:
+                self.step_kept.candidates = self.label_step.candidates
             self.label_step = None
             # Both sides are encoded by the unwrapped model, whose gradients DistributedDataParallel does not see.
             if self.ranks.group is not None:
@@ -398,10 +428,105 @@ class XMCTrainer(Trainer):
     def move_tables(self) -> None:
         """Called when the optimizer moves the weights: move the per-label vectors and the static tower too."""
         scaler = getattr(self.accelerator, "scaler", None)
+        if self.guard.holds(self.table_gradients()):
+            self.guard.skipped = 0
+        elif not self.guard.skips(scaler):
+            self.stop_at_step()
         scale = 1.0 if scaler is None else scaler.get_scale()
         self.head.step(self.optimizer, self.state.global_step, scale)
         if self.static is not None:
             self.static.step(self.optimizer, self.state.global_step, scale)
+
+    def table_gradients(self) -> Iterator[Tensor]:
+        """The gradients of this step that the optimizer does not see: of per-label vectors and of the static tower."""
+        yield from self.head.gradients()
+        if self.static is not None:
+            yield from (part.gradients for part in self.static.touched)
+
+    def stop_at_step(self) -> NoReturn:
+        """Keep the batch of this step for `replay`, and end the training; all processes do.
+
+        Raises:
+            DivergenceError: says which step it was, what was not finite, and what to try.
+        """
+        step, loss = self.step_kept, self.guard.loss
+        assert step is not None
+        folder = Path(str(self.args.output_dir)) / f"nonfinite-{step.number}"
+        value = float("nan") if loss is None else loss.item()
+        again = self.run_again(step)
+        wrong = not_finite(self.model.named_parameters())
+        if self.args.should_save:
+            fresh(folder)
+        if self.ranks.group is not None:
+            torch.distributed.barrier()
+        about = {
+            "step": step.number,
+            "epoch": self.state.epoch,
+            "loss": str(value),
+            "not_finite": again.not_finite,
+            "weights_not_finite": wrong,
+            "learning_rate": self.args.learning_rate
+            if self.optimizer is None
+            else self.optimizer.param_groups[0]["lr"],
+            "processes": self.args.world_size,
+            "label_strategy": str(self.args.label_strategy),
+        }
+        save_step(folder, step, about, self.ranks.rank)
+        self.head.give()
+        if self.args.should_save and not wrong:
+            merged_model = merged(self.model) if has_adapters(self.model) else plain_model(self.model)
+            merged_model.save_pretrained(folder / MODEL)
+        raise diverged(self.args, folder, step.number, value, again.not_finite, wrong, self.guard.skipped)
+
+    def run_again(self, step: KeptStep) -> Replayed:
+        """Loss and gradients of a step that was kept, in the random state that it had; nothing is moved."""
+        self.model.train()
+        self.model.zero_grad()
+        rule, scaler = self.rule, getattr(self.accelerator, "scaler", None)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        try:
+            if step.candidates is not None:
+                self.rule = SameCandidates(rule, step.candidates)
+            self.guard.begin()
+            set_random_states(step.random, self.args.device)
+            self.label_step, kept = self.new_step(step.batches), self.step_kept
+            self.label_step.number = step.number
+            if self.static is not None:
+                self.static.number = step.number
+            self.step_kept = None
+            for batch in step.batches:
+                with self.accelerator.autocast():
+                    loss = self.compute_loss(self.model, batch)
+                if loss.requires_grad:
+                    (loss * scale).backward()
+                self.guard.add_loss(loss)
+            self.step_kept = kept
+        finally:
+            self.rule, self.label_step = rule, None
+        named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
+        named += [("label_head.vectors", gradient) for gradient in self.head.gradients()]
+        if self.static is not None:
+            named += [("static_tower.table", part.gradients) for part in self.static.touched]
+            self.static.touched = []
+        norms = {name: float(torch.linalg.vector_norm(gradient.float())) for name, gradient in named}
+        found = Replayed(float(self.guard.loss or 0), norms, not_finite(named))
+        self.model.zero_grad()
+        return found
+
+    def replay(self, folder: str | Path) -> Replayed:
+        """Run the batch again at which a training stopped, without moving the weights.
+
+        Args:
+            folder: `nonfinite-STEP` in the output folder of that training. This trainer needs its data and arguments,
+                and as model the folder `model` in there, or any other.
+
+        Raises:
+            ModelFolderError: the folder holds no such batch.
+        """
+        step = load_step(Path(folder), self.args.device, self.ranks.rank)
+        with self.frozen():
+            self.head.begin(self.encoder.texts_without_gradients)
+            return self.run_again(step)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """As in `Trainer`, for the queries of a batch; the labels of a step are not counted."""
@@ -454,6 +579,7 @@ class XMCTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in `Trainer`, with the label head. Adapters are merged, but not in checkpoints, which hold them alone."""
         self.head.give()
+        self.check_weights()
         training = self.model
         if has_adapters(training) and not _internal_call and self.args.should_save:
             self.model = merged(training)
@@ -465,8 +591,15 @@ class XMCTrainer(Trainer):
         if head is not None and has_adapters(self.model) and self.args.should_save:
             head.save(output_dir or str(self.args.output_dir))  # adapters are saved without it
 
+    def check_weights(self, optimizer: Any = None) -> None:
+        """Raise a DivergenceError if what is about to be written is not finite."""
+        head = plain_model(self.model).label_head
+        check_weights(self.model, optimizer, {} if head is None else {"label_head.vectors": head.vectors})
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As in `Trainer`, with what else is trained; the checkpoint is whole or not there."""
+        """As in `Trainer`, with what else is trained; the checkpoint is whole or not there, and finite."""
+        self.head.give()
+        self.check_weights(None if self.args.save_only_model else self.optimizer)
         with whole_checkpoint(self.args, self.state, Path(self._get_output_dir(trial))) as (folder, final):
             super()._save_checkpoint(model, trial)
             if not self.args.save_only_model:

@@ -1,0 +1,151 @@
+"""The batch at which a training stopped, written so that it can be run again.
+
+`nonfinite-STEP/` in the output folder holds
+
+    step.json                      step, loss, learning rates, and the gradients that were not finite
+    batch-RANK.safetensors         of each process: rows and pairs of its micro-batches, candidates, random state
+    model/                         the model before the step, if it is finite
+
+`XMCTrainer.replay` runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hf_xmc.errors import ModelFolderError
+from hf_xmc.training.candidates.rule import CandidateRule, Candidates, Window
+from hf_xmc.types import Positives
+
+STEP, MODEL = "step.json", "model"
+FORMAT = 1
+
+
+@dataclass
+class KeptStep:
+    """What a step was made of, on one process. Nothing is copied while training goes well.
+
+    Args:
+        number: optimizer steps before this one.
+        batches: its micro-batches, as the collator makes them.
+        random: states of the random generators before it, by device.
+        candidates: that the rule chose.
+    """
+
+    number: int
+    batches: list[dict[str, Tensor]]
+    random: dict[str, Tensor] = field(default_factory=dict)
+    candidates: Candidates | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as tensors, by name."""
+        found = {f"random.{device}": state for device, state in self.random.items()}
+        for i, batch in enumerate(self.batches):
+            found |= {f"batch.{i}.{name}": value for name, value in batch.items()}
+        if self.candidates is not None:
+            chosen = self.candidates
+            some = {"ids": chosen.ids, "log_weights": chosen.log_weights, "counts": chosen.counts}
+            if chosen.negatives is not None:
+                some |= {"indptr": chosen.negatives.indptr, "indices": chosen.negatives.indices}
+            found |= {f"candidates.{name}": value for name, value in some.items() if value is not None}
+        return {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], number: int, device: torch.device) -> KeptStep:
+        """What `tensors` returned."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            group, _, key = name.rpartition(".")
+            groups.setdefault(group, {})[key] = value
+        count = sum(group.startswith("batch.") for group in groups)
+        batches = [{k: v.to(device) for k, v in groups[f"batch.{i}"].items()} for i in range(count)]
+        some = {k: v.to(device) for k, v in groups.get("candidates", {}).items()}
+        pairs = Positives(some["indptr"], some["indices"]) if "indptr" in some else None
+        chosen = Candidates(some.get("ids"), some.get("log_weights"), some.get("counts"), pairs)
+        return cls(number, batches, groups.get("random", {}), chosen)
+
+
+class SameCandidates(CandidateRule):
+    """Chooses what was chosen before; everything else is that of the rule of the run."""
+
+    def __init__(self, rule: CandidateRule, chosen: Candidates) -> None:
+        self.rule, self.chosen = rule, chosen
+        self.args, self.encoder, self.ranks, self.split = rule.args, rule.encoder, rule.ranks, rule.split
+
+    def choose(self, window: Window) -> Candidates:
+        return self.chosen
+
+    @property
+    def draws_for_loss(self) -> bool:
+        return self.rule.draws_for_loss
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A step that was run again, without moving the weights.
+
+    Args:
+        loss: its value.
+        norms: parameter -> norm of its gradient.
+        not_finite: the parameters whose gradient holds NaN or infinity.
+    """
+
+    loss: float
+    norms: dict[str, float]
+    not_finite: list[str]
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's generators, uint8; of a GPU without waiting for it."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Go back to states that `random_states` returned."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"].cpu())
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+
+
+def save_step(folder: Path, step: KeptStep, about: dict[str, Any], rank: int) -> None:
+    """Write this process's part of a step, and on the first process what is the same on all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(step.tensors(), folder / f"batch-{rank}.safetensors")
+    if rank == 0:
+        text = json.dumps({"format": FORMAT, **about}, indent=2, ensure_ascii=False)
+        (folder / STEP).write_text(text + "\n", encoding="utf-8")
+
+
+def load_step(folder: Path, device: torch.device, rank: int = 0) -> KeptStep:
+    """Read a process's part of a step.
+
+    Raises:
+        ModelFolderError: the folder holds no step of this process.
+    """
+    folder = Path(folder)
+    path = folder / f"batch-{rank}.safetensors"
+    if not path.is_file() or not (folder / STEP).is_file():
+        raise ModelFolderError(
+            f"no step of process {rank} to replay", folder, hint="give a folder nonfinite-STEP of a training"
+        )
+    number = int(json.loads((folder / STEP).read_text(encoding="utf-8"))["step"])
+    return KeptStep.of(load_file(path), number, device)
+
+
+def fresh(folder: Path) -> Path:
+    """The folder, without what an earlier run of this step left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
