@@ -91,6 +91,7 @@ def add_labels(
     """Encode and index new labels, given as texts, as dicts or as a `Dataset`; returns their ids."""
     several(labels, "labels")
     table: Any = labels
+    ids: np.ndarray | None
     if not is_table(labels) and any(isinstance(label, Mapping) for label in labels):
         table = as_table(index, labels)
     if index.pooling is not None:

@@ -18,6 +18,7 @@ import numpy as np
 from hf_xmc.data.arrow import as_rows, read_table, write_parquet
 from hf_xmc.data.checksums import MANIFEST, check_manifest, forget_checksums
 from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import OURS, read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
 from hf_xmc.retrieval.catalogue import Catalogue, rows_of
@@ -395,10 +396,12 @@ class LabelIndex:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `labels.parquet` and `index/` into a folder, such as that of a model."""
-        folder = Path(folder)
-        forget_checksums(folder)
-        # Everything is written before the first file takes its name, in case the disk is full.
-        with replacing(folder / ABOUT) as description, replacing(folder / INDEX) as vectors:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / ABOUT) as description,
+            replacing(staging / INDEX) as vectors,
+        ):
+            forget_checksums(staging)
             self.index.write(vectors)
             about = {
                 **self.about,
@@ -413,7 +416,7 @@ class LabelIndex:
                 "faiss_version": faiss.__version__,
             }
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            write_parquet(self.labels, folder / LABELS)
+            write_parquet(self.labels, staging / LABELS)
 
     @classmethod
     def from_pretrained(
@@ -428,8 +431,13 @@ class LabelIndex:
             ModelFolderError: there is no index, its files do not fit together, or one is not as it was saved.
         """
         folder = fetch_folder(name_or_folder, [LABELS, "index/*", MANIFEST], **hub)
-        check_manifest(folder, (LABELS, INDEX, ABOUT))
-        return cls.read(folder, memory_map)
+        names = (LABELS, INDEX, ABOUT)
+
+        def read() -> LabelIndex:
+            check_manifest(folder, names)
+            return cls.read(folder, memory_map)
+
+        return read_whole(folder, read, lambda: names)
 
     @classmethod
     def read(cls, folder: Path, memory_map: bool = False) -> LabelIndex:
@@ -465,6 +473,7 @@ class LabelIndex:
             self.save_pretrained(folder)
             kwargs.setdefault("commit_message", "Upload label index")
             kwargs.setdefault("delete_patterns", MANIFEST)  # of a tagger that had another index
+            kwargs.setdefault("ignore_patterns", f"{OURS}*")
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs))
 
 

@@ -115,5 +115,5 @@ class Knowledge:
             return cls(texts, metadata.get(b"language", b"english").decode())
         except (KeyError, ValueError, pa.ArrowException) as error:
             raise ModelFolderError(
-                f"{KNOWLEDGE} cannot be read ({error!s:.100})", folder, hint="train again"
+                f"{KNOWLEDGE} cannot be read ({error!s:.100})", Path(folder), hint="train again"
             ) from error
