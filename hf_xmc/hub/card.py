@@ -292,7 +292,7 @@ def fitted_parts(
             "labels on average (`tagger(text, conformal=True)`)."
         )
     if reranker:
-        facts.append("Reranker: a second model that reorders the best labels of a text, `tagger(text, rerank=20)`.")
+        facts.append("Reranker: reorders the best labels of a text on request, `tagger(text, rerank=20)`.")
     return facts
 
 

@@ -34,6 +34,7 @@ from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.folder import first_line, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
+from hf_xmc.retrieval.knowledge import KNOWLEDGE, Knowledge
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
 
@@ -56,7 +57,7 @@ GRAPHS = {
     "openvino": ("openvino/*.xml", "openvino/*.bin", "openvino/words.safetensors"),
 }
 UNCHECKED = ("run", "metrics", "card", "manifest")
-SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
+SEARCH = ("model", "knowledge", "label_head", "labels", "index")  # the parts that rank, channels aside
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def parts() -> tuple[Part, ...]:
         Part("sentence_transformers", LAYOUT, TRAIN),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
         Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=lambda head, folder: head.save(folder)),
+        Part("knowledge", (KNOWLEDGE,), TRAIN, save=save, load=Knowledge.from_pretrained),
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
         Part(
             "index",
@@ -342,7 +344,9 @@ def refresh_code(folder: Path) -> None:
 def pipeline_parts(pipeline: Any) -> dict[str, Any]:
     """What an `XMCPipeline` consists of, for `save_parts`: a part that it lacks is None, so that one of an earlier
     model is removed."""
-    found = {name: getattr(pipeline, name) for name in ("model", "index", "fusion", "confidence", "reranker")}
+    found = {
+        name: getattr(pipeline, name) for name in ("model", "index", "knowledge", "fusion", "confidence", "reranker")
+    }
     found |= {**{cls.name: None for cls in CHANNELS}, **{channel.name: channel for channel in pipeline.channels}}
     return {**found, **({"run": pipeline.run} if pipeline.run else {})}
 

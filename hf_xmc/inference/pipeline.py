@@ -26,6 +26,7 @@ from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import INDEX, LabelIndex
+from hf_xmc.retrieval.knowledge import Knowledge
 from hf_xmc.retrieval.learned_fusion import LearnedFusion
 from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
@@ -53,6 +54,7 @@ class XMCPipeline:
         reranker: reorders the best labels on request; any object with `predict(pairs) -> scores`.
         channels: further sources of scores, which are combined with those of the label vectors.
         fusion: how they are combined, if that was learned; without one by the weights of the channels.
+        knowledge: what stands behind the texts that the encoder reads; by default what the model has.
 
     Example:
 
@@ -71,7 +73,10 @@ class XMCPipeline:
         reranker: PairScorer | None = None,
         channels: Sequence[FusedChannel] = (),
         fusion: LearnedFusion | None = None,
+        knowledge: Knowledge | None = None,
     ) -> None:
+        if knowledge is not None:
+            model.knowledge = knowledge
         self.encoder_fingerprint = encoder_fingerprint(model)
         self.head_fingerprint = head_fingerprint(model)
         self.channels = [*([] if memory is None else [memory]), *channels]
@@ -93,6 +98,12 @@ class XMCPipeline:
     def memory(self, memory: QueryMemory | None) -> None:
         others = [channel for channel in self.channels if not isinstance(channel, QueryMemory)]
         self.channels = [*([] if memory is None else [memory]), *others]
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """What stands behind the texts that the encoder reads (`--enrich`), if anything."""
+        known: Knowledge | None = getattr(self.model, "knowledge", None)
+        return known
 
     @property
     def id2label(self) -> Mapping[int, str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_xmc.errors import DataError, SettingsError
-from hf_xmc.retrieval.label_kinds import SYNONYM, LabelTexts, with_columns_of_texts
+from hf_xmc.retrieval.label_kinds import SYNONYM, LabelTexts, other_names, with_columns_of_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -147,6 +147,10 @@ class Catalogue:
         self._arrow, self._table = table, None
         self.texts_changed += 1
 
+    def live(self) -> pa.Table:
+        """The rows of the labels that are not removed."""
+        return self.arrow.take(pa.array([row for row in range(self.num_rows) if row not in self.removed], pa.int64()))
+
     def kinds_of(self, label_ids: np.ndarray) -> list[str]:
         """The kinds of all texts of some labels, those of a label together."""
         return LabelTexts.of(self.arrow.take(pa.array(label_ids))).kinds
@@ -239,8 +243,9 @@ class Catalogue:
 
 
 def all_texts(labels: Dataset) -> tuple[np.ndarray, list[str]]:
-    """All texts of a label table, from `text` and the column `texts` (other names), if there is one. Returns the label
-    of each text, int64 `[M]`, and the texts, without repeats within a label; see `label_ids` of [`LabelIndex.build`].
+    """All names of a label table, from `text` and the column `texts` (other names), if there is one; texts of kinds
+    that are no names (`kinds`) are left out. Returns the label of each text, int64 `[M]`, and the texts, without
+    repeats within a label; see `label_ids` of [`LabelIndex.build`].
 
     >>> from datasets import Dataset
     >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["car", "boat"], "texts": [["auto", "car"], None]})
@@ -248,8 +253,7 @@ def all_texts(labels: Dataset) -> tuple[np.ndarray, list[str]]:
     >>> ids.tolist(), texts
     ([0, 0, 1], ['car', 'auto', 'boat'])
     """
-    others = labels["texts"][:] if "texts" in labels.column_names else [None] * len(labels)
-    texts = [list(dict.fromkeys([text, *(more or [])])) for text, more in zip(labels["text"][:], others, strict=True)]
+    texts = [list(dict.fromkeys(its)) for its in other_names(labels)]
     ids = np.repeat(np.arange(len(texts)), [len(its) for its in texts])
     return ids, [text for its in texts for text in its]
 

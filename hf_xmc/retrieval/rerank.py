@@ -1,4 +1,4 @@
-"""Reranking: a second model reads text and label together, for the few labels that the channels found."""
+"""Reranking: a slower look at text and label, for the few labels that the channels found."""
 
 from __future__ import annotations
 
