@@ -20,7 +20,7 @@ from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.factories import FACTORIES
 from hf_xmc.retrieval.folder import no_such_folder
-from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex
+from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex, read_about
 from hf_xmc.retrieval.pooling import POOLS
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def build_folder_index(
         labels = read_parquet(folder / LABELS) if given_data is None else given_data.labels
         removed: set[int] = set()
         if dataset is None and (folder / ABOUT).is_file():
-            removed = LabelIndex.from_pretrained(folder).removed
+            removed = {*read_about(folder, "name the data set to index with --dataset")["removed"]}
         tagger, tried = tagger_of(
             load_model(folder), labels, given_data, factory, batch_size, texts, pool, recall_target
         )
