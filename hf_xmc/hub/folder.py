@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 import hf_xmc.retrieval.late_interaction  # noqa: F401  # makes its kind of rerankers known
 from hf_xmc import modeling
 from hf_xmc.data.checksums import MANIFEST, check_manifest, read_manifest, write_manifest
+from hf_xmc.data.damage import first_damage
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError, XMCError
 from hf_xmc.hub.plain_encoder import is_plain_encoder, load_plain_encoder
@@ -409,6 +410,9 @@ def load_model(folder: Path, verify: bool = True, **options: Any) -> XMCDualEnco
     except (OSError, ValueError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the operating system
             raise
+        found, hint = first_damage(folder.iterdir())
+        if found:
+            raise ModelFolderError(found, folder, hint=hint) from error
         what = "weights" if isinstance(error, SafetensorError) else "model"
         raise ModelFolderError(
             f"the {what} cannot be read ({first_line(error)})", folder, hint="copy or download the folder again"
