@@ -16,9 +16,11 @@ import numpy as np
 
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.options import SearchOptions
-from hf_xmc.retrieval.catalogue import NotInIndex, all_texts, is_table
+from hf_xmc.retrieval.catalogue import NotInIndex, all_texts, as_dataset, is_table
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.label_kinds import DEFINITION, NAME, SYNONYM, LabelTexts, by_kind, columns_of, gather_texts
+from hf_xmc.retrieval.label_texts import split_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,14 +37,17 @@ def encode_catalogue(
     """The row of each text of a label table, int64 `[M]`, and its embedding without any label head, float32 `[M, D]`.
 
     Args:
-        texts: `"alone"`: the column `text` only; else every text that a label has (column `texts`).
+        texts: `"alone"`: the column `text` only; `"rich"`: every text that a label has; else its names.
 
     Raises:
         ModelFolderError: the label head of the model belongs to other labels.
     """
     if model.label_head is not None:  # before anything is encoded
         model.label_head.check_catalogue(labels["uid"][:])
-    ids, names = (np.arange(len(labels)), labels["text"][:]) if texts == "alone" else all_texts(labels)
+    if texts == "alone":
+        ids, names = np.arange(len(labels)), labels["text"][:]
+    else:
+        ids, names = texts_of(labels) if texts == "rich" else all_texts(labels)
     return ids, model.encode_labels(names, batch_size=batch_size, progress=True)
 
 
@@ -57,7 +62,7 @@ def build_index(
     """The index of what `encode_catalogue` returned, with the model's label head if it has one.
 
     Args:
-        **index: `recall_target` and other arguments of `LabelIndex.build`.
+        **index: `recall_target`, `pooling` and other arguments of `LabelIndex.build`.
     """
     import torch
 
@@ -69,6 +74,17 @@ def build_index(
     return LabelIndex.build(embeddings, labels, factory, **{"label_ids": ids, **made_by, **several, **index})
 
 
+def gathered(labels: Dataset) -> Dataset:
+    """A label table with all texts of each label in the columns `texts` and `kinds`."""
+    return as_dataset(gather_texts(labels))
+
+
+def texts_of(labels: Dataset) -> tuple[np.ndarray, list[str]]:
+    """The label of each text of all kinds, int64 `[M]`, and the texts."""
+    found = LabelTexts.of(labels)
+    return found.labels, found.texts
+
+
 def add_labels(
     model: XMCDualEncoderModel, index: LabelIndex, labels: NewLabels, encoder_fingerprint: str
 ) -> np.ndarray:
@@ -77,10 +93,16 @@ def add_labels(
     if isinstance(labels, Mapping):
         raise SettingsError("labels is one label; expected a list", hint="pass [label]")
     table: Any = labels
+    ids: np.ndarray | None
     if not is_table(labels) and any(isinstance(label, Mapping) for label in labels):
         table = as_table(index, labels)
-    ids, texts = all_texts(table) if is_table(table) else (None, list(table))
-    check_texts(texts if ids is None else table["text"][:])
+    check_texts(table["text"][:] if is_table(table) else list(table))
+    if index.pooling is not None:
+        table = table if is_table(table) else as_table(index, labels)
+        table = as_dataset(gather_texts(table, names_above(index, table)))
+        ids, texts = texts_of(table)
+    else:
+        ids, texts = all_texts(table) if is_table(table) else (None, list(table))
     return index.add(model.encode_labels(texts), table, label_ids=ids, encoder_fingerprint=encoder_fingerprint)
 
 
@@ -106,9 +128,13 @@ def update_labels(
     encoder_fingerprint: str,
 ) -> None:
     """Give labels (uid or id) a new text, or several, the first of which is displayed. Their vectors in the label head
-    stay."""
+    stay. In an index that tells kinds of texts apart, these are the names of a label, and its other texts stay."""
     if not isinstance(texts, Mapping):
         raise SettingsError(f"texts is {texts!r:.60}", hint='expected a dict of uid or id to text: {"c7": "red cars"}')
+    if index.pooling is not None:
+        renamed = {label: names_of(given) for label, given in texts.items()}
+        set_label_texts(model, index, renamed, encoder_fingerprint)
+        return
     ids = label_ids(index, list(texts))
     if len({*ids.tolist()}) < len(ids) or any(not given for given in texts.values()):
         raise DataError("A label is named twice, or has no text; every label needs one")
@@ -138,6 +164,67 @@ def check_texts(texts: Sequence[Any]) -> None:
             raise DataError(
                 f"label {place} of {len(texts)} has the text {text!r:.60}", hint="every label needs a text"
             )
+
+
+def set_label_texts(
+    model: XMCDualEncoderModel,
+    index: LabelIndex,
+    texts: Mapping[Any, Mapping[str, str | Sequence[str]]],
+    encoder_fingerprint: str,
+) -> None:
+    """Give labels (uid or id) other texts of some kinds; their texts of other kinds stay.
+
+    Args:
+        texts: label -> kind -> a text, several, or none. A label has one name.
+
+    Raises:
+        NotInIndex: a label that is not in the index.
+        DataError: an unknown kind, an empty text, or a label without a name. Nothing is changed in either case.
+    """
+    rows, words, kinds = [], list[str](), list[str]()
+    for id_, given in zip(label_ids(index, list(texts)).tolist(), texts.values(), strict=True):
+        new, said = with_other_kinds(index.catalogue.arrow.slice(id_, 1), given)
+        rows += [id_] * len(new)
+        words += new
+        kinds += said
+    embeddings = model.encode_labels(words, label_ids=rows)
+    index.update(rows, embeddings, words, encoder_fingerprint=encoder_fingerprint, kinds=kinds)
+
+
+def with_other_kinds(row: Any, given: Mapping[str, str | Sequence[str]]) -> tuple[list[str], list[str]]:
+    """The texts of a label and their kinds, the name first: those that are given, and what its row in the label table
+    has of other kinds."""
+    new, kinds = by_kind(given)
+    uid = row["uid"][0].as_py()
+    if wrong := [text for text in new if not isinstance(text, str) or not text.strip()]:
+        raise DataError(f"an empty text ({wrong[0]!r}) for the label {uid!r:.80}", hint="leave it out")
+    before = LabelTexts.of(row)
+    found = dict(zip(new, kinds, strict=True))
+    for text, kind in zip(before.texts, before.kinds, strict=True):
+        if kind not in given:
+            found.setdefault(text, kind)
+    if [*found.values()].count(NAME) != 1:
+        raise DataError(
+            f"the label {uid!r:.80} would have {[*found.values()].count(NAME)} names", hint="give it one name"
+        )
+    ordered = sorted(found, key=lambda text: found[text] != NAME)
+    return ordered, [found[text] for text in ordered]
+
+
+def names_of(given: str | Sequence[str]) -> dict[str, str | list[str]]:
+    """New names of a label by kind. A first text such as `Alchemy: Making gold.` has a definition as well."""
+    first, *others = [given] if isinstance(given, str) else given
+    name, definition = split_text(first)
+    names = dict.fromkeys([*others, *([name] if name != first else [])])
+    found: dict[str, str | list[str]] = {NAME: first, SYNONYM: [*names]}
+    return {**found, DEFINITION: definition} if definition else found
+
+
+def names_above(index: LabelIndex, labels: Dataset) -> dict[str, str]:
+    """uid -> name of the labels of an index that new labels have as parents."""
+    wanted = {uid for its in columns_of(labels, ("parents",)).get("parents", []) for uid in its or ()}
+    known = dict(live_labels(index)) if wanted else {}
+    return {uid: split_text(known[uid])[0] for uid in wanted & known.keys()}
 
 
 def label_ids(index: LabelIndex, labels: Sequence[str | int]) -> np.ndarray:

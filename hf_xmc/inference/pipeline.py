@@ -16,6 +16,7 @@ from hf_xmc.hub.folder import GRAPHS, fingerprint, load_parts, pipeline_parts, s
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
 from hf_xmc.inference.explain.channels import Evidence, channel_evidence
+from hf_xmc.inference.given_texts import given_texts
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.label_names import IdToLabel, LabelToId
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
@@ -25,6 +26,7 @@ from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import INDEX, LabelIndex
+from hf_xmc.retrieval.knowledge import Knowledge
 from hf_xmc.retrieval.learned_fusion import LearnedFusion
 from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
@@ -52,6 +54,7 @@ class XMCPipeline:
         reranker: reorders the best labels on request; any object with `predict(pairs) -> scores`.
         channels: further sources of scores, which are combined with those of the label vectors.
         fusion: how they are combined, if that was learned; without one by the weights of the channels.
+        knowledge: what stands behind the texts that the encoder reads; by default what the model has.
 
     Example:
 
@@ -70,11 +73,16 @@ class XMCPipeline:
         reranker: PairScorer | None = None,
         channels: Sequence[FusedChannel] = (),
         fusion: LearnedFusion | None = None,
+        knowledge: Knowledge | None = None,
     ) -> None:
+        if knowledge is not None:
+            model.knowledge = knowledge
         self.encoder_fingerprint = encoder_fingerprint(model)
         self.head_fingerprint = head_fingerprint(model)
         self.channels = [*([] if memory is None else [memory]), *channels]
         check_parts(model, index, self.memory, self.encoder_fingerprint, self.head_fingerprint)
+        for channel in self.channels:
+            tie_channel(channel, index, self.encoder_fingerprint)
         self.model = model.eval()
         self.index = index
         self.run = dict(run or {})
@@ -92,6 +100,12 @@ class XMCPipeline:
     def memory(self, memory: QueryMemory | None) -> None:
         others = [channel for channel in self.channels if not isinstance(channel, QueryMemory)]
         self.channels = [*([] if memory is None else [memory]), *others]
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """What stands behind the texts that the encoder reads (`--enrich`), if anything."""
+        known: Knowledge | None = getattr(self.model, "knowledge", None)
+        return known
 
     @property
     def id2label(self) -> Mapping[int, str]:
@@ -121,12 +135,14 @@ class XMCPipeline:
                 new labels.
             factory: the kind of index, or `"auto"`.
             texts: which texts of labels with alternative names (column `texts`) are indexed: `"alone"`, the text only;
-                or all of them, scored by their `"best"` or by their `"mean"`.
-            **index: `recall_target` and other arguments of `LabelIndex.build`.
+                or all of them, scored by their `"best"` or by their `"mean"`; or `"rich"`, also definitions, parents'
+                names and other kinds, scored by the argument `pooling` ([`hf_xmc.Pooling`]).
+            **index: `recall_target`, `pooling` and other arguments of `LabelIndex.build`.
 
         Raises:
             ModelFolderError: the label head of the model belongs to other labels.
         """
+        labels = changes.gathered(labels) if texts == "rich" else labels
         encoded = changes.encode_catalogue(model, labels, texts, batch_size)
         return cls(model, changes.build_index(model, labels, encoded, factory, texts, **index))
 
@@ -209,7 +225,7 @@ class XMCPipeline:
         """The best labels of each text, best first.
 
         Args:
-            texts: one text, or several.
+            texts: one text, or several; of each the first million characters are read.
             k: labels per text, at most; 5 by default. `top_k` is another name of it.
             batch_size: texts encoded at a time.
             explain: add to each label `"channels"`, what each ranking channel says of it, and an `"explanation"`, by
@@ -224,9 +240,10 @@ class XMCPipeline:
             pipeline is calibrated, there is a `"probability"` as well.
 
         Raises:
-            SettingsError: an unknown option, or one that needs a confidence, and there is none for this ranking.
+            SettingsError: an unknown option, one that needs a confidence, and there is none for this ranking, or a
+                text that is no string.
         """
-        rows = [texts] if isinstance(texts, str) else list(texts)
+        rows = given_texts([texts] if isinstance(texts, str) else texts)
         found = split_options(options if k is None else {**options, "k": k}, search, selection)
         embeddings = self.model.encode_queries(rows, batch_size)
         tagged = self.tag(rows, embeddings, *found)
@@ -254,7 +271,8 @@ class XMCPipeline:
         k = k if (top_k := options.pop("top_k", None)) is None else top_k
         if k < 1:  # before anything is encoded
             raise SettingsError(f"k is {k}; it must be at least 1")
-        return self.rank(self.model.encode_queries(texts, batch_size, progress), k, texts, search, **options)
+        rows = given_texts(texts)
+        return self.rank(self.model.encode_queries(rows, batch_size, progress), k, rows, search, **options)
 
     def tag(
         self,
@@ -391,6 +409,22 @@ class XMCPipeline:
         with self.index.current():
             changes.update_labels(self.model, self.index, texts, self.encoder_fingerprint)
 
+    def set_label_texts(self, texts: Mapping[Any, Mapping[str, str | Sequence[str]]]) -> None:
+        """Give labels other texts of some kinds (`"name"`, `"synonym"`, `"hidden"`, `"definition"`, `"parent"`,
+        `"descriptor"`, `"example"`), which the next prediction uses; their texts of other kinds stay.
+
+        In an index of names alone the labels are then found by the best of their texts.
+
+        Args:
+            texts: uid or id -> kind -> a text, several, or an empty list to remove those of the kind.
+
+        Raises:
+            NotInIndex: a label that is not in the index (also a KeyError).
+            DataError: an unknown kind, or an empty text. Nothing is changed in either case.
+        """
+        with self.index.current():
+            changes.set_label_texts(self.model, self.index, texts, self.encoder_fingerprint)
+
     def fingerprint(self) -> str:
         """A hash of everything that predictions depend on: encoder, label table, index and all parts saved with
         them."""
@@ -431,8 +465,37 @@ def check_parts(
         raise ModelFolderError(f"The index was built {what}", hint=rebuild)
     if model.label_head is not None:
         model.label_head.check_catalogue(index.catalogue.arrow["uid"].to_pylist())
+    if memory is not None and memory.embeddings.shape[1] != index.dimension:
+        raise ModelFolderError(
+            f"The memory has {memory.embeddings.shape[1]} dimensions, the index {index.dimension}",
+            hint="build it again (hf-xmc calibrate)",
+        )
     if memory is not None and memory.num_labels > index.catalogue.num_rows:
         raise ModelFolderError(
             f"The memory votes for {memory.num_labels:,} labels, the index has {index.catalogue.num_rows:,}",
             hint="build it again (hf-xmc calibrate)",
         )
+
+
+def tie_channel(channel: FusedChannel, index: LabelIndex, encoder: str) -> None:
+    """Refuse a channel that was made for other labels or, if it holds embeddings, by another encoder; one that does
+    not know, as it was just made or saved by version 0.1, is told.
+
+    Raises:
+        ModelFolderError: the channel belongs to another tagger.
+    """
+    if not hasattr(channel, "made_for"):
+        return  # of another package
+    made_for = channel.made_for
+    rows = index.catalogue.num_rows if made_for is None else made_for["num_labels"]
+    now = {"encoder_fingerprint": encoder, "catalogue": ranking.catalogue_fingerprint(index, rows), "num_labels": rows}
+    if made_for is None:
+        channel.made_for = now
+        return
+    hint = "copy the folder again, or fit the channel again with hf-xmc calibrate"
+    if made_for["catalogue"] != now["catalogue"]:
+        raise ModelFolderError(
+            f"The channel {channel.name} was made for other labels than those of the index", hint=hint
+        )
+    if isinstance(channel, QueryMemory) and not same_encoder(made_for["encoder_fingerprint"], encoder):
+        raise ModelFolderError("The memory was made by another encoder than that of the model", hint=hint)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from hf_xmc.serving.access import CHANGING, Role
 from hf_xmc.serving.answers import About, Explained, LabelList, Tagged
 from hf_xmc.serving.batching import Batcher
-from hf_xmc.serving.limits import RequestRefused
+from hf_xmc.serving.limits import RequestRefused, whole
 from hf_xmc.serving.service import TaggingService, TagOptions
 from hf_xmc.serving.vocabulary import Label
 
@@ -25,11 +25,6 @@ class Strict(BaseModel):
     """A request: no unknown fields, and no values of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-
-
-def whole(number: Any) -> Any:
-    """9 for 9.0, which JSON does not tell from it; anything else as it is."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 Whole = Annotated[int, BeforeValidator(whole)]
@@ -163,6 +158,9 @@ def label_routes(service: TaggingService, changed: Callable[[], None]) -> APIRou
 
         name: a_name | None = None
         definition: str | None = Field(None, max_length=limits.definition_characters)
+        texts: dict[str, list[str]] | None = Field(
+            None, max_length=10, description="Further texts by kind, such as descriptor; an empty list removes a kind."
+        )
 
     @router.get("")
     def search(
@@ -203,8 +201,11 @@ def label_routes(service: TaggingService, changed: Callable[[], None]) -> APIRou
 
     @router.patch("/{uid:path}", responses={**UNKNOWN, **CHANGES}, dependencies=[Depends(may_change)])
     def update(uid: a_uid, label: ChangedLabel) -> Label:
-        """Give a label another name, another definition, or both."""
-        made = service.update_label(uid, label.name, label.definition)
+        """Give a label another name, another definition, other texts of some kinds, or all of them."""
+        if label.texts is None or label.name is not None or label.definition is not None:
+            made = service.update_label(uid, label.name, label.definition)
+        if label.texts is not None:
+            made = service.set_label_texts(uid, label.texts)
         changed()
         return made
 

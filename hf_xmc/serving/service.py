@@ -22,18 +22,20 @@ from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.selection import check_threshold
 from hf_xmc.retrieval.channels import FollowsLabels
 from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.label_kinds import KINDS, NAME
 from hf_xmc.retrieval.label_texts import join_text
 from hf_xmc.retrieval.search import as_matrix
-from hf_xmc.serving.answers import About, Explained, LabelList, NearText, Reason, Tag, Tagged, Word
+from hf_xmc.serving.answers import About, Explained, LabelList, MatchedText, NearText, Reason, Tag, Tagged, Word
 from hf_xmc.serving.facts import base_model, count_tokens, label_counts, languages, max_tokens, shown_name
 from hf_xmc.serving.limits import Limits, RequestRefused
-from hf_xmc.serving.locks import ReadWriteLock
+from hf_xmc.serving.locks import ReadWriteLock, Turn
 from hf_xmc.serving.overlay import with_own_labels
 from hf_xmc.serving.training_texts import TrainingTexts
 from hf_xmc.serving.vocabulary import Label, Vocabulary
 
 CERTAINTIES = ((0.8, "very_likely"), (0.5, "likely"), (0.2, "possible"), (0.0, "unlikely"))
 MOST_WORDS = 150  # of a text that is explained word by word; longer ones are explained sentence by sentence
+MOST_TEXTS = 100  # of a label, of one kind
 NEAREST = 3  # training texts that an explanation shows for each label
 
 
@@ -104,7 +106,8 @@ class TaggingService:
         self.limits = limits or Limits()
         self.name, self.metrics = name, dict(metrics or {})
         self.training = TrainingTexts(folder)
-        self.lock, self.encoder, self.saving = ReadWriteLock(), Lock(), Lock()
+        self.lock, self.saving = ReadWriteLock(), Lock()
+        self.encoder = Turn(self.limits.seconds)
         self.pipeline = pipeline
         self.version = 0  # of the labels
         self.original = self.vocabulary = Vocabulary(pipeline.index.catalogue)
@@ -196,7 +199,11 @@ class TaggingService:
         return self.pipeline.confidence_for() is not None
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Let the encoder read texts, which were checked. One caller at a time."""
+        """Let the encoder read texts, which were checked. One caller at a time.
+
+        Raises:
+            RequestRefused: others kept the encoder busy for too long.
+        """
         rows = list(texts)
         with self.encoder:
             tokens = count_tokens(self.pipeline.model, rows)
@@ -264,6 +271,7 @@ class TaggingService:
                     words=tuple(Word(w.text, w.start, w.end, w.attribution) for w in one.words),
                     label_words=tuple(Word(w.text, w.start, w.end, w.attribution) for w in one.label_words),
                     near=tuple(NearText(n.row, n.similarity, n.text) for n in one.neighbours),
+                    label_texts=tuple(MatchedText(its.text, its.kind, its.score) for its in one.label_texts),
                 )
                 for tag, one in zip(shown, found_by, strict=True)
             ]
@@ -353,6 +361,28 @@ class TaggingService:
             self.pipeline.update_labels({row: [record["text"], *record["texts"]]})
             if (column := self.vocabulary.columns["definition"]) is not None:
                 self.pipeline.index.set_value(row, column, record[column])
+            self.changed(texts=True)
+            return self.counted([self.vocabulary.label(row)])[0]
+
+    def set_label_texts(self, uid: str, texts: Mapping[str, Sequence[str]]) -> Label:
+        """Give a label other texts of some kinds (descriptors, examples, ...), which the next text is tagged by.
+
+        Raises:
+            RequestRefused: an unknown label or kind, or texts that are empty, too long or too many.
+        """
+        for kind, its in texts.items():
+            if kind not in KINDS or kind == NAME:
+                hint = f"give one of {', '.join(KINDS[1:])}"
+                raise RequestRefused("unknown_kind", f"There is no kind {kind!r:.40} of further texts", hint)
+            if len(its) > MOST_TEXTS:
+                raise RequestRefused("too_many_texts", f"{len(its):,} texts of one kind", f"give at most {MOST_TEXTS}")
+            for text in its:
+                self.limits.check_words(kind, text, self.limits.definition_characters)
+                if not text.strip() or not printable(text):
+                    raise RequestRefused("unprintable", "A text is empty or cannot be printed", "leave it out")
+        with self.encoder, self.lock.writing():
+            row = self.row_of(self.view(), uid)
+            self.pipeline.set_label_texts({row: texts})
             self.changed(texts=True)
             return self.counted([self.vocabulary.label(row)])[0]
 

@@ -11,6 +11,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import LogRecord as Record
+from logging import getLogger
 from pathlib import Path
 
 import torch.distributed as dist
@@ -21,6 +23,7 @@ from transformers.utils import logging
 
 from hf_xmc.data.damage import first_damage
 from hf_xmc.data.files import read_json
+from hf_xmc.data.writing import sync
 from hf_xmc.errors import ModelFolderError
 
 logger = logging.get_logger(__name__)
@@ -86,6 +89,22 @@ def each_waits(args: TrainingArguments, write: Callable[[], None]) -> None:
         dist.barrier()
 
 
+@contextmanager
+def own_comparison() -> Iterator[None]:
+    """Without the warning of the Trainer about queries per micro-batch, which may differ where steps do not."""
+
+    def about_others(record: Record) -> bool:
+        lines = record.getMessage().splitlines()
+        return not (len(lines) == 2 and "do not match" in lines[0] and "per_device_train_batch_size" in lines[1])
+
+    source = getLogger("transformers.trainer_utils")
+    source.addFilter(about_others)
+    try:
+        yield
+    finally:
+        source.removeFilter(about_others)
+
+
 def warn_of_other_batches(checkpoint: Path, args: TrainingArguments) -> None:
     """Warn where a run that is resumed will see other batches than it would have seen."""
     if difference := changed_batches(checkpoint, args):
@@ -143,12 +162,3 @@ def batches_of(args: TrainingArguments) -> dict[str, int]:
     """What decides which queries an optimizer step has: the same queries may come in fewer or more micro-batches."""
     queries = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {"processes": args.world_size, "queries per step": queries}
-
-
-def sync(path: Path) -> None:
-    """Have a file or a folder's entries on the disk, not in a cache alone, before a rename says that they are."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
