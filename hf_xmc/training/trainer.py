@@ -34,7 +34,7 @@ from hf_xmc.training.allocation import kept_memory
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines, QueryProgressCallback, TrainerHooks
 from hf_xmc.training.candidates.registry import rule_named
-from hf_xmc.training.checkpoints import check_checkpoint, warn_of_other_batches, whole_checkpoint
+from hf_xmc.training.checkpoints import check_checkpoint, own_comparison, warn_of_other_batches, whole_checkpoint
 from hf_xmc.training.correction import LabelCorrection
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
@@ -337,7 +337,12 @@ class XMCTrainer(Trainer):
         encodes = model is None or plain_model(model).query_encoder is not None
         light = self.args.device.type == "cpu" and (self.args.freeze_encoder or not encodes)
         alone = locked(str(self.args.output_dir)) if self.args.should_save else nullcontext()
-        with alone, self.frozen(), kept_memory(light):  # an encoder's activations would leave holes in it
+        with (
+            alone,
+            self.frozen(),
+            own_comparison(),
+            kept_memory(light),
+        ):  # an encoder's activations would leave holes in it
             try:
                 output = super().train(checkpoint, *args, **kwargs)
                 done = True
