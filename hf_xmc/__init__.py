@@ -13,6 +13,7 @@ __version__ = "0.2.0.dev0"
 # Public name -> module. Loaded on first use, so that `import hf_xmc` and `hf-xmc --help` stay quick.
 _PUBLIC = {
     "LabelIndex": "hf_xmc.retrieval.index",
+    "Pooling": "hf_xmc.retrieval.pooling",
     "Positives": "hf_xmc.types",
     "TopK": "hf_xmc.types",
     "XMCDataset": "hf_xmc.data.dataset",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
     from hf_xmc.retrieval.index import LabelIndex
+    from hf_xmc.retrieval.pooling import Pooling
     from hf_xmc.training.arguments import XMCTrainingArguments
     from hf_xmc.training.trainer import XMCTrainer
     from hf_xmc.types import Positives, TopK

@@ -40,7 +40,7 @@ def explain(
 ) -> None:
     """Show which words of a text, which words of a label, and which training texts support each label."""
     from hf_xmc.inference.explain.explain import explain as explain_labels
-    from hf_xmc.inference.explain.page import carried_line, channel_line, write_explanations
+    from hf_xmc.inference.explain.page import carried_line, channel_line, text_line, write_explanations
 
     if output is not None and output.suffix not in (".html", ".json"):
         raise typer.BadParameter(f"--output is {output}; give a name that ends in .html or .json")
@@ -52,6 +52,9 @@ def explain(
         if len(one.channels) > 1:
             found_by = [channel_line(name, said) for name, said in one.channels.items() if said.rank is not None]
             console.print(f"  found by {'; '.join(found_by) or 'no channel'}", highlight=False, markup=False)
+        if one.label_texts:
+            matched = "; ".join(text_line(its) for its in one.label_texts[:3])
+            console.print(f"  matched by {matched}", highlight=False, markup=False)
         if one.transport:
             lines = [f"{word} ({shares or 'no single word'})" for word, shares in map(carried_line, one.transport)]
             console.print(f"  carried by {'; '.join(lines)}", highlight=False, markup=False)

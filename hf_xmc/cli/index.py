@@ -36,10 +36,19 @@ def index(
         str,
         typer.Option(
             "--texts",
-            help="Texts that are indexed if labels have alternative names (column texts): alone (the column text "
-            "only), or all of them, scored by the best or by their mean.",
+            help="Texts that are indexed: alone (the column text only); with other names (column texts), scored by "
+            "the best or by their mean; or rich: definitions, the names of parents and other kinds as well, with a "
+            "weight for each kind.",
         ),
     ] = "alone",
+    pool: Annotated[
+        str,
+        typer.Option(
+            "--pool",
+            help="How rich texts give the score of their label: max, mean or logsumexp; auto is the best one on the "
+            "validation queries of --dataset, which also teach the weights.",
+        ),
+    ] = "auto",
     recall_target: Annotated[
         float,
         typer.Option("--recall_target", help="Share of the true ten best labels that an approximate index must find."),
@@ -53,12 +62,18 @@ def index(
     """Encode the label texts with the model and build the index that predictions search."""
     from hf_xmc.inference.reindexing import build_folder_index
 
-    made = build_folder_index(run, dataset, factory, texts, recall_target, batch_size, output_dir)
+    made = build_folder_index(run, dataset, factory, texts, recall_target, batch_size, output_dir, pool)
     folder = made.folder or Path(run)
     found = made.index
     console.print(
         f"{len(found):,} labels of {found.index.d} dimensions indexed in {folder / 'index'} ({found.factory}, "
         f"recall@10 {found.about['recall_at_10']:.3f})"
     )
+    if found.pooling is not None:
+        weights = ", ".join(f"{kind} {weight:.2f}" for kind, weight in found.pooling.weights.items())
+        learned = (
+            "learned on validation" if made.tried else "equal weights, since there is no validation to learn from"
+        )
+        console.print(f"Texts of labels by {found.pooling.pool}: {weights} ({learned})", highlight=False)
     print_removed(made.removed)
     print_next(predict_command(folder))

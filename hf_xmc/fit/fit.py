@@ -19,6 +19,7 @@ from transformers.utils import logging
 from hf_xmc.data.arrow import file_key
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset, local_path
 from hf_xmc.data.formats.source import Options
+from hf_xmc.data.transaction import locked, transaction
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.fit import stages
 from hf_xmc.fit.journal import Journal
@@ -136,20 +137,21 @@ class Run:
     def run(self, source: str, test: str | None, earlier: str | Path | None, options: Options | None) -> Fitted:
         """`__call__`, while libraries may print."""
         check_folder(self.folder)
-        self.journal = Journal.open(self.work, request(source, self.settings, test, earlier, options))
-        data = self.read(source, test, earlier, options)
-        if "measure" in self.journal.done:
-            self.watcher.note("This run is complete; nothing is left to do.")
-            return Fitted(XMCPipeline.from_pretrained(self.folder), self.folder, read_json(self.folder / FIGURES))
-        found, machine = survey(data), this_machine(self.settings.memory)
-        plan = self.plan(data, found, machine, earlier)
-        self.watcher.planned(found, machine, plan)
-        trained = self.train(plan, data, earlier)
-        with self.stage("combine"):
-            fitted = stages.combine(trained, plan, data)
-        with self.stage("measure"):
-            figures = self.finish(fitted, trained, plan, data, found, machine)
-        return Fitted(fitted.pipeline, self.folder, figures)
+        with locked(self.folder):
+            self.journal = Journal.open(self.work, request(source, self.settings, test, earlier, options))
+            data = self.read(source, test, earlier, options)
+            if "measure" in self.journal.done:
+                self.watcher.note("This run is complete; nothing is left to do.")
+                return Fitted(XMCPipeline.from_pretrained(self.folder), self.folder, read_json(self.folder / FIGURES))
+            found, machine = survey(data), this_machine(self.settings.memory)
+            plan = self.plan(data, found, machine, earlier)
+            self.watcher.planned(found, machine, plan)
+            trained = self.train(plan, data, earlier)
+            with self.stage("combine"):
+                fitted = stages.combine(trained, plan, data)
+            with self.stage("measure"):
+                figures = self.finish(fitted, trained, plan, data, found, machine)
+            return Fitted(fitted.pipeline, self.folder, figures)
 
     def read(self, source: str, test: str | None, earlier: str | Path | None, options: Options | None) -> XMCDataset:
         """Read, check and split the data, or map what an earlier attempt wrote."""
@@ -260,20 +262,22 @@ class Run:
         found_here = metrics_of(measured, split, TAGGER)
         document = metrics_document(found_here, data, split, max(KS), baselines, plan.settings.seed, seconds)
         document["num_queries"] = measured["queries"][split]
-        save_parts(self.folder, {**pipeline_parts(fitted.pipeline), "metrics": document})
+        parts = {**pipeline_parts(fitted.pipeline), "metrics": document}
         seconds_of = {**self.journal.seconds, "measure": time.perf_counter() - start}
-        figures = {
-            "data": {"name": data.name, "facts": found.facts()},
-            "facts": {"Machine": machine.describe(), "Preset": plan.settings.preset},
-            "settings": asdict(plan.settings),
-            "stages": [{**asdict(s), "seconds": round(seconds_of.get(s.name, 0.0), 1)} for s in plan.stages],
-            "channels": fitted.summary["channels"],
-            "confidence": confidence_in_words(fitted),
-            "bytes": folder_bytes(self.folder, files_to_push(self.folder)),
-            **measured,
-        }
-        figures["next"] = next_commands(self.folder, data)
-        save_parts(self.folder, {"report": Report(figures)})
+        with transaction(self.folder) as staging:
+            save_parts(self.folder, parts)
+            figures = {
+                "data": {"name": data.name, "facts": found.facts()},
+                "facts": {"Machine": machine.describe(), "Preset": plan.settings.preset},
+                "settings": asdict(plan.settings),
+                "stages": [{**asdict(s), "seconds": round(seconds_of.get(s.name, 0.0), 1)} for s in plan.stages],
+                "channels": fitted.summary["channels"],
+                "confidence": confidence_in_words(fitted),
+                "bytes": folder_bytes(staging, files_to_push(staging)),
+                **measured,
+            }
+            figures["next"] = next_commands(self.folder, data)
+            save_parts(self.folder, {"report": Report(figures)})
         for name in ("checkpoints", "model", "encoder"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         return figures

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.data.reading import Reading
 from hf_xmc.errors import DataError
+from hf_xmc.inference.given_texts import given_texts
 from hf_xmc.inference.loading import AnyPath
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.pipeline import XMCPipeline
@@ -218,7 +219,7 @@ class FileWork:
         for some in read_windows(self.source, self.window):
             mine = some.number not in self.done and turn % world == rank
             turn += some.number not in self.done
-            texts = texts_of(some, self.source.reading, self.source.path) if mine else []
+            texts = given_texts(texts_of(some, self.source.reading, self.source.path)) if mine else []
             yield some, texts, self.pipeline.model.tokenize(texts, "query")
 
     def write(self, some: Window, texts: list[str], embeddings: torch.Tensor) -> None:

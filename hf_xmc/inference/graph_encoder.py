@@ -16,6 +16,7 @@ from hf_xmc.data.checksums import check_manifest
 from hf_xmc.data.files import read_json
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.inference.numpy_model import embed_words
+from hf_xmc.modeling.long_texts_xmc import token_ids
 
 ABOUT = {"onnx": "onnx/onnx.json", "openvino": "openvino/openvino.json"}
 BACKENDS = tuple(ABOUT)
@@ -124,9 +125,14 @@ class GraphEncoder:
         config, end = self.config, self.about["end_token"]
         prefix = config.query_prefix if side == "query" else config.label_prefix
         longest = config.max_query_length if side == "query" else config.max_label_length
-        self.tokenizer.enable_truncation(longest - len(end))
-        rows = [row.ids + end for row in self.tokenizer.encode_batch([prefix + text for text in texts])]
-        return [row or [self.about["pad_token"]] for row in rows]  # pooling needs one token
+        length, tokenizer = longest - len(end), self.tokenizer
+        tokenizer.enable_truncation(length)
+
+        def truncated(texts: list[str]) -> list[list[int]]:
+            return [row.ids for row in tokenizer.encode_batch(texts)]
+
+        found = token_ids([prefix + text for text in texts], length, truncated)
+        return [row + end or [self.about["pad_token"]] for row in found]  # pooling needs one token
 
     def encode(self, texts: Sequence[str], side: str, batch_size: int, progress: bool) -> np.ndarray:
         """Embeddings of texts of a side, by encoder and static tower, whichever there are."""

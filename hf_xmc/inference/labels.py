@@ -16,9 +16,11 @@ import numpy as np
 
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.options import SearchOptions
-from hf_xmc.retrieval.catalogue import NotInIndex, all_texts, is_table
+from hf_xmc.retrieval.catalogue import NotInIndex, all_texts, as_dataset, is_table
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.label_kinds import DEFINITION, NAME, SYNONYM, LabelTexts, by_kind, columns_of, gather_texts
+from hf_xmc.retrieval.label_texts import split_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +59,7 @@ def build_index(
     """The index of what `encode_catalogue` returned, with the model's label head if it has one.
 
     Args:
-        **index: `recall_target` and other arguments of `LabelIndex.build`.
+        **index: `recall_target`, `pooling` and other arguments of `LabelIndex.build`.
     """
     import torch
 
@@ -69,6 +71,11 @@ def build_index(
     return LabelIndex.build(embeddings, labels, factory, **{"label_ids": ids, **made_by, **several, **index})
 
 
+def gathered(labels: Dataset) -> Dataset:
+    """A label table with all texts of each label in the columns `texts` and `kinds`."""
+    return as_dataset(gather_texts(labels))
+
+
 def add_labels(
     model: XMCDualEncoderModel, index: LabelIndex, labels: NewLabels, encoder_fingerprint: str
 ) -> np.ndarray:
@@ -77,6 +84,9 @@ def add_labels(
     table: Any = labels
     if not is_table(labels) and any(isinstance(label, Mapping) for label in labels):
         table = as_table(index, labels)
+    if index.pooling is not None:
+        table = table if is_table(table) else as_table(index, labels)
+        table = as_dataset(gather_texts(table, names_above(index, table)))
     ids, texts = all_texts(table) if is_table(table) else (None, list(table))
     return index.add(model.encode_labels(texts), table, label_ids=ids, encoder_fingerprint=encoder_fingerprint)
 
@@ -103,7 +113,11 @@ def update_labels(
     encoder_fingerprint: str,
 ) -> None:
     """Give labels (uid or id) a new text, or several, the first of which is displayed. Their vectors in the label head
-    stay."""
+    stay. In an index that tells kinds of texts apart, these are the names of a label, and its other texts stay."""
+    if index.pooling is not None:
+        renamed = {label: names_of(given) for label, given in texts.items()}
+        set_label_texts(model, index, renamed, encoder_fingerprint)
+        return
     ids = label_ids(index, list(texts))
     pairs = [
         (id_, text)
@@ -113,6 +127,67 @@ def update_labels(
     rows, words = [id_ for id_, _ in pairs], [text for _, text in pairs]
     embeddings = model.encode_labels(words, label_ids=rows)
     index.update(rows, embeddings, words, encoder_fingerprint=encoder_fingerprint)
+
+
+def set_label_texts(
+    model: XMCDualEncoderModel,
+    index: LabelIndex,
+    texts: Mapping[Any, Mapping[str, str | Sequence[str]]],
+    encoder_fingerprint: str,
+) -> None:
+    """Give labels (uid or id) other texts of some kinds; their texts of other kinds stay.
+
+    Args:
+        texts: label -> kind -> a text, several, or none. A label has one name.
+
+    Raises:
+        NotInIndex: a label that is not in the index.
+        DataError: an unknown kind, an empty text, or a label without a name. Nothing is changed in either case.
+    """
+    rows, words, kinds = [], list[str](), list[str]()
+    for id_, given in zip(label_ids(index, list(texts)).tolist(), texts.values(), strict=True):
+        new, said = with_other_kinds(index.catalogue.arrow.slice(id_, 1), given)
+        rows += [id_] * len(new)
+        words += new
+        kinds += said
+    embeddings = model.encode_labels(words, label_ids=rows)
+    index.update(rows, embeddings, words, encoder_fingerprint=encoder_fingerprint, kinds=kinds)
+
+
+def with_other_kinds(row: Any, given: Mapping[str, str | Sequence[str]]) -> tuple[list[str], list[str]]:
+    """The texts of a label and their kinds, the name first: those that are given, and what its row in the label table
+    has of other kinds."""
+    new, kinds = by_kind(given)
+    uid = row["uid"][0].as_py()
+    if wrong := [text for text in new if not isinstance(text, str) or not text.strip()]:
+        raise DataError(f"an empty text ({wrong[0]!r}) for the label {uid!r:.80}", hint="leave it out")
+    before = LabelTexts.of(row)
+    found = dict(zip(new, kinds, strict=True))
+    for text, kind in zip(before.texts, before.kinds, strict=True):
+        if kind not in given:
+            found.setdefault(text, kind)
+    if [*found.values()].count(NAME) != 1:
+        raise DataError(
+            f"the label {uid!r:.80} would have {[*found.values()].count(NAME)} names", hint="give it one name"
+        )
+    ordered = sorted(found, key=lambda text: found[text] != NAME)
+    return ordered, [found[text] for text in ordered]
+
+
+def names_of(given: str | Sequence[str]) -> dict[str, str | list[str]]:
+    """New names of a label by kind. A first text such as `Alchemy: Making gold.` has a definition as well."""
+    first, *others = [given] if isinstance(given, str) else given
+    name, definition = split_text(first)
+    names = dict.fromkeys([*others, *([name] if name != first else [])])
+    found: dict[str, str | list[str]] = {NAME: first, SYNONYM: [*names]}
+    return {**found, DEFINITION: definition} if definition else found
+
+
+def names_above(index: LabelIndex, labels: Dataset) -> dict[str, str]:
+    """uid -> name of the labels of an index that new labels have as parents."""
+    wanted = {uid for its in columns_of(labels, ("parents",)).get("parents", []) for uid in its or ()}
+    known = dict(live_labels(index)) if wanted else {}
+    return {uid: split_text(known[uid])[0] for uid in wanted & known.keys()}
 
 
 def label_ids(index: LabelIndex, labels: Sequence[str | int]) -> np.ndarray:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from hf_xmc.modeling.catalogue_xmc import check_catalogue, head_fingerprint, sampled_step
+from hf_xmc.modeling.long_texts_xmc import token_ids
 from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_SETTINGS
 from hf_xmc.retrieval.fingerprint import WHOLE
 
@@ -91,7 +92,11 @@ class NumpyModel:
         """Token ids of each query, with its prefix, truncated to `max_query_length`."""
         prefixed = [self.config.query_prefix + text for text in texts]
         padding = self.config.encoder_config["pad_token_id"]
-        return [found.ids or [padding] for found in self.tokenizer.encode_batch(prefixed)]
+
+        def truncated(texts: list[str]) -> list[list[int]]:
+            return [found.ids for found in self.tokenizer.encode_batch(texts)]
+
+        return [ids or [padding] for ids in token_ids(prefixed, self.config.max_query_length, truncated)]
 
     def encode(self, ids: list[int]) -> np.ndarray:
         """The pooled hidden state of one text, `[H]`."""

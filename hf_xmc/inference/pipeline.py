@@ -16,6 +16,7 @@ from hf_xmc.hub.folder import GRAPHS, fingerprint, load_parts, pipeline_parts, s
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
 from hf_xmc.inference.explain.channels import Evidence, channel_evidence
+from hf_xmc.inference.given_texts import given_texts
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.label_names import IdToLabel, LabelToId
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
@@ -121,12 +122,14 @@ class XMCPipeline:
                 new labels.
             factory: the kind of index, or `"auto"`.
             texts: which texts of labels with alternative names (column `texts`) are indexed: `"alone"`, the text only;
-                or all of them, scored by their `"best"` or by their `"mean"`.
-            **index: `recall_target` and other arguments of `LabelIndex.build`.
+                or all of them, scored by their `"best"` or by their `"mean"`; or `"rich"`, also definitions, parents'
+                names and other kinds, scored by the argument `pooling` ([`hf_xmc.Pooling`]).
+            **index: `recall_target`, `pooling` and other arguments of `LabelIndex.build`.
 
         Raises:
             ModelFolderError: the label head of the model belongs to other labels.
         """
+        labels = changes.gathered(labels) if texts == "rich" else labels
         encoded = changes.encode_catalogue(model, labels, texts, batch_size)
         return cls(model, changes.build_index(model, labels, encoded, factory, texts, **index))
 
@@ -209,7 +212,7 @@ class XMCPipeline:
         """The best labels of each text, best first.
 
         Args:
-            texts: one text, or several.
+            texts: one text, or several; of each the first million characters are read.
             k: labels per text, at most; 5 by default. `top_k` is another name of it.
             batch_size: texts encoded at a time.
             explain: add to each label `"channels"`, what each ranking channel says of it, and an `"explanation"`, by
@@ -224,9 +227,10 @@ class XMCPipeline:
             pipeline is calibrated, there is a `"probability"` as well.
 
         Raises:
-            SettingsError: an unknown option, or one that needs a confidence, and there is none for this ranking.
+            SettingsError: an unknown option, one that needs a confidence, and there is none for this ranking, or a
+                text that is no string.
         """
-        rows = [texts] if isinstance(texts, str) else list(texts)
+        rows = given_texts([texts] if isinstance(texts, str) else texts)
         found = split_options(options if k is None else {**options, "k": k}, search, selection)
         embeddings = self.model.encode_queries(rows, batch_size)
         tagged = self.tag(rows, embeddings, *found)
@@ -254,7 +258,8 @@ class XMCPipeline:
         k = k if (top_k := options.pop("top_k", None)) is None else top_k
         if k < 1:  # before anything is encoded
             raise SettingsError(f"k is {k}; it must be at least 1")
-        return self.rank(self.model.encode_queries(texts, batch_size, progress), k, texts, search, **options)
+        rows = given_texts(texts)
+        return self.rank(self.model.encode_queries(rows, batch_size, progress), k, rows, search, **options)
 
     def tag(
         self,
@@ -390,6 +395,22 @@ class XMCPipeline:
         """
         with self.index.current():
             changes.update_labels(self.model, self.index, texts, self.encoder_fingerprint)
+
+    def set_label_texts(self, texts: Mapping[Any, Mapping[str, str | Sequence[str]]]) -> None:
+        """Give labels other texts of some kinds (`"name"`, `"synonym"`, `"hidden"`, `"definition"`, `"parent"`,
+        `"descriptor"`, `"example"`), which the next prediction uses; their texts of other kinds stay.
+
+        In an index of names alone the labels are then found by the best of their texts.
+
+        Args:
+            texts: uid or id -> kind -> a text, several, or an empty list to remove those of the kind.
+
+        Raises:
+            NotInIndex: a label that is not in the index (also a KeyError).
+            DataError: an unknown kind, or an empty text. Nothing is changed in either case.
+        """
+        with self.index.current():
+            changes.set_label_texts(self.model, self.index, texts, self.encoder_fingerprint)
 
     def fingerprint(self) -> str:
         """A hash of everything that predictions depend on: encoder, label table, index and all parts saved with

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .errors_xmc import ModelFolderError
+from .long_texts_xmc import token_ids
 from .ngrams_xmc import Features
 
 
@@ -47,7 +48,12 @@ def tokenize(
         return []
     texts = [prefix + text for text in texts] if prefix else list(texts)
     end = [] if (token := end_token(tokenizer, config.pooling)) is None else [token]
-    ids = tokenizer(texts, truncation=True, max_length=max_length - len(end))["input_ids"]
+    length, left = max_length - len(end), tokenizer.truncation_side == "left"
+
+    def truncated(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+
+    ids = token_ids(texts, length, truncated, left)
     # Without special tokens an empty text has no tokens, but pooling needs one.
     return [row + end or [tokenizer.pad_token_id] for row in ids]
 

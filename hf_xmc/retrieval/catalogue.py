@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_xmc.errors import DataError, SettingsError
+from hf_xmc.retrieval.label_kinds import SYNONYM, LabelTexts, with_columns_of_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -116,16 +117,27 @@ class Catalogue:
                 raise NotInIndex(f"Label id {id_} is not in the index")
         return ids
 
-    def set_texts(self, label_ids: np.ndarray, texts: Sequence[str]) -> None:
+    def set_texts(self, label_ids: np.ndarray, texts: Sequence[str], kinds: Sequence[str] | None = None) -> None:
         """Give labels new texts. Where a label is given several, the first becomes its `text` and the others its
-        `texts`, if the table has that column."""
+        `texts`, if the table has that column.
+
+        Args:
+            kinds: of each text; the columns `texts` and `kinds` are then added to a table without them. Without kinds
+                all texts but the first are synonyms.
+        """
         if len(texts) != len(label_ids):
             raise DataError(f"Found {len(texts):,} texts for {len(label_ids):,} embeddings; give one text per row")
-        given: dict[int, list[str]] = {}
-        for id_, text in zip(label_ids.tolist(), texts, strict=True):
-            given.setdefault(id_, []).append(text)
-        table = self.arrow
-        for name, value in (("text", lambda its: its[0]), ("texts", lambda its: its[1:])):
+        given: dict[int, list[int]] = {}
+        for place, id_ in enumerate(label_ids.tolist()):
+            given.setdefault(id_, []).append(place)
+        table = self.arrow if kinds is None else with_columns_of_texts(self.arrow)
+        said = [SYNONYM] * len(texts) if kinds is None else kinds
+        of_columns: dict[str, Callable[[list[int]], Any]] = {
+            "text": lambda its: texts[its[0]],
+            "texts": lambda its: [texts[place] for place in its[1:]],
+            "kinds": lambda its: [said[place] for place in its[1:]],
+        }
+        for name, value in of_columns.items():
             if name in table.column_names:
                 field, values = table.schema.field(name), table[name].to_pylist()
                 for id_, its in given.items():
@@ -134,6 +146,10 @@ class Catalogue:
                 table = table.set_column(column, field, pa.chunked_array([pa.array(values, field.type)]))
         self._arrow, self._table = table, None
         self.texts_changed += 1
+
+    def kinds_of(self, label_ids: np.ndarray) -> list[str]:
+        """The kinds of all texts of some labels, those of a label together."""
+        return LabelTexts.of(self.arrow.take(pa.array(label_ids))).kinds
 
     def replace(self, label_ids: np.ndarray, rows: pa.Table) -> None:
         """Give labels other rows, in the columns of the table and with the uids that they had."""
@@ -238,7 +254,9 @@ def all_texts(labels: Dataset) -> tuple[np.ndarray, list[str]]:
     return ids, [text for its in texts for text in its]
 
 
-def rows_of(matrix: np.ndarray, label_ids: Any, ids: np.ndarray, texts: str = "best") -> tuple[np.ndarray, np.ndarray]:
+def rows_of(
+    matrix: np.ndarray, label_ids: Any, ids: np.ndarray, texts: str = "best", shares: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The rows of an index: embeddings, and the label id of each.
 
     Args:
@@ -246,6 +264,7 @@ def rows_of(matrix: np.ndarray, label_ids: Any, ids: np.ndarray, texts: str = "b
         label_ids: which of the `ids` each embedding belongs to, int `[m]`; None if there is one per label.
         ids: the labels, int64 `[n]`.
         texts: `"mean"` keeps one vector per label, the mean of its embeddings, which scores the mean of their scores.
+        shares: of each embedding in its label, `[m]`; by default they are equal. Those without a share are left out.
 
     Raises:
         DataError: a label without an embedding, or an embedding of an unknown label.
@@ -266,8 +285,11 @@ def rows_of(matrix: np.ndarray, label_ids: Any, ids: np.ndarray, texts: str = "b
     if texts == "mean":
         from scipy.sparse import csr_array
 
-        mean = csr_array((1 / counts[given], given, np.arange(len(given) + 1)), shape=(len(given), len(ids)))
+        weights = 1 / counts[given] if shares is None else shares
+        mean = csr_array((weights, given, np.arange(len(given) + 1)), shape=(len(given), len(ids)))
         return np.ascontiguousarray(mean.T @ matrix, dtype=np.float32), ids
+    if shares is not None and not shares.all():
+        matrix, given = matrix[shares > 0], given[shares > 0]
     return matrix, ids[given]
 
 

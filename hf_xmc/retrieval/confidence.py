@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.calibration import RankedMap, ScoreMap
 from hf_xmc.retrieval.conformal import (
@@ -225,8 +226,6 @@ class Confidence:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `confidence.json` and `confidence.safetensors` into a trained folder."""
-        folder = Path(folder)
-        forget_checksums(folder)
         maps = {"score_map": self.score_map.score_map, "candidate_map": self.powerset.score_map}
         arrays = {
             "table.scores": self.table.scores,
@@ -251,7 +250,12 @@ class Confidence:
             "reachable_level": {name: round(risk.reachable_level, 6) for name, risk in self.risks.items()},
             "miss_rate": {name: round(risk.miss_rate, 6) for name, risk in self.risks.items()},
         }
-        with replacing(folder / CONFIDENCE) as description, replacing(folder / ARRAYS) as numbers:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / CONFIDENCE) as description,
+            replacing(staging / ARRAYS) as numbers,
+        ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, str(numbers))
 
@@ -263,6 +267,11 @@ class Confidence:
             ModelFolderError: there is no confidence, or its files do not fit together.
         """
         folder = fetch_folder(name_or_folder, [CONFIDENCE, ARRAYS], **hub)
+        return read_whole(folder, lambda: cls.read(folder), lambda: CONFIDENCE_FILES)
+
+    @classmethod
+    def read(cls, folder: Path) -> Confidence:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         for name in (CONFIDENCE, ARRAYS):
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint="fit it with hf-xmc calibrate")

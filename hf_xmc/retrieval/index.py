@@ -15,26 +15,31 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 
-from hf_xmc.data.arrow import read_table, write_parquet
+from hf_xmc.data.arrow import as_rows, read_table, write_parquet
 from hf_xmc.data.checksums import MANIFEST, check_manifest, forget_checksums
 from hf_xmc.data.files import replacing
-from hf_xmc.errors import ModelFolderError, SettingsError
+from hf_xmc.data.transaction import OURS, read_whole, transaction
+from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
 from hf_xmc.retrieval.catalogue import Catalogue, rows_of
 from hf_xmc.retrieval.factories import FACTORIES, REPLACED
 from hf_xmc.retrieval.fingerprint import same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.label_kinds import NAME, SYNONYM, LabelTexts
+from hf_xmc.retrieval.pooling import Pooling
 from hf_xmc.retrieval.search import as_matrix, as_topk
 from hf_xmc.retrieval.vectors import VectorIndex
 from hf_xmc.types import TopK
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 FORMAT = 2
 LABELS, INDEX, ABOUT = "labels.parquet", "index/index.faiss", "index/index.json"
-TEXTS = ("best", "mean")
+TEXTS = ("best", "mean", "rich")
+DEPTH = 200  # candidates by their best text that a soft maximum is computed for, at least
 
 
 class LabelIndex:
@@ -53,6 +58,9 @@ class LabelIndex:
         self.index = index
         self.catalogue = catalogue
         self.about = {"texts": "best", "encoder_fingerprint": None, "head_fingerprint": None, **about}
+        given = self.about.get("pooling")
+        self.pooling = Pooling.from_dict(given) if self.about["texts"] == "rich" and given else None
+        check_pooling(self.pooling, self.about.get("factory", ""))
 
     @classmethod
     def build(
@@ -66,6 +74,7 @@ class LabelIndex:
         head_fingerprint: str | None = None,
         recall_target: float = 0.95,
         sample_queries: Any = None,
+        pooling: Pooling | None = None,
     ) -> LabelIndex:
         """Index a catalogue.
 
@@ -77,14 +86,16 @@ class LabelIndex:
                 choose by the size of the catalogue.
             label_ids: the label of each row of `embeddings`, `[M]`, if labels have several texts
                 ([`hf_xmc.retrieval.catalogue.all_texts`] lists them). Every label needs at least one.
-            texts: how a label with several texts scores: as the `"best"` of them, or as their `"mean"`, for which one
-                vector is kept.
+            texts: how a label with several texts scores: as the `"best"` of them; as their `"mean"`, for which one
+                vector is kept; or `"rich"`, by `pooling`, for which the embeddings are those of all texts of the label
+                table in the order of [`hf_xmc.retrieval.label_kinds.LabelTexts`].
             encoder_fingerprint: fingerprint of the model that made the embeddings ([`encoder_fingerprint`]);
                 embeddings of another model are then rejected.
             head_fingerprint: fingerprint of its label head, if the embeddings include per-label vectors.
             recall_target: share of the true first ten labels that an approximate index should find. The search effort
                 is raised to reach it; the measured recall is in `index.about["recall_at_10"]`.
             sample_queries: embeddings `[n, D]` to measure recall on; by default label embeddings with noise.
+            pooling: weights by kind of text, and how the scores of texts become that of a label.
 
         Raises:
             SettingsError: an unknown factory.
@@ -98,12 +109,17 @@ class LabelIndex:
             if given not in known:
                 raise SettingsError(f"{name} is {given!r}; expected one of {', '.join(known)}")
         catalogue = Catalogue(labels)
-        matrix, ids = rows_of(as_matrix(embeddings), label_ids, np.arange(len(catalogue)), texts)
+        pooling = (pooling or Pooling()) if texts == "rich" else None
+        check_pooling(pooling, factory)
+        shares = shares_of(pooling, catalogue.arrow, label_ids)
+        all_ids = np.arange(len(catalogue))
+        matrix, ids = rows_of(as_matrix(embeddings), label_ids, all_ids, kept(texts, pooling), shares)
         sample = None if sample_queries is None else as_matrix(sample_queries)
         index, measured = build_measured(factory, matrix, ids, recall_target, sample)
         seconds = time.perf_counter() - start
         made_by = {"encoder_fingerprint": encoder_fingerprint, "head_fingerprint": head_fingerprint}
-        return cls(index, catalogue, {**measured, "build_seconds": seconds, "texts": texts, **made_by})
+        how = {"texts": texts, **({} if pooling is None else {"pooling": pooling.to_dict()})}
+        return cls(index, catalogue, {**measured, "build_seconds": seconds, **how, **made_by})
 
     @classmethod
     def of_vectors(
@@ -116,6 +132,11 @@ class LabelIndex:
     def labels(self) -> Dataset:
         """The label table; row number = label id, including removed labels."""
         return self.catalogue.table
+
+    @property
+    def has_several_texts(self) -> bool:
+        """Whether labels are scored by more than their names."""
+        return self.about["texts"] != "best" or self.index.num_rows > len(self)
 
     @property
     def removed(self) -> set[int]:
@@ -169,11 +190,38 @@ class LabelIndex:
         found = min(k, len(self) if mask is None else int(mask.sum()))
         if not found:
             return as_topk(np.empty((len(matrix), 0), np.int64), np.empty((len(matrix), 0), np.float32), k)
-        if self.index.num_rows > len(self):
+        if self.pooling is not None and self.pooling.pool == "logsumexp":
+            scores, ids = self.pooled(matrix, found, mask)
+        elif self.index.num_rows > len(self):
             scores, ids = self.index.search_labels(matrix, found, mask)
         else:
             scores, ids = self.index.search(matrix, found, mask)
         return as_topk(ids, scores, k)
+
+    def pooled(self, queries: np.ndarray, k: int, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and ids of the k labels of the largest soft maximum, `[N, k]`: exact for the candidates, which are
+        the labels of the best single texts."""
+        assert self.pooling is not None
+        width = min(max(2 * k, DEPTH), len(self) if mask is None else int(mask.sum()))
+        _, candidates = self.index.search_labels(queries, width, mask)
+        wanted = np.unique(candidates[candidates >= 0])
+        starts, vectors = self.index.rows_of_labels(wanted)
+        texts = LabelTexts.of(self.catalogue.arrow.take(as_rows(wanted)))
+        shares = self.pooling.shares(texts.labels, texts.kinds)
+        used = shares > 0
+        counts = np.bincount(texts.labels[used], minlength=len(wanted))
+        if not np.array_equal(counts, np.diff(np.append(starts, len(vectors)))):
+            raise ModelFolderError(
+                "the index and the label table disagree on the texts of a label", hint="build it again (hf-xmc index)"
+            )
+        scores = np.full(candidates.shape, -np.inf, np.float32)
+        for row, (query, ids) in enumerate(zip(queries, candidates, strict=True)):
+            found = ids >= 0
+            places = np.searchsorted(wanted, ids[found])
+            own, first = spans(starts[places], counts[places])
+            scores[row, found] = self.pooling.of_texts(vectors[own] @ query, first, shares[used][own])
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(candidates, order, 1)
 
     def vectors(self, label_ids: Any = None) -> np.ndarray:
         """The stored vectors of labels, float32 `[n, D]`; of a label with several texts one of them. An index by codes
@@ -229,7 +277,7 @@ class LabelIndex:
         self.check(matrix, encoder_fingerprint, "embeddings")
         rows = self.catalogue.rows_for(labels)
         new = self.catalogue.num_rows + np.arange(len(rows))
-        matrix, ids = rows_of(matrix, label_ids, new, self.about["texts"])
+        matrix, ids = self.rows_to_add(matrix, rows, label_ids, new)
         self.index.add(matrix, ids)
         return self.catalogue.append(rows)
 
@@ -249,6 +297,7 @@ class LabelIndex:
         embeddings: Any,
         texts: Sequence[str] | None = None,
         encoder_fingerprint: str | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         """Replace the embeddings of labels, which keep their ids.
 
@@ -257,6 +306,7 @@ class LabelIndex:
             embeddings: the new embeddings, `[m, D]`.
             texts: new texts, `[m]`. The first of a label becomes its `text`, the others its `texts`, if the label
                 table has that column. By default the label table stays as it is.
+            kinds: of the texts, `[m]`, the first of each label being its name; by default the others are synonyms.
 
         Raises:
             KeyError: an id that is not in the index.
@@ -264,12 +314,42 @@ class LabelIndex:
         """
         matrix = as_matrix(embeddings)
         self.check(matrix, encoder_fingerprint, "embeddings")
-        ids, given = np.unique(self.catalogue.known(label_ids), return_inverse=True)
-        matrix, rows = rows_of(matrix, given, ids, self.about["texts"])
+        ids, given, order = by_label(self.catalogue.known(label_ids), len(matrix))
+        texts, kinds = reordered(texts, order), reordered(kinds, order)
+        matrix, rows = self.rows_to_replace(matrix[order], ids, given, texts, kinds)
         if texts is not None:
-            self.catalogue.set_texts(ids[given], texts)
+            self.catalogue.set_texts(ids[given], texts, kinds)
         self.index.remove(ids)
         self.index.add(matrix, rows)
+
+    def rows_to_replace(
+        self,
+        matrix: np.ndarray,
+        ids: np.ndarray,
+        given: np.ndarray,
+        texts: Sequence[str] | None,
+        kinds: Sequence[str] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """New rows of labels and the label id of each.
+
+        Args:
+            matrix: embeddings of the texts, `[m, D]`.
+            ids, given: the labels, rising, and which of them each embedding belongs to, `[m]`, rising.
+            texts, kinds: as in `update`.
+        """
+        shares = None
+        if self.pooling is not None:
+            said = self.catalogue.kinds_of(ids) if texts is None else kinds or named_first(given)
+            if len(said) != len(given):
+                raise DataError(f"{len(given):,} embeddings for labels with {len(said):,} texts; give all of them")
+            shares = self.pooling.shares(given, said)
+        return rows_of(matrix, given, ids, kept(self.about["texts"], self.pooling), shares)
+
+    def rows_to_add(self, matrix: np.ndarray, rows: pa.Table, label_ids: Any, new: np.ndarray) -> Any:
+        """Rows of new labels with these ids, and the label id of each."""
+        shares = shares_of(self.pooling, rows, label_ids)
+        owners = np.arange(len(rows)) if shares is not None and label_ids is None else label_ids
+        return rows_of(matrix, owners, new, kept(self.about["texts"], self.pooling), shares)
 
     def set_value(self, label_id: int, column: str, value: Any) -> None:
         """Give a label another value in a column that the embeddings do not depend on, such as a definition.
@@ -316,10 +396,12 @@ class LabelIndex:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `labels.parquet` and `index/` into a folder, such as that of a model."""
-        folder = Path(folder)
-        forget_checksums(folder)
-        # Everything is written before the first file takes its name, in case the disk is full.
-        with replacing(folder / ABOUT) as description, replacing(folder / INDEX) as vectors:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / ABOUT) as description,
+            replacing(staging / INDEX) as vectors,
+        ):
+            forget_checksums(staging)
             self.index.write(vectors)
             about = {
                 **self.about,
@@ -334,7 +416,7 @@ class LabelIndex:
                 "faiss_version": faiss.__version__,
             }
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            write_parquet(self.labels, folder / LABELS)
+            write_parquet(self.labels, staging / LABELS)
 
     @classmethod
     def from_pretrained(
@@ -349,8 +431,13 @@ class LabelIndex:
             ModelFolderError: there is no index, its files do not fit together, or one is not as it was saved.
         """
         folder = fetch_folder(name_or_folder, [LABELS, "index/*", MANIFEST], **hub)
-        check_manifest(folder, (LABELS, INDEX, ABOUT))
-        return cls.read(folder, memory_map)
+        names = (LABELS, INDEX, ABOUT)
+
+        def read() -> LabelIndex:
+            check_manifest(folder, names)
+            return cls.read(folder, memory_map)
+
+        return read_whole(folder, read, lambda: names)
 
     @classmethod
     def read(cls, folder: Path, memory_map: bool = False) -> LabelIndex:
@@ -386,4 +473,69 @@ class LabelIndex:
             self.save_pretrained(folder)
             kwargs.setdefault("commit_message", "Upload label index")
             kwargs.setdefault("delete_patterns", MANIFEST)  # of a tagger that had another index
+            kwargs.setdefault("ignore_patterns", f"{OURS}*")
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs))
+
+
+def check_pooling(pooling: Pooling | None, factory: str) -> None:
+    """Raise a SettingsError if an index of this kind cannot score by this pooling."""
+    if pooling is not None and pooling.pool == "logsumexp" and factory.startswith("ivf"):
+        raise SettingsError(
+            f"a {factory} index cannot score labels by a soft maximum of their texts",
+            hint='use the pool "max" or "mean"',
+        )
+
+
+def kept(texts: str, pooling: Pooling | None) -> str:
+    """What an index keeps of labels with several texts: a row for each of them (`"best"`), or their `"mean"`."""
+    return texts if pooling is None else "mean" if pooling.pool == "mean" else "best"
+
+
+def shares_of(pooling: Pooling | None, labels: pa.Table, label_ids: Any) -> np.ndarray | None:
+    """The share of each embedding of some labels; None if the index does not tell kinds apart.
+
+    Raises:
+        DataError: the embeddings are not those of all texts.
+    """
+    if pooling is None:
+        return None
+    texts = LabelTexts.of(labels)
+    given = np.arange(len(labels)) if label_ids is None else np.asarray(label_ids)
+    if not np.array_equal(given, texts.labels):
+        raise DataError(
+            f"Found {len(given):,} embeddings for {len(texts):,} texts of {len(labels):,} labels",
+            hint="encode all texts of the label table, in the order of LabelTexts.of(labels)",
+        )
+    return pooling.shares(texts.labels, texts.kinds)
+
+
+def by_label(label_ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The labels of `count` embeddings, rising; for each embedding its place among these, rising; and the order of the
+    embeddings that makes it rise."""
+    if len(label_ids) != count:
+        raise DataError(f"Found {count:,} embeddings and {len(label_ids):,} label_ids; give one id per row")
+    order = np.argsort(label_ids, kind="stable")
+    ids, given = np.unique(label_ids[order], return_inverse=True)
+    return ids, given, order
+
+
+def reordered(texts: Sequence[str] | None, order: np.ndarray) -> list[str] | None:
+    """Texts in another order."""
+    if texts is not None and len(texts) != len(order):
+        raise DataError(f"Found {len(texts):,} texts for {len(order):,} embeddings; give one text per row")
+    return None if texts is None else [texts[place] for place in order]
+
+
+def named_first(labels: np.ndarray) -> list[str]:
+    """Kinds of texts of labels `[m]`, those of a label together: a name and synonyms."""
+    return [NAME if not place or labels[place] != labels[place - 1] else SYNONYM for place in range(len(labels))]
+
+
+def spans(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers from each start on, `counts` of them, one after another; and where those of each start.
+
+    >>> [its.tolist() for its in spans(np.array([5, 0]), np.array([2, 3]))]
+    [[5, 6, 0, 1, 2], [0, 2]]
+    """
+    first = np.cumsum(counts) - counts
+    return np.repeat(starts - first, counts) + np.arange(int(counts.sum())), first

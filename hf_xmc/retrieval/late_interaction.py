@@ -140,8 +140,6 @@ class LateInteractionReranker:
 
     def predict(self, pairs: Sequence[tuple[str, str]], batch_size: int = 64) -> np.ndarray:
         """The score of each pair (text, label text), float32 `[n]`."""
-        import torch
-
         pairs = list(pairs)
         texts, labels = ([*dict.fromkeys(side)] for side in zip(*pairs, strict=True)) if pairs else ([], [])
         known = self.label_tokens(labels, batch_size)
@@ -152,12 +150,24 @@ class LateInteractionReranker:
         scores = np.empty(len(pairs), np.float32)
         for text, own in zip(texts, found, strict=True):
             places = of_text[text]
-            parts = [known[pairs[place][1]] for place in places]
-            starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])[:-1]])
-            similarity = torch.from_numpy(np.concatenate(parts)).float() @ torch.from_numpy(own).float().T
-            best = similarity.amax(1).numpy()  # [tokens of the labels]
-            scores[places] = np.add.reduceat(best, starts) / [len(part) for part in parts]
-        return self.scale * scores
+            scores[places] = self.scores(own, [known[pairs[place][1]] for place in places])
+        return scores
+
+    def scores(self, own: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
+        """The scores of one text with several labels, of which the tokens are known, float32 `[C]`; `max_sim` without
+        padding.
+
+        Args:
+            own: tokens of the text, `[T, D]`, as `tokens` gives them.
+            labels: tokens of each label, `[S, D]`, at least one.
+        """
+        import torch
+
+        lengths = np.array([len(part) for part in labels])
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        similarity = torch.from_numpy(np.concatenate(labels)).float() @ torch.from_numpy(own).float().T
+        best = similarity.amax(1).numpy()  # [tokens of the labels]
+        return self.scale * np.add.reduceat(best, starts).astype(np.float32) / lengths.astype(np.float32)
 
     def tokens(self, texts: Sequence[str], side: str, batch_size: int = 64) -> list[np.ndarray]:
         """The projected tokens of texts of one side, of unit length, float16 `[T, D]` each."""

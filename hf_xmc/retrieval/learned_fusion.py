@@ -23,7 +23,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.retrieval.scores import best_of
 from hf_xmc.types import Positives, TopK
@@ -290,7 +292,6 @@ class LearnedFusion:
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write `fusion.json` and `fusion.safetensors` into a trained folder."""
-        folder = Path(folder)
         about = {
             "format": FORMAT,
             "channels": [*self.channels],
@@ -299,7 +300,12 @@ class LearnedFusion:
             "temperatures": dict(self.temperatures),
             "about": dict(self.about),
         }
-        with replacing(folder / FUSION) as description, replacing(folder / COUNTS) as numbers:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / FUSION) as description,
+            replacing(staging / COUNTS) as numbers,
+        ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file({"label_counts": np.ascontiguousarray(self.label_counts, dtype=np.int32)}, str(numbers))
 
@@ -310,7 +316,12 @@ class LearnedFusion:
         Raises:
             ModelFolderError: files are missing, or do not fit together.
         """
-        folder = Path(folder)
+        path = Path(folder)
+        return read_whole(path, lambda: cls.read(path), lambda: (FUSION, COUNTS))
+
+    @classmethod
+    def read(cls, folder: Path) -> LearnedFusion:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         hint = "fit it again with hf-xmc calibrate"
         for name in (FUSION, COUNTS):
             if not (folder / name).is_file():

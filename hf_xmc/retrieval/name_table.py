@@ -11,6 +11,7 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
+from hf_xmc.retrieval.label_kinds import other_names
 from hf_xmc.retrieval.words import Stems, WordRows
 
 if TYPE_CHECKING:
@@ -171,11 +172,8 @@ def names_in(text: str, kind: int) -> list[tuple[int, str]]:
 
 
 def texts_of(labels: Dataset | pa.Table) -> list[list[str]]:
-    """Of each label its text and its other names (column `texts`)."""
-    names = [name for name in ("text", "texts") if name in labels.column_names]
-    table = labels.select(names).to_pydict() if isinstance(labels, pa.Table) else labels.select_columns(names)[:]
-    others = table.get("texts") or [None] * len(table["text"])
-    return [[text, *(more or [])] for text, more in zip(table["text"], others, strict=True)]
+    """Of each label its text and its other names (column `texts`, without texts of kinds that are no names)."""
+    return other_names(labels)
 
 
 def checksums(texts: Sequence[Sequence[str]]) -> np.ndarray:

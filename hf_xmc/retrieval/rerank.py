@@ -1,4 +1,4 @@
-"""Reranking: a second model reads text and label together, for the few labels that the channels found."""
+"""Reranking: a slower look at text and label, for the few labels that the channels found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.files import read_json
+from hf_xmc.data.transaction import transaction
+from hf_xmc.data.writing import remove
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 from hf_xmc.retrieval.folder import fetch_folder, loading_encoder
@@ -80,10 +82,10 @@ def save_reranker(reranker: PairScorer, folder: str | os.PathLike[str]) -> None:
             hint="make it a Reranker and decorate its class with hf_xmc.retrieval.rerank.register_reranker, or save "
             "the pipeline without it",
         )
-    forget_checksums(folder)
-    reranker.save_pretrained(folder)  # type: ignore[attr-defined]
-    with replacing(Path(folder) / KIND) as temporary:
-        temporary.write_text(json.dumps({"kind": found.kind}) + "\n", encoding="utf-8")
+    with transaction(folder) as staging:
+        forget_checksums(staging)
+        reranker.save_pretrained(staging)  # type: ignore[attr-defined]
+        (staging / KIND).write_text(json.dumps({"kind": found.kind}) + "\n", encoding="utf-8")
 
 
 def load_reranker(folder: str | os.PathLike[str], device: Any = None, model: Any = None) -> Reranker | None:
@@ -173,8 +175,10 @@ class CrossEncoderReranker:
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write model and tokenizer into `reranker/` of a trained folder."""
         self.tokenizer.model_max_length = self.max_length
-        self.model.save_pretrained(Path(folder) / RERANKER)
-        self.tokenizer.save_pretrained(Path(folder) / RERANKER)
+        with transaction(folder) as staging:
+            remove(staging / RERANKER)  # the reranker before: transformers would write through links to its files
+            self.model.save_pretrained(staging / RERANKER)
+            self.tokenizer.save_pretrained(staging / RERANKER)
 
     def fingerprint(self) -> str:
         """A hash of the weights and of `max_length`."""

@@ -44,6 +44,7 @@ class VectorIndex:
         self.on_device: torch.Tensor | None = None  # the vectors, after the first search on the device
         set_effort(index, factory, parameters)
         self.num_dead = int((self.row_labels() == NO_LABEL).sum()) if self.kind == "hnsw" else 0
+        self.by_label: tuple[np.ndarray, np.ndarray] | None = None  # rows in the order of labels, and their labels
 
     @classmethod
     def build(cls, factory: str, matrix: np.ndarray, label_ids: np.ndarray, **parameters: int) -> VectorIndex:
@@ -206,6 +207,32 @@ class VectorIndex:
             raise NotInIndex("one of the label ids is not in the index")
         return (inner(self.index) if self.kind == "flat" else self.storage()).reconstruct_batch(rows[places])
 
+    def rows_of_labels(self, label_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All vectors of some labels, float32 `[m, D]`, and where those of each label start, int64 `[n]`. The vectors
+        of a label are in the order in which they were added.
+
+        Args:
+            label_ids: rising, int64 `[n]`.
+
+        Raises:
+            NotInIndex: a label without vectors.
+            SettingsError: an IVF index, which does not keep their order.
+        """
+        if self.kind == "ivf":
+            raise SettingsError(f"a {self.factory} index does not keep the texts of a label apart")
+        if self.by_label is None:
+            order = np.argsort(self.row_labels(), kind="stable")
+            self.by_label = order, self.row_labels()[order]
+        order, labels = self.by_label
+        first, last = (np.searchsorted(labels, label_ids, side) for side in ("left", "right"))
+        counts = last - first
+        if not counts.all():
+            raise NotInIndex("one of the label ids is not in the index")
+        starts = np.cumsum(counts) - counts
+        rows = order[np.repeat(first - starts, counts) + np.arange(int(counts.sum()))]
+        stored = inner(self.index) if self.kind == "flat" else self.storage()
+        return starts, stored.reconstruct_batch(rows)
+
     def all_rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Label ids `[m]` and vectors `[m, D]` of all rows that can be found, in batches."""
         if self.kind == "ivf":
@@ -255,7 +282,7 @@ class VectorIndex:
 
     def own(self) -> None:
         """Prepare for a change: load a memory-mapped index into memory, since FAISS crashes when it writes to one."""
-        self.on_device = None
+        self.on_device = self.by_label = None
         if self.mapped:
             self.index = faiss.deserialize_index(faiss.serialize_index(self.index))
             set_effort(self.index, self.factory, self.parameters)

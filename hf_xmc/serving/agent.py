@@ -11,7 +11,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from hf_xmc import __version__
 from hf_xmc.errors import XMCError
-from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.batching import Batcher
+from hf_xmc.serving.service import TaggingService, TagOptions
 
 INSTRUCTIONS = (
     "Labels out of a fixed catalogue for texts. tag_text gives the best labels of a text; search_labels and "
@@ -19,8 +20,12 @@ INSTRUCTIONS = (
 )
 
 
-def tool_server(service: TaggingService) -> MCPServer[Any]:
-    """The tools of a tagger: `tag_text`, `search_labels` and `describe_label`."""
+def tool_server(service: TaggingService, batcher: Callable[[], Batcher] | None = None) -> MCPServer[Any]:
+    """The tools of a tagger: `tag_text`, `search_labels` and `describe_label`.
+
+    Args:
+        batcher: gives what collects the texts of requests that arrive together.
+    """
     server: MCPServer[Any] = MCPServer("hf-xmc", instructions=INSTRUCTIONS, version=__version__)
 
     @server.tool()
@@ -33,7 +38,13 @@ def tool_server(service: TaggingService) -> MCPServer[Any]:
             k: number of labels, at most.
             threshold: leave out labels below this probability.
         """
-        [found] = await answered(service.tag, [text], k, threshold)
+        try:
+            if batcher is None:
+                [found] = await run_sync(service.tag, [text], k, threshold)
+            else:
+                [found] = await batcher().tag([text], TagOptions(k, threshold))
+        except XMCError as error:
+            raise ToolError(str(error)) from error
         return dict(found.to_dict())
 
     @server.tool()

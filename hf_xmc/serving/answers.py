@@ -87,6 +87,15 @@ class NearText:
 
 
 @dataclass(frozen=True)
+class MatchedText:
+    """A text of a label, its kind (`"synonym"`, `"definition"`, ...) and its own score."""
+
+    text: str
+    kind: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Reason:
     """Why a label was given to a text.
 
@@ -95,12 +104,15 @@ class Reason:
         words: of the text, in their order.
         label_words: of the label's own text.
         near: training texts with this label, nearest first.
+        label_texts: synonyms, definition and other texts of the label, the best match first; none if it is searched by
+            its name alone.
     """
 
     tag: Tag
     words: tuple[Word, ...]
     label_words: tuple[Word, ...]
     near: tuple[NearText, ...]
+    label_texts: tuple[MatchedText, ...] = ()
 
 
 @dataclass(frozen=True)

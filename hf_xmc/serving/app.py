@@ -20,7 +20,7 @@ from hf_xmc.errors import DataError, SettingsError, XMCError
 from hf_xmc.serving.access import Keys, Role
 from hf_xmc.serving.annif import Project, annif_routes
 from hf_xmc.serving.batching import Batcher
-from hf_xmc.serving.gate import Gate, error_answer
+from hf_xmc.serving.gate import INTERFACES, Gate, error_answer
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.observed import METHODS, Figures, Observed
 from hf_xmc.serving.routes import label_routes, model_routes, tag_routes
@@ -59,8 +59,8 @@ def build_app(
         shared_changes: whether labels that a visitor of the page adds are there for everybody; if there are keys for
             changes, this needs one of them.
     """
-    figures, made = Figures(service), []
-    server = tools_of(service) if tools else None
+    figures, made = Figures(service), list[Batcher]()
+    server = tools_of(service, lambda: made[0]) if tools else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -83,6 +83,9 @@ def build_app(
     if server is not None:
         app.router.routes.extend(server.streamable_http_app(json_response=True, stateless_http=True, host=host).routes)
 
+    for path in INTERFACES:  # the page would answer what is left in a form of its own
+        app.add_api_route(path.rstrip("/") + "{rest:path}", nothing_here, methods=[*METHODS], include_in_schema=False)
+
     @app.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
         return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
@@ -102,11 +105,20 @@ def build_app(
     return Observed(mount_page(app, service, path="/", **changes), figures, routes)
 
 
-def tools_of(service: TaggingService) -> Any:
+def tools_of(service: TaggingService, batcher: Callable[[], Batcher]) -> Any:
     """The agent's tools as a server of the official SDK."""
     from hf_xmc.serving.agent import tool_server
 
-    return tool_server(service)
+    return tool_server(service, batcher)
+
+
+async def nothing_here(request: Request) -> None:
+    """The answer to addresses of programs that do not exist, or not for this method.
+
+    Raises:
+        HTTPException: always.
+    """
+    raise HTTPException(405 if methods_of(request) else 404, "There is nothing at this address")
 
 
 async def refusal(request: Request, error: Exception) -> JSONResponse:
@@ -120,7 +132,8 @@ async def refusal(request: Request, error: Exception) -> JSONResponse:
         if any(one["type"] == "json_invalid" for one in error.errors()):
             kind, status = "not_json", 400
     elif isinstance(error, HTTPException):
-        kind, status, message, headers = "refused", error.status_code, f"{error.detail}", error.headers
+        status, message, headers = error.status_code, f"{error.detail}", error.headers
+        kind = "not_found" if status == 404 else "refused"
         if status == 405 and (methods := methods_of(request)):
             message, headers = f"This address takes {methods}, not {request.method}", {"Allow": methods}
     elif isinstance(error, SettingsError | DataError):
@@ -135,6 +148,7 @@ async def refusal(request: Request, error: Exception) -> JSONResponse:
 def methods_of(request: Request) -> str:
     """The methods that an address takes. It may have a route for each, which knows only its own."""
     routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    routes = [route for route in routes if getattr(route, "endpoint", None) is not nothing_here]
 
     def takes(method: str) -> bool:
         return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)

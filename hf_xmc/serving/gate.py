@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -60,7 +61,7 @@ class Gate:
             await refuse(scope, send, RequestRefused("not_found", "There is nothing at this address", "", 404))
         elif scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
-        elif headers.get(b"sec-fetch-site") in ELSEWHERE:  # the browser may add the key that its owner once gave
+        elif from_elsewhere(headers):  # the browser may add the key that its owner once gave
             found = RequestRefused(
                 "other_site",
                 "A page of another address sent this request",
@@ -113,6 +114,21 @@ class Gate:
         except RequestRefused as error:
             if not started.answered:
                 await refuse(scope, send, error)
+
+
+def from_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser sends this for the page of another address. To servers without TLS browsers do not say so, but
+    name the address that the page has; programs name none.
+
+    >>> from_elsewhere({b"origin": b"http://evil.example", b"host": b"10.0.0.1:8000"})
+    True
+    """
+    if (site := headers.get(b"sec-fetch-site")) is not None:
+        return site in ELSEWHERE
+    if (origin := headers.get(b"origin")) is None:
+        return False
+    own = (headers.get(b"host"), headers.get(b"x-forwarded-host"))  # the latter of a proxy; no page can set it
+    return origin.partition(b"://")[2] not in own
 
 
 class Started:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.inference.given_texts import is_unicode
 
 
 class RequestRefused(SettingsError):
@@ -87,17 +88,21 @@ class Limits:
         return cls(**values)
 
     def check_text(self, text: str) -> None:
-        """Refuse a text that is empty or too long.
+        """Refuse what is no text, or one that is empty or too long.
 
         Raises:
-            RequestRefused: `"empty_text"` or `"text_too_long"`.
+            RequestRefused: `"no_text"`, `"empty_text"` or `"text_too_long"`.
         """
+        if not isinstance(text, str):
+            raise RequestRefused("no_text", f"The text is of type {type(text).__name__}", "send a string")
         if len(text) > self.text_characters:
             found = f"The text has {len(text):,} characters and at most {self.text_characters:,} are accepted"
             numbers = {"found": len(text), "most": self.text_characters}
             raise RequestRefused("text_too_long", found, "cut or split it", 413, **numbers)
         if not text.strip():
             raise RequestRefused("empty_text", "The text is empty", "send a text")
+        if not is_unicode(text):
+            raise RequestRefused("no_text", "The text holds half of a character (a surrogate)", "encode it as UTF-8")
 
     def check_texts(self, texts: Sequence[str]) -> None:
         """Refuse too many texts, or one that is empty or too long.
@@ -119,6 +124,11 @@ class Limits:
             RequestRefused: `"k_out_of_range"`.
         """
         most = self.k if most is None else most
+        if not isinstance(k, int) or isinstance(k, bool):
+            found = f"k, the number of labels per text, is of type {type(k).__name__}"
+            raise RequestRefused(
+                "k_out_of_range", found, f"give a whole number of 1 to {most:,}", found="?", most=most
+            )
         if not 1 <= k <= most:
             found = f"k is {k:,}, the number of labels per text"
             raise RequestRefused("k_out_of_range", found, f"give 1 to {most:,}", found=k, most=most)
@@ -162,3 +172,8 @@ def megabytes(size: int) -> str:
     '3.0 MB'
     """
     return f"{size / 2**20:,.1f} MB"
+
+
+def whole(number: Any) -> Any:
+    """9 for 9.0, which JSON does not tell from it; anything else as it is."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number

@@ -1,10 +1,13 @@
-"""A lock that many may read under at a time, while a change waits for all of them."""
+"""Locks: one that many may read under at a time, while a change waits for all of them; and one with a limit of the
+time that a caller waits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Condition
+from threading import Condition, Lock
+
+from hf_xmc.serving.limits import RequestRefused
 
 
 class ReadWriteLock:
@@ -53,3 +56,28 @@ class ReadWriteLock:
             with self.changed:
                 self.writing_now = False
                 self.changed.notify_all()
+
+
+class Turn:
+    """A lock for which nobody waits longer than a limit: a thread that works cannot be stopped, one that waits can.
+
+    Args:
+        seconds: that a caller waits, at most.
+
+    >>> turn = Turn(seconds=0.01)
+    >>> with turn, turn:
+    ...     pass
+    Traceback (most recent call last):
+    hf_xmc.serving.limits.RequestRefused: The request waited 0.01 seconds for the encoder and was given up; try again
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.lock, self.seconds = Lock(), seconds
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(timeout=self.seconds):
+            found = f"The request waited {self.seconds:g} seconds for the encoder and was given up"
+            raise RequestRefused("timed_out", found, "try again", 504, seconds=f"{self.seconds:g}")
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from hf_xmc.serving.access import CHANGING, Role
 from hf_xmc.serving.answers import About, Explained, LabelList, Tagged
 from hf_xmc.serving.batching import Batcher
-from hf_xmc.serving.limits import RequestRefused
+from hf_xmc.serving.limits import RequestRefused, whole
 from hf_xmc.serving.service import TaggingService, TagOptions
 from hf_xmc.serving.vocabulary import Label
 
@@ -25,11 +25,6 @@ class Strict(BaseModel):
     """A request: no unknown fields, and no values of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-
-
-def whole(number: Any) -> Any:
-    """9 for 9.0, which JSON does not tell from it; anything else as it is."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 Whole = Annotated[int, BeforeValidator(whole)]

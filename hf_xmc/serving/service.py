@@ -24,10 +24,10 @@ from hf_xmc.retrieval.channels import FollowsLabels
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.label_texts import join_text
 from hf_xmc.retrieval.search import as_matrix
-from hf_xmc.serving.answers import About, Explained, LabelList, NearText, Reason, Tag, Tagged, Word
+from hf_xmc.serving.answers import About, Explained, LabelList, MatchedText, NearText, Reason, Tag, Tagged, Word
 from hf_xmc.serving.facts import base_model, count_tokens, label_counts, languages, max_tokens, shown_name
 from hf_xmc.serving.limits import Limits, RequestRefused
-from hf_xmc.serving.locks import ReadWriteLock
+from hf_xmc.serving.locks import ReadWriteLock, Turn
 from hf_xmc.serving.overlay import with_own_labels
 from hf_xmc.serving.training_texts import TrainingTexts
 from hf_xmc.serving.vocabulary import Label, Vocabulary
@@ -104,7 +104,8 @@ class TaggingService:
         self.limits = limits or Limits()
         self.name, self.metrics = name, dict(metrics or {})
         self.training = TrainingTexts(folder)
-        self.lock, self.encoder, self.saving = ReadWriteLock(), Lock(), Lock()
+        self.lock, self.saving = ReadWriteLock(), Lock()
+        self.encoder = Turn(self.limits.seconds)
         self.pipeline = pipeline
         self.version = 0  # of the labels
         self.original = self.vocabulary = Vocabulary(pipeline.index.catalogue)
@@ -196,7 +197,11 @@ class TaggingService:
         return self.pipeline.confidence_for() is not None
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Let the encoder read texts, which were checked. One caller at a time."""
+        """Let the encoder read texts, which were checked. One caller at a time.
+
+        Raises:
+            RequestRefused: others kept the encoder busy for too long.
+        """
         rows = list(texts)
         with self.encoder:
             tokens = count_tokens(self.pipeline.model, rows)
@@ -264,6 +269,7 @@ class TaggingService:
                     words=tuple(Word(w.text, w.start, w.end, w.attribution) for w in one.words),
                     label_words=tuple(Word(w.text, w.start, w.end, w.attribution) for w in one.label_words),
                     near=tuple(NearText(n.row, n.similarity, n.text) for n in one.neighbours),
+                    label_texts=tuple(MatchedText(its.text, its.kind, its.score) for its in one.label_texts),
                 )
                 for tag, one in zip(shown, found_by, strict=True)
             ]

@@ -18,6 +18,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from hf_xmc.data.writing import sync
+
 logger = logging.get_logger(__name__)
 UNFINISHED = ".unfinished"  # not a name that the Trainer takes for a checkpoint
 
@@ -101,12 +103,3 @@ def changed_batches(checkpoint: Path, args: TrainingArguments) -> str:
     before = {"processes": states, "queries per process": state.train_batch_size}
     now = {"processes": args.world_size, "queries per process": args.train_batch_size}
     return ", ".join(f"{before[name]} {name} (here {now[name]})" for name in now if before[name] != now[name])
-
-
-def sync(path: Path) -> None:
-    """Have a file or a folder's entries on the disk, not in a cache alone, before a rename says that they are."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

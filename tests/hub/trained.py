@@ -61,6 +61,7 @@ PUSHED = [
     "index/index.json",
     "label_head_xmc.py",
     "labels.parquet",
+    "long_texts_xmc.py",
     "manifest.json",
     "model.safetensors",
     "modeling_xmc.py",

@@ -49,7 +49,7 @@ def test_save_and_load(embeddings: np.ndarray, tmp_path: Path) -> None:
     index = LabelIndex.build(embeddings, table(50))
     index.remove([3, 7])
     index.save_pretrained(tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+    assert sorted(p.name for p in tmp_path.rglob("[!.]*") if p.is_file()) == [
         "index.faiss",
         "index.json",
         "labels.parquet",

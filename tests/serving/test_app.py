@@ -20,7 +20,7 @@ from hf_xmc.errors import ModelFolderError
 from hf_xmc.serving.access import Keys
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.batching import Batcher
-from hf_xmc.serving.limits import Limits
+from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.observed import JSONLines
 from hf_xmc.serving.service import Encoded, Tagged, TaggingService, TagOptions
 from tests.conftest import COLOURS, THINGS
@@ -107,6 +107,38 @@ def test_a_body_that_is_too_large_is_refused_whether_or_not_it_says_so(client: T
 
     assert error_of(client.post("/api/tag", content=chunks())) == (413, "request_too_large")
     assert error_of(client.post("/upload", content=b"x" * (33 * 2**20))) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/nope", "/api/tag/", "/v1/nope", "/v1", "/mcp"])
+def test_addresses_of_programs_that_do_not_exist(client: TestClient, path: str) -> None:
+    assert error_of(client.get(path)) == (404, "not_found")
+    assert error_of(client.post(path, json={})) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://testserver"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://testserver.evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_pages_of_other_addresses_get_nothing_done(client: TestClient, headers: dict[str, str]) -> None:
+    for method, path in (("POST", "/api/tag"), ("DELETE", "/api/labels/car"), ("POST", "/mcp")):
+        assert error_of(client.request(method, path, json={"text": "a"}, headers=headers)) == (403, "other_site")
+    for own in ({"Origin": "http://testserver"}, {"Origin": "http://a.example", "X-Forwarded-Host": "a.example"}):
+        assert client.post("/api/tag", json={"text": "a red car"}, headers=own).status_code == 200
+
+
+def test_nobody_waits_for_the_encoder_forever(new_pipeline: Callable[[], XMCPipeline]) -> None:
+    service = TaggingService(new_pipeline(), Limits(seconds=0.05))
+    with service.encoder:
+        for call in (service.tag, service.session().tag):
+            with pytest.raises(RequestRefused, match=r"waited 0\.05 seconds") as refused:
+                call(["a red car"])
+            assert refused.value.status == 504
+    assert service.tag(["a red car"])
 
 
 def test_request_ids_logs_and_figures_but_no_texts(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -279,6 +279,10 @@ def test_the_api_refuses_what_is_too_much_in_a_sentence(shared_service: TaggingS
         predict("a red car", 1_000_000)
     with pytest.raises(gr.Error, match="400,000 characters"):
         predict("a" * 400_000)
+    assert len(predict("a red car", 2.0)) == 2  # type: ignore[arg-type]  # as JSON has it
+    for text, k, said in ((None, 5, "of type NoneType"), ("a", "x", "of type str"), ("caf\udce9", 5, "half of a")):
+        with pytest.raises(gr.Error, match=said):
+            predict(text, k)  # type: ignore[arg-type]  # as clients send it
 
 
 def test_languages_are_read_from_files_of_the_package() -> None:
@@ -322,6 +326,7 @@ def test_who_gets_at_the_page_and_what_it_leaves_out(service: TaggingService, tm
         assert event(client, "look", None, given) == {"error": None}
         given["path"] = "http://127.0.0.1:9/private.csv"
         assert "An address was sent" in event(client, "look", None, given)["error"]
+        assert client.get("/api/nope").json()["error"]["kind"] == "not_found", "in the form of the API, not the page"
         held = next(
             route.app for route in client.app.app.routes if hasattr(getattr(route, "app", None), "state_holder")
         )

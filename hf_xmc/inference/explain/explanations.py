@@ -12,6 +12,7 @@ from datasets import Dataset
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.explain.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
 from hf_xmc.inference.explain.channels import Evidence
+from hf_xmc.inference.explain.texts import TextScore, text_scores
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.channels import QueryMemory
 from hf_xmc.retrieval.index import LabelIndex
@@ -86,6 +87,7 @@ class Explanation:
         transport: of a late-interaction reranker: for each word of the label, the words of the text that carry it.
         convergence_delta: of integrated gradients: how far their sum is from what they should sum to.
         faithfulness: the result of [`measure_explanation`], if it was asked for.
+        label_texts: of a label with several texts those that are searched, with their own scores, the best first.
     """
 
     text: str
@@ -100,6 +102,7 @@ class Explanation:
     convergence_delta: float | None = None
     faithfulness: dict[str, float] | None = None
     channels: dict[str, Evidence] = field(default_factory=dict)
+    label_texts: list[TextScore] = field(default_factory=list)
     transport: list[Carried] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,6 +159,7 @@ def explain_text(
     else:
         given = occlusion(model, seen, spans, labels, "query", how)
     said = pipeline.channel_evidence([text], query, [ids])[0]
+    matched = text_scores(model, pipeline.index, query, ids)
     near = neighbours(pipeline.memory, query, ids, num_neighbours, train_queries)
     return [
         Explanation(
@@ -170,6 +174,7 @@ def explain_text(
             neighbours=near[i],
             convergence_delta=deltas[i],
             channels=said[i],
+            label_texts=matched[i],
             transport=carried(pipeline, text, names[i]),
         )
         for i, id_ in enumerate(ids)

@@ -10,11 +10,13 @@ from typing import Any
 from hf_xmc.data.files import replacing, write_page
 from hf_xmc.inference.explain.channels import Evidence
 from hf_xmc.inference.explain.explanations import Carried, Explanation, Word
+from hf_xmc.inference.explain.texts import TextScore
 from hf_xmc.pages.page import render
 from hf_xmc.retrieval.label_texts import split_text
 
 TEMPLATE = Path(__file__).with_name("explain.html.jinja")
 MINUS = "\N{MINUS SIGN}"
+SHOWN = 80  # characters of a text in a line
 SHADES = 5  # steps from no colour to the deepest
 CARRIED, MOST = 0.05, 5  # words with this share of a word of the label are listed, and so many at most
 SAID = 0.25  # words with this share of the largest attribution have their value above them
@@ -58,6 +60,7 @@ def shown(one: Explanation) -> dict[str, Any]:
         "words": [(word.text, signed(word.attribution, 4)) for word in sorted(one.words, key=strength)],
         "transport": [carried_line(word) for word in one.transport],
         "channels": [channel_line(name, said) for name, said in one.channels.items() if said.rank is not None],
+        "texts": [(its.kind, its.text, f"{its.score:.3f}") for its in one.label_texts],
         "neighbours": [
             {"name": n.text or n.uid or f"training query {n.row:,}", "similarity": f"{n.similarity:.3f}"}
             for n in one.neighbours
@@ -87,6 +90,16 @@ def channel_line(name: str, said: Evidence) -> str:
     """
     words = f": {', '.join(dict.fromkeys(said.words))}" if said.words else ""
     return f"{name} {said.contribution:+.2f} (score {said.score:.3f}, rank {said.rank}{words})"
+
+
+def text_line(its: TextScore) -> str:
+    """A text of a label in a few words.
+
+    >>> text_line(TextScore("Making gold of other metals", "definition", 0.612, 0.3))
+    'definition 0.612 "Making gold of other metals"'
+    """
+    text = its.text if len(its.text) <= SHOWN else its.text[: SHOWN - 3] + "..."
+    return f'{its.kind} {its.score:.3f} "{text}"'
 
 
 def carried_line(word: Carried) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.growing import grow_catalogue
+from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import SettingsError
 from hf_xmc.hub.folder import load_model, pipeline_parts, save_parts
 from hf_xmc.hub.run import RUN, describe_run, read_json
@@ -109,25 +110,27 @@ def train_tagger(
     )
     seconds = trainer.train(resume_from_checkpoint=last_checkpoint(args, folder)).metrics["train_runtime"]
     pushes, trainer.args.push_to_hub = args.push_to_hub, False  # the complete folder is pushed below
-    trainer.save_model(str(folder))
     if not trainer.is_world_process_zero():
+        trainer.save_model(str(folder))  # takes part in what the first process saves
         return None
-    if peft_config is not None:  # the index belongs to the weights that were saved, adapters merged into them
-        saved: Any = load_model(folder, dtype="float32")
-        model = saved.to(args.device)
-    tagger = XMCPipeline.build(model, data.labels)
-    if kept is not None:
-        tagger.remove_labels(still_removed(data, Path(model_name_or_path)))
-    # A model that was trained further keeps the name of its encoder and the settings of its first stage.
-    before = read_json(Path(model_name_or_path) / RUN)
-    earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}
-    if "none" in (validation, before.get("validation")):
-        earlier["validation"] = "none"
-    if kept is not None and kept < data.num_labels:
-        earlier["catalogue"] = {"kept": kept, "new": data.num_labels - kept}
-    source = before.get("encoder") or model_name_or_path
-    tagger.run = describe_run(data, args, source, seconds, **earlier)
-    save_trained(tagger, folder, measure_validation(tagger, data, args.seed, seconds))
+    with transaction(folder) as staging:  # the model and what belongs to it
+        trainer.save_model(str(folder))
+        if peft_config is not None:  # the index belongs to the weights that were saved, adapters merged into them
+            saved: Any = load_model(staging, dtype="float32")
+            model = saved.to(args.device)
+        tagger = XMCPipeline.build(model, data.labels)
+        if kept is not None:
+            tagger.remove_labels(still_removed(data, Path(model_name_or_path)))
+        # A model that was trained further keeps the name of its encoder and the settings of its first stage.
+        before = read_json(Path(model_name_or_path) / RUN)
+        earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}
+        if "none" in (validation, before.get("validation")):
+            earlier["validation"] = "none"
+        if kept is not None and kept < data.num_labels:
+            earlier["catalogue"] = {"kept": kept, "new": data.num_labels - kept}
+        source = before.get("encoder") or model_name_or_path
+        tagger.run = describe_run(data, args, source, seconds, **earlier)
+        save_trained(tagger, folder, measure_validation(tagger, data, args.seed, seconds))
     if pushes:
         trainer.push_folder(folder)
     return tagger

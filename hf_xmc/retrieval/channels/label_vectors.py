@@ -34,6 +34,7 @@ class LabelVectors:
         """A hash of how the index searches. It does not depend on the labels: they may come and go."""
         about = self.index.about
         settings = [about.get(name) for name in ("texts", "head_fingerprint", "centroids")]
+        settings += [about["pooling"]] if self.index.pooling is not None else []
         parameters = sorted(self.index.parameters.items())
         return blake2b(repr([self.index.factory, parameters, settings]).encode(), digest_size=12).hexdigest()
 

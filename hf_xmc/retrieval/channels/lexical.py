@@ -23,7 +23,9 @@ from scipy.sparse import csc_array, csr_array
 from scipy.special import expit
 from tqdm.auto import tqdm
 
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.channels.channel import TrainQueries
 from hf_xmc.retrieval.words import Stems
@@ -171,9 +173,13 @@ class LexicalLabels:
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write `lexical/` into a trained folder."""
-        folder = Path(folder)
         about = {"format": FORMAT, "num_labels": len(self.bias), **self.describe()}
-        with replacing(folder / LEXICAL) as description, replacing(folder / ARRAYS) as numbers:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / LEXICAL) as description,
+            replacing(staging / ARRAYS) as numbers,
+        ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file(self.arrays(), str(numbers))
 
@@ -184,7 +190,12 @@ class LexicalLabels:
         Raises:
             ModelFolderError: files are missing, or do not fit together.
         """
-        folder = Path(folder)
+        path = Path(folder)
+        return read_whole(path, lambda: cls.read(path), lambda: cls.files)
+
+    @classmethod
+    def read(cls, folder: Path) -> LexicalLabels:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         for name in cls.files:
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint="fit the channel with hf-xmc calibrate")

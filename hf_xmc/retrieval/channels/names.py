@@ -22,7 +22,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, logit
 
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.catalogue import Catalogue
 from hf_xmc.retrieval.channels.channel import TrainQueries
@@ -306,7 +308,6 @@ class LabelNames:
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write `names/` into a trained folder."""
-        folder = Path(folder)
         about = {
             "format": FORMAT,
             "language": self.stems.language,
@@ -323,7 +324,12 @@ class LabelNames:
             **{"labels": self.names.labels.astype(np.int32), "known": self.known},
             **{"used": self.used.astype(np.int32), "carried": self.carried.astype(np.int32)},
         }
-        with replacing(folder / NAMES) as description, replacing(folder / ARRAYS) as numbers:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / NAMES) as description,
+            replacing(staging / ARRAYS) as numbers,
+        ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file({name: np.ascontiguousarray(column) for name, column in arrays.items()}, str(numbers))
 
@@ -334,7 +340,12 @@ class LabelNames:
         Raises:
             ModelFolderError: files are missing, or do not fit together.
         """
-        folder = Path(folder)
+        path = Path(folder)
+        return read_whole(path, lambda: cls.read(path), lambda: cls.files)
+
+    @classmethod
+    def read(cls, folder: Path) -> LabelNames:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         for name in cls.files:
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint="fit the channel with hf-xmc calibrate")

@@ -19,6 +19,7 @@ from scipy.special import expit, softmax
 
 from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.channels.channel import TrainQueries
 from hf_xmc.retrieval.folder import fetch_folder
@@ -265,8 +266,6 @@ class QueryMemory:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `memory/` into a trained folder: embeddings, positives, and `memory.json` with the settings."""
-        folder = Path(folder)
-        forget_checksums(folder)
         about = {
             "format": FORMAT,
             "num_queries": len(self),
@@ -276,10 +275,12 @@ class QueryMemory:
         }
         arrays = {"indptr": self.positives.indptr, "indices": self.positives.indices.astype(np.int32)}
         with (
-            replacing(folder / MEMORY) as description,
-            replacing(folder / POSITIVES) as pairs,
-            replacing(folder / EMBEDDINGS) as vectors,
+            transaction(folder) as staging,
+            replacing(staging / MEMORY) as description,
+            replacing(staging / POSITIVES) as pairs,
+            replacing(staging / EMBEDDINGS) as vectors,
         ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file(arrays, str(pairs))
             with vectors.open("wb") as file:  # numpy would add a suffix to a name
@@ -293,6 +294,11 @@ class QueryMemory:
             ModelFolderError: there is no memory, or its files do not fit together.
         """
         folder = fetch_folder(name_or_folder, ["memory/*"], **hub)
+        return read_whole(folder, lambda: cls.read(folder), lambda: MEMORY_FILES)
+
+    @classmethod
+    def read(cls, folder: Path) -> QueryMemory:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         for name in MEMORY_FILES:
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint="build the memory with hf-xmc calibrate")

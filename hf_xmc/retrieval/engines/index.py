@@ -12,22 +12,22 @@ import numpy as np
 import pyarrow as pa
 
 from hf_xmc.errors import DataError, EngineError, SettingsError
-from hf_xmc.retrieval.catalogue import Catalogue, NotInIndex, rows_of
+from hf_xmc.retrieval.catalogue import Catalogue, NotInIndex
 from hf_xmc.retrieval.engines.engine import FACTORIES, Address, Engine, Within, as_text, from_text
-from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.index import LabelIndex, by_label, reordered
 from hf_xmc.retrieval.search import as_matrix, as_topk
 from hf_xmc.types import TopK
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-KEPT = ("texts", "encoder_fingerprint", "head_fingerprint")  # of the index that is copied
+KEPT = ("texts", "pooling", "encoder_fingerprint", "head_fingerprint")  # of the index that is copied
 
 
 class CopiedTable(Catalogue):
     """The label table of an engine as it was last read. What is written here would not reach the engine."""
 
-    def set_texts(self, label_ids: np.ndarray, texts: Sequence[str]) -> None:
+    def set_texts(self, label_ids: np.ndarray, texts: Sequence[str], kinds: Sequence[str] | None = None) -> None:
         raise SettingsError("this label table is a copy of an engine's", hint="call update of the index")
 
     def set_value(self, row: int, name: str, value: Any) -> None:
@@ -89,6 +89,11 @@ class EngineIndex(LabelIndex):
         if factory not in FACTORIES:
             raise SettingsError(f"factory is {factory!r}; an engine has {' and '.join(FACTORIES)}")
         rows = index.catalogue.arrow
+        if index.pooling is not None and index.pooling.pool == "logsumexp":
+            raise SettingsError(
+                "an engine cannot score labels by a soft maximum of their texts",
+                hint='build the index with the pool "max" or "mean" first (hf-xmc index --pool)',
+            )
         about = {
             **{name: index.about.get(name) for name in KEPT},
             "dimension": index.dimension,
@@ -204,7 +209,7 @@ class EngineIndex(LabelIndex):
         self.check(matrix, encoder_fingerprint, "embeddings")
         with self.current():
             rows = self.catalogue.rows_for(labels)
-            matrix, owners = rows_of(matrix, label_ids, np.arange(len(rows)), self.about["texts"])
+            matrix, owners = self.rows_to_add(matrix, rows, label_ids, np.arange(len(rows)))
             ids = self.engine.add(rows, owners, matrix)
             self.refresh()
         return ids
@@ -220,16 +225,23 @@ class EngineIndex(LabelIndex):
         embeddings: Any,
         texts: Sequence[str] | None = None,
         encoder_fingerprint: str | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         matrix = as_matrix(embeddings)
         self.check(matrix, encoder_fingerprint, "embeddings")
         with self.current():
-            ids, given = np.unique(self.catalogue.known(label_ids), return_inverse=True)
-            matrix, owners = rows_of(matrix, given, ids, self.about["texts"])
+            ids, given, order = by_label(self.catalogue.known(label_ids), len(matrix))
+            texts, kinds = reordered(texts, order), reordered(kinds, order)
+            matrix, owners = self.rows_to_replace(matrix[order], ids, given, texts, kinds)
             rows = None
             if texts is not None:
                 changed = Catalogue(self.catalogue.arrow.take(pa.array(ids)))
-                changed.set_texts(given, texts)
+                changed.set_texts(given, texts, kinds)
+                if changed.arrow.schema.names != self.schema.names:
+                    raise SettingsError(
+                        "the label table of an engine has no columns texts and kinds",
+                        hint="give the labels several texts in the folder, and export it again (hf-xmc export)",
+                    )
                 rows = changed.arrow
             self.engine.update(ids, rows, owners, matrix)
             self.refresh()
@@ -241,6 +253,10 @@ class EngineIndex(LabelIndex):
             changed.set_value(0, column, value)
             self.engine.set_rows(ids, changed.arrow)
             self.refresh()
+
+    @property
+    def has_several_texts(self) -> bool:
+        return self.several or self.about["texts"] != "best"
 
     def to(self, device: Any) -> LabelIndex:
         if str(device) != "cpu":
@@ -254,9 +270,9 @@ class EngineIndex(LabelIndex):
         if not batches:
             raise DataError(f"{self.engine.address} has no labels")
         ids, matrix = (np.concatenate([batch[i] for batch in batches]) for i in (0, 1))
-        LabelIndex.of_vectors(ids, matrix, self.catalogue, {name: self.about[name] for name in KEPT}).save_pretrained(
-            folder
-        )
+        LabelIndex.of_vectors(
+            ids, matrix, self.catalogue, {name: self.about.get(name) for name in KEPT}
+        ).save_pretrained(folder)
 
 
 def engine_class(address: Address) -> Any:

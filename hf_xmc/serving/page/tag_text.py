@@ -11,6 +11,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from hf_xmc.inference.tag_files import harmless
+from hf_xmc.serving.limits import whole
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import BUTTONS, PRIVATE, note, render
 from hf_xmc.serving.page.tab import Page, choices, status_line, told_apart
@@ -174,9 +175,7 @@ def predict_function(service: TaggingService) -> Callable[..., list[dict[str, An
         """The k best labels of a text, best first: label, uid, id (row of the label table), score, and probability if
         the tagger is calibrated."""
         try:
-            service.limits.check_text(text)
-            service.limits.check_k(int(k))
-            tags = service.tag([text], k=int(k))[0].tags
+            tags = service.tag([text], k=whole(k))[0].tags
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return [as_record(tag) for tag in tags]
