@@ -22,6 +22,7 @@ from hf_xmc.inference.labels import build_index
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
+from hf_xmc.retrieval.knowledge import Knowledge
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines
 from hf_xmc.training.trainer import XMCTrainer
@@ -80,15 +81,20 @@ def untrained(encoder: str | None, earlier: str | Path | None) -> XMCDualEncoder
     return model
 
 
-def first_model(plan: Plan, encoder: str | None, earlier: str | Path | None, weight: float) -> XMCDualEncoderModel:
+def first_model(
+    plan: Plan, encoder: str | None, earlier: str | Path | None, weight: float, knowledge: Knowledge | None = None
+) -> XMCDualEncoderModel:
     """The model before training: a new one, or that of an earlier tagger, whose label vectors are kept.
 
     Args:
         encoder: folder or Hub id; None for a model without a transformer.
         earlier: a trained folder.
         weight: share of the static tower; an earlier tagger keeps its own.
+        knowledge: what is read behind the texts.
     """
-    return new_model(plan, encoder, weight) if earlier is None else untrained(encoder, earlier)
+    model = new_model(plan, encoder, weight) if earlier is None else untrained(encoder, earlier)
+    model.knowledge = knowledge
+    return model
 
 
 def new_model(plan: Plan, encoder: str | None, weight: float) -> XMCDualEncoderModel:
@@ -117,7 +123,9 @@ def new_model(plan: Plan, encoder: str | None, weight: float) -> XMCDualEncoderM
     return model
 
 
-def fine_tune(plan: Plan, data: XMCDataset, encoder: str, folder: Path, advance: Advance) -> None:
+def fine_tune(
+    plan: Plan, data: XMCDataset, encoder: str, folder: Path, advance: Advance, knowledge: Knowledge | None = None
+) -> None:
     """Train the whole encoder on the labels of each batch, and write it into `folder / "encoder"`."""
     settings = plan.settings
     model = XMCDualEncoderModel.from_encoder(
@@ -126,6 +134,7 @@ def fine_tune(plan: Plan, data: XMCDataset, encoder: str, folder: Path, advance:
         max_query_length=settings.max_query_length,
         max_label_length=settings.max_label_length,
     )
+    model.knowledge = knowledge
     args = XMCTrainingArguments(
         str(folder / "checkpoints"),
         num_train_epochs=settings.fine_tune_epochs or 1,

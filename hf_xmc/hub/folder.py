@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError
+from typing import TYPE_CHECKING, Any, cast
 
 import hf_xmc.retrieval.late_interaction  # noqa: F401  # makes its kind of rerankers known
 from hf_xmc import modeling
 from hf_xmc.data.checksums import MANIFEST, check_manifest, checksums, read_manifest, write_manifest
+from hf_xmc.data.documents import read_document
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.data.transaction import read_whole, transaction, unshare
-from hf_xmc.errors import ModelFolderError, XMCError
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.plain_encoder import is_plain_encoder, load_plain_encoder
 from hf_xmc.hub.run import CARD, METRICS, RUN, read_json, write_json
 from hf_xmc.hub.sentence_layout import LAYOUT, custom_code, layout_files, write_sentence_layout
@@ -32,8 +31,9 @@ from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.engines.index import EngineIndex
-from hf_xmc.retrieval.folder import first_line, no_such_folder
+from hf_xmc.retrieval.folder import check_weights, loading_weights, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
+from hf_xmc.retrieval.knowledge import KNOWLEDGE, Knowledge
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
 
@@ -56,7 +56,7 @@ GRAPHS = {
     "openvino": ("openvino/*.xml", "openvino/*.bin", "openvino/words.safetensors"),
 }
 UNCHECKED = ("run", "metrics", "card", "manifest")
-SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
+SEARCH = ("model", "knowledge", "label_head", "labels", "index")  # the parts that rank, channels aside
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ def parts() -> tuple[Part, ...]:
         Part("sentence_transformers", LAYOUT, TRAIN),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
         Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=lambda head, folder: head.save(folder)),
+        Part("knowledge", (KNOWLEDGE,), TRAIN, save=save, load=Knowledge.from_pretrained),
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
         Part(
             "index",
@@ -342,7 +343,9 @@ def refresh_code(folder: Path) -> None:
 def pipeline_parts(pipeline: Any) -> dict[str, Any]:
     """What an `XMCPipeline` consists of, for `save_parts`: a part that it lacks is None, so that one of an earlier
     model is removed."""
-    found = {name: getattr(pipeline, name) for name in ("model", "index", "fusion", "confidence", "reranker")}
+    found = {
+        name: getattr(pipeline, name) for name in ("model", "index", "knowledge", "fusion", "confidence", "reranker")
+    }
     found |= {**{cls.name: None for cls in CHANNELS}, **{channel.name: channel for channel in pipeline.channels}}
     return {**found, **({"run": pipeline.run} if pipeline.run else {})}
 
@@ -459,17 +462,22 @@ def load_model(folder: Path, verify: bool = True, **options: Any) -> XMCDualEnco
 
     if is_plain_encoder(folder):
         return load_plain_encoder(folder, **options)
-    try:
-        return XMCDualEncoderModel.from_pretrained(folder, verify=verify, **options)
-    except XMCError:
-        raise
-    except (OSError, ValueError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the operating system
-            raise
-        what = "weights" if isinstance(error, SafetensorError) else "model"
-        raise ModelFolderError(
-            f"the {what} cannot be read ({first_line(error)})", folder, hint="copy or download the folder again"
-        ) from error
+    check_config(folder)
+    with loading_weights(folder, "model"):
+        model, info = XMCDualEncoderModel.from_pretrained(folder, verify=verify, output_loading_info=True, **options)
+    check_weights(model, info, folder)
+    return cast("XMCDualEncoderModel", model)
+
+
+def check_config(folder: Path) -> None:
+    """Check types and ranges of `config.json`.
+
+    Raises:
+        ModelFolderError: names the key, what was found and what was expected.
+    """
+    from hf_xmc.hub.schemas import ConfigDocument
+
+    read_document(folder / CONFIG, ConfigDocument, hint="copy or download the folder again")
 
 
 def files_to_push(folder: str | os.PathLike[str]) -> list[str]:

@@ -20,7 +20,7 @@ from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.factories import FACTORIES
 from hf_xmc.retrieval.folder import no_such_folder
-from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex
+from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex, read_about
 from hf_xmc.retrieval.pooling import POOLS
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def build_folder_index(
         labels = read_parquet(folder / LABELS) if given_data is None else given_data.labels
         removed: set[int] = set()
         if dataset is None and (folder / ABOUT).is_file():
-            removed = LabelIndex.from_pretrained(folder).removed
+            removed = {*read_about(folder, "name the data set to index with --dataset")["removed"]}
         tagger, tried = tagger_of(
             load_model(folder), labels, given_data, factory, batch_size, texts, pool, recall_target
         )
@@ -196,3 +196,29 @@ def change_labels(
         else:
             where, gone = str(folder), save_parts(folder, {"index": tagger.index}, edited=("index", "labels"))
     return Reindexed(tagger.index, gone, len(added), uids, gone_labels, where=where)
+
+
+def change_label_texts(folder: AnyPath, texts: Mapping[str, Mapping[str, str | Sequence[str]]]) -> Reindexed:
+    """Give labels of a trained folder other texts of some kinds, without training; see
+    [`XMCPipeline.set_label_texts`].
+
+    This is what `hf-xmc describe` runs. Channels and probabilities stay; metrics of the labels before are removed.
+
+    Args:
+        folder: a trained folder.
+        texts: uid -> kind -> texts.
+
+    Raises:
+        DataError: a label that is not there, an unknown kind or an empty text; nothing is changed then.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise no_such_folder(folder, "give a trained folder; for a Hub repository change a copy and push it")
+    with alone_in(folder):
+        tagger = XMCPipeline.from_pretrained(folder)
+        try:
+            tagger.set_label_texts(texts)
+        except KeyError as error:
+            raise DataError(str(error.args[0]), folder, hint="nothing was changed") from error
+        gone = save_parts(folder, {"index": tagger.index}, edited=("index", "labels"))
+    return Reindexed(tagger.index, gone, where=str(folder))

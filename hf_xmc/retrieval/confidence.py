@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
-from hf_xmc.retrieval.calibration import RankedMap, ScoreMap
+from hf_xmc.retrieval.calibration import PARAMETERS, RankedMap, ScoreMap
 from hf_xmc.retrieval.conformal import (
     Risk,
     above,
@@ -275,14 +275,48 @@ class Confidence:
         for name in (CONFIDENCE, ARRAYS):
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint="fit it with hf-xmc calibrate")
+        from hf_xmc.retrieval.schemas import ConfidenceDocument
+
+        hint = "fit it again with hf-xmc calibrate"
+        about = read_document(folder / CONFIDENCE, ConfidenceDocument, FORMAT, hint)
+        names = [f"{name}.{part}" for name in about["queries"] for part in ("scores", "weights")]
+        kinds = {"table.scores": ("f", 1), "table.labels": ("iu", 1), "table.predicted": ("iu", 2)}
+        kinds |= {"table.true": ("iu", 1), "table.bins": ("iu", 1), "distances": ("f", 1)}
+        kinds |= {name: ("f", 1) for name in names}
+        missed = {"distances", *(name for name in names if name.endswith(".scores"))}  # what was not found is -inf
+        arrays = read_arrays(folder / ARRAYS, kinds, missed, hint)
         try:
-            about = read_json(folder / CONFIDENCE)
-            if about["format"] > FORMAT:
-                raise ModelFolderError(f"format {about['format']}, this version reads {FORMAT}")
-            return from_arrays(about, load_file(str(folder / ARRAYS)))
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            hint = "fit it again with hf-xmc calibrate"
+            check_arrays(about, arrays)
+            return from_arrays(about, arrays)
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelFolderError(f"the confidence cannot be read ({error!s:.200})", folder, hint=hint) from error
+
+
+def check_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Reject arrays that do not fit each other or the labels.
+
+    Raises:
+        ValueError: other lengths, ids outside the label table, or knots that do not rise.
+    """
+    num_labels, (hits,) = about["settings"]["num_labels"], arrays["table.scores"].shape
+    expected = {"table.labels": (hits,), "table.predicted": (hits, 3), "table.true": (num_labels,)}
+    expected |= {"table.bins": (num_labels,)}
+    expected |= {f"{name}.weights": arrays[f"{name}.scores"].shape for name in about["queries"]}
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {[*arrays[name].shape]}, expected {[*shape]}")
+    for name, most in (("table.labels", num_labels), ("table.bins", 3), ("table.true", 2**40)):
+        if len(arrays[name]) and not 0 <= arrays[name].min() <= arrays[name].max() < most:
+            raise ValueError(f"{name} has numbers outside 0 to {most - 1:,}")
+    if arrays["table.predicted"].min(initial=1) < 1:
+        raise ValueError("table.predicted has numbers below 1")
+    for name in ("score_map", "candidate_map"):
+        if about[name]["method"] == "isotonic":
+            x, y = arrays[f"{name}.x"], arrays[f"{name}.y"]
+            if x.ndim != 1 or not len(x) or x.shape != y.shape or (np.diff(x) < 0).any() or (np.diff(y) < 0).any():
+                raise ValueError(f"the knots of {name} do not rise together")
+        elif missing := PARAMETERS[about[name]["method"]] - {*about[name]["parameters"]}:
+            raise ValueError(f"{name} has no {', '.join(sorted(missing))}")
 
 
 def from_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Confidence:

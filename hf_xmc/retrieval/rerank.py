@@ -13,12 +13,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.files import read_json
+from hf_xmc.data.documents import read_document
 from hf_xmc.data.transaction import transaction
 from hf_xmc.data.writing import remove
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
-from hf_xmc.retrieval.folder import fetch_folder, loading_encoder
+from hf_xmc.retrieval.folder import check_weights, fetch_folder, loading_encoder, loading_weights
 from hf_xmc.types import TopK
 
 if TYPE_CHECKING:
@@ -102,7 +102,11 @@ def load_reranker(folder: str | os.PathLike[str], device: Any = None, model: Any
     folder = Path(folder)
     if not (folder / RERANKER).is_dir():
         return None
-    kind = read_json(folder / KIND).get("kind") if (folder / KIND).is_file() else CrossEncoderReranker.kind
+    kind = CrossEncoderReranker.kind
+    if (folder / KIND).is_file():
+        from hf_xmc.retrieval.schemas import RerankerDocument
+
+        kind = read_document(folder / KIND, RerankerDocument)["kind"]
     if kind not in RERANKERS:
         raise ModelFolderError(
             f"the reranker is of kind {kind!r}, which is not known; known are {', '.join(RERANKERS)}",
@@ -168,8 +172,14 @@ class CrossEncoderReranker:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         folder = fetch_folder(name_or_folder, [f"{RERANKER}/*"], **hub) / RERANKER
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)  # never a pickle
+        with loading_weights(folder, "reranker"):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                use_safetensors=True,  # never a pickle
+                output_loading_info=True,
+            )
+        check_weights(model, info, folder)
         return cls(model if device is None else model.to(device), tokenizer, tokenizer.model_max_length)
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
