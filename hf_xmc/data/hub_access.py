@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from transformers.utils import logging
-
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 PATIENCE = 10.0  # seconds
 REMEMBERED = 60.0  # seconds for which a Hub that did not answer is not asked again
 silent_since: dict[str, float] = {}  # endpoint -> when it did not answer
