@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from hf_xmc.data.damage import first_damage
 from hf_xmc.data.hub_access import hub_or_cache
 from hf_xmc.data.transaction import OURS, finish
 from hf_xmc.errors import ModelFolderError, XMCError
@@ -155,6 +156,9 @@ def loading_weights(folder: Path, what: str) -> Iterator[None]:
     except Exception as error:  # tokenizers raises plain Exceptions, and transformers whatever it stumbles over
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        found, hint = first_damage(folder.iterdir()) if folder.is_dir() else ("", "")
+        if found:
+            raise ModelFolderError(found, folder, hint=hint) from error
         damaged = "weights" if isinstance(error, SafetensorError) else what
         reason = f"{type(error).__name__}: {first_line(error)}" if not str(error).strip() else first_line(error)
         raise ModelFolderError(

@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from hf_xmc.data.archives import is_archive, unpacked
 from hf_xmc.data.formats.source import Options, Reader, Source
 from hf_xmc.errors import DataError
 
@@ -44,6 +43,11 @@ def folder_of(path: Path) -> Path:
     Raises:
         DataError: the archive is broken, or is not unpacked because it may do harm.
     """
+    from hf_xmc.data.archives import (
+        is_archive,
+        unpacked,
+    )  # slow, and the command line reads `source` for every command
+
     path = unpacked(path) if is_archive(path) else path
     while path.is_dir() and len(inside := list(path.iterdir())) == 1 and inside[0].is_dir():
         path = inside[0]
