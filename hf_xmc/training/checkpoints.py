@@ -108,6 +108,7 @@ def publish(args: TrainingArguments, state: TrainerState, written: Path, final: 
         final.rename(aside / "replaced")
     os.replace(written, final)
     sync(final.parent)
+    be_newest(final)
     shutil.rmtree(aside)
     rotate_checkpoints(
         str(final.parent),
@@ -115,6 +116,15 @@ def publish(args: TrainingArguments, state: TrainerState, written: Path, final: 
         best_model_checkpoint=state.best_model_checkpoint,
         use_mtime=True,
     )
+
+
+def be_newest(checkpoint: Path) -> None:
+    """Give a checkpoint a later time than the others have: the oldest are deleted, and the clock may have jumped."""
+    others = [
+        path.stat().st_mtime for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path != checkpoint
+    ]
+    if others and checkpoint.stat().st_mtime <= max(others):
+        os.utime(checkpoint, (max(others) + 1,) * 2)
 
 
 def each_waits(args: TrainingArguments, write: Callable[[], None]) -> None:
