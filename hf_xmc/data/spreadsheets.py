@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import ParseError  # nosec B405: the error only
 
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import DataError
 
 MAX_ROWS = 1_048_576  # of a sheet
 MAX_CELL = 32_767  # characters
+MOST_UNPACKED, MOST_TIMES = 2**28, 100  # bytes and ratio; a file above both is no spreadsheet that somebody made
 ILLEGAL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # in XML
 BROKEN = (OSError, zipfile.BadZipFile, ParseError, KeyError, ValueError, TypeError, IndexError, AttributeError)
 
@@ -69,13 +70,31 @@ def opened(path: Path) -> Any:
     import openpyxl  # slow, and needed by few
 
     try:
+        size, unpacked = path.stat().st_size, unpacked_size(path)
+        if unpacked > MOST_UNPACKED and unpacked > MOST_TIMES * size:
+            found = f"the file unpacks to {unpacked / 2**20:,.0f} MB, {unpacked // size:,} times its size"
+            raise DataError(
+                found, path, hint="save it again as .xlsx or .csv, or leave it alone if it is a stranger's"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and other things that are not read
             return openpyxl.load_workbook(path, read_only=True, data_only=True)
     except FileNotFoundError as error:
         raise DataError("no such file", path) from error
+    except DataError:
+        raise
     except Exception as error:  # openpyxl raises its own, and those of zipfile and XML
         raise unreadable(path, error) from error
+
+
+def unpacked_size(path: Path) -> int:
+    """Bytes of a spreadsheet when it is unpacked. No more than these are read.
+
+    Raises:
+        BadZipFile: it is no spreadsheet.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return sum(one.file_size for one in archive.infolist())
 
 
 def sheet_rows(sheet: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
