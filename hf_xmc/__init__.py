@@ -12,6 +12,7 @@ __version__ = "0.2.0.dev0"
 
 # Public name -> module. Loaded on first use, so that `import hf_xmc` and `hf-xmc --help` stay quick.
 _PUBLIC = {
+    "Annotator": "hf_xmc.data.annotator",
     "LabelIndex": "hf_xmc.retrieval.index",
     "Pooling": "hf_xmc.retrieval.pooling",
     "Positives": "hf_xmc.types",
@@ -24,6 +25,7 @@ _PUBLIC = {
     "XMCTrainingArguments": "hf_xmc.training.arguments",
     "catalogue_map": "hf_xmc.inference.map.map",
     "calibrate": "hf_xmc.inference.fitting.calibration",
+    "describe_labels": "hf_xmc.retrieval.descriptors",
     "evaluate": "hf_xmc.inference.evaluation.evaluate",
     "evaluate_predictions": "hf_xmc.inference.evaluation.evaluate",
     "explain": "hf_xmc.inference.explain.explain",
@@ -39,6 +41,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 if TYPE_CHECKING:
+    from hf_xmc.data.annotator import Annotator
     from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
     from hf_xmc.fit.fit import fit_tagger
     from hf_xmc.inference.batch import predict_file
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from hf_xmc.inference.map.map import catalogue_map
     from hf_xmc.inference.pipeline import XMCPipeline
     from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
+    from hf_xmc.retrieval.descriptors import describe_labels
     from hf_xmc.retrieval.index import LabelIndex
     from hf_xmc.retrieval.pooling import Pooling
     from hf_xmc.training.arguments import XMCTrainingArguments

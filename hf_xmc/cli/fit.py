@@ -51,6 +51,14 @@ def fit(
         str | None,
         typer.Option("--from", help="Earlier tagger to go on from with new data: its labels are kept."),
     ] = None,
+    enrich: Annotated[
+        Path | None,
+        typer.Option(
+            "--enrich",
+            help="Table of strings and texts (columns string, text): the texts of the strings that stand in a text "
+            "are read behind it.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML file of further settings.", hidden=True)
     ] = None,
@@ -83,6 +91,7 @@ def fit(
             from_tagger,
             config,
             watcher=screen,
+            enrich=enrich,
             prefer=prefer,
         )
     print_fitted(console, fitted)

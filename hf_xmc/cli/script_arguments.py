@@ -33,6 +33,13 @@ class Sources:
             "choices": list(VALIDATIONS),
         },
     )
+    enrich: str | None = field(
+        default=None,
+        metadata={
+            "help": "Table of strings and texts (columns string, text): the texts of the strings that stand in a "
+            "query are read behind it. It is stored with the model."
+        },
+    )
     attn_implementation: str | None = field(
         default=None,
         metadata={"help": "Attention implementation: sdpa, flash_attention_2, ... (default: the encoder's choice)."},

@@ -163,6 +163,7 @@ def run(script: ScriptArguments, args: XMCTrainingArguments) -> Path:
         callbacks=early_stopping(script, args),
         peft_config=script.peft_config(),
         validation=script.validation,
+        enrich=script.enrich,
         **script.model_settings(),
     )
     if tagger is None:  # another process prints

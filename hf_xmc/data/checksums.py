@@ -26,20 +26,24 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 
 
-def write_manifest(folder: Path, names: Iterable[str], made_from: Mapping[str, Mapping[str, str]]) -> Path:
-    """Write sizes and checksums of these files of a folder; a manifest that says so already stays as it is."""
-    before = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
-    names = sorted(names)
+def write_manifest(
+    folder: Path, files: Mapping[str, str], made_from: Mapping[str, Mapping[str, str]], before: Mapping[str, Any]
+) -> Path:
+    """Write sizes and checksums of files of a folder.
+
+    Args:
+        files: file -> SHA-256.
+        before: the manifest before; the generation grows if something has changed since.
+    """
     about = {
-        "files": checksums(folder, names),
-        "sizes": {name: (folder / name).stat().st_size for name in names},
+        "files": {name: files[name] for name in sorted(files)},
+        "sizes": {name: (folder / name).stat().st_size for name in sorted(files)},
         "made_from": {part: dict(sorted(made_from[part].items())) for part in sorted(made_from)},
     }
-    if any(before.get(key) != value for key, value in about.items()):
-        generation = int(before.get("generation", 0)) + 1
-        with replacing(folder / MANIFEST) as temporary:
-            text = json.dumps({"format": FORMAT, "generation": generation, **about}, indent=2)
-            temporary.write_text(text + "\n", encoding="utf-8")
+    changed = any(before.get(key) != value for key, value in about.items())
+    content = {"format": FORMAT, "generation": int(before.get("generation", 0)) + changed, **about}
+    with replacing(folder / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder / MANIFEST
 
 

@@ -12,12 +12,12 @@ import lzma
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
+from hf_xmc.data.writing import replacing as replacing  # of one file; a folder has `transaction`
 from hf_xmc.errors import DataError, Problems
 
 MAX_LINE = 4 * 2**20  # characters; a longer line means that the file has no line ends
@@ -30,28 +30,6 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException)
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path to write to, renamed to `path` at the end of the block. If the block fails, as on a full disk,
-    the temporary file is removed and the existing file at `path` is kept.
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "new" / "a.txt"
-    >>> with replacing(target) as temporary:
-    ...     _ = temporary.write_text("whole")
-    >>> target.read_text(), [p.name for p in target.parent.iterdir()]
-    ('whole', ['a.txt'])
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_page(html: str, path: str | os.PathLike[str]) -> Path:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from hf_xmc.data.arrow import file_key
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset, local_path
 from hf_xmc.data.formats.source import Options
+from hf_xmc.data.transaction import locked, transaction
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.fit import stages
 from hf_xmc.fit.journal import Journal
@@ -34,6 +35,7 @@ from hf_xmc.hub.folder import CONFIG, files_to_push, pipeline_parts, save_parts
 from hf_xmc.hub.run import read_json
 from hf_xmc.inference.evaluation.evaluate import metrics_document
 from hf_xmc.inference.fitting.confidence import FEWEST, Fit
+from hf_xmc.inference.fitting.tagger import knowledge_for
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.packaged import NAME, default_encoder
@@ -75,6 +77,7 @@ def fit_tagger(
     config: str | Path | Mapping[str, Any] | None = None,
     options: Options | None = None,
     watcher: Watcher | None = None,
+    enrich: str | Path | None = None,
     **settings: Any,
 ) -> Fitted:
     """Make the best tagger that the budget allows, and write its folder: model, labels, index, channels, confidence,
@@ -97,6 +100,8 @@ def fit_tagger(
         config: a YAML file or mapping with fields of [`FitSettings`].
         options: how to read the source, where it does not say so itself.
         watcher: is told what happens.
+        enrich: a table of strings and texts ([`Knowledge.read`]): the texts of the strings that stand in a text are
+            read behind it. An earlier tagger keeps its own.
         **settings: fields of [`FitSettings`] by name.
 
     Raises:
@@ -110,7 +115,7 @@ def fit_tagger(
         fitted.tagger("Aligns short reads to a reference genome")
     """
     chosen = settings_from(preset, config, minutes=minutes, memory=memory, encoder=encoder, seed=seed, **settings)
-    run = Run(Path(output_dir), chosen, watcher or Silent())
+    run = Run(Path(output_dir), chosen, watcher or Silent(), enrich)
     return run(str(source), None if test is None else str(test), from_tagger, options)
 
 
@@ -121,11 +126,15 @@ class Run:
         folder: the output folder.
         settings: what was asked for.
         watcher: is told what happens.
+        enrich: a table of strings and texts.
     """
 
-    def __init__(self, folder: Path, settings: FitSettings, watcher: Watcher) -> None:
+    def __init__(
+        self, folder: Path, settings: FitSettings, watcher: Watcher, enrich: str | Path | None = None
+    ) -> None:
         self.folder, self.work = folder, folder / WORK
         self.settings, self.watcher = settings, watcher
+        self.enrich, self.knowledge = enrich, knowledge_for(enrich, None)
         self.journal: Journal
 
     def __call__(self, source: str, test: str | None, earlier: str | Path | None, options: Options | None) -> Fitted:
@@ -136,20 +145,23 @@ class Run:
     def run(self, source: str, test: str | None, earlier: str | Path | None, options: Options | None) -> Fitted:
         """`__call__`, while libraries may print."""
         check_folder(self.folder)
-        self.journal = Journal.open(self.work, request(source, self.settings, test, earlier, options))
-        data = self.read(source, test, earlier, options)
-        if "measure" in self.journal.done:
-            self.watcher.note("This run is complete; nothing is left to do.")
-            return Fitted(XMCPipeline.from_pretrained(self.folder), self.folder, read_json(self.folder / FIGURES))
-        found, machine = survey(data), this_machine(self.settings.memory)
-        plan = self.plan(data, found, machine, earlier)
-        self.watcher.planned(found, machine, plan)
-        trained = self.train(plan, data, earlier)
-        with self.stage("combine"):
-            fitted = stages.combine(trained, plan, data)
-        with self.stage("measure"):
-            figures = self.finish(fitted, trained, plan, data, found, machine)
-        return Fitted(fitted.pipeline, self.folder, figures)
+        self.knowledge = self.knowledge or knowledge_for(None, earlier)
+        known = {} if self.knowledge is None else {"enrich": self.knowledge.fingerprint()}
+        with locked(self.folder):
+            self.journal = Journal.open(self.work, request(source, self.settings, test, earlier, options) | known)
+            data = self.read(source, test, earlier, options)
+            if "measure" in self.journal.done:
+                self.watcher.note("This run is complete; nothing is left to do.")
+                return Fitted(XMCPipeline.from_pretrained(self.folder), self.folder, read_json(self.folder / FIGURES))
+            found, machine = survey(data), this_machine(self.settings.memory)
+            plan = self.plan(data, found, machine, earlier)
+            self.watcher.planned(found, machine, plan)
+            trained = self.train(plan, data, earlier)
+            with self.stage("combine"):
+                fitted = stages.combine(trained, plan, data)
+            with self.stage("measure"):
+                figures = self.finish(fitted, trained, plan, data, found, machine)
+            return Fitted(fitted.pipeline, self.folder, figures)
 
     def read(self, source: str, test: str | None, earlier: str | Path | None, options: Options | None) -> XMCDataset:
         """Read, check and split the data, or map what an earlier attempt wrote."""
@@ -197,10 +209,10 @@ class Run:
         if plan.settings.fine_tune_epochs and encoder is not None:
             if "fine_tune" not in self.journal.done:
                 with self.stage("fine_tune"):
-                    stages.fine_tune(plan, data, encoder, self.work, self.watcher.advance)
+                    stages.fine_tune(plan, data, encoder, self.work, self.watcher.advance, self.knowledge)
             encoder = str(self.work / "encoder")
         if plan.hidden and "encode" not in self.journal.done:
-            model = stages.first_model(plan, encoder, earlier, plan.weights[0])
+            model = stages.first_model(plan, encoder, earlier, plan.weights[0], self.knowledge)
             trainer = stages.trainer_for(model, plan, data, self.work, stages.ShareDone(self.watcher.advance))
             with self.stage("encode"):
                 stages.encode(trainer, data, self.watcher.advance)
@@ -208,6 +220,7 @@ class Run:
             with self.stage("train"):
                 self.try_weights(plan, data, encoder, earlier)
         model = XMCDualEncoderModel.from_pretrained(self.work / "model", dtype="float32")
+        model.knowledge = self.knowledge
         trainer = stages.trainer_for(model, plan, data, self.work, stages.ShareDone(self.watcher.advance))
         name = (self.settings.encoder or NAME) if plan.hidden else ""
         seconds = self.journal.seconds.get("encode", 0.0) + self.journal.seconds.get("train", 0.0)
@@ -223,7 +236,7 @@ class Run:
             share_done = stages.ShareDone(
                 lambda share, number=number: self.watcher.advance((number + share) / len(names))  # type: ignore[misc]
             )
-            model = stages.first_model(plan, encoder, earlier, weight)
+            model = stages.first_model(plan, encoder, earlier, weight, self.knowledge)
             trainer = stages.trainer_for(model, plan, data, self.work / name, share_done)
             now = time.perf_counter()
             share_done.deadline = now + max(0.0, until - now) / (len(names) - number)
@@ -260,20 +273,22 @@ class Run:
         found_here = metrics_of(measured, split, TAGGER)
         document = metrics_document(found_here, data, split, max(KS), baselines, plan.settings.seed, seconds)
         document["num_queries"] = measured["queries"][split]
-        save_parts(self.folder, {**pipeline_parts(fitted.pipeline), "metrics": document})
+        parts = {**pipeline_parts(fitted.pipeline), "metrics": document}
         seconds_of = {**self.journal.seconds, "measure": time.perf_counter() - start}
-        figures = {
-            "data": {"name": data.name, "facts": found.facts()},
-            "facts": {"Machine": machine.describe(), "Preset": plan.settings.preset},
-            "settings": asdict(plan.settings),
-            "stages": [{**asdict(s), "seconds": round(seconds_of.get(s.name, 0.0), 1)} for s in plan.stages],
-            "channels": fitted.summary["channels"],
-            "confidence": confidence_in_words(fitted),
-            "bytes": folder_bytes(self.folder, files_to_push(self.folder)),
-            **measured,
-        }
-        figures["next"] = next_commands(self.folder, data)
-        save_parts(self.folder, {"report": Report(figures)})
+        with transaction(self.folder) as staging:
+            save_parts(self.folder, parts)
+            figures = {
+                "data": {"name": data.name, "facts": found.facts()},
+                "facts": {"Machine": machine.describe(), "Preset": plan.settings.preset},
+                "settings": asdict(plan.settings),
+                "stages": [{**asdict(s), "seconds": round(seconds_of.get(s.name, 0.0), 1)} for s in plan.stages],
+                "channels": fitted.summary["channels"],
+                "confidence": confidence_in_words(fitted),
+                "bytes": folder_bytes(staging, files_to_push(staging)),
+                **measured,
+            }
+            figures["next"] = next_commands(self.folder, data)
+            save_parts(self.folder, {"report": Report(figures)})
         for name in ("checkpoints", "model", "encoder"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         return figures

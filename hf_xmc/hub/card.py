@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import transaction
 from hf_xmc.hub.papers import cited
 from hf_xmc.hub.run import CARD as CARD
 from hf_xmc.hub.run import METRICS as METRICS
@@ -155,11 +156,18 @@ def write_model_card(
         name: what the example code loads; by default the folder, and the repository once it is pushed.
         license: of the model, as the Hub names it; by default that of the present card.
     """
-    folder = Path(folder)
+    name = name or Path(folder).as_posix()
+    with transaction(folder) as staging:
+        write_card(staging, name, metrics, license)
+    return Path(folder, CARD)
+
+
+def write_card(folder: Path, name: str, metrics: Mapping[str, Any] | None, license: str | None) -> None:
+    """`write_model_card`, into the staging folder of a transaction."""
     table, path = folder / LABELS, folder / CARD
     present = path.read_text(encoding="utf-8") if path.is_file() else ""
     text = model_card(
-        name or folder.as_posix(),
+        name,
         run=read_json(folder / RUN),
         metrics=metrics or read_json(folder / METRICS),
         labels=read_parquet(table) if table.is_file() else None,
@@ -175,11 +183,10 @@ def write_model_card(
         loads=loaders(folder),
     )
     if present and not is_generated(present):
-        logger.warning(f"{path} was edited by hand; it is kept as {KEPT}, and a new card is written.")
+        logger.warning(f"{CARD} of {name} was edited by hand; it is kept as {KEPT}, and a new card is written.")
         os.replace(path, folder / KEPT)
     with replacing(path) as temporary:
         temporary.write_text(signed(text), encoding="utf-8")
-    return path
 
 
 def loaders(folder: Path) -> list[str]:
@@ -285,7 +292,7 @@ def fitted_parts(
             "labels on average (`tagger(text, conformal=True)`)."
         )
     if reranker:
-        facts.append("Reranker: a second model that reorders the best labels of a text, `tagger(text, rerank=20)`.")
+        facts.append("Reranker: reorders the best labels of a text on request, `tagger(text, rerank=20)`.")
     return facts
 
 

@@ -15,24 +15,25 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError
+from typing import TYPE_CHECKING, Any, cast
 
 import hf_xmc.retrieval.late_interaction  # noqa: F401  # makes its kind of rerankers known
 from hf_xmc import modeling
-from hf_xmc.data.checksums import MANIFEST, check_manifest, read_manifest, write_manifest
+from hf_xmc.data.checksums import MANIFEST, check_manifest, checksums, read_manifest, write_manifest
+from hf_xmc.data.documents import read_document
 from hf_xmc.data.files import file_fingerprint, replacing
-from hf_xmc.errors import ModelFolderError, XMCError
+from hf_xmc.data.transaction import read_whole, transaction, unshare
+from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.plain_encoder import is_plain_encoder, load_plain_encoder
 from hf_xmc.hub.run import CARD, METRICS, RUN, read_json, write_json
-from hf_xmc.hub.sentence_layout import LAYOUT, custom_code, write_sentence_layout
+from hf_xmc.hub.sentence_layout import LAYOUT, custom_code, layout_files, write_sentence_layout
 from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_SETTINGS
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.engines.index import EngineIndex
-from hf_xmc.retrieval.folder import first_line, no_such_folder
+from hf_xmc.retrieval.folder import check_weights, loading_weights, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
+from hf_xmc.retrieval.knowledge import KNOWLEDGE, Knowledge
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
 
@@ -55,7 +56,7 @@ GRAPHS = {
     "openvino": ("openvino/*.xml", "openvino/*.bin", "openvino/words.safetensors"),
 }
 UNCHECKED = ("run", "metrics", "card", "manifest")
-SEARCH = ("model", "label_head", "labels", "index")  # the parts that rank, channels aside
+SEARCH = ("model", "knowledge", "label_head", "labels", "index")  # the parts that rank, channels aside
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def parts() -> tuple[Part, ...]:
         Part("sentence_transformers", LAYOUT, TRAIN),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
         Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=lambda head, folder: head.save(folder)),
+        Part("knowledge", (KNOWLEDGE,), TRAIN, save=save, load=Knowledge.from_pretrained),
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
         Part(
             "index",
@@ -200,10 +202,10 @@ def parts() -> tuple[Part, ...]:
 def save_parts(
     folder: str | os.PathLike[str], given: Mapping[str, Any], edited: Collection[str] = (), card: bool = True
 ) -> list[str]:
-    """Write parts into a trained folder, remove what they make untrue, and rewrite the card.
+    """Write parts into a trained folder, remove what they make untrue, and rewrite the card: all of it, or nothing if
+    that fails or is killed.
 
-    New files are written before old ones are removed. A part counts as changed if its files did, so saving a folder
-    again as it was keeps its metrics.
+    A part counts as changed if its files did, so saving a folder again as it was keeps its metrics.
 
     Args:
         given: name -> the part; None removes the part. Parts that are not named stay, if they are still true.
@@ -212,8 +214,32 @@ def save_parts(
 
     Returns:
         The files that were removed, relative to the folder.
+
+    Raises:
+        ModelFolderError: somebody else writes into the folder.
     """
-    folder = Path(folder)
+    with transaction(folder) as staging:
+        manifest = read_manifest(staging)
+        gone, sums, made_from = change_parts(staging, given, edited, manifest.get("made_from") or {})
+        write_rest(staging, sums, made_from, manifest)
+        if card:
+            from hf_xmc.hub.card import write_model_card  # slow to import
+
+            write_model_card(staging, name=Path(folder).as_posix())  # last: it says what else loads the folder
+    return gone
+
+
+def change_parts(
+    folder: Path, given: Mapping[str, Any], edited: Collection[str], made_from: Mapping[str, Mapping[str, str]]
+) -> tuple[list[str], dict[str, str], dict[str, dict[str, str]]]:
+    """Write parts into the staging folder of a transaction, and remove what they make untrue; see `save_parts`.
+
+    Args:
+        made_from: part -> part that it was made from -> the digest of that, before.
+
+    Returns:
+        The files that were removed, the checksums of those of all parts, and `made_from` as it is now.
+    """
     table = {part.name: part for part in parts()}
     written = {*given, *(name for key, value in given.items() if value is not None for name in table[key].writes)}
     at_stake = [part for part in table.values() if part.name not in written and part.files_in(folder)]
@@ -226,55 +252,70 @@ def save_parts(
         if given[part.name] is None:
             gone += part.remove(folder)
         elif part.save is not None:
+            make_room(folder, part.name)
             part.save(given[part.name], folder)
-    after = {name: table[name].digest(folder) for name in watched}
-    changed = {name for name in watched if after[name] != before[name]}
-    made_from: dict[str, dict[str, str]] = read_manifest(folder).get("made_from") or {}
+    sums = checksums(folder, part_files(folder))
+    changed = {name for name in watched if table[name].digest(folder, sums) != before[name]}
+    now = {name: dict(origins) for name, origins in made_from.items()}
     for part in at_stake:
         causes = changed & {*part.depends_on}
         if causes and not (part.survives_edits and causes <= {*edited}):
             gone += part.remove(folder)
             changed.add(part.name)
-        elif causes and part.name in made_from:
-            made_from[part.name] |= {name: after[name] for name in causes}
+        elif causes and part.name in now:
+            now[part.name] |= {name: table[name].digest(folder, sums) for name in causes}
     for part in table.values():
         if part.name in written and part.depends_on and part.name not in UNCHECKED:
-            made_from[part.name] = {name: table[name].digest(folder) for name in part.depends_on}
+            now[part.name] = {name: table[name].digest(folder, sums) for name in part.depends_on}
     (folder / PICKLED).unlink(missing_ok=True)
-    refresh(folder, made_from)
-    if card:
-        from hf_xmc.hub.card import write_model_card  # slow to import
-
-        write_model_card(folder)  # last: it says what else loads the folder
-    return gone
+    return gone, {name: sums[name] for name in part_files(folder)}, now
 
 
-def refresh(folder: str | os.PathLike[str], made_from: Mapping[str, Mapping[str, str]] | None = None) -> None:
+def make_room(staging: Path, part: str) -> None:
+    """Make sure that no file of a part in a staging folder is a link to that of the folder, since transformers opens
+    files for writing: those that are written anew are deleted, and those that may be are copied."""
+    table = {row.name: row for row in parts()}
+    for name in (PICKLED, *table[part].files_in(staging)):
+        (staging / name).unlink(missing_ok=True)
+    unshare(staging, [name for other in table[part].writes for name in table[other].files_in(staging)])
+
+
+def refresh(folder: str | os.PathLike[str]) -> None:
     """Write what follows from the parts of a trained folder: custom code, the files that sentence-transformers reads,
-    and the manifest.
+    and the manifest."""
+    if Path(folder, CONFIG).is_file():
+        with transaction(folder) as staging:
+            manifest = read_manifest(staging)
+            sums = checksums(staging, part_files(staging))
+            write_rest(staging, sums, manifest.get("made_from") or {}, manifest)
+
+
+def write_rest(
+    folder: Path, sums: Mapping[str, str], made_from: Mapping[str, Mapping[str, str]], manifest: Mapping[str, Any]
+) -> None:
+    """`refresh`, in the staging folder of a transaction.
 
     Args:
-        made_from: part -> part that it was made from -> the digest of that; by default what the manifest says.
+        sums: checksums of the files of all parts.
+        made_from: part -> part that it was made from -> the digest of that.
+        manifest: as it was before.
     """
-    folder = Path(folder)
     if not (folder / CONFIG).is_file():
         return
     refresh_code(folder)
-    if (
-        read_json(folder / CONFIG).get("model_type") == "xmc_dual_encoder"
-        and (folder / weight_files(folder)[0]).is_file()
-    ):
+    has_weights = (folder / weight_files(folder)[0]).is_file()
+    if has_weights and read_json(folder / CONFIG).get("model_type") == "xmc_dual_encoder":
         write_sentence_layout(folder)
-    if made_from is None:
-        made_from = read_manifest(folder).get("made_from") or {}
     there = {part.name for part in parts() if part.files_in(folder)}
-    write_manifest(folder, checked_files(folder), {name: made_from[name] for name in there & {*made_from}})
+    origins = {name: origins for name, origins in made_from.items() if name in there}
+    derived = {path.name for path in folder.glob("*_xmc.py")} | {*layout_files(folder)}
+    write_manifest(folder, {**sums, **checksums(folder, derived)}, origins, manifest)
 
 
-def checked_files(folder: Path) -> set[str]:
-    """The files of a trained folder whose checksums are kept: all but those that people edit."""
-    names = {name for part in parts() if part.name not in UNCHECKED for name in part.files_in(folder)}
-    return names | {path.name for path in folder.glob("*_xmc.py")}
+def part_files(folder: Path) -> list[str]:
+    """The files of the parts of a trained folder whose checksums are kept: all but those that people edit."""
+    kept = [part for part in parts() if part.name not in (*UNCHECKED, "sentence_transformers")]
+    return [name for part in kept for name in part.files_in(folder)]
 
 
 def refresh_code(folder: Path) -> None:
@@ -302,7 +343,9 @@ def refresh_code(folder: Path) -> None:
 def pipeline_parts(pipeline: Any) -> dict[str, Any]:
     """What an `XMCPipeline` consists of, for `save_parts`: a part that it lacks is None, so that one of an earlier
     model is removed."""
-    found = {name: getattr(pipeline, name) for name in ("model", "index", "fusion", "confidence", "reranker")}
+    found = {
+        name: getattr(pipeline, name) for name in ("model", "index", "knowledge", "fusion", "confidence", "reranker")
+    }
     found |= {**{cls.name: None for cls in CHANNELS}, **{channel.name: channel for channel in pipeline.channels}}
     return {**found, **({"run": pipeline.run} if pipeline.run else {})}
 
@@ -325,8 +368,25 @@ def load_parts(
         without: names of parts that are left out.
         engine: address of a database that has the labels and their vectors, in the place of the folder's index.
         **options: `dtype`, `attn_implementation` and the like for the model.
+
+    Raises:
+        ModelFolderError: a folder that is not complete, or of which a file is not as it was saved.
     """
     folder = Path(folder)
+    names = lambda: [name for part in parts() for name in part.files_in(folder)]  # noqa: E731
+    return read_whole(folder, lambda: read_parts(folder, model, device, memory_map, without, engine, **options), names)
+
+
+def read_parts(
+    folder: Path,
+    model: XMCDualEncoderModel | None,
+    device: Any,
+    memory_map: bool,
+    without: Collection[str],
+    engine: str | None,
+    **options: Any,
+) -> dict[str, Any]:
+    """`load_parts`, of a folder that nobody changes."""
     if is_plain_encoder(folder) and not (folder / INDEX).is_file() and engine is None:
         raise ModelFolderError(
             "a plain encoder, which has no labels to predict",
@@ -402,17 +462,22 @@ def load_model(folder: Path, verify: bool = True, **options: Any) -> XMCDualEnco
 
     if is_plain_encoder(folder):
         return load_plain_encoder(folder, **options)
-    try:
-        return XMCDualEncoderModel.from_pretrained(folder, verify=verify, **options)
-    except XMCError:
-        raise
-    except (OSError, ValueError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the operating system
-            raise
-        what = "weights" if isinstance(error, SafetensorError) else "model"
-        raise ModelFolderError(
-            f"the {what} cannot be read ({first_line(error)})", folder, hint="copy or download the folder again"
-        ) from error
+    check_config(folder)
+    with loading_weights(folder, "model"):
+        model, info = XMCDualEncoderModel.from_pretrained(folder, verify=verify, output_loading_info=True, **options)
+    check_weights(model, info, folder)
+    return cast("XMCDualEncoderModel", model)
+
+
+def check_config(folder: Path) -> None:
+    """Check types and ranges of `config.json`.
+
+    Raises:
+        ModelFolderError: names the key, what was found and what was expected.
+    """
+    from hf_xmc.hub.schemas import ConfigDocument
+
+    read_document(folder / CONFIG, ConfigDocument, hint="copy or download the folder again")
 
 
 def files_to_push(folder: str | os.PathLike[str]) -> list[str]:
@@ -491,6 +556,6 @@ def fingerprint(pipeline: Any, scratch: Path) -> str:
         digest.update(ranked.pop("index").state().encode())
     save_parts(scratch, ranked, card=False)
     for path in sorted(scratch.rglob("*")):
-        if path.is_file():
+        if path.is_file() and not path.name.startswith("."):
             digest.update(f"{path.relative_to(scratch)} {file_fingerprint(path)}\n".encode())
     return digest.hexdigest()

@@ -43,6 +43,7 @@ class GraphEncoder:
         self, about: dict[str, Any], tokenizer: Any, run: Run, words: Mapping[str, np.ndarray] | None = None
     ) -> None:
         self.about = about
+        self.knowledge: Any = None  # what stands behind a query (hf_xmc.retrieval.knowledge), if anything
         self.words = words
         self.config = SimpleNamespace(**about["config"])
         self.tokenizer = tokenizer
@@ -122,6 +123,8 @@ class GraphEncoder:
         """Token ids of each text, with the side's prefix, truncated at the side's maximum length."""
         if isinstance(texts, str):
             raise TypeError(f"Found one string, expected a list of texts; pass [{texts[:40]!r}].")
+        if self.knowledge is not None and side == "query":
+            texts = self.knowledge(texts)
         config, end = self.config, self.about["end_token"]
         prefix = config.query_prefix if side == "query" else config.label_prefix
         longest = config.max_query_length if side == "query" else config.max_label_length

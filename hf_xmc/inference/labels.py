@@ -37,14 +37,17 @@ def encode_catalogue(
     """The row of each text of a label table, int64 `[M]`, and its embedding without any label head, float32 `[M, D]`.
 
     Args:
-        texts: `"alone"`: the column `text` only; else every text that a label has (column `texts`).
+        texts: `"alone"`: the column `text` only; `"rich"`: every text that a label has; else its names.
 
     Raises:
         ModelFolderError: the label head of the model belongs to other labels.
     """
     if model.label_head is not None:  # before anything is encoded
         model.label_head.check_catalogue(labels["uid"][:])
-    ids, names = (np.arange(len(labels)), labels["text"][:]) if texts == "alone" else all_texts(labels)
+    if texts == "alone":
+        ids, names = np.arange(len(labels)), labels["text"][:]
+    else:
+        ids, names = texts_of(labels) if texts == "rich" else all_texts(labels)
     return ids, model.encode_labels(names, batch_size=batch_size, progress=True)
 
 
@@ -76,18 +79,27 @@ def gathered(labels: Dataset) -> Dataset:
     return as_dataset(gather_texts(labels))
 
 
+def texts_of(labels: Dataset) -> tuple[np.ndarray, list[str]]:
+    """The label of each text of all kinds, int64 `[M]`, and the texts."""
+    found = LabelTexts.of(labels)
+    return found.labels, found.texts
+
+
 def add_labels(
     model: XMCDualEncoderModel, index: LabelIndex, labels: NewLabels, encoder_fingerprint: str
 ) -> np.ndarray:
     """Encode and index new labels, given as texts, as dicts or as a `Dataset`; returns their ids."""
     several(labels, "labels")
     table: Any = labels
+    ids: np.ndarray | None
     if not is_table(labels) and any(isinstance(label, Mapping) for label in labels):
         table = as_table(index, labels)
     if index.pooling is not None:
         table = table if is_table(table) else as_table(index, labels)
         table = as_dataset(gather_texts(table, names_above(index, table)))
-    ids, texts = all_texts(table) if is_table(table) else (None, list(table))
+        ids, texts = texts_of(table)
+    else:
+        ids, texts = all_texts(table) if is_table(table) else (None, list(table))
     return index.add(model.encode_labels(texts), table, label_ids=ids, encoder_fingerprint=encoder_fingerprint)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 from hf_xmc.data.arrow import read_parquet
+from hf_xmc.data.transaction import locked
 from hf_xmc.errors import DataError
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.folder import no_such_folder
@@ -47,6 +50,18 @@ def folder_to_write(tagger: AnyTagger, output_dir: AnyPath | None = None) -> Pat
     if not Path(tagger).is_dir():
         raise no_such_folder(Path(tagger), "train a model with hf-xmc train")
     return Path(tagger)
+
+
+@contextmanager
+def alone_in(folder: Path | None) -> Iterator[None]:
+    """Keep other writers out of a folder from when its tagger is read until the changed one is saved there; None for a
+    tagger in memory.
+
+    Raises:
+        ModelFolderError: somebody else writes into it; see `hf_xmc.data.transaction.locked`.
+    """
+    with nullcontext() if folder is None else locked(folder):
+        yield
 
 
 def on_catalogue_of(tagger: AnyTagger, data: XMCDataset) -> XMCDataset:

@@ -26,6 +26,7 @@ from hf_xmc.retrieval.confidence import Confidence
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import INDEX, LabelIndex
+from hf_xmc.retrieval.knowledge import Knowledge
 from hf_xmc.retrieval.learned_fusion import LearnedFusion
 from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
@@ -53,6 +54,7 @@ class XMCPipeline:
         reranker: reorders the best labels on request; any object with `predict(pairs) -> scores`.
         channels: further sources of scores, which are combined with those of the label vectors.
         fusion: how they are combined, if that was learned; without one by the weights of the channels.
+        knowledge: what stands behind the texts that the encoder reads; by default what the model has.
 
     Example:
 
@@ -71,11 +73,16 @@ class XMCPipeline:
         reranker: PairScorer | None = None,
         channels: Sequence[FusedChannel] = (),
         fusion: LearnedFusion | None = None,
+        knowledge: Knowledge | None = None,
     ) -> None:
+        if knowledge is not None:
+            model.knowledge = knowledge
         self.encoder_fingerprint = encoder_fingerprint(model)
         self.head_fingerprint = head_fingerprint(model)
         self.channels = [*([] if memory is None else [memory]), *channels]
         check_parts(model, index, self.memory, self.encoder_fingerprint, self.head_fingerprint)
+        for channel in self.channels:
+            tie_channel(channel, index, self.encoder_fingerprint)
         self.model = model.eval()
         self.index = index
         self.run = dict(run or {})
@@ -93,6 +100,12 @@ class XMCPipeline:
     def memory(self, memory: QueryMemory | None) -> None:
         others = [channel for channel in self.channels if not isinstance(channel, QueryMemory)]
         self.channels = [*([] if memory is None else [memory]), *others]
+
+    @property
+    def knowledge(self) -> Knowledge | None:
+        """What stands behind the texts that the encoder reads (`--enrich`), if anything."""
+        known: Knowledge | None = getattr(self.model, "knowledge", None)
+        return known
 
     @property
     def id2label(self) -> Mapping[int, str]:
@@ -452,8 +465,37 @@ def check_parts(
         raise ModelFolderError(f"The index was built {what}", hint=rebuild)
     if model.label_head is not None:
         model.label_head.check_catalogue(index.catalogue.arrow["uid"].to_pylist())
+    if memory is not None and memory.embeddings.shape[1] != index.dimension:
+        raise ModelFolderError(
+            f"The memory has {memory.embeddings.shape[1]} dimensions, the index {index.dimension}",
+            hint="build it again (hf-xmc calibrate)",
+        )
     if memory is not None and memory.num_labels > index.catalogue.num_rows:
         raise ModelFolderError(
             f"The memory votes for {memory.num_labels:,} labels, the index has {index.catalogue.num_rows:,}",
             hint="build it again (hf-xmc calibrate)",
         )
+
+
+def tie_channel(channel: FusedChannel, index: LabelIndex, encoder: str) -> None:
+    """Refuse a channel that was made for other labels or, if it holds embeddings, by another encoder; one that does
+    not know, as it was just made or saved by version 0.1, is told.
+
+    Raises:
+        ModelFolderError: the channel belongs to another tagger.
+    """
+    if not hasattr(channel, "made_for"):
+        return  # of another package
+    made_for = channel.made_for
+    rows = index.catalogue.num_rows if made_for is None else made_for["num_labels"]
+    now = {"encoder_fingerprint": encoder, "catalogue": ranking.catalogue_fingerprint(index, rows), "num_labels": rows}
+    if made_for is None:
+        channel.made_for = now
+        return
+    hint = "copy the folder again, or fit the channel again with hf-xmc calibrate"
+    if made_for["catalogue"] != now["catalogue"]:
+        raise ModelFolderError(
+            f"The channel {channel.name} was made for other labels than those of the index", hint=hint
+        )
+    if isinstance(channel, QueryMemory) and not same_encoder(made_for["encoder_fingerprint"], encoder):
+        raise ModelFolderError("The memory was made by another encoder than that of the model", hint=hint)

@@ -14,13 +14,13 @@ from hf_xmc.hub.folder import load_model, pipeline_parts, save_parts
 from hf_xmc.hub.plain_encoder import fetch_encoder, is_plain_encoder
 from hf_xmc.inference.fitting.rich_labels import rich_index
 from hf_xmc.inference.labels import named_labels
-from hf_xmc.inference.loading import AnyDataset, AnyPath, as_dataset
+from hf_xmc.inference.loading import AnyDataset, AnyPath, alone_in, as_dataset
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.factories import FACTORIES
 from hf_xmc.retrieval.folder import no_such_folder
-from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex
+from hf_xmc.retrieval.index import ABOUT, LABELS, TEXTS, LabelIndex, read_about
 from hf_xmc.retrieval.pooling import POOLS
 
 if TYPE_CHECKING:
@@ -102,18 +102,23 @@ def build_folder_index(
     folder = Path(folder)
     if not folder.is_dir():
         raise no_such_folder(folder, "train a model with hf-xmc train")
-    if dataset is None and not (folder / LABELS).is_file():
-        raise ModelFolderError(f"no {LABELS}", folder, hint="name the data set whose labels to index with --dataset")
-    given_data = None if dataset is None else as_dataset(dataset)
-    labels = read_parquet(folder / LABELS) if given_data is None else given_data.labels
-    removed: set[int] = set()
-    if dataset is None and (folder / ABOUT).is_file():
-        removed = LabelIndex.from_pretrained(folder).removed
-    tagger, tried = tagger_of(load_model(folder), labels, given_data, factory, batch_size, texts, pool, recall_target)
-    if removed:
-        tagger.index.remove(sorted(removed))
-    fitted = {**{channel.name: None for channel in CHANNELS}, "fusion": None, "confidence": None}
-    return Reindexed(tagger.index, save_parts(folder, {"index": tagger.index, **fitted}), tried=tried)
+    with alone_in(folder):
+        if dataset is None and not (folder / LABELS).is_file():
+            raise ModelFolderError(
+                f"no {LABELS}", folder, hint="name the data set whose labels to index with --dataset"
+            )
+        given_data = None if dataset is None else as_dataset(dataset)
+        labels = read_parquet(folder / LABELS) if given_data is None else given_data.labels
+        removed: set[int] = set()
+        if dataset is None and (folder / ABOUT).is_file():
+            removed = {*read_about(folder, "name the data set to index with --dataset")["removed"]}
+        tagger, tried = tagger_of(
+            load_model(folder), labels, given_data, factory, batch_size, texts, pool, recall_target
+        )
+        if removed:
+            tagger.index.remove(sorted(removed))
+        fitted = {**{channel.name: None for channel in CHANNELS}, "fusion": None, "confidence": None}
+        return Reindexed(tagger.index, save_parts(folder, {"index": tagger.index, **fitted}), tried=tried)
 
 
 def tagger_of(
@@ -171,22 +176,49 @@ def change_labels(
     folder = Path(folder)
     if not folder.is_dir():
         raise no_such_folder(folder, "give a trained folder; for a Hub repository change a copy and push it")
-    tagger = XMCPipeline.from_pretrained(folder, engine=engine)
-    added: Any = []
-    gone_labels: list[str] = []
-    try:
-        if remove:
-            gone_labels = named_labels(tagger.index, remove)
-            tagger.remove_labels(gone_labels)
-        if update:
-            tagger.update_labels(update)
-        if add:
-            added = tagger.add_labels(add)
-    except KeyError as error:
-        raise DataError(str(error.args[0]), folder, hint="nothing was changed") from error
-    uids = [tagger.index.labels[int(row)]["uid"] for row in added]
-    if isinstance(tagger.index, EngineIndex):
-        where, gone = str(tagger.index.engine.address), []
-    else:
-        where, gone = str(folder), save_parts(folder, {"index": tagger.index}, edited=("index", "labels"))
+    with alone_in(folder if engine is None else None):
+        tagger = XMCPipeline.from_pretrained(folder, engine=engine)
+        added: Any = []
+        gone_labels: list[str] = []
+        try:
+            if remove:
+                gone_labels = named_labels(tagger.index, remove)
+                tagger.remove_labels(gone_labels)
+            if update:
+                tagger.update_labels(update)
+            if add:
+                added = tagger.add_labels(add)
+        except KeyError as error:
+            raise DataError(str(error.args[0]), folder, hint="nothing was changed") from error
+        uids = [tagger.index.labels[int(row)]["uid"] for row in added]
+        if isinstance(tagger.index, EngineIndex):
+            where, gone = str(tagger.index.engine.address), []
+        else:
+            where, gone = str(folder), save_parts(folder, {"index": tagger.index}, edited=("index", "labels"))
     return Reindexed(tagger.index, gone, len(added), uids, gone_labels, where=where)
+
+
+def change_label_texts(folder: AnyPath, texts: Mapping[str, Mapping[str, str | Sequence[str]]]) -> Reindexed:
+    """Give labels of a trained folder other texts of some kinds, without training; see
+    [`XMCPipeline.set_label_texts`].
+
+    This is what `hf-xmc describe` runs. Channels and probabilities stay; metrics of the labels before are removed.
+
+    Args:
+        folder: a trained folder.
+        texts: uid -> kind -> texts.
+
+    Raises:
+        DataError: a label that is not there, an unknown kind or an empty text; nothing is changed then.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise no_such_folder(folder, "give a trained folder; for a Hub repository change a copy and push it")
+    with alone_in(folder):
+        tagger = XMCPipeline.from_pretrained(folder)
+        try:
+            tagger.set_label_texts(texts)
+        except KeyError as error:
+            raise DataError(str(error.args[0]), folder, hint="nothing was changed") from error
+        gone = save_parts(folder, {"index": tagger.index}, edited=("index", "labels"))
+    return Reindexed(tagger.index, gone, where=str(folder))

@@ -85,6 +85,7 @@ class XMCDualEncoderModel(PreTrainedModel):
             )
         check_dimensions(config)
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.knowledge: Any = None  # what stands behind a query (hf_xmc.retrieval.knowledge), if anything
         self.label_head: LabelHead | None = None  # not a module: per-label vectors are in a file of their own
         self.packing = True  # False: texts are padded even if they could be packed
         self.query_encoder: PreTrainedModel | None = None  # none beside a static tower, perhaps
@@ -306,7 +307,9 @@ class XMCDualEncoderModel(PreTrainedModel):
         return ids if self.static_tower is None else Tokens(ids, self.static_tower.features(texts))
 
     def token_ids(self, texts: Sequence[str], side: Side) -> list[list[int]]:
-        """What `tokenize` returns, without features."""
+        """What `tokenize` returns, without features. Queries have behind them what `knowledge` says of them."""
+        if self.knowledge is not None and side == "query":
+            texts = self.knowledge(texts)
         return tokenize(self.tokenizer, texts, self.config, side)
 
     def grow_static_tower(self, *tables: Features, **options: Any) -> None:

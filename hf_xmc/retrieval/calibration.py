@@ -17,6 +17,12 @@ from hf_xmc.metrics.hits import find_hits
 from hf_xmc.types import Positives, TopK
 
 METHODS = ("isotonic", "platt")
+PARAMETERS = {  # that a score map of each kind has
+    "isotonic": set[str](),
+    "platt": {"slope", "offset"},
+    "temperature": {"temperature"},
+    "beta": {"low", "high", "a", "b", "c"},
+}
 OLD_METHODS = ("temperature", "beta")  # fitted by version 0.1.0: still applied, not fitted any more
 EDGE = 1e-6  # the logarithms of a beta map need 0 < p < 1
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
 
+from hf_xmc.data.arrow import as_rows
 from hf_xmc.errors import DataError, SettingsError
-from hf_xmc.retrieval.label_kinds import SYNONYM, LabelTexts, with_columns_of_texts
+from hf_xmc.retrieval.label_kinds import SYNONYM, LabelTexts, other_names, with_columns_of_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -147,6 +149,10 @@ class Catalogue:
         self._arrow, self._table = table, None
         self.texts_changed += 1
 
+    def live(self) -> pa.Table:
+        """The rows of the labels that are not removed."""
+        return self.arrow.take(pa.array([row for row in range(self.num_rows) if row not in self.removed], pa.int64()))
+
     def kinds_of(self, label_ids: np.ndarray) -> list[str]:
         """The kinds of all texts of some labels, those of a label together."""
         return LabelTexts.of(self.arrow.take(pa.array(label_ids))).kinds
@@ -239,8 +245,9 @@ class Catalogue:
 
 
 def all_texts(labels: Dataset) -> tuple[np.ndarray, list[str]]:
-    """All texts of a label table, from `text` and the column `texts` (other names), if there is one. Returns the label
-    of each text, int64 `[M]`, and the texts, without repeats within a label; see `label_ids` of [`LabelIndex.build`].
+    """All names of a label table, from `text` and the column `texts` (other names), if there is one; texts of kinds
+    that are no names (`kinds`) are left out. Returns the label of each text, int64 `[M]`, and the texts, without
+    repeats within a label; see `label_ids` of [`LabelIndex.build`].
 
     >>> from datasets import Dataset
     >>> labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["car", "boat"], "texts": [["auto", "car"], None]})
@@ -248,8 +255,7 @@ def all_texts(labels: Dataset) -> tuple[np.ndarray, list[str]]:
     >>> ids.tolist(), texts
     ([0, 0, 1], ['car', 'auto', 'boat'])
     """
-    others = labels["texts"][:] if "texts" in labels.column_names else [None] * len(labels)
-    texts = [list(dict.fromkeys([text, *(more or [])])) for text, more in zip(labels["text"][:], others, strict=True)]
+    texts = [list(dict.fromkeys(its)) for its in other_names(labels)]
     ids = np.repeat(np.arange(len(texts)), [len(its) for its in texts])
     return ids, [text for its in texts for text in its]
 
@@ -307,6 +313,70 @@ def is_table(labels: Any) -> TypeGuard[Any]:
 def check_columns(labels: Any) -> None:
     if missing := {"uid", "text"} - set(labels.column_names):
         raise DataError(f"The label table has columns {labels.column_names}; it needs {sorted(missing)} as well")
+
+
+def check_table(table: pa.Table, removed: Iterable[int] = ()) -> None:
+    """Reject a label table from a file whose rows cannot be labels.
+
+    Args:
+        removed: rows of removed labels, whose uids other labels may have.
+
+    Raises:
+        DataError: no column `uid` or `text`, values that are no text, no value, a uid that two labels have, or removed
+            rows that are not there.
+    """
+    import pyarrow.compute as pc
+
+    check_columns(table)
+    try:
+        table.validate(full=True)  # also that texts are UTF-8
+    except pa.ArrowException as error:
+        raise DataError(f"the label table is damaged ({error!s:.200})") from error
+    for name in ("uid", "text"):
+        column = table[name]
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise DataError(f"the column {name} of the label table is {column.type}, expected string")
+        if column.null_count:
+            row = int(np.flatnonzero(pc.is_null(column).to_numpy())[0])
+            raise DataError(f"row {row:,} of the label table has no {name}")
+    if "texts" in table.column_names and not is_list_of_texts(table["texts"].type):
+        raise DataError(f"the column texts of the label table is {table['texts'].type}, expected lists of strings")
+    gone = np.unique(np.asarray(list(removed), dtype=np.int64))
+    if len(gone) and not 0 <= gone[0] <= gone[-1] < len(table):
+        raise DataError(f"row {gone[-1]:,} was removed, but the label table has {len(table):,} rows")
+    kept = table["uid"] if not len(gone) else table["uid"].take(as_rows(np.delete(np.arange(len(table)), gone)))
+    if len(kept) and len(kept.combine_chunks().dictionary_encode().dictionary) < len(kept):
+        counts = pc.value_counts(kept)
+        uid = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"]
+        raise DataError(f"two labels have the uid {uid.as_py()!r:.60}")
+
+
+def is_list_of_texts(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of strings, or nothing."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return pa.types.is_null(kind) or (
+        is_list and (pa.types.is_string(kind.value_type) or pa.types.is_null(kind.value_type))
+    )
+
+
+def table_fingerprint(table: pa.Table) -> str:
+    """A hash of the uids and texts of a label table, in their order, by which another table is noticed.
+
+    >>> table = pa.table({"uid": ["a", "b"], "text": ["red", "blue"]})
+    >>> table_fingerprint(table) == table_fingerprint(table.take([1, 0]))
+    False
+    """
+    digest = blake2b(digest_size=12)
+    for name in ("uid", "text"):
+        column = table[name].cast(pa.large_binary()).combine_chunks()
+        _, starts, data = column.buffers()
+        if not len(column):
+            continue
+        offsets = np.frombuffer(starts, np.int64)[column.offset : column.offset + len(column) + 1]
+        digest.update(np.diff(offsets).astype("<i8").tobytes())  # lengths, so that two texts are not one
+        if data is not None:
+            digest.update(memoryview(data)[offsets[0] : offsets[-1]])
+    return digest.hexdigest()
 
 
 def as_arrow(labels: Dataset) -> pa.Table:

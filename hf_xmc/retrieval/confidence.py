@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
-from hf_xmc.retrieval.calibration import RankedMap, ScoreMap
+from hf_xmc.retrieval.calibration import PARAMETERS, RankedMap, ScoreMap
 from hf_xmc.retrieval.conformal import (
     Risk,
     above,
@@ -225,8 +226,6 @@ class Confidence:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `confidence.json` and `confidence.safetensors` into a trained folder."""
-        folder = Path(folder)
-        forget_checksums(folder)
         maps = {"score_map": self.score_map.score_map, "candidate_map": self.powerset.score_map}
         arrays = {
             "table.scores": self.table.scores,
@@ -251,7 +250,12 @@ class Confidence:
             "reachable_level": {name: round(risk.reachable_level, 6) for name, risk in self.risks.items()},
             "miss_rate": {name: round(risk.miss_rate, 6) for name, risk in self.risks.items()},
         }
-        with replacing(folder / CONFIDENCE) as description, replacing(folder / ARRAYS) as numbers:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / CONFIDENCE) as description,
+            replacing(staging / ARRAYS) as numbers,
+        ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, str(numbers))
 
@@ -263,17 +267,56 @@ class Confidence:
             ModelFolderError: there is no confidence, or its files do not fit together.
         """
         folder = fetch_folder(name_or_folder, [CONFIDENCE, ARRAYS], **hub)
+        return read_whole(folder, lambda: cls.read(folder), lambda: CONFIDENCE_FILES)
+
+    @classmethod
+    def read(cls, folder: Path) -> Confidence:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         for name in (CONFIDENCE, ARRAYS):
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint="fit it with hf-xmc calibrate")
+        from hf_xmc.retrieval.schemas import ConfidenceDocument
+
+        hint = "fit it again with hf-xmc calibrate"
+        about = read_document(folder / CONFIDENCE, ConfidenceDocument, FORMAT, hint)
+        names = [f"{name}.{part}" for name in about["queries"] for part in ("scores", "weights")]
+        kinds = {"table.scores": ("f", 1), "table.labels": ("iu", 1), "table.predicted": ("iu", 2)}
+        kinds |= {"table.true": ("iu", 1), "table.bins": ("iu", 1), "distances": ("f", 1)}
+        kinds |= {name: ("f", 1) for name in names}
+        missed = {"distances", *(name for name in names if name.endswith(".scores"))}  # what was not found is -inf
+        arrays = read_arrays(folder / ARRAYS, kinds, missed, hint)
         try:
-            about = read_json(folder / CONFIDENCE)
-            if about["format"] > FORMAT:
-                raise ModelFolderError(f"format {about['format']}, this version reads {FORMAT}")
-            return from_arrays(about, load_file(str(folder / ARRAYS)))
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            hint = "fit it again with hf-xmc calibrate"
+            check_arrays(about, arrays)
+            return from_arrays(about, arrays)
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelFolderError(f"the confidence cannot be read ({error!s:.200})", folder, hint=hint) from error
+
+
+def check_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Reject arrays that do not fit each other or the labels.
+
+    Raises:
+        ValueError: other lengths, ids outside the label table, or knots that do not rise.
+    """
+    num_labels, (hits,) = about["settings"]["num_labels"], arrays["table.scores"].shape
+    expected = {"table.labels": (hits,), "table.predicted": (hits, 3), "table.true": (num_labels,)}
+    expected |= {"table.bins": (num_labels,)}
+    expected |= {f"{name}.weights": arrays[f"{name}.scores"].shape for name in about["queries"]}
+    for name, shape in expected.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {[*arrays[name].shape]}, expected {[*shape]}")
+    for name, most in (("table.labels", num_labels), ("table.bins", 3), ("table.true", 2**40)):
+        if len(arrays[name]) and not 0 <= arrays[name].min() <= arrays[name].max() < most:
+            raise ValueError(f"{name} has numbers outside 0 to {most - 1:,}")
+    if arrays["table.predicted"].min(initial=1) < 1:
+        raise ValueError("table.predicted has numbers below 1")
+    for name in ("score_map", "candidate_map"):
+        if about[name]["method"] == "isotonic":
+            x, y = arrays[f"{name}.x"], arrays[f"{name}.y"]
+            if x.ndim != 1 or not len(x) or x.shape != y.shape or (np.diff(x) < 0).any() or (np.diff(y) < 0).any():
+                raise ValueError(f"the knots of {name} do not rise together")
+        elif missing := PARAMETERS[about[name]["method"]] - {*about[name]["parameters"]}:
+            raise ValueError(f"{name} has no {', '.join(sorted(missing))}")
 
 
 def from_arrays(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Confidence:

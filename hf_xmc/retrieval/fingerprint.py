@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WHOLE = 2**20  # numbers of a tensor that are read; of a larger one about as many, evenly spaced
+# Settings of a backbone that its embeddings depend on beside its weights; the order is fixed.
+BACKBONE_SETTINGS = (
+    *("model_type", "hidden_act", "hidden_activation", "activation_function", "layer_norm_eps", "layer_norm_epsilon"),
+    *("rms_norm_eps", "norm_eps", "num_attention_heads", "num_heads", "num_key_value_heads"),
+)
 
 
 def encoder_fingerprint(model: nn.Module) -> str:
@@ -38,7 +43,12 @@ def encoder_fingerprint(model: nn.Module) -> str:
         for digest, dtype in zip(digests, (torch.bfloat16, torch.float16), strict=True):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(as_bytes(part.to(dtype) if part.is_floating_point() else part))
-    return "-".join(digest.hexdigest() for digest in digests)
+    parts = [digest.hexdigest() for digest in digests]
+    backbones = [getattr(config, name, None) for name in ("encoder_config", "label_encoder_config")]
+    if backbones[0] is not None:
+        used = [[(name, getattr(one, name, None)) for name in BACKBONE_SETTINGS] for one in backbones]
+        parts.append(blake2b(repr(used).encode(), digest_size=6).hexdigest())
+    return "-".join(parts)
 
 
 def head_fingerprint(model: nn.Module) -> str | None:
@@ -52,8 +62,12 @@ def head_fingerprint(model: nn.Module) -> str | None:
 
 def same_encoder(one: str | None, other: str | None) -> bool:
     """Whether two fingerprints may belong to the same encoder: they agree after rounding to bfloat16 or to half
-    precision, or one of them is unknown."""
-    return one is None or other is None or any(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))
+    precision, and in the settings of the backbone, which those of version 0.1 do not have; or one of them is unknown.
+    """
+    if one is None or other is None:
+        return True
+    a, b = one.split("-"), other.split("-")
+    return any(x == y for x, y in zip(a[:2], b[:2], strict=False)) and (a[2:] == b[2:] or not (a[2:] and b[2:]))
 
 
 def as_bytes(tensor: Tensor) -> bytes:

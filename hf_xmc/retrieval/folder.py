@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from hf_xmc.data.transaction import OURS, finish
 from hf_xmc.errors import ModelFolderError, XMCError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def fetch_folder(
@@ -29,10 +33,12 @@ def fetch_folder(
         subfolder: where in the folder or repository the trained folder is.
 
     Raises:
-        ModelFolderError: neither a folder nor a repository that can be downloaded.
+        ModelFolderError: neither a folder nor a repository that can be downloaded; or a folder in which a killed
+            command left something that cannot be finished.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
+        finish(folder / subfolder)
         return folder / subfolder
     if "/" not in str(name_or_folder):  # taggers on the Hub are called name/model
         raise no_such_folder(folder, "give a trained folder, or a repository as name/model")
@@ -47,7 +53,7 @@ def fetch_folder(
     try:
         inside = f"{subfolder}/" if subfolder else ""
         patterns = [f"{inside}{pattern}" for pattern in allow_patterns or (["*"] if subfolder else [])] or None
-        ignored = [f"{inside}{pattern}" for pattern in ignore_patterns] or None
+        ignored = [f"{inside}{pattern}" for pattern in (*ignore_patterns, f"{OURS}*")]
         found = snapshot_download(str(name_or_folder), allow_patterns=patterns, ignore_patterns=ignored, **hub)
         return Path(found) / subfolder
     except HFValidationError as error:
@@ -124,6 +130,53 @@ def loading_encoder(name_or_folder: str | os.PathLike[str]) -> Iterator[None]:
             f"no encoder {os.fspath(name_or_folder)!r} could be loaded ({first_line(error)})",
             hint="give a Hub id or a folder that AutoModel can load",
         ) from error
+
+
+@contextmanager
+def loading_weights(folder: Path, what: str) -> Iterator[None]:
+    """Whatever transformers, tokenizers or safetensors raise about damaged files, as one error that says which.
+
+    Errors of the operating system, such as a full disk, stay as they are.
+
+    Args:
+        what: the part of the folder, for the message.
+
+    Raises:
+        ModelFolderError: the files cannot be read, or do not fit together.
+    """
+    try:
+        yield
+    except XMCError:
+        raise
+    except Exception as error:  # tokenizers raises plain Exceptions, and transformers whatever it stumbles over
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        damaged = "weights" if isinstance(error, SafetensorError) else what
+        reason = f"{type(error).__name__}: {first_line(error)}" if not str(error).strip() else first_line(error)
+        raise ModelFolderError(
+            f"the {damaged} cannot be read ({reason:.300})", folder, hint="copy or download the folder again"
+        ) from error
+
+
+def check_weights(model: nn.Module, info: Mapping[str, Any], folder: Path) -> None:
+    """Refuse a model some of whose weights were not in its files, or are not finite.
+
+    Args:
+        info: what `from_pretrained(..., output_loading_info=True)` says.
+
+    Raises:
+        ModelFolderError: names the first such tensor.
+    """
+    import torch
+
+    again = "copy or download the folder again"
+    if missing := sorted(info.get("missing_keys") or ()):
+        raise ModelFolderError(f"{len(missing)} tensors are missing, the first: {missing[0]}", folder, hint=again)
+    if others := sorted(map(str, info.get("mismatched_keys") or ())):
+        raise ModelFolderError(f"tensors of another shape than in config.json: {others[0]:.200}", folder, hint=again)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
+            raise ModelFolderError(f"the tensor {name} holds numbers that are not finite", folder, hint=again)
 
 
 def first_line(error: Exception) -> str:

@@ -17,11 +17,14 @@ import numpy as np
 
 from hf_xmc.data.arrow import as_rows, read_table, write_parquet
 from hf_xmc.data.checksums import MANIFEST, check_manifest, forget_checksums
+from hf_xmc.data.documents import read_document
 from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import OURS, read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
-from hf_xmc.retrieval.catalogue import Catalogue, rows_of
+from hf_xmc.retrieval.catalogue import Catalogue, check_table, rows_of, table_fingerprint
 from hf_xmc.retrieval.factories import FACTORIES, REPLACED
+from hf_xmc.retrieval.faiss_file import DEAD, FaissFile, check_faiss_file
 from hf_xmc.retrieval.fingerprint import same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.label_kinds import NAME, SYNONYM, LabelTexts
@@ -395,10 +398,12 @@ class LabelIndex:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `labels.parquet` and `index/` into a folder, such as that of a model."""
-        folder = Path(folder)
-        forget_checksums(folder)
-        # Everything is written before the first file takes its name, in case the disk is full.
-        with replacing(folder / ABOUT) as description, replacing(folder / INDEX) as vectors:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / ABOUT) as description,
+            replacing(staging / INDEX) as vectors,
+        ):
+            forget_checksums(staging)
             self.index.write(vectors)
             about = {
                 **self.about,
@@ -409,11 +414,12 @@ class LabelIndex:
                 "num_labels": len(self),
                 "num_rows": self.index.num_rows,
                 "removed": sorted(self.removed),
+                "labels_fingerprint": table_fingerprint(self.catalogue.arrow),
                 "size_bytes": vectors.stat().st_size,
                 "faiss_version": faiss.__version__,
             }
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            write_parquet(self.labels, folder / LABELS)
+            write_parquet(self.labels, staging / LABELS)
 
     @classmethod
     def from_pretrained(
@@ -428,8 +434,13 @@ class LabelIndex:
             ModelFolderError: there is no index, its files do not fit together, or one is not as it was saved.
         """
         folder = fetch_folder(name_or_folder, [LABELS, "index/*", MANIFEST], **hub)
-        check_manifest(folder, (LABELS, INDEX, ABOUT))
-        return cls.read(folder, memory_map)
+        names = (LABELS, INDEX, ABOUT)
+
+        def read() -> LabelIndex:
+            check_manifest(folder, names)
+            return cls.read(folder, memory_map)
+
+        return read_whole(folder, read, lambda: names)
 
     @classmethod
     def read(cls, folder: Path, memory_map: bool = False) -> LabelIndex:
@@ -438,19 +449,15 @@ class LabelIndex:
         for name in (LABELS, INDEX, ABOUT):
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint=rebuild)
+        about = read_about(folder, rebuild)
+        catalogue = read_catalogue(folder, about, rebuild)
+        file = check_faiss_file(folder / INDEX, about["factory"], catalogue.num_rows)
+        check_rows(folder, file, catalogue, about, rebuild)
         try:
-            about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            if about["format"] > FORMAT:
-                raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
             index = VectorIndex.read(folder / INDEX, about["factory"], about.get("parameters", {}), memory_map)
-            made = cls(index, Catalogue(read_table(folder / LABELS), about["removed"]), about)
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError, MemoryError) as error:
             raise ModelFolderError(f"the index cannot be read ({error!s:.200})", folder, hint=rebuild) from error
-        if index.num_rows != about.get("num_rows", len(made)) or index.num_rows < len(made):
-            rows = f"{made.catalogue.num_rows:,} rows in {LABELS}"
-            found = f"{index.num_rows:,} vectors and {len(made.removed):,} removed labels, but {rows}"
-            raise ModelFolderError(found, folder, hint=rebuild)
-        return made
+        return cls(index, catalogue, about)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the files of the index, and nothing else of its folder; returns the address of the commit.
@@ -465,7 +472,56 @@ class LabelIndex:
             self.save_pretrained(folder)
             kwargs.setdefault("commit_message", "Upload label index")
             kwargs.setdefault("delete_patterns", MANIFEST)  # of a tagger that had another index
+            kwargs.setdefault("ignore_patterns", f"{OURS}*")
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs))
+
+
+def read_about(folder: Path, hint: str) -> dict[str, Any]:
+    """`index.json` of a folder, its values checked."""
+    from hf_xmc.retrieval.schemas import IndexDocument
+
+    return read_document(folder / ABOUT, IndexDocument, FORMAT, hint)
+
+
+def read_catalogue(folder: Path, about: Mapping[str, Any], hint: str) -> Catalogue:
+    """The label table of a folder.
+
+    Raises:
+        ModelFolderError: it is damaged, or not the one that the index was built with.
+    """
+    try:
+        table = read_table(folder / LABELS)
+        check_table(table, about["removed"])
+    except DataError as error:
+        raise ModelFolderError(str(error).removeprefix(f"{folder / LABELS}: "), folder / LABELS, hint=hint) from error
+    expected = about.get("labels_fingerprint")
+    if expected is not None and expected != table_fingerprint(table):
+        raise ModelFolderError(
+            f"not the label table that {ABOUT} belongs to: other labels, other texts, or another order",
+            folder / LABELS,
+            hint=hint,
+        )
+    return Catalogue(table, about["removed"])
+
+
+def check_rows(folder: Path, file: FaissFile, catalogue: Catalogue, about: Mapping[str, Any], hint: str) -> None:
+    """Compare the vectors of an index with its description and its label table: every label that was not removed has
+    a vector, and no other one.
+
+    Raises:
+        ModelFolderError: vectors of other labels, or of another dimension.
+    """
+    found = {"dimension": file.dimension, "num_rows": int((file.ids != DEAD).sum()), "num_labels": len(catalogue)}
+    if other := [name for name in found if about.get(name) not in (None, found[name])]:
+        name = other[0]
+        raise ModelFolderError(f"{ABOUT} says {name} {about[name]:,}, found {found[name]:,}", folder, hint=hint)
+    held = np.bincount(file.ids[file.ids != DEAD], minlength=catalogue.num_rows) > 0
+    live = np.ones(catalogue.num_rows, bool)
+    live[list(catalogue.removed)] = False
+    if not np.array_equal(held, live):
+        row = int((held != live).argmax())
+        what = "has no vector" if live[row] else "was removed and has a vector"
+        raise ModelFolderError(f"the label in row {row:,} of {LABELS} {what}", folder / INDEX, hint=hint)
 
 
 def check_pooling(pooling: Pooling | None, factory: str) -> None:

@@ -140,8 +140,6 @@ class LateInteractionReranker:
 
     def predict(self, pairs: Sequence[tuple[str, str]], batch_size: int = 64) -> np.ndarray:
         """The score of each pair (text, label text), float32 `[n]`."""
-        import torch
-
         pairs = list(pairs)
         texts, labels = ([*dict.fromkeys(side)] for side in zip(*pairs, strict=True)) if pairs else ([], [])
         known = self.label_tokens(labels, batch_size)
@@ -152,12 +150,24 @@ class LateInteractionReranker:
         scores = np.empty(len(pairs), np.float32)
         for text, own in zip(texts, found, strict=True):
             places = of_text[text]
-            parts = [known[pairs[place][1]] for place in places]
-            starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])[:-1]])
-            similarity = torch.from_numpy(np.concatenate(parts)).float() @ torch.from_numpy(own).float().T
-            best = similarity.amax(1).numpy()  # [tokens of the labels]
-            scores[places] = np.add.reduceat(best, starts) / [len(part) for part in parts]
-        return self.scale * scores
+            scores[places] = self.scores(own, [known[pairs[place][1]] for place in places])
+        return scores
+
+    def scores(self, own: np.ndarray, labels: Sequence[np.ndarray]) -> np.ndarray:
+        """The scores of one text with several labels, of which the tokens are known, float32 `[C]`; `max_sim` without
+        padding.
+
+        Args:
+            own: tokens of the text, `[T, D]`, as `tokens` gives them.
+            labels: tokens of each label, `[S, D]`, at least one.
+        """
+        import torch
+
+        lengths = np.array([len(part) for part in labels])
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        similarity = torch.from_numpy(np.concatenate(labels)).float() @ torch.from_numpy(own).float().T
+        best = similarity.amax(1).numpy()  # [tokens of the labels]
+        return self.scale * np.add.reduceat(best, starts).astype(np.float32) / lengths.astype(np.float32)
 
     def tokens(self, texts: Sequence[str], side: str, batch_size: int = 64) -> list[np.ndarray]:
         """The projected tokens of texts of one side, of unit length, float16 `[T, D]` each."""
@@ -171,16 +181,16 @@ class LateInteractionReranker:
 
     def label_tokens(self, labels: Sequence[str], batch_size: int = 64) -> dict[str, np.ndarray]:
         """The projected tokens of each label text, from the cache as far as it has them."""
-        missing = [label for label in labels if label not in self.cached]
-        found = dict(zip(missing, self.tokens(missing, "label", batch_size), strict=True)) if missing else {}
+        found: dict[str, np.ndarray] = {}
         for label in labels:
-            if label in self.cached:
-                self.cached.move_to_end(label)
-                found[label] = self.cached[label]
-        for label in missing:
-            self.cached[label] = found[label].copy()  # not a view, which would keep the whole batch
-        size = sum(part.nbytes for part in self.cached.values())
-        while size > self.cache_bytes:
+            known = self.cached.pop(label, None)
+            if known is not None:
+                self.cached[label] = found[label] = known  # now at the end
+        missing = [label for label in labels if label not in found]
+        for label, part in zip(missing, self.tokens(missing, "label", batch_size) if missing else (), strict=True):
+            self.cached[label] = found[label] = part.copy()  # not a view, which would keep the whole batch
+        size = sum(part.nbytes for part in [*self.cached.values()])
+        while size > self.cache_bytes and self.cached:
             size -= self.cached.popitem(last=False)[1].nbytes
         return found
 
@@ -287,6 +297,8 @@ class LateInteractionReranker:
         if {name: tensor.dim() for name, tensor in found.items()} != SHAPES:
             shapes = {name: list(tensor.shape) for name, tensor in found.items()}
             raise ModelFolderError(f"{WEIGHTS} has {shapes}; expected query, label and scale", folder, hint=again)
+        if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
+            raise ModelFolderError(f"{WEIGHTS} has numbers that are not finite", folder, hint=again)
         return cls(model, found["query"], found["label"], float(found["scale"]), first_stage_weight=float(weight))
 
 

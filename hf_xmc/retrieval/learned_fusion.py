@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.special import expit
 
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.checksums import forget_checksums
+from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.retrieval.scores import best_of
 from hf_xmc.types import Positives, TopK
@@ -290,7 +292,6 @@ class LearnedFusion:
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write `fusion.json` and `fusion.safetensors` into a trained folder."""
-        folder = Path(folder)
         about = {
             "format": FORMAT,
             "channels": [*self.channels],
@@ -299,7 +300,12 @@ class LearnedFusion:
             "temperatures": dict(self.temperatures),
             "about": dict(self.about),
         }
-        with replacing(folder / FUSION) as description, replacing(folder / COUNTS) as numbers:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / FUSION) as description,
+            replacing(staging / COUNTS) as numbers,
+        ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file({"label_counts": np.ascontiguousarray(self.label_counts, dtype=np.int32)}, str(numbers))
 
@@ -310,23 +316,29 @@ class LearnedFusion:
         Raises:
             ModelFolderError: files are missing, or do not fit together.
         """
-        folder = Path(folder)
+        path = Path(folder)
+        return read_whole(path, lambda: cls.read(path), lambda: (FUSION, COUNTS))
+
+    @classmethod
+    def read(cls, folder: Path) -> LearnedFusion:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         hint = "fit it again with hf-xmc calibrate"
         for name in (FUSION, COUNTS):
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint=hint)
-        try:
-            about, arrays = read_json(folder / FUSION), load_file(str(folder / COUNTS))
-            if about["format"] > FORMAT:
-                raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
-            channels = tuple(about["channels"])
-            weights = np.array([about["weights"][name] for name in feature_names(channels)], np.float64)
-            temperatures = {name: float(about["temperatures"][name]) for name in channels}
-            return cls(
-                channels, weights, float(about["bias"]), temperatures, arrays["label_counts"], about.get("about", {})
-            )
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise ModelFolderError(f"the fusion cannot be read ({error!s:.200})", folder, hint=hint) from error
+        from hf_xmc.retrieval.schemas import FusionDocument
+
+        about = read_document(folder / FUSION, FusionDocument, FORMAT, hint)
+        counts = read_arrays(folder / COUNTS, {"label_counts": ("iu", 1)}, hint=hint)["label_counts"]
+        channels = tuple(about["channels"])
+        missing = [name for name in feature_names(channels) if name not in about["weights"]]
+        missing += [name for name in channels if name not in about["temperatures"]]
+        if missing or counts.min(initial=0) < 0:
+            found = f"no weight or temperature of {missing[0]!r}" if missing else "labels with fewer than 0 texts"
+            raise ModelFolderError(found, folder / FUSION, hint=hint)
+        weights = np.array([about["weights"][name] for name in feature_names(channels)], np.float64)
+        temperatures = {name: float(about["temperatures"][name]) for name in channels}
+        return cls(channels, weights, float(about["bias"]), temperatures, counts, about.get("about", {}))
 
 
 def ranked_by_sigmoid(rows: np.ndarray, labels: np.ndarray, raw: np.ndarray, num_rows: int, k: int | None) -> TopK:

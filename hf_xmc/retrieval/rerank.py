@@ -1,4 +1,4 @@
-"""Reranking: a second model reads text and label together, for the few labels that the channels found."""
+"""Reranking: a slower look at text and label, for the few labels that the channels found."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.documents import read_document
+from hf_xmc.data.transaction import transaction
+from hf_xmc.data.writing import remove
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
-from hf_xmc.retrieval.folder import fetch_folder, loading_encoder
+from hf_xmc.retrieval.folder import check_weights, fetch_folder, loading_encoder, loading_weights
 from hf_xmc.types import TopK
 
 if TYPE_CHECKING:
@@ -80,10 +82,10 @@ def save_reranker(reranker: PairScorer, folder: str | os.PathLike[str]) -> None:
             hint="make it a Reranker and decorate its class with hf_xmc.retrieval.rerank.register_reranker, or save "
             "the pipeline without it",
         )
-    forget_checksums(folder)
-    reranker.save_pretrained(folder)  # type: ignore[attr-defined]
-    with replacing(Path(folder) / KIND) as temporary:
-        temporary.write_text(json.dumps({"kind": found.kind}) + "\n", encoding="utf-8")
+    with transaction(folder) as staging:
+        forget_checksums(staging)
+        reranker.save_pretrained(staging)  # type: ignore[attr-defined]
+        (staging / KIND).write_text(json.dumps({"kind": found.kind}) + "\n", encoding="utf-8")
 
 
 def load_reranker(folder: str | os.PathLike[str], device: Any = None, model: Any = None) -> Reranker | None:
@@ -100,7 +102,11 @@ def load_reranker(folder: str | os.PathLike[str], device: Any = None, model: Any
     folder = Path(folder)
     if not (folder / RERANKER).is_dir():
         return None
-    kind = read_json(folder / KIND).get("kind") if (folder / KIND).is_file() else CrossEncoderReranker.kind
+    kind = CrossEncoderReranker.kind
+    if (folder / KIND).is_file():
+        from hf_xmc.retrieval.schemas import RerankerDocument
+
+        kind = read_document(folder / KIND, RerankerDocument)["kind"]
     if kind not in RERANKERS:
         raise ModelFolderError(
             f"the reranker is of kind {kind!r}, which is not known; known are {', '.join(RERANKERS)}",
@@ -166,15 +172,23 @@ class CrossEncoderReranker:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         folder = fetch_folder(name_or_folder, [f"{RERANKER}/*"], **hub) / RERANKER
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)  # never a pickle
+        with loading_weights(folder, "reranker"):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                use_safetensors=True,  # never a pickle
+                output_loading_info=True,
+            )
+        check_weights(model, info, folder)
         return cls(model if device is None else model.to(device), tokenizer, tokenizer.model_max_length)
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write model and tokenizer into `reranker/` of a trained folder."""
         self.tokenizer.model_max_length = self.max_length
-        self.model.save_pretrained(Path(folder) / RERANKER)
-        self.tokenizer.save_pretrained(Path(folder) / RERANKER)
+        with transaction(folder) as staging:
+            remove(staging / RERANKER)  # the reranker before: transformers would write through links to its files
+            self.model.save_pretrained(staging / RERANKER)
+            self.tokenizer.save_pretrained(staging / RERANKER)
 
     def fingerprint(self) -> str:
         """A hash of the weights and of `max_length`."""

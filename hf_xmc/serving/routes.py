@@ -158,6 +158,9 @@ def label_routes(service: TaggingService, changed: Callable[[], None]) -> APIRou
 
         name: a_name | None = None
         definition: str | None = Field(None, max_length=limits.definition_characters)
+        texts: dict[str, list[str]] | None = Field(
+            None, max_length=10, description="Further texts by kind, such as descriptor; an empty list removes a kind."
+        )
 
     @router.get("")
     def search(
@@ -198,8 +201,11 @@ def label_routes(service: TaggingService, changed: Callable[[], None]) -> APIRou
 
     @router.patch("/{uid:path}", responses={**UNKNOWN, **CHANGES}, dependencies=[Depends(may_change)])
     def update(uid: a_uid, label: ChangedLabel) -> Label:
-        """Give a label another name, another definition, or both."""
-        made = service.update_label(uid, label.name, label.definition)
+        """Give a label another name, another definition, other texts of some kinds, or all of them."""
+        if label.texts is None or label.name is not None or label.definition is not None:
+            made = service.update_label(uid, label.name, label.definition)
+        if label.texts is not None:
+            made = service.set_label_texts(uid, label.texts)
         changed()
         return made
 

@@ -22,6 +22,7 @@ from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.selection import check_threshold
 from hf_xmc.retrieval.channels import FollowsLabels
 from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.label_kinds import KINDS, NAME
 from hf_xmc.retrieval.label_texts import join_text
 from hf_xmc.retrieval.search import as_matrix
 from hf_xmc.serving.answers import About, Explained, LabelList, MatchedText, NearText, Reason, Tag, Tagged, Word
@@ -34,6 +35,7 @@ from hf_xmc.serving.vocabulary import Label, Vocabulary
 
 CERTAINTIES = ((0.8, "very_likely"), (0.5, "likely"), (0.2, "possible"), (0.0, "unlikely"))
 MOST_WORDS = 150  # of a text that is explained word by word; longer ones are explained sentence by sentence
+MOST_TEXTS = 100  # of a label, of one kind
 NEAREST = 3  # training texts that an explanation shows for each label
 
 
@@ -362,6 +364,28 @@ class TaggingService:
             self.changed(texts=True)
             return self.counted([self.vocabulary.label(row)])[0]
 
+    def set_label_texts(self, uid: str, texts: Mapping[str, Sequence[str]]) -> Label:
+        """Give a label other texts of some kinds (descriptors, examples, ...), which the next text is tagged by.
+
+        Raises:
+            RequestRefused: an unknown label or kind, or texts that are empty, too long or too many.
+        """
+        for kind, its in texts.items():
+            if kind not in KINDS or kind == NAME:
+                hint = f"give one of {', '.join(KINDS[1:])}"
+                raise RequestRefused("unknown_kind", f"There is no kind {kind!r:.40} of further texts", hint)
+            if len(its) > MOST_TEXTS:
+                raise RequestRefused("too_many_texts", f"{len(its):,} texts of one kind", f"give at most {MOST_TEXTS}")
+            for text in its:
+                self.limits.check_words(kind, text, self.limits.definition_characters)
+                if not text.strip() or not printable(text):
+                    raise RequestRefused("unprintable", "A text is empty or cannot be printed", "leave it out")
+        with self.encoder, self.lock.writing():
+            row = self.row_of(self.view(), uid)
+            self.pipeline.set_label_texts({row: texts})
+            self.changed(texts=True)
+            return self.counted([self.vocabulary.label(row)])[0]
+
     def remove_label(self, uid: str) -> None:
         """Remove a label.
 
@@ -577,6 +601,14 @@ class Session(TaggingService):
             self.own[uid] = OwnLabel(record, vector)
             self.version += 1
         return self.describe_label(uid)
+
+    def set_label_texts(self, uid: str, texts: Mapping[str, Sequence[str]]) -> Label:
+        """Further texts belong to the shared labels; a session's own labels have none.
+
+        Raises:
+            RequestRefused: always.
+        """
+        raise RequestRefused("not_allowed", "A session cannot give labels further texts", "ask the owner", 403)
 
     def remove_label(self, uid: str) -> None:
         """Remove a label that was added in this session.

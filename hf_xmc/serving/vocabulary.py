@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from hf_xmc.data.arrow import as_rows
 from hf_xmc.retrieval.catalogue import Catalogue
+from hf_xmc.retrieval.label_kinds import NAMES, SYNONYM
 from hf_xmc.retrieval.label_texts import are_joined, split_text
 
 DEFINITIONS = ("description", "definition", "scope_note", "note")  # columns that say what a label means
@@ -46,6 +47,7 @@ class Label:
         num_children: of all children, of which `children` lists the first.
         num_examples: training texts that have the label; None if that is not known.
         own: whether it was added in this session.
+        texts: its texts of other kinds, kind -> texts: descriptors, examples, names of parents that are searched.
     """
 
     uid: str
@@ -60,6 +62,7 @@ class Label:
     num_children: int = 0
     num_examples: int | None = None
     own: bool = False
+    texts: dict[str, list[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
@@ -145,7 +148,8 @@ class Vocabulary:
             id=row,
             name=name,
             definition=definition,
-            other_names=tuple(other for other in record.get("texts") or () if other not in (record["text"], name)),
+            other_names=tuple(other for other in names_in(record) if other not in (record["text"], name)),
+            texts=texts_in(record),
             uri=None if uri is None else str(uri),
             notation=None if given.get("notation") is None else str(given["notation"]),
             parents=tuple(self.named(parent) for parent in record.get("parents") or ()),
@@ -244,13 +248,31 @@ class Vocabulary:
     def searched(self) -> tuple[pa.Array, pa.Array]:
         """Of each own row the name, and everything that is searched, without case and accents."""
         names, whole = [], []
-        columns = [name for name in ("uid", "text", "texts", *self.columns.values()) if name in self.own.column_names]
+        columns = [
+            name for name in ("uid", "text", "texts", "kinds", *self.columns.values()) if name in self.own.column_names
+        ]
         for row, record in enumerate(self.own.select(list(dict.fromkeys(columns))).to_pylist(), self.first):
             name, _ = self.split(row, record)
             names.append(name)
             notation = record.get(self.columns["notation"] or "") or ""
-            whole.append(" ".join([record["uid"], name, str(notation), *(record.get("texts") or ())]))
+            whole.append(" ".join([record["uid"], name, str(notation), *names_in(record)]))
         return folded(pa.array(names, pa.string())), folded(pa.array(whole, pa.string()))
+
+
+def names_in(record: Mapping[str, Any]) -> list[str]:
+    """The other names in the record of a label."""
+    texts = record.get("texts") or []
+    kinds = record.get("kinds") or [SYNONYM] * len(texts)
+    return [text for text, kind in zip(texts, kinds, strict=True) if kind in NAMES]
+
+
+def texts_in(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The texts in the record of a label that are no names, by kind."""
+    found: dict[str, list[str]] = {}
+    for text, kind in zip(record.get("texts") or (), record.get("kinds") or (), strict=False):
+        if kind not in NAMES:
+            found.setdefault(kind, []).append(text)
+    return found
 
 
 def folded(texts: pa.Array) -> pa.Array:

@@ -112,5 +112,6 @@ def token_key(model: XMCDualEncoderModel, side: str) -> str | None:
     if model.query_encoder is None:
         return "no tokens"
     if side == "query":
-        return tokenizer_key(model.tokenizer, config.query_prefix, config.max_query_length, model.end_token())
+        known = "" if model.knowledge is None else model.knowledge.fingerprint()
+        return tokenizer_key(model.tokenizer, config.query_prefix + known, config.max_query_length, model.end_token())
     return tokenizer_key(model.tokenizer, config.label_prefix, config.max_label_length, model.end_token())

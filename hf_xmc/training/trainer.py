@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -20,7 +20,9 @@ from transformers.utils import PushInProgress, logging
 from hf_xmc.data.collator import QueryCollator
 from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.data.transaction import locked, transaction
 from hf_xmc.errors import SettingsError
+from hf_xmc.hub.folder import make_room
 from hf_xmc.hub.push import push_to_hub
 from hf_xmc.losses import Loss, as_loss, make_loss
 from hf_xmc.losses.sharding import Shard
@@ -314,7 +316,8 @@ class XMCTrainer(Trainer):
         model: Any = self.model  # none where `model_init` will make one
         encodes = model is None or plain_model(model).query_encoder is not None
         light = self.args.device.type == "cpu" and (self.args.freeze_encoder or not encodes)
-        with self.frozen(), kept_memory(light):  # an encoder's activations would leave holes in it
+        alone = locked(str(self.args.output_dir)) if self.args.should_save else nullcontext()
+        with alone, self.frozen(), kept_memory(light):  # an encoder's activations would leave holes in it
             try:
                 output = super().train(checkpoint, *args, **kwargs)
                 done = True
@@ -577,19 +580,33 @@ class XMCTrainer(Trainer):
     # ---- Saving ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in `Trainer`, with the label head. Adapters are merged, but not in checkpoints, which hold them alone."""
+        """As in `Trainer`, with the label head, and whole or not at all. Adapters are merged, but not in checkpoints,
+        which hold them alone."""
+        folder = output_dir or str(self.args.output_dir)
+        if _internal_call:  # a checkpoint, which is made whole as a folder of its own
+            self.write_model(folder, merge=False)
+            return
+        with transaction(folder) if self.args.should_save else nullcontext(Path(folder)) as target:
+            if self.args.should_save:
+                make_room(target, "model")
+            self.write_model(str(target), merge=True)
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def write_model(self, folder: str, merge: bool) -> None:
+        """Write model and label head into a folder that nobody reads meanwhile; with `merge` adapters are merged."""
         self.head.give()
         self.check_weights()
         training = self.model
-        if has_adapters(training) and not _internal_call and self.args.should_save:
+        if has_adapters(training) and merge and self.args.should_save:
             self.model = merged(training)
         try:
-            super().save_model(output_dir, _internal_call)
+            super().save_model(folder, _internal_call=True)
         finally:
             self.model = training
         head = plain_model(self.model).label_head
         if head is not None and has_adapters(self.model) and self.args.should_save:
-            head.save(output_dir or str(self.args.output_dir))  # adapters are saved without it
+            head.save(folder)  # adapters are saved without it
 
     def check_weights(self, optimizer: Any = None) -> None:
         """Raise a DivergenceError if what is about to be written is not finite."""

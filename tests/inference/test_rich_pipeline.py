@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hf_xmc import Pooling, XMCDualEncoderModel, XMCPipeline, explain, load_xmc_
 from hf_xmc.cli.main import app
 from hf_xmc.errors import DataError
 from hf_xmc.inference.explain.page import render_explanations
+from tests.conftest import write_lines
 
 TABLE = {
     "uid": ["car", "boat", "train"],
@@ -96,3 +98,38 @@ def test_the_command_learns_weights_and_says_so(tiny_encoder: str, toy: Path, tm
     wrong = CliRunner().invoke(app, ["index", run, "--texts", "rich", "--pool", "median"])
     assert wrong.exit_code != 0
     assert np.isfinite(tagger.predict(["a red car"], k=3).scores).all()
+
+
+def test_descriptors_from_answers_and_from_a_table(rich: XMCPipeline, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    rich.save_pretrained(run)
+
+    def invoke(*arguments: str) -> str:
+        made = CliRunner().invoke(app, ["describe", str(run), *arguments])
+        assert made.exit_code == 0, made.output
+        return made.output
+
+    prompts = tmp_path / "prompts.jsonl"
+    assert "3 prompts written" in invoke("--prompts", str(prompts))
+    asked = {row["uid"]: row["prompt"] for row in map(json.loads, prompts.read_text().splitlines())}
+    assert '"red house" (a green tree)' in asked["car"]
+    said = [{"uid": "car", "answer": "Sure:\n- blue birds\n- a stone"}, {"uid": "boat", "answer": "I cannot say."}]
+    write_lines(tmp_path / "answers.jsonl", said)
+    output = " ".join(invoke("--answers", str(tmp_path / "answers.jsonl")).split())
+    assert "1 labels of" in output
+    assert "1 answers are not a list" in output
+    (tmp_path / "texts.csv").write_text("uid,text,kind\nboat,green bird,\nboat,black boat,synonym\n")
+    invoke("--texts", str(tmp_path / "texts.csv"))
+    tagger = XMCPipeline.from_pretrained(run)
+    rows = tagger.index.labels
+    assert dict(zip(rows[0]["texts"], rows[0]["kinds"], strict=True))["blue birds"] == "descriptor"
+    assert dict(zip(rows[1]["texts"], rows[1]["kinds"], strict=True)) == {
+        "green bird": "descriptor",
+        "black boat": "synonym",
+    }
+    assert explain(tagger, "green bird", label_ids=["boat"])[0].label_texts[0].text == "green bird"
+    wrong = CliRunner().invoke(app, ["describe", str(run)])
+    assert wrong.exit_code == 2
+    (tmp_path / "texts.csv").write_text("uid,text\nnobody,green bird\n")
+    with pytest.raises(DataError, match="'nobody' is not in the index"):
+        CliRunner().invoke(app, ["describe", str(run), "--texts", str(tmp_path / "texts.csv")], catch_exceptions=False)

@@ -174,7 +174,7 @@ def test_save_and_load(tmp_path: Path, method: str) -> None:
     counts = np.arange(30) * 10
     confidence = Confidence.fit(topk, truth, counts, method=method, level=0.6, fitted_on="validation")
     confidence.save_pretrained(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [CONFIDENCE, ARRAYS]
+    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == [CONFIDENCE, ARRAYS]
     again = Confidence.from_pretrained(tmp_path)
     assert again.settings == confidence.settings
     assert (again.depth, again.level, again.settings["fitted_on"]) == (20, 0.6, "validation")

@@ -108,7 +108,7 @@ def test_save_and_load(tmp_path: Path, combine: str) -> None:
     settings = MemorySettings(combine, 0.4, 20, 0.05)
     memory = QueryMemory.build(queries, truth, 25, settings)
     memory.save_pretrained(tmp_path)
-    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")) == sorted(
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("[!.]*.*")) == sorted(
         [MEMORY, EMBEDDINGS, POSITIVES]
     )
     again = QueryMemory.from_pretrained(tmp_path)

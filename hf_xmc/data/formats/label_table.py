@@ -26,7 +26,7 @@ from hf_xmc.data.reading import plain_name
 from hf_xmc.data.rows import TEXT_TABLES, header_of, rows
 from hf_xmc.errors import DataError, Problems
 
-LIST_COLUMNS = ("texts", "parents")  # several values in one cell
+LIST_COLUMNS = ("texts", "kinds", "parents")  # several values in one cell
 WITHOUT_NAME = "labels without a name"
 IN_LANGUAGE = re.compile(
     rf"(?:{'|'.join(TERM_TEXTS)})_([a-z]{{2,3}})(?:_[a-z0-9]{{2,8}})*"

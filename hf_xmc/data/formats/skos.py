@@ -1,8 +1,8 @@
 """SKOS vocabularies: concepts as labels, in one of the languages that they have names in.
 
-Preferred labels become `text`, other names `texts`, definitions or scope notes `description`, broader concepts
-`parents`, and notations `notation`. Deprecated concepts are left out; where they name a successor, a document that
-refers to them has that one.
+Preferred labels become `text`, the first definition or scope note `description`, broader concepts `parents`, and
+notations `notation`. Other names, hidden labels, further notes and examples are `texts`, and `kinds` tells them apart.
+Deprecated concepts are left out; where they name a successor, a document that refers to them has that one.
 """
 
 from __future__ import annotations
@@ -87,11 +87,13 @@ def concepts(
         notes = in_language(
             [*graph.objects(uri, skos.definition), *graph.objects(uri, skos.scopeNote)], found.language
         )
+        more = further_texts(graph, uri, found, notes)
         codes = sorted({str(code) for code in graph.objects(uri, skos.notation) if isinstance(code, Literal)})
         record: Record = {
             "uid": str(uri),
             "text": found.text,
-            "texts": found.texts,
+            "texts": [*found.texts, *(text for text, _ in more)],
+            "kinds": ["synonym"] * len(found.texts) + [kind for _, kind in more],
             "description": notes[0] if notes else None,
             "parents": above.get(str(uri), []),
             **({"notation": codes[0]} if codes else {}),
@@ -105,6 +107,20 @@ def concepts(
         if (id_ := names.id_of.get(str(new))) is not None:
             names.add(str(before), id_)
     note_elsewhere(elsewhere, count, language, choices, problems)
+
+
+def further_texts(graph: Any, uri: Any, names: Names, notes: list[str]) -> list[tuple[str, str]]:
+    """Hidden labels, the notes but the first, and examples of a concept, each with its kind."""
+    from rdflib import Namespace
+
+    skos = Namespace(SKOS)
+    hidden, examples = (
+        in_language(graph.objects(uri, skos[name]), names.language) for name in ("hiddenLabel", "example")
+    )
+    given = [(text, "hidden") for text in hidden] + [(text, "definition") for text in notes[1:]]
+    given += [(text, "example") for text in examples]
+    taken = {names.text, *names.texts, *notes[:1]}
+    return [(text, kind) for text, kind in dict(given).items() if text.strip() and text not in taken]
 
 
 class Names:

@@ -18,6 +18,7 @@ from hf_xmc.errors import DataError, Problems
 
 LABEL_FEATURES = {
     "texts": List(Value("string")),
+    "kinds": List(Value("string")),
     "description": Value("string"),
     "parents": List(Value("string")),
     "weight": Value("float32"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.utils import logging
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.files import write_page
 from hf_xmc.data.hierarchy import parents_of_table, read_parents
+from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.hub.card import write_model_card
 from hf_xmc.hub.folder import CONFIG, load_model
@@ -164,25 +166,27 @@ def evaluate(
     if rerank:
         ranked["before reranking"] = before
     folder = Path(output_dir)
-    found = evaluate_predictions(
-        topk,
-        data,
-        split,
-        folder,
-        ks,
-        name=name_of(system),
-        against=other,
-        against_name=name_of(against),
-        shared=None if shared is None else Shared(shared, mine),
-        baselines={name: score(topk, data, split, ks) for name, topk in ranked.items()},
-        seed=seed,
-        parents=parents,
-        train_seconds=run_of(system).get("train_seconds"),
-        confidence=confidence,
-    )
-    if (folder / CONFIG).is_file():  # the trained folder itself
-        write_model_card(folder)
-    return found
+    trained = (folder / CONFIG).is_file()  # the trained folder itself
+    with transaction(folder) if trained else nullcontext(folder) as target:
+        found = evaluate_predictions(
+            topk,
+            data,
+            split,
+            target,
+            ks,
+            name=name_of(system),
+            against=other,
+            against_name=name_of(against),
+            shared=None if shared is None else Shared(shared, mine),
+            baselines={name: score(topk, data, split, ks) for name, topk in ranked.items()},
+            seed=seed,
+            parents=parents,
+            train_seconds=run_of(system).get("train_seconds"),
+            confidence=confidence,
+        )
+        if trained:
+            write_model_card(folder)
+    return replace(found, folder=folder)
 
 
 def check_reranker(system: XMCPipeline | TopK, rerank: int, k: int) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.files import read_json
+from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import SettingsError
 from hf_xmc.hub.folder import load_model, refresh
+from hf_xmc.hub.run import write_json
 from hf_xmc.inference.evaluation.evaluate import predict_split, score
 from hf_xmc.inference.export.graph import export_onnx, export_openvino
 from hf_xmc.inference.export.sentence_transformers import export_sentence_transformers
@@ -137,11 +138,10 @@ def measure_cost(folder: Path, backend: str, data: Any) -> dict[str, dict[str, f
         "int8": XMCPipeline.from_pretrained(folder, backend=backend, precision="int8"),
     }
     found = {name: measured(tagger, data) for name, tagger in taggers.items()}
-    path = folder / ABOUT[backend]
-    about = {**read_json(path), "int8_cost": {"data": data.name, "split": "validation", **found}}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    refresh(folder)
+    with transaction(folder) as staging:
+        path = staging / ABOUT[backend]
+        write_json({**read_json(path), "int8_cost": {"data": data.name, "split": "validation", **found}}, path)
+        refresh(folder)
     return found
 
 

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import transaction
+from hf_xmc.data.writing import remove, replacing
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.folder import save_parts
 from hf_xmc.inference.graph_encoder import ABOUT, WORDS, GraphEncoder, engine, padded
@@ -65,25 +66,29 @@ def export_onnx(folder: Path, model: XMCDualEncoderModel, int8: bool = False) ->
     """
     check_exportable(model)
     engine("onnx", "pip install 'hf-xmc[onnx]'")
-    target = folder / "onnx"
-    target.mkdir(exist_ok=True)
-    files: dict[str, str] = {}
-    for name, sides in graph_sides(model).items():
-        write_onnx(model, sides, target / f"{name}.onnx")
-        files |= dict.fromkeys(sides, f"{name}.onnx")
-    if files:
-        files.setdefault("label", files["query"])
-    graphs = {"float32": files}
-    if int8:
-        for name in {*files.values()}:
-            quantize(target / name, target / name.replace(".onnx", "_int8.onnx"))
-        graphs["int8"] = {side: name.replace(".onnx", "_int8.onnx") for side, name in files.items()}
-    write_about(folder, "onnx", model, graphs)
-    requirements = "\n".join(["# Prediction without torch: pip install --no-deps hf-xmc, and these", *REQUIREMENTS])
-    (target / "requirements.txt").write_text(requirements + "\n", encoding="utf-8")
-    save_parts(folder, {})
-    compare(model, GraphEncoder.from_pretrained(folder, "onnx", "float32"))
-    return target
+    with transaction(folder) as staging:
+        target = staging / "onnx"
+        remove(target)  # of an earlier model
+        target.mkdir()
+        files: dict[str, str] = {}
+        for name, sides in graph_sides(model).items():
+            write_onnx(model, sides, target / f"{name}.onnx")
+            files |= dict.fromkeys(sides, f"{name}.onnx")
+        if files:
+            files.setdefault("label", files["query"])
+        graphs = {"float32": files}
+        if int8:
+            for name in {*files.values()}:
+                quantize(target / name, target / name.replace(".onnx", "_int8.onnx"))
+            graphs["int8"] = {side: name.replace(".onnx", "_int8.onnx") for side, name in files.items()}
+        write_about(staging, "onnx", model, graphs)
+        requirements = "\n".join(
+            ["# Prediction without torch: pip install --no-deps hf-xmc, and these", *REQUIREMENTS]
+        )
+        (target / "requirements.txt").write_text(requirements + "\n", encoding="utf-8")
+        save_parts(folder, {})
+        compare(model, GraphEncoder.from_pretrained(staging, "onnx", "float32"))
+    return folder / "onnx"
 
 
 REQUIREMENTS = (
@@ -116,25 +121,29 @@ def export_openvino(folder: Path, model: XMCDualEncoderModel, int8: bool = False
     ov = engine("openvino", "pip install openvino")
     engine("onnx", "pip install 'hf-xmc[onnx]'")
     nncf = engine("nncf", "pip install nncf") if int8 else None
-    target = folder / "openvino"
-    target.mkdir(exist_ok=True)
-    graphs: dict[str, dict[str, str]] = {"float32": {}, **({"int8": {}} if int8 else {})}
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, sides in graph_sides(model).items():
-            write_onnx(model, sides, Path(scratch) / f"{name}.onnx")
-            made = ov.convert_model(str(Path(scratch) / f"{name}.onnx"))
-            ov.save_model(made, str(target / f"{name}.xml"), compress_to_fp16=False)
-            graphs["float32"] |= dict.fromkeys(sides, f"{name}.xml")
-            if nncf is not None:
-                ov.save_model(nncf.compress_weights(made), str(target / f"{name}_int8.xml"), compress_to_fp16=False)
-                graphs["int8"] |= dict.fromkeys(sides, f"{name}_int8.xml")
-    for files in graphs.values():
-        if files:
-            files.setdefault("label", files["query"])
-    write_about(folder, "openvino", model, graphs)
-    save_parts(folder, {})
-    compare(model, GraphEncoder.from_pretrained(folder, "openvino", "float32"))
-    return target
+    with transaction(folder) as staging:
+        target = staging / "openvino"
+        remove(target)  # of an earlier model
+        target.mkdir()
+        graphs: dict[str, dict[str, str]] = {"float32": {}, **({"int8": {}} if int8 else {})}
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, sides in graph_sides(model).items():
+                write_onnx(model, sides, Path(scratch) / f"{name}.onnx")
+                made = ov.convert_model(str(Path(scratch) / f"{name}.onnx"))
+                ov.save_model(made, str(target / f"{name}.xml"), compress_to_fp16=False)
+                graphs["float32"] |= dict.fromkeys(sides, f"{name}.xml")
+                if nncf is not None:
+                    ov.save_model(
+                        nncf.compress_weights(made), str(target / f"{name}_int8.xml"), compress_to_fp16=False
+                    )
+                    graphs["int8"] |= dict.fromkeys(sides, f"{name}_int8.xml")
+        for files in graphs.values():
+            if files:
+                files.setdefault("label", files["query"])
+        write_about(staging, "openvino", model, graphs)
+        save_parts(folder, {})
+        compare(model, GraphEncoder.from_pretrained(staging, "openvino", "float32"))
+    return folder / "openvino"
 
 
 def check_exportable(model: XMCDualEncoderModel) -> None:

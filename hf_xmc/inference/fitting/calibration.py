@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.evaluation.evaluate import metrics_document
 from hf_xmc.inference.fitting.confidence import Fit, fit_confidence
@@ -11,6 +12,7 @@ from hf_xmc.inference.loading import (
     AnyDataset,
     AnyPath,
     AnyTagger,
+    alone_in,
     as_dataset,
     as_tagger,
     folder_to_write,
@@ -70,21 +72,23 @@ def calibrate(
     if not 0 < level < 1:
         raise SettingsError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
     folder = folder_to_write(tagger, output_dir)
-    given = as_tagger(tagger)
-    data = on_catalogue_of(given, as_dataset(dataset))
-    chosen = (channels, fusion, prefer)
-    fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth, *chosen)
-    if folder is None:
+    with alone_in(folder):
+        given = as_tagger(tagger)
+        data = on_catalogue_of(given, as_dataset(dataset))
+        chosen = (channels, fusion, prefer)
+        fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth, *chosen)
+        if folder is None:
+            return fitted
+        document = None
+        if fitted.summary["centroids"] is not None or ranked_by(fitted.pipeline) != ranked_by(given):
+            document = metrics_document(fitted.summary["metrics"]["with"], data, "validation", 5, seed=seed)
+            document["num_queries"] = fitted.summary["calibrated_on"]
+            document["train_seconds"] = given.run.get("train_seconds")
+        with transaction(folder):
+            if output_dir is not None:
+                fitted.pipeline.save_pretrained(folder)
+            fitted.save(folder, document)
         return fitted
-    document = None
-    if fitted.summary["centroids"] is not None or ranked_by(fitted.pipeline) != ranked_by(given):
-        document = metrics_document(fitted.summary["metrics"]["with"], data, "validation", 5, seed=seed)
-        document["num_queries"] = fitted.summary["calibrated_on"]
-        document["train_seconds"] = given.run.get("train_seconds")
-    if output_dir is not None:
-        fitted.pipeline.save_pretrained(folder)
-    fitted.save(folder, document)
-    return fitted
 
 
 def ranked_by(pipeline: XMCPipeline) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.card import METRICS
 from hf_xmc.hub.folder import pipeline_parts, save_parts
@@ -28,6 +29,7 @@ from hf_xmc.inference.loading import (
     AnyDataset,
     AnyPath,
     AnyTagger,
+    alone_in,
     as_dataset,
     as_tagger,
     folder_to_write,
@@ -96,17 +98,19 @@ def fuse_label_head(
         fitted.summary["fusion"]
     """
     folder = folder_to_write(tagger, output_dir)
-    given = as_tagger(tagger)
-    data = on_catalogue_of(given, as_dataset(dataset))
-    fitted = fuse_head(given, data, batch_size, seed, depth)
-    if folder is None:
-        return fitted
-    metrics = None
-    if before := read_json(folder / METRICS):
-        metrics = measure_validation(fitted.pipeline, data, seed, before.get("train_seconds"), batch_size)
-    if output_dir is not None:
-        fitted.pipeline.save_pretrained(folder)
-    return HeadFit(fitted.pipeline, fitted.summary, tuple(fitted.save(folder, metrics)))
+    with alone_in(folder):
+        given = as_tagger(tagger)
+        data = on_catalogue_of(given, as_dataset(dataset))
+        fitted = fuse_head(given, data, batch_size, seed, depth)
+        if folder is None:
+            return fitted
+        metrics = None
+        if before := read_json(folder / METRICS):
+            metrics = measure_validation(fitted.pipeline, data, seed, before.get("train_seconds"), batch_size)
+        with transaction(folder):
+            if output_dir is not None:
+                fitted.pipeline.save_pretrained(folder)
+            return HeadFit(fitted.pipeline, fitted.summary, tuple(fitted.save(folder, metrics)))
 
 
 def fuse_head(

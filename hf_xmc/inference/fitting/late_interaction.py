@@ -7,9 +7,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from transformers import TrainingArguments, set_seed
 
-from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import SettingsError
-from hf_xmc.inference.evaluation.evaluate import predict_split, score
+from hf_xmc.inference.evaluation.evaluate import predict_split
 from hf_xmc.inference.fitting.reranker import RerankerFit, check_ranges, finished, known_labels
 from hf_xmc.inference.loading import (
     AnyDataset,
@@ -21,12 +20,11 @@ from hf_xmc.inference.loading import (
     folder_to_write,
     on_catalogue_of,
 )
-from hf_xmc.inference.pipeline import XMCPipeline
-from hf_xmc.metrics import drop_pairs, search_depth
+from hf_xmc.metrics import drop_pairs, ranking_metrics, search_depth
 from hf_xmc.retrieval.late_interaction import LateInteractionReranker
 from hf_xmc.retrieval.rerank import score_pairs, standardised
 from hf_xmc.training.late_interaction import train_projections
-from hf_xmc.types import TopK
+from hf_xmc.types import Positives, TopK
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # of the first ranking, tried on validation
 
@@ -118,7 +116,10 @@ def train_late_interaction(
         train_projections(reranker, texts, candidates, truth, data.labels, args, transport_weight)
     reranker.first_stage_weight = 1.0
     if len(data.queries["validation"]):
-        reranker.first_stage_weight = chosen_weight(given, reranker, data, k)
+        first = predict_split(given, data, "validation", k, **known_labels(data))
+        scores = score_pairs(reranker, data.queries["validation"]["text"][:], first, data.labels)
+        truth, left_out = data.positives("validation"), data.filters.get("validation")
+        reranker.first_stage_weight = choose_weight(first, scores, truth, left_out)
     return finished(given, reranker, data, k, folder, output_dir is None)
 
 
@@ -129,17 +130,22 @@ def some(rows: np.ndarray, number: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(rows, number, replace=False))
 
 
-def chosen_weight(given: XMCPipeline, reranker: LateInteractionReranker, data: XMCDataset, k: int) -> float:
-    """The weight of the first ranking, among `WEIGHTS`, with the best nDCG@5 on validation; the smallest of equals.
+def choose_weight(first: TopK, scores: np.ndarray, truth: Positives, filters: Positives | None = None) -> float:
+    """The weight of the first ranking, among `WEIGHTS`, with the best nDCG@5; the smallest of equals.
 
-    Weights are in units of the spread that the reranker's own scores have among the candidates of a query.
+    `WEIGHTS` are in units of the spread that the reranker's own scores have.
+
+    Args:
+        first: the first ranking, `[N, K]`.
+        scores: the reranker's own, of the same labels, `[N, K]`.
+        truth: the true labels of these queries.
+        filters: pairs that are left out of the measure.
     """
-    first = predict_split(given, data, "validation", k, **known_labels(data))
-    scores = score_pairs(reranker, data.queries["validation"]["text"][:], first, data.labels)
-    spread = float(scores[first.ids >= 0].std()) or 1.0
+    spread = float(scores[np.asarray(first.ids) >= 0].std()) or 1.0
     prior = standardised(first)
 
     def quality(weight: float) -> float:
-        return score(TopK(first.ids, scores + weight * spread * prior).sorted(), data, "validation")["nDCG@5"]
+        ranked = TopK(first.ids, scores + weight * spread * prior).sorted()
+        return ranking_metrics(ranked, truth, (5,), filters=filters)["nDCG@5"]
 
     return spread * max(WEIGHTS, key=quality)

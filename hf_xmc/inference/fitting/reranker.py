@@ -18,6 +18,7 @@ from hf_xmc.inference.loading import (
     AnyDataset,
     AnyPath,
     AnyTagger,
+    alone_in,
     as_dataset,
     as_tagger,
     check_labels,
@@ -87,30 +88,31 @@ def train_reranker(
         {"num_train_epochs": num_train_epochs, "learning_rate": learning_rate},
     )
     folder = folder_to_write(tagger, output_dir)
-    data, given = as_dataset(dataset), as_tagger(tagger)
-    data = on_catalogue_of(given, data)
-    check_labels(given.index, data)
-    set_seed(seed)
-    reranker = CrossEncoderReranker.from_encoder(encoder, max_length)
-    # By the label vectors alone: in the query memory a training query would find itself.
-    found = drop_pairs(
-        predict_split(given, data, "train", k, channels=(), **known_labels(data)), data.filters.get("train")
-    )
-    with TemporaryDirectory() as scratch:
-        args = TrainingArguments(
-            scratch,
-            num_train_epochs=num_train_epochs,
-            learning_rate=learning_rate,
-            per_device_train_batch_size=batch_size,
-            weight_decay=0.01,
-            seed=seed,
-            save_strategy="no",
-            report_to="none",
+    with alone_in(folder):
+        data, given = as_dataset(dataset), as_tagger(tagger)
+        data = on_catalogue_of(given, data)
+        check_labels(given.index, data)
+        set_seed(seed)
+        reranker = CrossEncoderReranker.from_encoder(encoder, max_length)
+        # By the label vectors alone: in the query memory a training query would find itself.
+        found = drop_pairs(
+            predict_split(given, data, "train", k, channels=(), **known_labels(data)), data.filters.get("train")
         )
-        texts, truth = data.queries["train"]["text"][:], data.positives("train")
-        temperature = given.model.config.temperature
-        train_cross_encoder(reranker, texts, found, truth, data.labels, args, temperature=temperature)
-    return finished(given, reranker, data, k, folder, output_dir is None)
+        with TemporaryDirectory() as scratch:
+            args = TrainingArguments(
+                scratch,
+                num_train_epochs=num_train_epochs,
+                learning_rate=learning_rate,
+                per_device_train_batch_size=batch_size,
+                weight_decay=0.01,
+                seed=seed,
+                save_strategy="no",
+                report_to="none",
+            )
+            texts, truth = data.queries["train"]["text"][:], data.positives("train")
+            temperature = given.model.config.temperature
+            train_cross_encoder(reranker, texts, found, truth, data.labels, args, temperature=temperature)
+        return finished(given, reranker, data, k, folder, output_dir is None)
 
 
 def finished(

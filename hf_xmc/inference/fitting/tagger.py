@@ -16,6 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.growing import grow_catalogue
+from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import SettingsError
 from hf_xmc.hub.folder import load_model, pipeline_parts, save_parts
 from hf_xmc.hub.run import RUN, describe_run, read_json
@@ -27,6 +28,7 @@ from hf_xmc.modeling.configuration_xmc import SETTINGS
 from hf_xmc.modeling.modeling_xmc import HUB_OPTIONS
 from hf_xmc.retrieval.folder import loading_encoder
 from hf_xmc.retrieval.index import ABOUT, LABELS
+from hf_xmc.retrieval.knowledge import KNOWLEDGE, Knowledge
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.trainer import XMCTrainer
 
@@ -47,6 +49,7 @@ def train_tagger(
     callbacks: Sequence[Any] = (),
     peft_config: Any = None,
     validation: str = "held_out",
+    enrich: AnyPath | None = None,
     **model_settings: Any,
 ) -> XMCPipeline | None:
     """Train a tagger and write its folder: model, label index, `run.json`, metrics on validation and model card.
@@ -65,6 +68,8 @@ def train_tagger(
         peft_config: adapters to train in place of the whole encoder (peft's `LoraConfig`); they are merged when saved.
         validation: `"none"` to train on the validation queries as well. The last weights are then kept, nothing is
             measured, and the card says so.
+        enrich: a table of strings and texts ([`Knowledge.read`]): the texts of the strings that stand in a query are
+            read behind it. It is stored with the model. A folder that is trained further keeps its own.
         **model_settings: fields of [`XMCDualEncoderConfig`], such as `projection_dim=256`, and `attn_implementation`.
 
     Raises:
@@ -95,6 +100,7 @@ def train_tagger(
     if validation == "none":
         data = data.with_validation_in_training()
     model = new_model(model_name_or_path, data.max_lengths, args.seed, **model_settings)
+    model.knowledge = knowledge = knowledge_for(enrich, model_name_or_path)
     trainer = XMCTrainer(
         model=model,
         args=args,
@@ -109,28 +115,39 @@ def train_tagger(
     )
     seconds = trainer.train(resume_from_checkpoint=last_checkpoint(args, folder)).metrics["train_runtime"]
     pushes, trainer.args.push_to_hub = args.push_to_hub, False  # the complete folder is pushed below
-    trainer.save_model(str(folder))
     if not trainer.is_world_process_zero():
+        trainer.save_model(str(folder))  # takes part in what the first process saves
         return None
-    if peft_config is not None:  # the index belongs to the weights that were saved, adapters merged into them
-        saved: Any = load_model(folder, dtype="float32")
-        model = saved.to(args.device)
-    tagger = XMCPipeline.build(model, data.labels)
-    if kept is not None:
-        tagger.remove_labels(still_removed(data, Path(model_name_or_path)))
-    # A model that was trained further keeps the name of its encoder and the settings of its first stage.
-    before = read_json(Path(model_name_or_path) / RUN)
-    earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}
-    if "none" in (validation, before.get("validation")):
-        earlier["validation"] = "none"
-    if kept is not None and kept < data.num_labels:
-        earlier["catalogue"] = {"kept": kept, "new": data.num_labels - kept}
-    source = before.get("encoder") or model_name_or_path
-    tagger.run = describe_run(data, args, source, seconds, **earlier)
-    save_trained(tagger, folder, measure_validation(tagger, data, args.seed, seconds))
+    with transaction(folder) as staging:  # the model and what belongs to it
+        trainer.save_model(str(folder))
+        if peft_config is not None:  # the index belongs to the weights that were saved, adapters merged into them
+            saved: Any = load_model(staging, dtype="float32")
+            model = saved.to(args.device)
+            model.knowledge = knowledge
+        tagger = XMCPipeline.build(model, data.labels)
+        if kept is not None:
+            tagger.remove_labels(still_removed(data, Path(model_name_or_path)))
+        # A model that was trained further keeps the name of its encoder and the settings of its first stage.
+        before = read_json(Path(model_name_or_path) / RUN)
+        earlier = {"first_stage": before["arguments"]} if before.get("arguments") else {}
+        if "none" in (validation, before.get("validation")):
+            earlier["validation"] = "none"
+        if kept is not None and kept < data.num_labels:
+            earlier["catalogue"] = {"kept": kept, "new": data.num_labels - kept}
+        source = before.get("encoder") or model_name_or_path
+        tagger.run = describe_run(data, args, source, seconds, **earlier)
+        save_trained(tagger, folder, measure_validation(tagger, data, args.seed, seconds))
     if pushes:
         trainer.push_folder(folder)
     return tagger
+
+
+def knowledge_for(enrich: AnyPath | None, earlier: str | Path | None) -> Knowledge | None:
+    """The knowledge of a table, or of a trained folder; None if there is neither."""
+    if enrich is not None:
+        return Knowledge.read(enrich)
+    found = earlier is not None and (Path(earlier) / KNOWLEDGE).is_file()
+    return Knowledge.from_pretrained(str(earlier)) if found else None
 
 
 def over_earlier_labels(data: XMCDataset, model_name_or_path: str) -> tuple[XMCDataset, int | None]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_xmc.data.checksums import check_manifest, forget_checksums
 from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.retrieval.index import LabelIndex
 
@@ -62,8 +63,8 @@ class Layout:
         """Write the layout into a trained folder."""
         from safetensors.numpy import save_file
 
-        forget_checksums(folder)
-        with replacing(folder / POSITIONS) as temporary:
+        with transaction(folder) as staging, replacing(staging / POSITIONS) as temporary:
+            forget_checksums(staging)
             save_file({"ids": self.ids, "positions": self.positions}, temporary)
 
     @classmethod

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.sparse import csc_array, csr_array
 from scipy.special import expit
 from tqdm.auto import tqdm
 
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.checksums import forget_checksums
+from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.channels.channel import TrainQueries
 from hf_xmc.retrieval.words import Stems
@@ -77,6 +79,7 @@ class LexicalLabels:
     ) -> None:
         self.stems, self.words, self.idf = stems, words, idf
         self.weights, self.bias, self.weight = weights, bias, weight
+        self.made_for: Mapping[str, Any] | None = None  # labels and encoder; the pipeline sets it
 
     @classmethod
     def fit(cls, train: TrainQueries) -> LexicalLabels:
@@ -171,9 +174,14 @@ class LexicalLabels:
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write `lexical/` into a trained folder."""
-        folder = Path(folder)
         about = {"format": FORMAT, "num_labels": len(self.bias), **self.describe()}
-        with replacing(folder / LEXICAL) as description, replacing(folder / ARRAYS) as numbers:
+        about |= {"made_for": dict(self.made_for)} if self.made_for else {}
+        with (
+            transaction(folder) as staging,
+            replacing(staging / LEXICAL) as description,
+            replacing(staging / ARRAYS) as numbers,
+        ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file(self.arrays(), str(numbers))
 
@@ -184,25 +192,37 @@ class LexicalLabels:
         Raises:
             ModelFolderError: files are missing, or do not fit together.
         """
-        folder = Path(folder)
+        path = Path(folder)
+        return read_whole(path, lambda: cls.read(path), lambda: cls.files)
+
+    @classmethod
+    def read(cls, folder: Path) -> LexicalLabels:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         for name in cls.files:
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint="fit the channel with hf-xmc calibrate")
+        from hf_xmc.retrieval.schemas import LexicalDocument
+
+        hint = "fit it again with hf-xmc calibrate"
+        about = read_document(folder / LEXICAL, LexicalDocument, FORMAT, hint)
+        kinds = {"words": ("u", 1), "idf": ("f", 1), "bias": ("f", 1)}
+        kinds |= {"weights.values": ("f", 1), "weights.labels": ("i", 1), "weights.indptr": ("i", 1)}
+        arrays = read_arrays(folder / ARRAYS, kinds, hint=hint)
         try:
-            about, arrays = read_json(folder / LEXICAL), load_file(str(folder / ARRAYS))
-            if about["format"] > FORMAT:
-                raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
             shape = (len(arrays["words"]), about["num_labels"])
             parts = (arrays["weights.values"].astype(np.float32), arrays["weights.labels"], arrays["weights.indptr"])
             weights = csr_array(parts, shape=shape)
             weights.check_format()
             if len(arrays["bias"]) != shape[1] or len(arrays["idf"]) != shape[0]:
                 raise ValueError("arrays of different lengths")
+            if (np.diff(arrays["words"].astype(np.float64)) < 0).any():
+                raise ValueError("words out of order")
             stems = Stems(about["language"])
-            return cls(stems, arrays["words"], arrays["idf"], weights, arrays["bias"], float(about["weight"]))
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            hint = "fit it again with hf-xmc calibrate"
+            made = cls(stems, arrays["words"], arrays["idf"], weights, arrays["bias"], float(about["weight"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelFolderError(f"the classifiers cannot be read ({error!s:.200})", folder, hint=hint) from error
+        made.made_for = about.get("made_for")
+        return made
 
 
 def vocabulary(stems: Stems, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.special import expit, logit
 
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.checksums import forget_checksums
+from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.catalogue import Catalogue
 from hf_xmc.retrieval.channels.channel import TrainQueries
@@ -112,6 +114,7 @@ class LabelNames:
         self.stems, self.names, self.used, self.carried = stems, names, used, carried
         self.priors, self.coefficients, self.known, self.weight = priors, dict(coefficients), known, weight
         self.learned_from, self.ranges = learned_from, dict(ranges or {})
+        self.made_for: Mapping[str, Any] | None = None  # labels and encoder; the pipeline sets it
         self._followed: tuple[Catalogue, int, int] | None = None
         self._read_names()
 
@@ -306,7 +309,6 @@ class LabelNames:
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write `names/` into a trained folder."""
-        folder = Path(folder)
         about = {
             "format": FORMAT,
             "language": self.stems.language,
@@ -317,13 +319,19 @@ class LabelNames:
             "ranges": self.ranges,
             "num_names": len(self._keys),
             "num_labels": len(self.known),
+            **({"made_for": dict(self.made_for)} if self.made_for else {}),
         }
         arrays = {
             **{name: getattr(self.names, name) for name in ("keys", "kinds", "words", "characters")},
             **{"labels": self.names.labels.astype(np.int32), "known": self.known},
             **{"used": self.used.astype(np.int32), "carried": self.carried.astype(np.int32)},
         }
-        with replacing(folder / NAMES) as description, replacing(folder / ARRAYS) as numbers:
+        with (
+            transaction(folder) as staging,
+            replacing(staging / NAMES) as description,
+            replacing(staging / ARRAYS) as numbers,
+        ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file({name: np.ascontiguousarray(column) for name, column in arrays.items()}, str(numbers))
 
@@ -334,26 +342,63 @@ class LabelNames:
         Raises:
             ModelFolderError: files are missing, or do not fit together.
         """
-        folder = Path(folder)
+        path = Path(folder)
+        return read_whole(path, lambda: cls.read(path), lambda: cls.files)
+
+    @classmethod
+    def read(cls, folder: Path) -> LabelNames:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         for name in cls.files:
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint="fit the channel with hf-xmc calibrate")
+        from hf_xmc.retrieval.schemas import NamesDocument
+
+        hint = "fit it again with hf-xmc calibrate"
+        about = read_document(folder / NAMES, NamesDocument, FORMAT, hint)
+        kinds = {name: ("u", 1) for name in ("keys", "kinds", "words", "characters")}
+        kinds |= {name: ("i", 1) for name in ("labels", "used", "carried")} | {"known": ("iu", 1)}
+        arrays = read_arrays(folder / ARRAYS, kinds, hint=hint)
         try:
-            about, arrays = read_json(folder / NAMES), load_file(str(folder / ARRAYS))
-            if about["format"] > FORMAT:
-                raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
+            check_names(about, arrays)
             labels, used, carried = (arrays[name].astype(np.int64) for name in ("labels", "used", "carried"))
             names = Names(arrays["keys"], labels, arrays["kinds"], arrays["words"], arrays["characters"])
-            if len({len(column) for column in (*vars(names).values(), used, carried)}) > 1:
-                raise ValueError("columns of different lengths")
             priors, weight = np.array(about["priors"], np.float64), float(about["weight"])
             stems, learned = Stems(about["language"]), (priors, about["coefficients"])
-            return cls(
+            made = cls(
                 stems, names, used, carried, *learned, arrays["known"], weight, about["learned_from"], about["ranges"]
             )
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            hint = "fit it again with hf-xmc calibrate"
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelFolderError(f"the names cannot be read ({error!s:.200})", folder, hint=hint) from error
+        made.made_for = about.get("made_for")
+        return made
+
+
+def check_names(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Reject arrays that do not fit each other or the labels.
+
+    Raises:
+        ValueError: columns of different lengths, labels that are not there, or a feature without a coefficient.
+    """
+    columns = ("keys", "labels", "kinds", "words", "characters", "used", "carried")
+    if len({len(arrays[name]) for name in columns}) > 1:
+        raise ValueError("columns of different lengths")
+    num_labels = len(arrays["known"])
+    if about.get("num_labels", num_labels) != num_labels:
+        raise ValueError(f"{num_labels:,} labels, expected {about['num_labels']:,}")
+    labels = arrays["labels"]
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_labels:
+        raise ValueError(f"labels outside 0 to {num_labels - 1:,}")
+    words = arrays["words"]
+    if len(words) and not 1 <= words.min() <= words.max() <= MAX_WORDS:
+        raise ValueError(f"names of fewer than 1 or more than {MAX_WORDS} words")
+    if len(arrays["kinds"]) and arrays["kinds"].max() > PART:
+        raise ValueError("names of an unknown kind")
+    if (arrays["keys"][1:] < arrays["keys"][:-1]).any():
+        raise ValueError("names out of order")
+    if len(about["priors"]) != MAX_WORDS or min(about["priors"]) <= 0 or max(about["priors"]) >= 1:
+        raise ValueError(f"priors should be {MAX_WORDS} numbers between 0 and 1")
+    if "bias" not in about["coefficients"]:
+        raise ValueError("no coefficient of bias")
 
 
 @dataclass(frozen=True)

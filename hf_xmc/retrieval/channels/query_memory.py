@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.documents import is_sound, read_arrays, read_document
+from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.channels.channel import TrainQueries
 from hf_xmc.retrieval.folder import fetch_folder
@@ -34,6 +35,7 @@ NEIGHBOURS = (10, 30, 100)  # numbers of neighbours tried on validation
 TEMPERATURES = (0.04, 0.08, 0.15)  # temperatures tried on validation
 BLOCK = 2**16  # rows of the memory searched at a time
 ROWS = 1024  # queries whose neighbours' labels are unfolded at a time
+WHOLE = 2**24  # numbers that are checked; of a larger array as many, evenly spaced
 SAMPLE = 2**20  # numbers of a large array that its fingerprint reads, evenly spaced
 
 
@@ -97,6 +99,7 @@ class QueryMemory:
         self.positives = positives
         self.num_labels = num_labels
         self.settings = settings or MemorySettings()
+        self.made_for: Mapping[str, Any] | None = None  # encoder and labels; the pipeline sets it
 
     @classmethod
     def build(
@@ -203,7 +206,9 @@ class QueryMemory:
 
     def with_settings(self, settings: MemorySettings) -> QueryMemory:
         """The same training queries with other settings."""
-        return QueryMemory(self.embeddings, self.positives, self.num_labels, settings)
+        made = QueryMemory(self.embeddings, self.positives, self.num_labels, settings)
+        made.made_for = self.made_for
+        return made
 
     def neighbours(self, queries: Any, num_neighbours: int, exclude: np.ndarray | None = None) -> TopK:
         """The nearest training queries: rows of the memory and dot products, `[B, num_neighbours]`. Exact."""
@@ -265,21 +270,22 @@ class QueryMemory:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `memory/` into a trained folder: embeddings, positives, and `memory.json` with the settings."""
-        folder = Path(folder)
-        forget_checksums(folder)
         about = {
             "format": FORMAT,
             "num_queries": len(self),
             "num_labels": self.num_labels,
             "dimension": int(self.embeddings.shape[1]),
             "settings": asdict(self.settings),
+            **({"made_for": dict(self.made_for)} if self.made_for else {}),
         }
         arrays = {"indptr": self.positives.indptr, "indices": self.positives.indices.astype(np.int32)}
         with (
-            replacing(folder / MEMORY) as description,
-            replacing(folder / POSITIVES) as pairs,
-            replacing(folder / EMBEDDINGS) as vectors,
+            transaction(folder) as staging,
+            replacing(staging / MEMORY) as description,
+            replacing(staging / POSITIVES) as pairs,
+            replacing(staging / EMBEDDINGS) as vectors,
         ):
+            forget_checksums(staging)
             description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             save_file(arrays, str(pairs))
             with vectors.open("wb") as file:  # numpy would add a suffix to a name
@@ -293,21 +299,55 @@ class QueryMemory:
             ModelFolderError: there is no memory, or its files do not fit together.
         """
         folder = fetch_folder(name_or_folder, ["memory/*"], **hub)
+        return read_whole(folder, lambda: cls.read(folder), lambda: MEMORY_FILES)
+
+    @classmethod
+    def read(cls, folder: Path) -> QueryMemory:
+        """Load from a folder that nobody changes; see `from_pretrained`."""
         for name in MEMORY_FILES:
             if not (folder / name).is_file():
                 raise ModelFolderError(f"no {name}", folder, hint="build the memory with hf-xmc calibrate")
+        from hf_xmc.retrieval.schemas import MemoryDocument
+
+        hint = "build it again with hf-xmc calibrate"
+        about = read_document(folder / MEMORY, MemoryDocument, FORMAT, hint)
+        arrays = read_arrays(folder / POSITIVES, {"indptr": ("i", 1), "indices": ("i", 1)}, hint=hint)
+        embeddings = read_embeddings(folder, (about["num_queries"], about["dimension"]), hint)
         try:
-            about = read_json(folder / MEMORY)
-            if about["format"] > FORMAT:
-                raise ModelFolderError(f"format {about['format']}, this version reads {FORMAT}")
-            arrays = load_file(str(folder / POSITIVES))
-            embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
             positives = Positives(arrays["indptr"], arrays["indices"]).numpy()
             positives.validate(about["num_labels"])
-            return cls(embeddings, positives, about["num_labels"], MemorySettings(**about["settings"]))
-        except (KeyError, TypeError, ValueError, EOFError, SafetensorError) as error:
-            hint = "build it again with hf-xmc calibrate"
+            made = cls(embeddings, positives, about["num_labels"], MemorySettings(**known(about["settings"])))
+        except (TypeError, ValueError, IndexError) as error:
             raise ModelFolderError(f"the memory cannot be read ({error!s:.200})", folder, hint=hint) from error
+        made.made_for = about.get("made_for")
+        return made
+
+
+def known(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that this version has."""
+    return {name: settings[name] for name in MemorySettings.__dataclass_fields__}
+
+
+def read_embeddings(folder: Path, shape: tuple[int, int], hint: str) -> np.ndarray:
+    """The mapped embeddings of a folder.
+
+    Raises:
+        ModelFolderError: the file is damaged, has another shape or type, or numbers that are not finite; of many the
+            file is read in a sample.
+    """
+    try:
+        embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
+    except (ValueError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError, OSError) as error:
+        raise ModelFolderError(f"not a sound array ({error!s:.200})", folder / EMBEDDINGS, hint=hint) from error
+    if not isinstance(embeddings, np.ndarray) or embeddings.dtype not in (np.float16, np.float32):
+        raise ModelFolderError("no array of float16 or float32", folder / EMBEDDINGS, hint=hint)
+    if embeddings.shape != shape:
+        found = f"found shape {[*embeddings.shape]}, expected {[*shape]} by {MEMORY}"
+        raise ModelFolderError(found, folder / EMBEDDINGS, hint=hint)
+    step = max(1, embeddings.size // WHOLE)
+    if not is_sound(np.asarray(embeddings[::step])):
+        raise ModelFolderError("numbers that are not finite", folder / EMBEDDINGS, hint=hint)
+    return embeddings
 
 
 def joint_softmax(
