@@ -145,7 +145,7 @@ def parts() -> tuple[Part, ...]:
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
         Part(
             "index",
-            ("index/*.faiss", "index/*.json"),
+            ("index/*.faiss", "index/*.json", "index/*.safetensors"),
             BUILD_INDEX,
             ("model", "label_head", "labels"),
             needed=(INDEX, ABOUT),
