@@ -186,7 +186,7 @@ class XMCPipeline:
         hub: Any = {"revision": revision, "token": token, "cache_dir": cache_dir, "subfolder": subfolder}
         ignored = [] if backend == "torch" else [WEIGHTS]
         ignored += [f"{name}/*" for name in GRAPHS if name != backend]
-        ignored += [INDEX] if engine is not None or not trust_index else []
+        ignored += [INDEX] if engine is not None else []
         folder = fetch_folder(name_or_folder, ignore_patterns=ignored, **hub)
         if backend != "torch":
             if device or dtype or attn_implementation or model:
