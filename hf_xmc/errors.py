@@ -53,6 +53,10 @@ class EngineError(XMCError, ConnectionError):
     """A database behind a label index that cannot be reached, or refuses what was asked."""
 
 
+class DiskFullError(XMCError, OSError):
+    """A file that could not be written for want of space."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One finding: its kind (`"bad ids"`), the message with file and line, and what was done about it."""

@@ -114,6 +114,7 @@ def prepare(
     from hf_xmc.data.dataset import prepare_xmc_dataset
     from hf_xmc.data.ingest.splits import SplitOptions, suited_to
     from hf_xmc.data.summary.statistics import statistics
+    from hf_xmc.data.writing import scratch_beside
     from hf_xmc.errors import Problems, SettingsError, XMCError
 
     if output_dir is None and (push_to_hub or not check):
@@ -126,10 +127,8 @@ def prepare(
         check_repo_id(push_to_hub)
     splitting = SplitOptions(split, test_share, suited_to(source, builder))  # type: ignore[arg-type]  # it checks it
     problems = Problems(stop=on_error == "stop" and not check, shown=shown)
-    if output_dir is not None:
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix=".hf-xmc-", dir=output_dir.parent if output_dir else None) as scratch:
+    with tempfile.TemporaryDirectory() if output_dir is None else scratch_beside(output_dir) as scratch:
         try:
             dataset = prepare_xmc_dataset(
                 source, Path(scratch), problems, options, splitting, builder, progress=sys.stderr.isatty()
@@ -161,13 +160,16 @@ def write(dataset: XMCDataset, stats: Statistics, problems: Problems, folder: Pa
     """Write tables, report and card."""
     from hf_xmc.data.summary.card import write_card
     from hf_xmc.data.summary.report import write_report
+    from hf_xmc.data.transaction import transaction
 
-    dataset.save(folder)
-    write_report(dataset, stats, problems, folder / REPORT)
-    write_card(dataset, stats, folder)
+    with transaction(folder) as staging:
+        dataset.save(folder)
+        write_report(dataset, stats, problems, staging / REPORT)
+        write_card(dataset, stats, staging)
+        if problems.left_out:
+            write_left_out(problems, staging / LEFT_OUT)
     console.print(f"Written to {folder}, with {REPORT}", highlight=False, soft_wrap=True)
     if problems.left_out:
-        write_left_out(problems, folder / LEFT_OUT)
         print_left_out(problems, stats, folder / LEFT_OUT)
 
 

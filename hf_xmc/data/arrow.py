@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_xmc.data.files import replacing
+from hf_xmc.data.writing import remove_left, replacing, scratch_beside, sync_all
 from hf_xmc.errors import DataError
 
 if TYPE_CHECKING:
@@ -164,17 +162,15 @@ def cached_folder(kind: str, key: Iterable[Any], fill: Callable[[Path], None]) -
     """
     folder = cache_path(kind, key)
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-        try:
+        with scratch_beside(folder) as temporary:
+            remove_left(folder.parent)
             fill(temporary)
+            sync_all(temporary)
             try:
                 os.replace(temporary, folder)
             except OSError:  # another process was quicker
                 if not folder.is_dir():
                     raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

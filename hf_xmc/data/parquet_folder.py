@@ -9,9 +9,7 @@ soft/train.parquet           query_uid, label_uid, weight, source, step: pairs b
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +23,8 @@ from hf_xmc.data.arrow import PARQUET_ROWS, batches, cached_folder, file_key, li
 from hf_xmc.data.ingest.build import open_built
 from hf_xmc.data.ingest.splits import SPLITS
 from hf_xmc.data.soft_positives import SoftPositives
+from hf_xmc.data.transaction import OURS, finish, read_whole, transaction
+from hf_xmc.data.writing import remove
 from hf_xmc.errors import DataError
 from hf_xmc.types import Positives
 
@@ -47,32 +47,28 @@ class Tables(NamedTuple):
 
 def detect(folder: Path) -> bool:
     """Whether `write` made this folder."""
+    finish(folder)
     return (folder / DESCRIPTION).is_file() and (folder / LABELS).is_file()
 
 
 def write(tables: Tables, about: dict[str, Any], folder: Path) -> Path:
-    """Write all tables beside `folder` under a temporary name, then rename it.
+    """Write all tables in the place of those of `folder`, as one: until all of it is written the old set stays.
 
     Args:
         about: what `dataset.json` says.
 
     Raises:
         DataError: `folder` holds something that is not a prepared data set, which is left alone.
+        ModelFolderError: somebody else writes into it.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not detect(folder):
+    if folder.is_dir() and any(not path.name.startswith(OURS) for path in folder.iterdir()) and not detect(folder):
         raise DataError("the folder is not empty and not a prepared data set", folder, hint="give another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        write_tables(tables, temporary)
+    with transaction(folder) as staging:
+        for old in staging.iterdir():
+            remove(old)
+        write_tables(tables, staging)
         text = json.dumps({"format": FORMAT, **about}, indent=2)
-        (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    folder.chmod(0o755)
+        (staging / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
     return folder
 
 
@@ -122,6 +118,12 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: a file is missing or cannot be read, or its label ids are not in the label table.
     """
+    paths = [DESCRIPTION, LABELS.as_posix(), SOFT.as_posix(), *(f"data/{name}.parquet" for name in SPLITS)]
+    return read_whole(folder, lambda: read_tables(folder), lambda: paths)
+
+
+def read_tables(folder: Path) -> dict[str, Any]:
+    """`read`, of a folder that nobody changes."""
     splits = [name for name in SPLITS if (folder / "data" / f"{name}.parquet").is_file()]
     if "train" not in splits:
         raise DataError("there is no data/train.parquet", folder, hint="run hf-xmc prepare again")

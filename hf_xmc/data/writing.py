@@ -59,10 +59,32 @@ def beside(path: Path) -> Path:
     >>> beside(target) == beside(target)
     False
     """
-    for old in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+    remove_left(path.parent, escape(path.name))
+    return path.with_name(f".{path.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """A new folder beside a file or folder, hidden and of this process alone, that is deleted at the end of the block;
+    to be renamed, if it is to stay."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = beside(path)
+    folder.mkdir(mode=0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left(folder: Path, name: str = "*") -> None:
+    """Delete the temporary files and folders that processes which are gone left in a folder.
+
+    Args:
+        name: a pattern for what they were to become.
+    """
+    for old in folder.glob(f".{name}.*.tmp"):
         if is_left(old):
             remove(old)
-    return path.with_name(f".{path.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def is_left(temporary: Path) -> bool:
@@ -91,6 +113,12 @@ def remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def sync_all(folder: Path) -> None:
+    """`sync` a folder and everything in it."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 def sync(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,8 @@ from hf_xmc.data.ingest.splits import SplitOptions, suited_to
 from hf_xmc.data.parquet_folder import detect as is_prepared
 from hf_xmc.data.summary.report import write_report
 from hf_xmc.data.summary.statistics import statistics
+from hf_xmc.data.transaction import transaction
+from hf_xmc.data.writing import scratch_beside
 from hf_xmc.errors import DataError, ModelFolderError, Problems, SettingsError
 from hf_xmc.retrieval.index import LABELS
 
@@ -53,15 +54,14 @@ def read_source(
         DataError: there is no such source, or nothing in it can be used.
     """
     problems = Problems(stop=False)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     share = share_of(test)
     cut = suited_to(source)
     splitting = SplitOptions(validation=cut) if share is None else SplitOptions("random", share, cut)
     with (
-        tempfile.TemporaryDirectory(prefix=".read-", dir=folder.parent) as scratch,
-        with_test_file(source, None if share is not None else test, Path(scratch)) as joined,
+        scratch_beside(folder) as scratch,
+        with_test_file(source, None if share is not None else test, scratch) as joined,
     ):
-        target = Path(scratch) / "arrow"
+        target = scratch / "arrow"
         target.mkdir()
         if is_prepared(Path(joined)):
             data = load_xmc_dataset(joined)
@@ -70,8 +70,9 @@ def read_source(
         data.name = Path(source).resolve().name.split(".")[0] if local_path(source) else data.name
         if earlier is not None:
             data = join_with_earlier(data, Path(earlier))
-        data.save(folder)
-        write_report(data, statistics(data), problems, folder / REPORT)
+        with transaction(folder) as staging:
+            data.save(folder)
+            write_report(data, statistics(data), problems, staging / REPORT)
     made = load_xmc_dataset(folder)
     made.format, made.reason = data.format, data.reason
     return made, problems

@@ -8,6 +8,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import logging
 
 from hf_xmc.data.checksums import MANIFEST, check_manifest
+from hf_xmc.data.transaction import finish, locked
 from hf_xmc.hub.card import CARD, readdress, write_model_card
 from hf_xmc.hub.folder import belongs, files_to_push, refresh
 from hf_xmc.retrieval.folder import is_cut
@@ -61,6 +63,21 @@ def push_to_hub(
             command that makes it.
     """
     folder = Path(folder)
+    finish(folder)
+    with locked(folder) if os.access(folder, os.W_OK) else nullcontext():
+        return push_whole(folder, repo_id, private, token, revision, commit_message, subfolder)
+
+
+def push_whole(
+    folder: Path,
+    repo_id: str,
+    private: bool | None,
+    token: str | None,
+    revision: str | None,
+    commit_message: str,
+    subfolder: str,
+) -> CommitInfo:
+    """`push_to_hub`, of a folder that nobody changes."""
     files = files_to_push(folder)
     if MANIFEST not in files:
         refresh(folder)

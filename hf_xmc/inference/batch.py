@@ -227,7 +227,7 @@ class FileWork:
         tags = [its if text.strip() else [] for its, text in zip(tags, texts, strict=True)]
         with replacing(self.parts.path(some.number)) as temporary:
             self.schema, found = write_part(some, texts, tags, temporary, self.parts.target, self.labels, self.schema)
-            self.parts.note(some.number, found)
+            self.parts.note(some.number, found, temporary)
 
 
 class Parts:
@@ -263,18 +263,32 @@ class Parts:
     def path(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}{self.target.part_suffix}"
 
-    def note(self, number: int, found: Summary) -> None:
-        """Keep what a part has, before the part itself is there."""
+    def note(self, number: int, found: Summary, part: Path) -> None:
+        """Keep what a part has, before the part itself is in its place."""
+        about = {"summary": asdict(found), "sha256": file_fingerprint(part)}
         with replacing(self.summary_path(number)) as temporary:
-            temporary.write_text(json.dumps(asdict(found), ensure_ascii=False), encoding="utf-8")
+            temporary.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8")
 
     def summary_path(self, number: int) -> Path:
         return self.folder / f"summary-{number:06d}.json"
 
     def done(self) -> set[int]:
-        """The windows whose parts exist."""
+        """The windows whose parts are there, and as they were written; others are made again."""
         suffix = self.target.part_suffix
-        return {int(path.name[len("part-") : -len(suffix)]) for path in self.folder.glob(f"part-*{suffix}")}
+        there = {int(path.name[len("part-") : -len(suffix)]) for path in self.folder.glob(f"part-*{suffix}")}
+        damaged = {number for number in there if not self.is_whole(number)}
+        if damaged:
+            names = ", ".join(self.path(number).name for number in sorted(damaged)[:3])
+            logger.warning(f"{self.folder}: {len(damaged):,} parts are damaged and made again ({names}).")
+        return there - damaged
+
+    def is_whole(self, number: int) -> bool:
+        """Whether a part is as it was written."""
+        try:
+            about = json.loads(self.summary_path(number).read_text(encoding="utf-8"))
+            return bool(about["sha256"] == file_fingerprint(self.path(number)))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def merge(self, count: int, labels: LabelColumns) -> tuple[Summary, str]:
         """Write `count` parts to the target in their order, and remove them. Returns what they have together, and what
@@ -285,7 +299,8 @@ class Parts:
         """
         found = Summary()
         for number in range(count):
-            found.add(Summary(**json.loads(self.summary_path(number).read_text(encoding="utf-8"))))
+            about = json.loads(self.summary_path(number).read_text(encoding="utf-8"))
+            found.add(Summary(**about["summary"]))
         with replacing(self.target.path) as temporary:
             said = merge([self.path(number) for number in range(count)], self.target, labels, found, temporary)
         self.remove()

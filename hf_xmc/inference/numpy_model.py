@@ -48,6 +48,7 @@ class NumpyModel:
         self.weights = weights
         self.tokenizer = tokenizer
         self.label_head = label_head
+        self.knowledge: Any = None  # what stands behind a query (hf_xmc.retrieval.knowledge), if anything
 
     @classmethod
     def of(cls, folder: Path) -> NumpyModel | None:
@@ -90,7 +91,8 @@ class NumpyModel:
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each query, with its prefix, truncated to `max_query_length`."""
-        prefixed = [self.config.query_prefix + text for text in texts]
+        known = texts if self.knowledge is None else self.knowledge(texts)
+        prefixed = [self.config.query_prefix + text for text in known]
         padding = self.config.encoder_config["pad_token_id"]
 
         def truncated(texts: list[str]) -> list[list[int]]:

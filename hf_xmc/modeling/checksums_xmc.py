@@ -13,6 +13,7 @@ from transformers.utils import cached_file
 from .errors_xmc import ModelFolderError
 
 MANIFEST = "manifest.json"
+PENDING = ".hf_xmc.commit"  # in a folder that is being changed; see hf_xmc.data.transaction
 READ = ("config.json", "model*.safetensors", "label_head.safetensors", "tokenizer*.json")  # what the model is made of
 
 
@@ -24,8 +25,14 @@ def check_files(name_or_folder: Any, **options: Any) -> None:
         options: options for finding the files, as of `transformers.utils.cached_file`.
 
     Raises:
-        ModelFolderError: a file that is not as it was saved.
+        ModelFolderError: a file that is not as it was saved, or that is just being replaced.
     """
+    if Path(name_or_folder, options.get("subfolder", ""), PENDING).is_dir():
+        raise ModelFolderError(
+            "a command that saved this folder was killed, or is at it",
+            str(name_or_folder),
+            hint="try again; if it stays so, load it with hf_xmc.XMCPipeline.from_pretrained, which finishes it",
+        )
     listed = found(name_or_folder, MANIFEST, options)
     if listed is None:
         return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from hf_xmc.data.transaction import OURS, finish
 from hf_xmc.errors import ModelFolderError, XMCError
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ def fetch_folder(
         subfolder: where in the folder or repository the trained folder is.
 
     Raises:
-        ModelFolderError: neither a folder nor a repository that can be downloaded.
+        ModelFolderError: neither a folder nor a repository that can be downloaded; or a folder in which a killed
+            command left something that cannot be finished.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
+        finish(folder / subfolder)
         return folder / subfolder
     if "/" not in str(name_or_folder):  # taggers on the Hub are called name/model
         raise no_such_folder(folder, "give a trained folder, or a repository as name/model")
@@ -50,7 +53,7 @@ def fetch_folder(
     try:
         inside = f"{subfolder}/" if subfolder else ""
         patterns = [f"{inside}{pattern}" for pattern in allow_patterns or (["*"] if subfolder else [])] or None
-        ignored = [f"{inside}{pattern}" for pattern in ignore_patterns] or None
+        ignored = [f"{inside}{pattern}" for pattern in (*ignore_patterns, f"{OURS}*")]
         found = snapshot_download(str(name_or_folder), allow_patterns=patterns, ignore_patterns=ignored, **hub)
         return Path(found) / subfolder
     except HFValidationError as error:

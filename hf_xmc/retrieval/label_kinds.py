@@ -130,6 +130,11 @@ def gather_texts(table: Dataset | pa.Table, others: Mapping[str, str] | None = N
     return with_texts(arrow, texts, kinds)
 
 
+def count_texts(table: Dataset | pa.Table) -> int:
+    """The number of texts of all labels, their names included."""
+    return sum(len({text for text, _ in its}) for its in rows_of_texts(table))
+
+
 def with_texts(arrow: pa.Table, texts: Sequence[Sequence[str]], kinds: Sequence[Sequence[str]]) -> pa.Table:
     """A label table with other `texts` and their `kinds`, `[L]` lists each."""
     for name, values in (("texts", texts), ("kinds", kinds)):

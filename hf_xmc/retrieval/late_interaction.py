@@ -181,16 +181,16 @@ class LateInteractionReranker:
 
     def label_tokens(self, labels: Sequence[str], batch_size: int = 64) -> dict[str, np.ndarray]:
         """The projected tokens of each label text, from the cache as far as it has them."""
-        missing = [label for label in labels if label not in self.cached]
-        found = dict(zip(missing, self.tokens(missing, "label", batch_size), strict=True)) if missing else {}
+        found: dict[str, np.ndarray] = {}
         for label in labels:
-            if label in self.cached:
-                self.cached.move_to_end(label)
-                found[label] = self.cached[label]
-        for label in missing:
-            self.cached[label] = found[label].copy()  # not a view, which would keep the whole batch
-        size = sum(part.nbytes for part in self.cached.values())
-        while size > self.cache_bytes:
+            known = self.cached.pop(label, None)
+            if known is not None:
+                self.cached[label] = found[label] = known  # now at the end
+        missing = [label for label in labels if label not in found]
+        for label, part in zip(missing, self.tokens(missing, "label", batch_size) if missing else (), strict=True):
+            self.cached[label] = found[label] = part.copy()  # not a view, which would keep the whole batch
+        size = sum(part.nbytes for part in [*self.cached.values()])
+        while size > self.cache_bytes and self.cached:
             size -= self.cached.popitem(last=False)[1].nbytes
         return found
 
@@ -297,6 +297,8 @@ class LateInteractionReranker:
         if {name: tensor.dim() for name, tensor in found.items()} != SHAPES:
             shapes = {name: list(tensor.shape) for name, tensor in found.items()}
             raise ModelFolderError(f"{WEIGHTS} has {shapes}; expected query, label and scale", folder, hint=again)
+        if not all(bool(tensor.isfinite().all()) for tensor in found.values()):
+            raise ModelFolderError(f"{WEIGHTS} has numbers that are not finite", folder, hint=again)
         return cls(model, found["query"], found["label"], float(found["scale"]), first_stage_weight=float(weight))
 
 

@@ -41,7 +41,7 @@ class PoolingFit:
     """What was learned.
 
     Args:
-        pooling: the best one; `None` if no pooling beats the names alone.
+        pooling: the best one, which may be the names alone; None if there is too little to learn from.
         tried: of each pooling its name, weights, P@1 and nDCG@5 on the half that chooses.
         queries: of that half.
     """
@@ -49,6 +49,12 @@ class PoolingFit:
     pooling: Pooling | None
     tried: list[dict[str, Any]]
     queries: int
+
+    @property
+    def gain(self) -> float:
+        """What the best pooling adds to the mean of P@1 and nDCG@5 of names alone."""
+        means = [(row["P@1"] + row["nDCG@5"]) / 2 for row in self.tried]
+        return max(means) - means[0] if means else 0.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def fit_pooling(
         tried.append((found["P@1"] + found[f"nDCG@{k}"], pooling, found))
     table = [{**p.to_dict(), "P@1": its["P@1"], f"nDCG@{k}": its[f"nDCG@{k}"]} for _, p, its in tried]
     best = max(range(len(tried)), key=lambda place: tried[place][0])  # of equals the first: names alone
-    return PoolingFit(tried[best][1] if best else None, table, len(halves[1]))
+    return PoolingFit(tried[best][1], table, len(halves[1]))
 
 
 def poolings(learning: Candidates) -> list[Pooling]:

@@ -602,6 +602,14 @@ class Session(TaggingService):
             self.version += 1
         return self.describe_label(uid)
 
+    def set_label_texts(self, uid: str, texts: Mapping[str, Sequence[str]]) -> Label:
+        """Further texts belong to the shared labels; a session's own labels have none.
+
+        Raises:
+            RequestRefused: always.
+        """
+        raise RequestRefused("not_allowed", "A session cannot give labels further texts", "ask the owner", 403)
+
     def remove_label(self, uid: str) -> None:
         """Remove a label that was added in this session.
 

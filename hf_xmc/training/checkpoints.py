@@ -6,6 +6,7 @@ are deleted after that, so that a full disk leaves the previous one as it was.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,8 +20,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
 from hf_xmc.data.writing import sync
+from hf_xmc.errors import DiskFullError
 
 logger = logging.get_logger(__name__)
+ALMOST_FULL = 2**20  # free bytes
 UNFINISHED = ".unfinished"  # not a name that the Trainer takes for a checkpoint
 
 
@@ -43,12 +46,49 @@ def whole_checkpoint(args: TrainingArguments, state: TrainerState, run: Path) ->
     each_waits(args, lambda: shutil.rmtree(aside, ignore_errors=True))  # of a run that was killed
     args.output_dir, args.push_to_hub = str(aside), False
     try:
-        yield written, final
+        with cleared(aside, output_dir, name, args.should_save):
+            yield written, final
     finally:
         args.output_dir, args.push_to_hub = str(output_dir), pushes
     if state.best_global_step == state.global_step:
         state.best_model_checkpoint = str(final)
-    each_waits(args, lambda: publish(args, state, written, final, aside))
+    with cleared(aside, output_dir, name, args.should_save):
+        each_waits(args, lambda: publish(args, state, written, final, aside))
+
+
+@contextmanager
+def cleared(aside: Path, output_dir: Path, name: str, writes: bool) -> Iterator[None]:
+    """If the block fails, delete what it has written of a checkpoint, so that there is room for what comes next.
+
+    Args:
+        writes: whether this process is the one that writes.
+
+    Raises:
+        DiskFullError: the disk is full; the message names the checkpoints that are whole.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = is_full(error, output_dir)
+        if writes:
+            shutil.rmtree(aside, ignore_errors=True)
+        if not full:
+            raise
+        whole = sorted(path.name for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+        resume = "repeat the command with --resume_from_checkpoint auto"
+        kept = f"{', '.join(whole)} {'is' if len(whole) == 1 else 'are'} whole" if whole else "there is none before it"
+        raise DiskFullError(
+            f"no space left on the disk for {name} ({kept})", output_dir, hint=f"make room, then {resume}"
+        ) from error
+
+
+def is_full(error: Exception, folder: Path) -> bool:
+    """Whether a file could not be written for want of space. Libraries raise errors of their own, which do not always
+    say so."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    said = any(text in str(error) for text in ("No space left", "os error 28", "File too large", "os error 27"))
+    return said or shutil.disk_usage(folder).free < ALMOST_FULL
 
 
 def publish(args: TrainingArguments, state: TrainerState, written: Path, final: Path, aside: Path) -> None:

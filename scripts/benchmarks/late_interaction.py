@@ -5,7 +5,8 @@
 Every run trains the projections on the same candidates of the tagger. The weight of the first ranking is chosen on
 validation, test is measured once. "alone" is the order by the reranker's own scores. The deletion test removes the
 tenth of a text's words that carry most of a true label in the transport plan, and as many random words, and measures
-how far the reranker's score of that label falls. Token states of the texts are kept in `--workdir`, in float16.
+how far the reranker's score of that label falls. Embeddings and token states of the texts are kept in
+`--workdir`, for this tagger and these numbers of texts.
 Results are added to `--output`; what is there already is not run again.
 """
 
@@ -47,8 +48,12 @@ class Part:
         self.truth: Positives = data.positives(split).take(rows)
         # The query memory would find a training query itself.
         search: dict[str, Any] = {"channels": ()} if split == "train" else {}
-        self.found: TopK = tagger.predict(self.texts, args.k, **search)
-        self.states = stored_states(tagger, self.texts, args.workdir / f"{split}-{len(rows)}")
+        name = args.workdir / f"{split}-{len(rows)}"
+        embeddings = name.with_suffix(".embeddings.npy")
+        if not embeddings.is_file():
+            np.save(embeddings, tagger.model.encode_queries(self.texts).numpy())
+        self.found: TopK = tagger.rank(np.load(embeddings), args.k, self.texts, **search)
+        self.states = stored_states(tagger, self.texts, name)
 
 
 def stored_states(tagger: XMCPipeline, texts: list[str], name: Path) -> TokenStates:

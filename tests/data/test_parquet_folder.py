@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,9 +14,12 @@ from typer.testing import CliRunner
 
 from hf_xmc import load_xmc_dataset
 from hf_xmc.cli.main import app
+from hf_xmc.data.arrow import cached_folder
 from hf_xmc.data.formats.source import Options
 from hf_xmc.data.ingest.splits import SplitOptions
+from hf_xmc.data.transaction import finish
 from hf_xmc.errors import DataError
+from tests.data.kills import killed
 from tests.data.made import jsonl
 
 
@@ -52,6 +57,49 @@ def test_a_broken_prepared_folder_is_named(toy: Path, tmp_path: Path) -> None:
     (folder / "data" / "test.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match=r"test\.parquet"):
         load_xmc_dataset(folder)
+
+
+def test_a_kill_while_it_is_prepared_again_leaves_the_old_set_or_the_new_one(prepared: Path, tmp_path: Path) -> None:
+    data = load_xmc_dataset(prepared)
+    old = files_of(prepared)
+    data.name = "another"
+    seen: list[str] = []
+    while not seen or seen[-1] != "whole":
+        folder = shutil.copytree(prepared, tmp_path / str(len(seen)), copy_function=shutil.copy)
+        with killed(len(seen) + 1) as kill:
+            data.save(folder)
+        finish(folder)
+        name = "another" if b"another" in files_of(folder)["dataset.json"] else "source"
+        assert name == "another" or files_of(folder) == old
+        seen.append("whole" if not kill.came else name)
+    assert files_of(folder) == files_of(data.save(tmp_path / "new"))
+    assert {"source", "another", "whole"} == {*seen}
+    assert load_xmc_dataset(folder).name == "another"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in paths.items() if not name.startswith(".")}
+
+
+def test_the_cache_is_whole_or_not_there_and_keeps_no_rests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+
+    def fill(folder: Path) -> None:
+        (folder / "a.txt").write_text("a")
+        (folder / "b.txt").write_text("b")
+
+    for at in range(1, 9):
+        with killed(at):
+            cached_folder("test", [at], fill)
+    left = [path for path in (tmp_path / "hf_xmc/test").iterdir() if path.name.startswith(".")]
+    assert left
+    for path in left:  # as if their process was another one, which is gone
+        path.rename(path.with_name(path.name.replace(f"-{os.getpid()}-", "-4194305-")))
+    for at in range(1, 9):
+        made = cached_folder("test", [at], fill)
+        assert sorted(path.name for path in made.iterdir()) == ["a.txt", "b.txt"]
+    assert not [path for path in made.parent.iterdir() if path.name.startswith(".")]
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from hf_xmc.cli.main import app
 from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.fit.fit import Fitted, fit_tagger
 from hf_xmc.fit.watcher import Silent
-from tests.fit.conftest import write_table
+from tests.conftest import write_lines
+from tests.fit.conftest import COLOURS, THINGS, rows, write_table
 
 SMALL = {"static_dim": 16, "static_buckets": 2**12, "batch_size": 64, "epochs": 4}
 # These say how long the run took.
@@ -160,3 +161,22 @@ def test_the_command_line_fits_two_screens(table: Path, tmp_path: Path) -> None:
     assert found.exit_code == 0
     assert len(found.output.splitlines()) <= 60
     assert "hf-xmc predict" in found.output
+
+
+def test_synonyms_of_labels_are_used_where_they_help(tmp_path: Path) -> None:
+    """Labels whose names say nothing, and whose synonyms are the words of the texts."""
+    names = {word: f"code {number}" for number, word in enumerate((*COLOURS, *THINGS))}
+    for split, count in (("trn", 300), ("val", 200)):
+        found = [
+            {"uid": f"{split}{n}", "text": text, "labels": [names[one] for one in labels.split(";")]}
+            for n, (text, labels) in enumerate(rows(count, seed=count))
+        ]
+        write_lines(tmp_path / f"{split}.jsonl", found)
+    given = [{"uid": name, "text": name, "texts": [word]} for word, name in names.items()]
+    write_lines(tmp_path / "lbl.jsonl", given)
+    settings = {**SMALL, "epochs": 1, "label_vectors": False}
+    fitted = fit_tagger(tmp_path, tmp_path / "tagger", "fast", config=settings)
+    index = XMCPipeline.from_pretrained(tmp_path / "tagger").index
+    assert index.pooling is not None
+    assert index.pooling.weights["synonym"] > 0
+    assert fitted.tagger.index.labels["kinds"][0] == ["synonym"]

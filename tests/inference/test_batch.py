@@ -15,6 +15,7 @@ import pytest
 
 from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.errors import DataError
+from hf_xmc.inference import batch
 from hf_xmc.inference.batch import Parts, predict_file
 from tests.agree import assert_same_predictions
 
@@ -125,6 +126,24 @@ def test_missing_input_and_unknown_output(pipeline: XMCPipeline, tmp_path: Path)
         predict_file(pipeline, tmp_path / "no.txt", tmp_path / "out.jsonl")
     with pytest.raises(DataError, match=r"name it \.csv, \.tsv, \.xlsx, \.jsonl or \.parquet"):
         predict_file(pipeline, write_text(tmp_path / "a.txt", "a car"), tmp_path / "out.docx")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}\n"])
+def test_a_damaged_part_is_made_again(
+    pipeline: XMCPipeline, tmp_path: Path, damage: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = many_rows(tmp_path / "in.parquet", count=30)
+    predict_file(pipeline, source, tmp_path / "whole.jsonl", window=10)
+    monkeypatch.setattr(Parts, "merge", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(pipeline, source, tmp_path / "out.jsonl", window=10)
+    monkeypatch.undo()
+    (tmp_path / "out.jsonl.parts" / "part-000001.jsonl").write_bytes(damage)
+    said: list[str] = []
+    monkeypatch.setattr(batch.logger, "warning", said.append)
+    assert predict_file(pipeline, source, tmp_path / "out.jsonl", window=10) == 30
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert any("1 parts are damaged and made again (part-000001.jsonl)" in line for line in said)
 
 
 @pytest.fixture(scope="module")

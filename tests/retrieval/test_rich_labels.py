@@ -150,7 +150,7 @@ def test_weights_follow_what_the_kinds_are_worth() -> None:
     useless = fit_pooling(*made(80, definitions_help=False))
     learned = [row for row in useless.tried if row["pool"] == "mean"][-1]["weights"]
     assert learned.get("definition", 0.0) < 0.1
-    assert useless.pooling is not None
+    assert useless.gain < 0.02 < useful.gain
     assert useless.tried[0]["P@1"] >= max(row["P@1"] for row in useless.tried) - 0.02
 
 

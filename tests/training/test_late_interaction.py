@@ -127,6 +127,9 @@ def test_saved_beside_its_encoder_and_loaded(model: XMCDualEncoderModel, tiny_en
     (tmp_path / "reranker" / "late_interaction.json").write_text('{"first_stage_weight": "much"}')
     with pytest.raises(ModelFolderError, match="no finite first_stage_weight"):
         load_reranker(tmp_path, model=model)
+    save_reranker(LateInteractionReranker(model, dim=8, scale=float("nan")), tmp_path)
+    with pytest.raises(ModelFolderError, match="not finite"):
+        load_reranker(tmp_path, model=model)
     save_reranker(reranker, tmp_path)
     (tmp_path / "reranker" / "late_interaction.safetensors").write_bytes(b"no tensors")
     with pytest.raises(ModelFolderError, match=r"late_interaction.safetensors cannot be read"):

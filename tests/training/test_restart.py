@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hf_xmc import XMCTrainer
+from hf_xmc.errors import DiskFullError
 from hf_xmc.training import checkpoints as training_checkpoints
 from hf_xmc.training.candidates.label_bank import BANK
 from tests.training.run_until_killed import trainer_for
@@ -92,7 +92,7 @@ def fail_at(trainer: XMCTrainer, step: int) -> None:
 
     def save(folder: str) -> None:
         if trainer.state.global_step == step:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise RuntimeError("PytorchStreamWriter failed: No space left on device (os error 28)")
         original(folder)
 
     trainer._save_rng_state = save
@@ -104,9 +104,10 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tiny_encoder: str, toy
     whole.train()
     trainer = trainer_for(tiny_encoder, str(toy), str(tmp_path / "full"), **args)
     fail_at(trainer, 6)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskFullError, match=r"no space left .* for checkpoint-6 \(checkpoint-3 is whole\); make room"):
         trainer.train()
     assert checkpoints(tmp_path / "full") == ["checkpoint-3"]
+    assert not (tmp_path / "full" / ".unfinished").exists()
     again = trainer_for(tiny_encoder, str(toy), str(tmp_path / "full"), **args)
     again.train(resume_from_checkpoint=True)
     assert_same(tmp_path / "whole" / "checkpoint-12", tmp_path / "full" / "checkpoint-12")

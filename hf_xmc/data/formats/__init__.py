@@ -9,8 +9,6 @@ from pkgutil import iter_modules
 from hf_xmc.data.formats.source import Options, Reader, Source
 from hf_xmc.errors import DataError
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-
 
 def open_source(path: Path, options: Options) -> Source:
     """Streams over the data of a folder, file or archive, with the reason why it is read as that format.
@@ -18,7 +16,7 @@ def open_source(path: Path, options: Options) -> Source:
     Raises:
         DataError: no format fits, or a file that the format needs is missing.
     """
-    path = unpacked(path)
+    path = folder_of(path)
     known = readers()
     for reader in known:
         reason = reader.detect(path)
@@ -38,23 +36,19 @@ def readers() -> list[Reader]:
     return sorted((reader for reader in declared if reader is not None), key=lambda reader: reader.order)
 
 
-def unpacked(path: Path) -> Path:
+def folder_of(path: Path) -> Path:
     """The folder that an archive holds, unpacked once into the cache of `datasets`; other paths unchanged. Folders
     that contain nothing but one folder are skipped.
 
     Raises:
-        DataError: the archive is broken.
+        DataError: the archive is broken, or is not unpacked because it may do harm.
     """
-    if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        import datasets  # slow, and the command line reads the options of this folder before it runs any command
+    from hf_xmc.data.archives import (
+        is_archive,
+        unpacked,
+    )  # slow, and the command line reads `source` for every command
 
-        settings = datasets.DownloadConfig(extract_compressed_file=True, disable_tqdm=True)
-        try:
-            path = Path(datasets.DownloadManager(download_config=settings).extract(str(path)))
-        except Exception as error:  # of zipfile, tarfile, lzma, zlib, ...
-            raise DataError(f"cannot be unpacked ({error!s:.120})", path, hint="is the file complete?") from error
-        if path.is_file():
-            raise DataError("not an archive", path, hint="expected .zip or .tar")
+    path = unpacked(path) if is_archive(path) else path
     while path.is_dir() and len(inside := list(path.iterdir())) == 1 and inside[0].is_dir():
         path = inside[0]
     return path

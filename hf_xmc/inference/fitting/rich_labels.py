@@ -52,12 +52,14 @@ def learn_pooling(
     data: XMCDataset,
     batch_size: int = 64,
     seed: int = 0,
+    queries: np.ndarray | None = None,
 ) -> PoolingFit:
     """Weights by kind from the validation queries of a data set.
 
     Args:
         table: the label table that the data set refers to, or a longer one, with `texts` and `kinds`.
         encoded: of all its texts, from `encode_catalogue`.
+        queries: embeddings of all validation queries, `[N, D]`, if they exist already.
     """
     import torch
 
@@ -66,10 +68,13 @@ def learn_pooling(
         embeddings = model.label_head.embed(embeddings, torch.from_numpy(ids))
     positives, filters = data.positives("validation"), data.filters.get("validation")
     rows = np.sort(np.random.default_rng(seed).permutation(len(positives))[:QUERIES])
-    texts = data.queries["validation"].select(rows)["text"][:]
-    queries = model.encode_queries(texts, batch_size, progress=True)
+    if queries is None:
+        texts = data.queries["validation"].select(rows)["text"][:]
+        own: Any = model.encode_queries(texts, batch_size, progress=True)
+    else:
+        own = queries[rows]
     ignored = None if filters is None else filters.take(rows)
-    return fit_pooling(LabelTexts.of(table), embeddings, queries, positives.take(rows), ignored, seed)
+    return fit_pooling(LabelTexts.of(table), embeddings, own, positives.take(rows), ignored, seed)
 
 
 def chosen(fitted: PoolingFit, pool: str) -> Pooling:
