@@ -93,7 +93,7 @@ def check_manifest(folder: Path, names: Collection[str] | None = None) -> None:
     there = [name for name in asked if (folder / name).is_file()]
     sizes: dict[str, int] = about.get("sizes") or {}
     if other := [name for name in there if name in sizes and (folder / name).stat().st_size != sizes[name]]:
-        raise changed(folder, other, "not as long as saved")  # cheap, and before anything large is read
+        raise changed(folder, other, "not as saved")  # by their sizes, before anything large is read
     found = checksums(folder, there)
     if different := [name for name in there if found[name] != listed[name]]:
         raise changed(folder, different, "not as saved")
