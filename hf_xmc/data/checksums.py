@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from hf_xmc.data.damage import damage_of, is_pointer
 from hf_xmc.data.files import file_fingerprint, read_json, replacing
 from hf_xmc.errors import ModelFolderError
 
@@ -92,7 +93,14 @@ def check_manifest(folder: Path, names: Collection[str] | None = None) -> None:
         raise changed(folder, different, "not as saved")
 
 
+def pointer(path: Path) -> tuple[str, str] | None:
+    """What is wrong, and what to do, where a file is a pointer of Git LFS."""
+    return damage_of(path) if path.is_file() and is_pointer(path) else None
+
+
 def changed(folder: Path, names: Collection[str], what: str) -> ModelFolderError:
+    if found := next((both for name in sorted(names) if (both := pointer(folder / name))), None):
+        return ModelFolderError(found[0], folder, hint=found[1])
     return ModelFolderError(
         f"{', '.join(sorted(names))}: {what}, by the checksums of {MANIFEST}",
         folder,
