@@ -135,7 +135,7 @@ def rows_of(path: Path, *columns: str) -> list[dict[str, Any]]:
     for line, row in read_rows(path):
         if plain_suffix(path) == ".txt" and not row["text"].strip():
             continue
-        if missing := [name for name in columns if not isinstance(row.get(name), str)]:
+        if missing := [name for name in columns if not isinstance(row.get(name), str) or not row[name].strip()]:
             raise DataError(f"no {missing[0]}", path, line, f"every row needs {' and '.join(columns)}")
         found.append(row)
     if not found:

@@ -175,7 +175,8 @@ def cached_folder(kind: str, key: Iterable[Any], fill: Callable[[Path], None]) -
 
 
 def file_key(path: Path) -> str:
-    """A key that changes whenever the file, or a file in the folder, changes."""
+    """A key that changes whenever the file, or a file in the folder, changes; also where the clock jumps, or a program
+    sets the time of what it wrote: that leaves the time of the change of the entry as it is."""
     status = path.stat()
-    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}"
+    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}|{status.st_ino}"
     return "|".join([key, *map(file_key, sorted(path.iterdir()))]) if path.is_dir() else key

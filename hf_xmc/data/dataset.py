@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +21,7 @@ from hf_xmc.data import parquet_folder
 from hf_xmc.data.arrow import cached_folder, file_key, list_column
 from hf_xmc.data.formats import hub, open_source
 from hf_xmc.data.formats.source import Options, Source
+from hf_xmc.data.hub_access import hub_or_cache
 from hf_xmc.data.ingest.build import build, open_built
 from hf_xmc.data.ingest.splits import SplitOptions
 from hf_xmc.data.public_sets import open_public_set
@@ -283,12 +285,14 @@ def open_dataset(
 ) -> XMCDataset:
     """Find a data set, and map its prepared folder or the folder in which `built` writes its Arrow files."""
     path = local_path(name)
-    if path is None and HUB_ID.fullmatch(name):
-        path = hub.pull_prepared(name)
-    if path is not None and parquet_folder.detect(path):
-        return open_prepared(path, options, splitting, builder)
-    source, called = source_of(path, name, options, builder)
-    return XMCDataset(**open_built(built(source, called)), format=source.format, reason=source.reason)
+    remote = path is None and HUB_ID.fullmatch(name) is not None
+    with hub_or_cache(name, "dataset") if remote else nullcontext():
+        if remote:
+            path = hub.pull_prepared(name)
+        if path is not None and parquet_folder.detect(path):
+            return open_prepared(path, options, splitting, builder)
+        source, called = source_of(path, name, options, builder)
+        return XMCDataset(**open_built(built(source, called)), format=source.format, reason=source.reason)
 
 
 def open_prepared(path: Path, options: Options, splitting: SplitOptions, builder: str | None) -> XMCDataset:

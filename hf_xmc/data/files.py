@@ -107,6 +107,8 @@ def open_text(path: Path, encoding: str | None) -> IO[str]:
 
 def open_bytes(path: Path) -> Any:
     """Open for reading; `.gz`, `.bz2`, `.xz` and `.zst` files are decompressed."""
+    if path.is_fifo():  # which would be waited for without end
+        raise DataError("this is a pipe, not a file", path, hint="write it to a file first, and give that")
     suffix = path.suffix.lower()
     if suffix == ".gz":
         return gzip.open(path, "rb")

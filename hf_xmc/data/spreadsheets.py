@@ -19,7 +19,9 @@ from hf_xmc.errors import DataError
 
 MAX_ROWS = 1_048_576  # of a sheet
 MAX_CELL = 32_767  # characters
-MOST_UNPACKED, MOST_TIMES = 2**28, 100  # bytes and ratio; a file above both is no spreadsheet that somebody made
+MAX_UNPACKED = 2**32  # bytes of a workbook, which is a zip archive
+SMALL = 2**26  # bytes below which a workbook may be packed as tightly as it likes
+MAX_RATIO = 200  # of its size to that of the file; spreadsheet programs come to about 20
 ILLEGAL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # in XML
 BROKEN = (OSError, zipfile.BadZipFile, ParseError, KeyError, ValueError, TypeError, IndexError, AttributeError)
 
@@ -69,20 +71,13 @@ def opened(path: Path) -> Any:
     """A workbook, read as it streams."""
     import openpyxl  # slow, and needed by few
 
+    check_size(path)
     try:
-        size, unpacked = path.stat().st_size, unpacked_size(path)
-        if unpacked > MOST_UNPACKED and unpacked > MOST_TIMES * size:
-            found = f"the file unpacks to {unpacked / 2**20:,.0f} MB, {unpacked // size:,} times its size"
-            raise DataError(
-                found, path, hint="save it again as .xlsx or .csv, or leave it alone if it is a stranger's"
-            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about styles and other things that are not read
             return openpyxl.load_workbook(path, read_only=True, data_only=True)
     except FileNotFoundError as error:
         raise DataError("no such file", path) from error
-    except DataError:
-        raise
     except Exception as error:  # openpyxl raises its own, and those of zipfile and XML
         raise unreadable(path, error) from error
 
@@ -97,6 +92,21 @@ def unpacked_size(path: Path) -> int:
         return sum(one.file_size for one in archive.infolist())
 
 
+def check_size(path: Path) -> None:
+    """Refuse a workbook that is far larger than its file, or than can be read.
+
+    Raises:
+        DataError: it is.
+    """
+    try:
+        size = unpacked_size(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # opening it says what is wrong
+    if size > MAX_UNPACKED or (size > SMALL and size > MAX_RATIO * path.stat().st_size):
+        hint = "save it as .csv if it is what it should be"
+        raise DataError(f"the file has {path.stat().st_size:,} bytes and unpacks to {size:,}", path, hint=hint)
+
+
 def sheet_rows(sheet: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Number and cells of each row of a sheet that is not blank."""
     if not hasattr(sheet, "iter_rows"):  # a sheet that is a chart
@@ -105,6 +115,8 @@ def sheet_rows(sheet: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
     number = 0
     try:
         for number, values in enumerate(sheet.iter_rows(values_only=True), start=1):
+            if number > MAX_ROWS:  # a row may state any number, and those before it are filled in
+                raise DataError(f"a row beyond {MAX_ROWS:,}", path, hint="save the sheet again as .xlsx or .csv")
             cells = [cell_text(value) for value in values]
             while cells and not cells[-1].strip():
                 cells.pop()

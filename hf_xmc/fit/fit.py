@@ -20,7 +20,7 @@ from hf_xmc.data.arrow import file_key
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset, local_path
 from hf_xmc.data.formats.source import Options
 from hf_xmc.data.transaction import locked, transaction
-from hf_xmc.errors import ModelFolderError
+from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.fit import stages
 from hf_xmc.fit.journal import Journal
 from hf_xmc.fit.machine import Machine, seconds_a_token, this_machine
@@ -173,6 +173,11 @@ class Run:
         self.journal.spend("read", start)
         self.journal.finish("read")
         self.watcher.read(data, problems)
+        if not len(data.positives("train").indices):
+            raise DataError("no training query has a label", source, hint="see hf-xmc prepare --check")
+        if len(data.labels) < 2:
+            hint = "a tagger chooses among labels; are they in another column?"
+            raise DataError("there is only one label, which every text gets", source, hint=hint)
         return data
 
     @property

@@ -90,10 +90,13 @@ def add_labels(
 ) -> np.ndarray:
     """Encode and index new labels, given as texts, as dicts or as a `Dataset`; returns their ids."""
     several(labels, "labels")
+    if isinstance(labels, Mapping):
+        raise SettingsError("labels is one label; expected a list", hint="pass [label]")
     table: Any = labels
     ids: np.ndarray | None
     if not is_table(labels) and any(isinstance(label, Mapping) for label in labels):
         table = as_table(index, labels)
+    check_texts(table["text"][:] if is_table(table) else list(table))
     if index.pooling is not None:
         table = table if is_table(table) else as_table(index, labels)
         table = as_dataset(gather_texts(table, names_above(index, table)))
@@ -126,19 +129,41 @@ def update_labels(
 ) -> None:
     """Give labels (uid or id) a new text, or several, the first of which is displayed. Their vectors in the label head
     stay. In an index that tells kinds of texts apart, these are the names of a label, and its other texts stay."""
+    if not isinstance(texts, Mapping):
+        raise SettingsError(f"texts is {texts!r:.60}", hint='expected a dict of uid or id to text: {"c7": "red cars"}')
     if index.pooling is not None:
         renamed = {label: names_of(given) for label, given in texts.items()}
         set_label_texts(model, index, renamed, encoder_fingerprint)
         return
     ids = label_ids(index, list(texts))
+    if len({*ids.tolist()}) < len(ids) or any(not given for given in texts.values()):
+        raise DataError("A label is named twice, or has no text; every label needs one")
     pairs = [
         (id_, text)
         for id_, given in zip(ids.tolist(), texts.values(), strict=True)
         for text in ([given] if isinstance(given, str) else given)
     ]
     rows, words = [id_ for id_, _ in pairs], [text for _, text in pairs]
+    check_texts(words)
     embeddings = model.encode_labels(words, label_ids=rows)
     index.update(rows, embeddings, words, encoder_fingerprint=encoder_fingerprint)
+
+
+def check_texts(texts: Sequence[Any]) -> None:
+    """Refuse labels without a text: every query would be compared with nothing.
+
+    Raises:
+        DataError: a text that is empty, blank or no string.
+
+    >>> check_texts(["red", " "])
+    Traceback (most recent call last):
+    hf_xmc.errors.DataError: label 2 of 2 has the text ' '; every label needs a text
+    """
+    for place, text in enumerate(texts, start=1):
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(
+                f"label {place} of {len(texts)} has the text {text!r:.60}", hint="every label needs a text"
+            )
 
 
 def set_label_texts(
@@ -225,6 +250,7 @@ def named_labels(index: LabelIndex, names: Sequence[str]) -> list[str]:
     Raises:
         NotInIndex: a label that is not in the index, or a text that several labels have; also a KeyError.
     """
+    several(names, "labels")
     live = live_labels(index)
     uids, by_text = {uid for uid, _ in live}, dict[str, list[str]]()
     for uid, text in live:
@@ -239,7 +265,7 @@ def named_labels(index: LabelIndex, names: Sequence[str]) -> list[str]:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise NotInIndex(f"Label {name!r} is not in the index{hint}")
         found += own
-    return found
+    return list(dict.fromkeys(found))
 
 
 def find_labels(index: LabelIndex, words: str = "") -> list[tuple[str, str]]:
@@ -286,6 +312,8 @@ def with_label_ids(index: LabelIndex, search: SearchOptions) -> SearchOptions:
         NotInIndex: a label that is not in the index.
     """
     given = {"allowed": search.allowed, "forbidden": search.forbidden}
+    for name, its in given.items():
+        several(its, name)
     ids: dict[str, Any] = {name: label_ids(index, list(its)) for name, its in given.items() if names_uids(its)}
     return replace(search, **ids)
 

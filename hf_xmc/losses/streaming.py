@@ -48,8 +48,8 @@ class StreamingLoss(Loss):
         process_group: torch.distributed.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise SettingsError(f"temperature is {temperature}; it must be above 0")
+        if not 0 < temperature < float("inf"):
+            raise SettingsError(f"temperature is {temperature}; it divides the scores and must be a number above 0")
         if chunk_size is not None and chunk_size < 1:
             raise SettingsError(f"chunk_size is {chunk_size}; it must be at least 1, or None for the default")
         self.temperature = temperature

@@ -186,7 +186,13 @@ class LabelHead:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `label_head.safetensors`, first under a temporary name; returns its path."""
+        """Write `label_head.safetensors`, first under a temporary name; returns its path.
+
+        Raises:
+            ValueError: vectors that hold NaN or infinity.
+        """
+        if self.vectors.numel() and not torch.isfinite(torch.stack(self.vectors.aminmax())).all():
+            raise ValueError("The vectors of the label head hold NaN or infinity, and are not written.")
         path = Path(folder) / LABEL_HEAD
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_name("manifest.json").unlink(missing_ok=True)  # checksums of the files before

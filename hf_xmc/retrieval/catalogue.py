@@ -73,6 +73,8 @@ class Catalogue:
             DataError: a uid that is in the table already or is repeated.
             ValueError, TypeError: values of another type.
         """
+        if isinstance(labels, str):
+            raise SettingsError("labels is one string; expected a list", hint=f"pass [{labels[:40]!r}]")
         taken = self.live_uids()
         if is_table(labels):
             check_columns(labels)

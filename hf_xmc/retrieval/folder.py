@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from hf_xmc.data.damage import first_damage
+from hf_xmc.data.hub_access import hub_or_cache
 from hf_xmc.data.transaction import OURS, finish
 from hf_xmc.errors import ModelFolderError, XMCError
 
@@ -54,7 +56,8 @@ def fetch_folder(
         inside = f"{subfolder}/" if subfolder else ""
         patterns = [f"{inside}{pattern}" for pattern in allow_patterns or (["*"] if subfolder else [])] or None
         ignored = [f"{inside}{pattern}" for pattern in (*ignore_patterns, f"{OURS}*")]
-        found = snapshot_download(str(name_or_folder), allow_patterns=patterns, ignore_patterns=ignored, **hub)
+        with hub_or_cache(str(name_or_folder)):
+            found = snapshot_download(str(name_or_folder), allow_patterns=patterns, ignore_patterns=ignored, **hub)
         return Path(found) / subfolder
     except HFValidationError as error:
         raise no_such_folder(folder, "give a trained folder, or a repository as name/model") from error
@@ -119,8 +122,10 @@ def loading_encoder(name_or_folder: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         ModelFolderError: no such encoder, or one that transformers cannot load.
     """
+    local = Path(name_or_folder).is_dir()
     try:
-        yield
+        with nullcontext() if local else hub_or_cache(os.fspath(name_or_folder)):
+            yield
     except XMCError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
@@ -151,6 +156,9 @@ def loading_weights(folder: Path, what: str) -> Iterator[None]:
     except Exception as error:  # tokenizers raises plain Exceptions, and transformers whatever it stumbles over
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        found, hint = first_damage(folder.iterdir()) if folder.is_dir() else ("", "")
+        if found:
+            raise ModelFolderError(found, folder, hint=hint) from error
         damaged = "weights" if isinstance(error, SafetensorError) else what
         reason = f"{type(error).__name__}: {first_line(error)}" if not str(error).strip() else first_line(error)
         raise ModelFolderError(

@@ -7,10 +7,13 @@ are deleted after that, so that a full disk leaves the previous one as it was.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import LogRecord as Record
+from logging import getLogger
 from pathlib import Path
 
 import torch.distributed as dist
@@ -19,10 +22,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
+from hf_xmc.data.damage import first_damage
+from hf_xmc.data.files import read_json
 from hf_xmc.data.writing import sync
-from hf_xmc.errors import DiskFullError
+from hf_xmc.errors import DiskFullError, ModelFolderError
 
 logger = logging.get_logger(__name__)
+BATCHES = "batches.json"  # how many queries a step has
 ALMOST_FULL = 2**20  # free bytes
 UNFINISHED = ".unfinished"  # not a name that the Trainer takes for a checkpoint
 
@@ -94,6 +100,7 @@ def is_full(error: Exception, folder: Path) -> bool:
 def publish(args: TrainingArguments, state: TrainerState, written: Path, final: Path, aside: Path) -> None:
     """Rename a checkpoint that is whole, and delete older ones."""
     state.save_to_json(str(written / TRAINER_STATE_NAME))
+    (written / BATCHES).write_text(json.dumps(batches_of(args)) + "\n", encoding="utf-8")
     for path in written.rglob("*"):
         sync(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +108,7 @@ def publish(args: TrainingArguments, state: TrainerState, written: Path, final: 
         final.rename(aside / "replaced")
     os.replace(written, final)
     sync(final.parent)
+    be_newest(final)
     shutil.rmtree(aside)
     rotate_checkpoints(
         str(final.parent),
@@ -108,6 +116,15 @@ def publish(args: TrainingArguments, state: TrainerState, written: Path, final: 
         best_model_checkpoint=state.best_model_checkpoint,
         use_mtime=True,
     )
+
+
+def be_newest(checkpoint: Path) -> None:
+    """Give a checkpoint a later time than the others have: the oldest are deleted, and the clock may have jumped."""
+    others = [
+        path.stat().st_mtime for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path != checkpoint
+    ]
+    if others and checkpoint.stat().st_mtime <= max(others):
+        os.utime(checkpoint, (max(others) + 1,) * 2)
 
 
 def each_waits(args: TrainingArguments, write: Callable[[], None]) -> None:
@@ -119,6 +136,22 @@ def each_waits(args: TrainingArguments, write: Callable[[], None]) -> None:
         write()
     if several:
         dist.barrier()
+
+
+@contextmanager
+def own_comparison() -> Iterator[None]:
+    """Without the warning of the Trainer about queries per micro-batch, which may differ where steps do not."""
+
+    def about_others(record: Record) -> bool:
+        lines = record.getMessage().splitlines()
+        return not (len(lines) == 2 and "do not match" in lines[0] and "per_device_train_batch_size" in lines[1])
+
+    source = getLogger("transformers.trainer_utils")
+    source.addFilter(about_others)
+    try:
+        yield
+    finally:
+        source.removeFilter(about_others)
 
 
 def warn_of_other_batches(checkpoint: Path, args: TrainingArguments) -> None:
@@ -139,7 +172,42 @@ def changed_batches(checkpoint: Path, args: TrainingArguments) -> str:
     path = checkpoint / TRAINER_STATE_NAME
     if not states or not path.is_file():
         return ""
-    state = TrainerState.load_from_json(str(path))
-    before = {"processes": states, "queries per process": state.train_batch_size}
-    now = {"processes": args.world_size, "queries per process": args.train_batch_size}
-    return ", ".join(f"{before[name]} {name} (here {now[name]})" for name in now if before[name] != now[name])
+    now = batches_of(args)
+    if (checkpoint / BATCHES).is_file():
+        before = read_json(checkpoint / BATCHES)
+    else:  # of an earlier version, which did not say how many micro-batches a step has
+        state = TrainerState.load_from_json(str(path))
+        before = {"processes": states, "queries per process": state.train_batch_size}
+        now = {"processes": args.world_size, "queries per process": args.train_batch_size}
+    return ", ".join(
+        f"{before[name]} {name} (here {now[name]})" for name in now if name in before and before[name] != now[name]
+    )
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Refuse a checkpoint with a damaged file before anything is loaded from it.
+
+    Raises:
+        ModelFolderError: there is one; the message names it and an earlier checkpoint.
+    """
+    if not (checkpoint / TRAINER_STATE_NAME).is_file():
+        raise ModelFolderError(f"no checkpoint, without {TRAINER_STATE_NAME}", checkpoint, hint=earlier(checkpoint))
+    if found := first_damage(checkpoint.iterdir())[0]:
+        raise ModelFolderError(found, checkpoint, hint=earlier(checkpoint))
+
+
+def earlier(checkpoint: Path) -> str:
+    """What to do without a checkpoint."""
+    steps = {}
+    for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        number = path.name.rpartition("-")[2]
+        if number.isdigit() and path != checkpoint and not first_damage(path.iterdir())[0]:
+            steps[int(number)] = path
+    again = "remove it and train again from the start"
+    return f"resume from an earlier one: --resume_from_checkpoint {steps[max(steps)]}" if steps else again
+
+
+def batches_of(args: TrainingArguments) -> dict[str, int]:
+    """What decides which queries an optimizer step has: the same queries may come in fewer or more micro-batches."""
+    queries = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {"processes": args.world_size, "queries per step": queries}

@@ -79,8 +79,8 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
             groups.setdefault(tensor.device, []).append((name, tensor.detach()))
     found = []
     for some in groups.values():
-        # The largest magnitude overflows in no dtype, unlike a sum.
-        bad = torch.stack([torch.isfinite(x.abs().amax()) for _, x in some]).logical_not().tolist()
+        # Smallest and largest overflow in no dtype, unlike a sum, and need no copy of the tensor.
+        bad = torch.stack([torch.isfinite(torch.stack(x.aminmax())).all() for _, x in some]).logical_not().tolist()
         found += [name for (name, _), wrong in zip(some, bad, strict=True) if wrong]
     return found
 

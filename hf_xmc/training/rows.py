@@ -14,7 +14,8 @@ SMALLEST = 1e-12  # as in torch's `normalize`
 
 
 def unit_rows(one: Tensor, other: Tensor | None = None) -> Tensor:
-    """The rows of a matrix, or of the sum of two, scaled to unit length; float32 `[n, D]`. A zero row stays zero.
+    """The rows of a matrix, or of the sum of two, scaled to unit length; float32 `[n, D]`. A zero row stays zero, and
+    so does its gradient: it has no direction, and divided by its length the gradient would be enormous.
 
     >>> unit_rows(torch.tensor([[3.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
@@ -39,6 +40,6 @@ class UnitRows(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         unit, length = ctx.saved_tensors
         along = torch.linalg.vecdot(unit, gradient, dim=1)[:, None]  # [n, 1]
-        found = torch.addcmul(gradient, unit, along, value=-1).div_(length)
+        found = torch.addcmul(gradient, unit, along, value=-1).div_(length).mul_(length > SMALLEST)
         first, second = ctx.dtypes
         return found.to(first), None if second is None else found.to(second)

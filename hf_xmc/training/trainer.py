@@ -20,8 +20,9 @@ from transformers.utils import PushInProgress, logging
 from hf_xmc.data.collator import QueryCollator
 from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.data.training_columns import check_labels, check_texts
 from hf_xmc.data.transaction import locked, transaction
-from hf_xmc.errors import SettingsError
+from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.hub.folder import make_room
 from hf_xmc.hub.push import push_to_hub
 from hf_xmc.losses import Loss, as_loss, make_loss
@@ -33,7 +34,7 @@ from hf_xmc.training.allocation import kept_memory
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines, QueryProgressCallback, TrainerHooks
 from hf_xmc.training.candidates.registry import rule_named
-from hf_xmc.training.checkpoints import warn_of_other_batches, whole_checkpoint
+from hf_xmc.training.checkpoints import check_checkpoint, own_comparison, warn_of_other_batches, whole_checkpoint
 from hf_xmc.training.correction import LabelCorrection
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
@@ -149,6 +150,16 @@ class XMCTrainer(Trainer):
             raise SettingsError("compute_metrics is not used: evaluate() ranks all labels; measure predict() yourself")
         if not label_dataset:
             raise SettingsError("XMCTrainer needs label_dataset, the label table: pass load_xmc_dataset(...).labels")
+        if not hasattr(label_dataset, "column_names"):
+            found = type(label_dataset).__name__
+            raise SettingsError(
+                f"label_dataset is a {found}; expected a datasets.Dataset with the columns uid and text"
+            )
+        if "text" not in label_dataset.column_names:
+            raise DataError(f"the label table has the columns {label_dataset.column_names}; it needs 'text' as well")
+        check_texts(label_dataset, "label table")
+        if len(label_dataset) == 1:
+            logger.warning("The label table has one label: every text gets it, and there is nothing to learn.")
         if (model is None) == (model_init is None):
             raise SettingsError("XMCTrainer needs a model, or model_init, a function that makes one: one of the two")
         self.given_loss, self.peft_config, self.label_dataset = loss, peft_config, label_dataset
@@ -214,6 +225,9 @@ class XMCTrainer(Trainer):
         """Tokenize a split once, and check its positives against the label table."""
         if isinstance(queries, TokenizedQueries):
             return queries
+        if hasattr(queries, "__len__") and {"text", "labels"} <= {*queries.column_names}:  # else it says what is wrong
+            check_texts(queries, "queries")
+            check_labels(queries, self.num_labels)
         tokenized = TokenizedQueries(
             queries, lambda texts: model.token_ids(texts, "query"), ignored, token_key(model, "query"), soft
         )
@@ -301,6 +315,11 @@ class XMCTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
+        if isinstance(self.train_dataset, TokenizedQueries) and not len(self.train_dataset.positives.indices):
+            found = "no training query has a label" if len(self.train_dataset) else "there are no training queries"
+            raise DataError(
+                found, hint="training learns from pairs of a text and its labels; see hf-xmc prepare --check"
+            )
         self.rule.reset()
         self.query_batches.reset()
         checkpoint: Any = resume_from_checkpoint
@@ -311,13 +330,19 @@ class XMCTrainer(Trainer):
                 raise SettingsError(f"There is no checkpoint in {self.args.output_dir} to resume from")
         self.resumed_from = Path(checkpoint) if checkpoint else None
         if self.resumed_from is not None:
+            check_checkpoint(self.resumed_from)
             warn_of_other_batches(self.resumed_from, self.args)
         done = False
         model: Any = self.model  # none where `model_init` will make one
         encodes = model is None or plain_model(model).query_encoder is not None
         light = self.args.device.type == "cpu" and (self.args.freeze_encoder or not encodes)
         alone = locked(str(self.args.output_dir)) if self.args.should_save else nullcontext()
-        with alone, self.frozen(), kept_memory(light):  # an encoder's activations would leave holes in it
+        with (
+            alone,
+            self.frozen(),
+            own_comparison(),
+            kept_memory(light),
+        ):  # an encoder's activations would leave holes in it
             try:
                 output = super().train(checkpoint, *args, **kwargs)
                 done = True

@@ -53,20 +53,29 @@ class Fork:
 
     process: int
     folder: Path
+    status: int | None = None
+
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        if self.status is None:
+            process, status = os.waitpid(self.process, os.WNOHANG)
+            self.status = status if process else None
+        return self.status is None
 
     def wait(self, kill_after: float | None = None, patience: float = 300) -> Ended:
         end = time.monotonic() + (patience if kill_after is None else kill_after)
-        while (found := os.waitpid(self.process, os.WNOHANG))[0] == 0:
+        while self.runs():
             if time.monotonic() > end:
                 os.kill(self.process, signal.SIGKILL)
-                found = os.waitpid(self.process, 0)
+                self.status = os.waitpid(self.process, 0)[1]
                 if kill_after is None:
                     raise TimeoutError(f"no end after {patience:.0f} s:\n{(self.folder / 'said').read_text()[-2000:]}")
                 break
             time.sleep(0.005)
         value, said = self.folder / "value", (self.folder / "said").read_text(errors="replace")
+        assert self.status is not None
         ended = Ended(
-            os.waitstatus_to_exitcode(found[1]), json.loads(value.read_text()) if value.is_file() else None, said
+            os.waitstatus_to_exitcode(self.status), json.loads(value.read_text()) if value.is_file() else None, said
         )
         for path in self.folder.iterdir():
             path.unlink()

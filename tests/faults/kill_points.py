@@ -96,13 +96,17 @@ class Sandbox:
         self, before: Callable[[], Any] = lambda: None, again: bool = False, kill_after: float | None = None
     ) -> Ended:
         """Run the command in a fork, after `before`."""
+        return run_forked(self.work_of(before, again), kill_after)
+
+    def work_of(self, before: Callable[[], Any] = lambda: None, again: bool = False) -> Callable[[], None]:
+        """What `run` does in the fork."""
 
         def work() -> None:
             self.use_cache()
             before()
             self.command(self.given, self.work, again)
 
-        return run_forked(work, kill_after)
+        return work
 
     def see(self) -> Any:
         """What a reader of the tree sees, or `{"error": ...}`."""
@@ -112,7 +116,8 @@ class Sandbox:
 
             self.use_cache()
             try:
-                return self.command.see(self.work)
+                found = self.command.see(self.work)
+                return found if isinstance(found, dict) else {"content": found}
             except (XMCError, OSError) as error:
                 return {"error": f"{type(error).__name__}: {error}"}
 
@@ -184,6 +189,7 @@ def kill_everywhere(
             restore(box.trees[name], box.work)
             judged[name] = judge(step, box.see(), old, new)
             if name in chosen:
+                restore(box.trees[name], box.work)  # a reader may have put it in order
                 judged[name].again = repeated(box, new, names)
     report = Report(command.name, len(steps), len(judged), killed, time.monotonic() - start)
     report.verdicts = [Verdict(step, j.found, j.why, j.again) for step, name in moments for j in (judged[name],)]

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from hf_xmc import XMCDualEncoderModel, XMCPipeline
 from hf_xmc.cli.main import app
 from hf_xmc.errors import XMCError
+from hf_xmc.inference.options import SearchOptions
 from hf_xmc.retrieval.catalogue import NotInIndex
 
 NEW = "a tall green stone"
@@ -92,3 +93,29 @@ def test_a_label_that_is_not_there_is_an_error_to_act_on(plain: XMCPipeline) -> 
         plain.remove_labels(["nn"])
     assert isinstance(found.value, XMCError)
     assert str(found.value) == "Label 'nn' is not in the index"
+
+
+def test_labels_without_a_text_and_single_strings_are_refused(plain: XMCPipeline) -> None:
+    before = plain.index.labels["text"][:]
+    for new in (["", "red wine"], [" "], [{"uid": "w", "text": ""}], Dataset.from_dict({"uid": ["w"], "text": [""]})):
+        with pytest.raises(XMCError, match="every label needs a text"):
+            plain.add_labels(new)
+    for one in ("a new label", {"text": "a new label"}):
+        with pytest.raises(XMCError, match="expected a list"):
+            plain.add_labels(one)  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(XMCError, match="every label needs a text"):
+        plain.update_labels({"red": "  "})
+    with pytest.raises(XMCError, match="named twice, or has no text"):
+        plain.update_labels({"red": "one", 0: "the other"})
+    with pytest.raises(XMCError, match="expected a dict"):
+        plain.update_labels([("red", "one")])  # type: ignore[arg-type]  # the mistake
+    for call in (plain.remove_labels, lambda uid: plain("red", search=SearchOptions(allowed=uid))):
+        with pytest.raises(XMCError, match="one string; expected a list"):
+            call("red")
+    assert plain.index.labels["text"][:] == before
+
+
+def test_a_label_named_twice_is_removed_once(plain: XMCPipeline, tmp_path: Path) -> None:
+    plain.save_pretrained(tmp_path)
+    result = CliRunner().invoke(app, ["labels", str(tmp_path), "--remove", "red", "--remove", "the red"])
+    assert "1 removed" in result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -145,10 +146,11 @@ def test_other_batches_after_a_restart_are_named(
     assert not said
     (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")  # as two processes leave them
     (checkpoint / "rng_state_1.pth").write_bytes((checkpoint / "rng_state_0.pth").read_bytes())
+    (checkpoint / "batches.json").write_text(json.dumps({"processes": 2, "queries per step": 16}))
     args = {"per_device_train_batch_size": 4, "max_steps": 4}
     trainer_for(tiny_encoder, str(toy), str(tmp_path), **args).train(resume_from_checkpoint=str(checkpoint))
     assert len(said) == 1
-    assert "2 processes (here 1), 8 queries per process (here 4)" in said[0]
+    assert "2 processes (here 1), 16 queries per step (here 8)" in said[0]
 
 
 def test_a_step_that_was_saved_before_is_replaced(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:

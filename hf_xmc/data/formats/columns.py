@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,12 +16,12 @@ from hf_xmc.data.formats.fields import (
     UID_COLUMNS,
     check_not_multi_hot,
     find_column,
-    listed,
     named_column,
     names_in,
     text_columns,
 )
-from hf_xmc.data.formats.label_names import PATH, LabelNames
+from hf_xmc.data.formats.label_names import LabelNames
+from hf_xmc.data.formats.separators import DELIMITERS, delimiter_of
 from hf_xmc.data.formats.source import Options, Record
 from hf_xmc.data.reading import Reading, plain_name
 from hf_xmc.data.rows import TEXT_TABLES, header_of, how_written, rows
@@ -30,7 +29,6 @@ from hf_xmc.data.spreadsheets import other_sheets
 from hf_xmc.data.templates import Template
 from hf_xmc.errors import DataError, Problems
 
-DELIMITERS = ("|", ";", "\t", "\n", ",")
 SAMPLE = 5000  # rows that are inspected to find columns and separator
 REPEATED = 0.2  # share of rows with the text of an earlier one from which a table has one row per label
 LONG_NAME = 60  # characters; a column with a longer name in its header has none
@@ -226,27 +224,3 @@ def label_columns(header: list[str], given: str | None) -> list[str]:
     pattern = rf"({'|'.join(map(re.escape, stems))})_?\d*"
     found = {name: match[1] for name in header if (match := re.fullmatch(pattern, plain_name(name)))}
     return list(found) if len(found) > 1 and len(set(found.values())) == 1 else []
-
-
-def delimiter_of(cells: Iterable[str]) -> str | None:
-    """`"json"`, the first separator that occurs, or None for one name per cell. Cells that are written as lists are
-    read as such. In paths (`Home, Garden > Tools`) a comma separates nothing.
-
-    >>> delimiter_of(["red;dark blue", "green"]), delimiter_of(['["a"]']), delimiter_of(["red"])
-    (';', 'json', None)
-    """
-    marks: set[str] = set()
-    lists: set[bool] = set()
-    paths = names = 0
-    for cell in filter(None, map(str.strip, cells)):
-        lists.add(listed(cell) is not None)
-        if listed(cell) is None:
-            marks.update(mark for mark in DELIMITERS if mark in cell)
-            pieces = cell.split(",")
-            names += len(pieces)
-            paths += sum(PATH.search(piece) is not None for piece in pieces)
-    if lists == {True}:
-        return "json"
-    if names and names > paths > 0 and 4 * paths > names:
-        marks.discard(",")
-    return next((mark for mark in DELIMITERS if mark in marks), None)

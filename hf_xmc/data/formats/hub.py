@@ -20,8 +20,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from hf_xmc.data.arrow import batches
 from hf_xmc.data.formats.fields import (
     LABEL_COLUMNS,
-    LABEL_TEXT_FIELDS,
     SPLIT_NAMES,
+    TERM_TEXTS,
+    TERM_UIDS,
     TEXT_FIELDS,
     UID_COLUMNS,
     checked_schemes,
@@ -32,6 +33,7 @@ from hf_xmc.data.formats.fields import (
     text_columns,
     text_of,
 )
+from hf_xmc.data.formats.separators import delimiter_of
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
@@ -100,6 +102,10 @@ def open_source(name: str | Path, options: Options, tried: str = "") -> Source:
         stream = partial(labels, label_table, names, name, options)
     elif isinstance(kind, ClassLabel):
         stream = partial(class_labels, kind.names)
+    delimiter = options.label_delimiter
+    if isinstance(kind, Value) and isinstance(train.features[label_column], Value) and not delimiter:
+        some = train.select_columns([label_column]).take(min(len(train), SAMPLE))[label_column]
+        delimiter = delimiter_of(str(cell) for cell in some if cell is not None)
     columns = [name for name in train.column_names if name != label_column]
     texts = text_columns(columns, list(train.take(min(len(train), SAMPLE))))
     reading = None
@@ -111,7 +117,8 @@ def open_source(name: str | Path, options: Options, tried: str = "") -> Source:
         raise DataError(found, name, hint="add one with the columns uid and text")
     splits = {
         split: Split(
-            Path(name), partial(queries, table, label_column, None if numbers else names, name, options, reading)
+            Path(name),
+            partial(queries, table, label_column, None if numbers else names, name, options, delimiter, reading),
         )
         for split, table in tables.items()
     }
@@ -165,6 +172,7 @@ def queries(
     names: LabelNames | None,
     name: str,
     options: Options,
+    delimiter: str | None,
     reading: Reading | None,
     problems: Problems,
 ) -> Records:
@@ -182,9 +190,7 @@ def queries(
             }
             cell = record[label_column]
             if names is not None:
-                found["labels"] = names.ids(
-                    names_in(cell, options.label_delimiter, path, i + 1), path, i + 1, problems
-                )
+                found["labels"] = names.ids(names_in(cell, delimiter, path, i + 1), path, i + 1, problems)
             else:
                 cell = cell if isinstance(cell, list) else [] if cell is None else [cell]
                 found["labels"] = [id_ for id_ in cell if id_ is not None and id_ != -1]  # -1: ClassLabel's "unknown"
@@ -203,10 +209,12 @@ def queries(
 def labels(table: Dataset, names: LabelNames, name: str, options: Options, problems: Problems) -> Records:
     """The rows of the label table."""
     path, by_template = Path(name), template(options.label_template)
-    uid = find_column(table.column_names, path, None, UID_COLUMNS, None)
+    uid = find_column(table.column_names, path, None, TERM_UIDS, None)
+    free = [name for name in table.column_names if name != uid]
+    field = find_column(free, path, None, TERM_TEXTS, "--label_template" if by_template is None else None)
     for i, record in enumerate(record for batch in batches(table) for record in batch.to_pylist()):
-        text = text_of(record, by_template, LABEL_TEXT_FIELDS, path, i + 1)
-        rest = {key: value for key, value in record.items() if key not in (*IGNORED, uid)}
+        text = text_of(record, by_template, (field,), path, i + 1)
+        rest = {key: value for key, value in record.items() if key not in (*IGNORED, uid, field)}
         label = {"uid": str(record[uid]) if uid else text, "text": text, **rest}
         names.add(label["uid"], i, text.strip())
         yield i + 1, label

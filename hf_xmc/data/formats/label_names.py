@@ -14,6 +14,7 @@ from hf_xmc.errors import DataError, Problems
 UNKNOWN = "headings that are not in the vocabulary"
 SHARED = "headings that several labels share"
 PATH = re.compile(r"\s*(?:>|\u203a|\u00bb|\u2192)\s*")  # also as single and double angle quotes, and as an arrow
+MOST_PIECES = 6  # of a name with separators in it
 LEVELS = ("code", "other name", "name in another language", "other name in another language", "end of the uri")
 
 
@@ -153,6 +154,34 @@ class LabelNames:
                 error = DataError(found, path, line, "add it there, or remove it here")
                 (problems or Problems()).error("bad ids", error, "the label was left out")
         return list(ids)
+
+    def rejoined(self, pieces: list[str], delimiter: str | None) -> list[str]:
+        """The names of a cell that was split, where a name of the label file has the separator in it.
+
+        >>> names = LabelNames(closed=True)
+        >>> names.add("s", 0, "salt, pepper"), names.add("r", 1, "red")
+        (None, None)
+        >>> names.rejoined(["red", "salt", "pepper"], ",")
+        ['red', 'salt, pepper']
+        """
+        if not self.closed or delimiter in (None, "json") or len(pieces) < 2:
+            return pieces
+        found, start = [], 0
+        while start < len(pieces):
+            end = start + 1
+            if self.find(pieces[start]) is None:
+                longer = range(min(len(pieces), start + MOST_PIECES), start + 1, -1)
+                glued = (
+                    (stop, glue.join(pieces[start:stop])) for stop in longer for glue in (f"{delimiter} ", delimiter)
+                )
+                end, name = next(
+                    ((stop, name) for stop, name in glued if self.find(name) is not None), (end, pieces[start])
+                )
+                found.append(name)
+            else:
+                found.append(pieces[start])
+            start = end
+        return found
 
     def report(self, vocabulary: Path, problems: Problems) -> list[str]:
         """Note the names that were left out or chosen so far, most frequent first, and begin to count again.

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hf_xmc.data.files import lines, plain_suffix
-from hf_xmc.data.formats.columns import delimiter_of
 from hf_xmc.data.formats.fields import (
     TERM_TEXTS,
     TERM_UIDS,
@@ -21,6 +20,7 @@ from hf_xmc.data.formats.fields import (
     uri_of,
 )
 from hf_xmc.data.formats.languages import chosen_language, language_code, note_elsewhere
+from hf_xmc.data.formats.separators import delimiter_of
 from hf_xmc.data.formats.source import Choices, LabelNames, Options, Record, Records
 from hf_xmc.data.reading import plain_name
 from hf_xmc.data.rows import TEXT_TABLES, header_of, rows

@@ -33,6 +33,8 @@ VOCABULARIES = {
     ".json-ld": "json-ld",
 }
 SKOS = "http://www.w3.org/2004/02/skos/core#"
+MAX_BYTES = 2**31  # of a vocabulary, which is parsed as a whole
+MAX_ENTITY = 250  # characters; what files declare as an entity is the beginning of an address
 
 
 def vocabulary(folder: Path) -> Path | None:
@@ -155,7 +157,8 @@ def parsed(path: Path) -> Any:
     """A vocabulary as a graph. Nothing that it refers to is fetched.
 
     Raises:
-        DataError: it cannot be read, or needs a JSON-LD context from elsewhere.
+        DataError: it cannot be read, is too large, declares XML entities that grow, or needs a JSON-LD context from
+            elsewhere.
     """
     from rdflib import Graph
 
@@ -163,19 +166,60 @@ def parsed(path: Path) -> Any:
     logging.getLogger("rdflib").setLevel(logging.ERROR)  # it warns about every invalid date
     try:
         with open_bytes(path) as file:
-            content: bytes | str = file.read()
+            content: bytes | str = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise DataError(f"larger than {MAX_BYTES:,} bytes", path, hint="keep the concepts that you need")
         mark = next((name for start, name in BYTE_ORDER_MARKS if content.startswith(start)), "")  # type: ignore[arg-type]
         if mark and isinstance(content, bytes):
             content = content.decode(mark)
             content = re.sub(r"^\s*<\?xml[^>]*\?>", "", content)  # its encoding is that of the file, not of the text
         if kind == "json-ld" and (remote := remote_context(json.loads(content))):
             raise DataError(f"its context is at {remote!r:.100}", path, hint="put the context into the file")
+        if kind == "xml":
+            refuse_entities(content, path)
         graph.parse(data=content, format=kind)
     except DataError:
         raise
     except Exception as error:  # rdflib's parsers raise exceptions of many kinds
         raise DataError(f"not a SKOS vocabulary ({error!s:.120})", path, hint="is the file complete?") from error
     return graph
+
+
+class RootReached(Exception):
+    """The declarations at the beginning of an XML file are over."""
+
+
+def refuse_entities(content: bytes | str, path: Path) -> None:
+    """Refuse an XML file whose entities would grow when they are resolved, before anything resolves them.
+
+    What editors of ontologies declare stays allowed: a short name for the beginning of an address.
+
+    Raises:
+        DataError: an entity that refers to another, to a file or to an address, or one that is long; or attributes
+            with default values.
+    """
+    from xml.parsers import expat
+
+    def entity(name: str, is_parameter: bool, value: str | None, *_: Any) -> None:
+        if is_parameter or value is None or "&" in value or "%" in value or len(value) > MAX_ENTITY:
+            hint = "entities may stand for short texts only; write out what they stand for"
+            raise DataError(
+                f"declares the XML entity {name!r:.40}, which refers to others or is long", path, hint=hint
+            )
+
+    def attributes(element: str, *_: Any) -> None:
+        hint = "write the attributes into the elements"
+        raise DataError(f"declares attributes of {element!r:.40} in its document type", path, hint=hint)
+
+    def root(*_: Any) -> None:
+        raise RootReached
+
+    parser = expat.ParserCreate("utf-8" if isinstance(content, str) else None)
+    parser.EntityDeclHandler, parser.AttlistDeclHandler, parser.StartElementHandler = entity, attributes, root
+    try:
+        parser.Parse(content, True)
+    except (RootReached, expat.ExpatError):
+        return  # rdflib says what is wrong with XML that cannot be read
 
 
 def remote_context(value: Any) -> str:
@@ -185,8 +229,8 @@ def remote_context(value: Any) -> str:
         for part in context if isinstance(context, list) else [context]:
             if isinstance(part, str):
                 return part
-            if isinstance(part, dict) and isinstance(part.get("@import"), str):
-                return part["@import"]
+            if isinstance(part, dict) and "@import" in part:
+                return str(part["@import"])
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next((found for part in parts if (found := remote_context(part))), "")
 

@@ -26,6 +26,7 @@ from hf_xmc.data.formats.fields import (
     names_in,
 )
 from hf_xmc.data.formats.label_names import fold
+from hf_xmc.data.formats.separators import looks_otherwise
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
@@ -173,9 +174,11 @@ def queries(
             if together is not None and (cells := together.pop(key_of(record, columns, text), [])) == []:
                 continue  # belongs to an earlier row
             found: Record = {"uid": uid_in(record, columns) or f"row-{i}", "text": text}
-            if columns.delimiter is None and len(cells) == 1:
-                note_delimiter(cells[0], path, line, problems)
+            if not columns.options.label_delimiter and len(columns.labels) == 1:
+                for cell in cells:
+                    note_delimiter(cell, columns.delimiter, names, path, line, problems)
             cells_of_names = [name for cell in cells for name in names_in(cell, columns.delimiter, path, line)]
+            cells_of_names = names.rejoined(cells_of_names, columns.delimiter)
             found["labels"] = names.ids(cells_of_names, path, line, problems)
             if columns.weights:
                 found |= relevance(record[columns.weights], found["labels"], cells_of_names, path, line)
@@ -232,11 +235,14 @@ def names_as_labels(names: LabelNames, choices: Choices, problems: Problems) -> 
     yield from names.records()
 
 
-def note_delimiter(cell: Any, path: Path, line: int, problems: Problems) -> None:
-    """Note a cell that is read as one name, because the first rows had no separator, but looks like several."""
-    if isinstance(cell, str) and ("|" in cell or ";" in cell):
-        handled = "kept as one name; if it is several names, give their separator with --label_delimiter"
-        problems.note("label cells with | or ;", f"{path}, line {line}: {cell!r:.60}", handled)
+def note_delimiter(
+    cell: Any, delimiter: str | None, names: LabelNames, path: Path, line: int, problems: Problems
+) -> None:
+    """Note a cell that looks as if another mark than in most cells separated its names."""
+    if mark := looks_otherwise(cell, delimiter, names):
+        read = "one name" if delimiter is None else f"names separated by {delimiter!r}"
+        handled = f"read as {read}, as in other rows; another separator is given with --label_delimiter"
+        problems.note("label cells that look otherwise", f"{path}, line {line}: {cell!r:.60} has {mark!r}", handled)
 
 
 def relevance(cell: Any, ids: list[int], names: list[str], path: Path, line: int) -> Record:

@@ -135,6 +135,13 @@ def evaluate(
         raise DataError(f"{data.name} has no split {split!r}", hint=f"it has {', '.join(data.queries)}")
     if not len(data.queries[split]):
         raise DataError(f"the split {split!r} of {data.name} has no queries", hint="choose another split")
+    if not len(data.positives(split).indices):
+        raise DataError(
+            f"no query of the split {split!r} of {data.name} has a label",
+            hint="metrics need queries with the labels that they should have",
+        )
+    if len(data.labels) == 1:
+        logger.warning(f"{data.name} has one label: every ranking begins with it, and metrics say nothing.")
     parents = None if hierarchy is None else read_parents(Path(hierarchy), data.labels["uid"][:])
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
     one = resolve(system, data, split)

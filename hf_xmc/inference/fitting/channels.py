@@ -70,6 +70,8 @@ def wanted_channels(names: Sequence[str] | None, memory: bool) -> list[type[Fuse
     Raises:
         SettingsError: a name that is not registered.
     """
+    if isinstance(names, str):
+        raise SettingsError("channels is one string; expected a list", hint=f"pass [{names!r}]")
     known = {channel.name: channel for channel in CHANNELS}
     if missing := [name for name in names or () if name not in known]:
         raise SettingsError(f"there is no channel {missing[0]!r}", hint=f"registered are {', '.join(known)}")

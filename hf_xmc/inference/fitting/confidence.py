@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.model_selection import KFold
+from transformers.utils import logging
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import DataError
@@ -42,6 +43,7 @@ from hf_xmc.retrieval.learned_fusion import LearnedFusion
 from hf_xmc.retrieval.preference import Preference
 from hf_xmc.types import Positives, TopK
 
+logger = logging.get_logger(__name__)
 DEPTHS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 CELLS = 5 * 10**7  # predictions held at a time: of very deep ones fewer queries calibrate
 TUNING = 2000  # queries that are enough to choose settings
@@ -301,6 +303,13 @@ def check_data(pipeline: XMCPipeline, data: XMCDataset) -> None:
             "too well to be calibrated on them",
             hint="train without --validation none, or give a dataset with other validation queries",
         )
+    if not len(data.positives("validation").indices):
+        raise DataError(
+            f"no query of the validation split of {data.name} has a label",
+            hint="calibration needs queries with the labels that they should have",
+        )
+    if len(data.labels) == 1:
+        logger.warning(f"{data.name} has one label: there is nothing to rank, and probabilities say little.")
     if (found := len(data.queries["validation"])) < FEWEST:
         raise DataError(
             f"the validation split of {data.name} has {found} queries",

@@ -113,7 +113,9 @@ class QueryMemory:
         """
         positives = positives.numpy()
         positives.validate(num_labels)
-        return cls(as_matrix(embeddings).astype(np.float16), positives, num_labels, settings)
+        halves = as_matrix(embeddings).astype(np.float16)
+        as_matrix(halves)  # of which large numbers are infinity
+        return cls(halves, positives, num_labels, settings)
 
     @classmethod
     def fit(cls, train: TrainQueries) -> QueryMemory:

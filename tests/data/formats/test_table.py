@@ -39,7 +39,7 @@ def test_a_delimiter_after_the_sample_is_noted(source: Path, tmp_path: Path) -> 
     text(source / "train.csv", ["text,labels", *(f"t{i},a{i % 3}" for i in range(SAMPLE)), "late,a0|a1"])
     data, problems = prepared(source, tmp_path)
     assert data.labels["text"][:] == ["a0", "a1", "a2", "a0|a1"]
-    (note,) = [found for found in problems.found if found.kind == "label cells with | or ;"]
+    (note,) = [found for found in problems.found if found.kind == "label cells that look otherwise"]
     assert f"line {SAMPLE + 2}: 'a0|a1'" in note.message
     assert "--label_delimiter" in note.handled
 

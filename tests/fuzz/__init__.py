@@ -1,0 +1,1 @@
+"""Damaged and crafted files, made by a seeded generator."""
