@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_xmc.data.arrow import read_table
+from hf_xmc.data.checksums import forget_checksums
 from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.retrieval.name_table import Names, distinct, find_names
 from hf_xmc.retrieval.words import Stems
@@ -98,7 +100,8 @@ class Knowledge:
         """Write into a trained folder."""
         table = pa.table({"string": self.strings, "text": self.texts})
         table = table.replace_schema_metadata({"language": self.stems.language})
-        with replacing(Path(folder) / KNOWLEDGE) as temporary:
+        with transaction(folder) as staging, replacing(staging / KNOWLEDGE) as temporary:
+            forget_checksums(staging)
             pq.write_table(table, temporary)
 
     @classmethod

@@ -195,9 +195,17 @@ def test_keys(service: TaggingService) -> None:
         tagged = client.post("/api/tag", json={"text": "zebra: an animal with stripes", "k": 1}).json()
         assert tagged["tags"][0]["uid"] == "zebra/1"
         assert client.patch("/api/labels/zebra%2F1", json={"name": "quagga"}).json()["name"] == "quagga"
+        body = {"texts": {"descriptor": ["black lines on white"]}}
+        described = client.patch("/api/labels/zebra%2F1", json=body)
+        assert described.json()["texts"] == body["texts"]
+        asked = {"text": "black lines on white", "labels": ["zebra/1"]}
+        matched = client.post("/api/explain", json=asked).json()["reasons"][0]["label_texts"]
+        assert (matched[0]["text"], matched[0]["kind"]) == ("black lines on white", "descriptor")
+        wrong = client.patch("/api/labels/zebra%2F1", json={"texts": {"colour": ["black"]}})
+        assert error_of(wrong)[1] == "unknown_kind"
         assert client.delete("/api/labels/zebra%2F1").status_code == 204
         assert error_of(client.delete("/api/labels/zebra%2F1")) == (404, "unknown_label")
-        assert len(told) == 3
+        assert len(told) == 4
 
 
 def test_without_keys_nobody_changes_labels(client: TestClient) -> None:

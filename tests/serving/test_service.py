@@ -202,6 +202,8 @@ def test_a_session_sees_its_own_labels_and_nobody_else_does(service: TaggingServ
         one.remove_label("car")
     with refused("not_own_label"):
         one.update_label("car", name="lorry")
+    with refused("not_allowed"):
+        one.set_label_texts(own.uid, {"descriptor": ["lines"]})
     assert one.update_label(own.uid, name="quagga").name == "quagga"
     assert uids(one, "quagga", 1) == [own.uid]
     one.remove_label(own.uid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hf_xmc.data.transaction import files_below, transaction, unshare
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.hub.run import read_json, write_json
 from hf_xmc.hub.sentence_layout import (
@@ -40,14 +41,15 @@ def export_sentence_transformers(model: XMCDualEncoderModel, output_dir: Path, s
         raise ModelFolderError("the model has a static tower, which sentence-transformers cannot load")
     if model.tokenizer is None or model.end_token() is not None:
         raise ModelFolderError("the tokenizer does not end texts with the token that last-token pooling needs")
-    output_dir.mkdir(parents=True, exist_ok=True)
     config = {**model.config.to_dict(), "encoder_config": {"hidden_size": model.config.hidden_size}}
     weights = projection_weights(model)
-    if side is None and model.label_encoder is not None:
-        write_two_towers(model, config, weights, output_dir)
-        return output_dir
-    tower(model, side or "query", output_dir, lengths(config, side))
-    write_modules(output_dir, config, weights, side)
+    with transaction(output_dir) as staging:
+        unshare(staging, files_below(staging))  # of an earlier export, which transformers writes over
+        if side is None and model.label_encoder is not None:
+            write_two_towers(model, config, weights, staging)
+        else:
+            tower(model, side or "query", staging, lengths(config, side))
+            write_modules(staging, config, weights, side)
     return output_dir
 
 

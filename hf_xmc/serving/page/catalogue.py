@@ -60,8 +60,12 @@ def label_changes(page: Page, listed: gr.HTML, shown: gr.HTML) -> None:
         add = gr.Button(w("catalogue.add.button"), variant="primary")
         added = gr.HTML("")
 
-    def open_label(visit: Visit, event: gr.EventData) -> str:
-        return page.or_error(lambda: label_html(page, page.service_of(visit), event.uid))
+    opened = gr.State("")  # the uid of the open label
+    lines = descriptor_form(page, opened, shown) if page.shared_changes else gr.State("")
+
+    def open_label(visit: Visit, event: gr.EventData) -> tuple[str, str, str]:
+        said = page.or_error(lambda: label_html(page, page.service_of(visit), event.uid))
+        return said, event.uid, page.or_error(lambda: descriptors(page.service_of(visit), event.uid))
 
     def add_label(visit: Visit, name: str, definition: str, request: gr.Request) -> tuple[Visit, str, str, Any, Any]:
         try:
@@ -81,10 +85,39 @@ def label_changes(page: Page, listed: gr.HTML, shown: gr.HTML) -> None:
         return page.or_error(make)
 
     for one in (listed, shown):
-        one.open(open_label, page.visit, shown, show_progress="hidden", **PRIVATE)
+        one.open(open_label, page.visit, [shown, opened, lines], show_progress="hidden", **PRIVATE)
     shown.remove(remove, page.visit, shown, **PRIVATE)
     outputs = [page.visit, added, shown, name, definition]
     gr.on([add.click, name.submit], add_label, [page.visit, name, definition], outputs, **PRIVATE)
+
+
+def descriptor_form(page: Page, opened: gr.State, shown: gr.HTML) -> gr.Textbox:
+    """The form for the descriptors of the open label, where changes are there for everybody; returns its text."""
+    w = page.words
+    with gr.Accordion(w("catalogue.texts"), open=False):
+        lines = gr.Textbox(
+            label=w("catalogue.texts"), info=w("catalogue.texts.info"), lines=4, elem_id=f"texts-{w.language}"
+        )
+        save = gr.Button(w("catalogue.texts.button"))
+        saved = gr.HTML("")
+
+    def keep(visit: Visit, uid: str, text: str, request: gr.Request) -> tuple[str, Any]:
+        try:
+            if not uid:
+                return note(w, w("catalogue.choose")), gr.skip()
+            given = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+            page.set_descriptors(visit, request, uid, given)
+            return note(w, w("catalogue.texts.saved"), "done"), label_html(page, page.service_of(visit), uid)
+        except Exception as error:
+            return note(w, page.sentence(error), "error"), gr.skip()
+
+    save.click(keep, [page.visit, opened, lines], [saved, shown], **PRIVATE)
+    return lines
+
+
+def descriptors(service: TaggingService, uid: str) -> str:
+    """The descriptors of a label, one on each line."""
+    return "\n".join(service.describe_label(uid).texts.get("descriptor", ()))
 
 
 def found_labels(page: Page, visit: Visit, words: str, first: int) -> tuple[Any, ...]:

@@ -61,6 +61,19 @@ class Page:
         self.changed()
         return label
 
+    def set_descriptors(self, visit: Visit, request: gr.Request, uid: str, descriptors: list[str]) -> Label:
+        """Give a label descriptors that everybody's texts are compared with.
+
+        Raises:
+            RequestRefused: `"not_allowed"`, or what `TaggingService.set_label_texts` refuses.
+        """
+        if not self.shared_changes or not self.may_change(request):
+            found = "Descriptors are there for everybody, which needs one of the owner's keys"
+            raise RequestRefused("not_allowed", found, "", 403)
+        label = self.service.set_label_texts(uid, {"descriptor": descriptors})
+        self.changed()
+        return label
+
     def own_service(self, visit: Visit) -> TaggingService:
         """The tagger whose labels the visitor may change without a change for others."""
         if visit.service is None:
