@@ -149,6 +149,13 @@ def predict(
     device: Annotated[
         str | None, typer.Option("--device", help="Device: cpu, cuda, ...; by default the fastest available.")
     ] = None,
+    no_trust_index: Annotated[
+        bool,
+        typer.Option(
+            "--no_trust_index",
+            help="Do not read the FAISS file of the folder, which a stranger may have made: build the index here.",
+        ),
+    ] = False,
 ) -> None:
     """Tag texts given with --text, or a file of texts (--input and --output).
 
@@ -181,13 +188,19 @@ def predict(
     first = processes is None or processes.is_main_process
     for line in files[0].said if files is not None and first else ():
         console.print(line, highlight=False, markup=False)
-    few = files is None and processes is None and device is precision is None and backend == "torch" and not rerank
+    plain = device is precision is None and backend == "torch" and not (rerank or no_trust_index)
+    few = files is None and processes is None and plain
     pipeline = quick_pipeline(folder, engine) if few else None
     if pipeline is None:
         if backend == "torch":
             device = processes.device if processes else device or fastest_device()
         pipeline = XMCPipeline.from_pretrained(
-            folder, device=device, backend=backend, precision=precision, engine=engine
+            folder,
+            device=device,
+            backend=backend,
+            precision=precision,
+            engine=engine,
+            trust_index=not no_trust_index,
         )
     filters = label_filters(pipeline.index, allowed, forbidden, where)
     search = SearchOptions(memory=memory, geometry=geometry, rerank=rerank, **filters)

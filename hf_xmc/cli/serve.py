@@ -78,6 +78,13 @@ def serve(
         str | None, typer.Option("--precision", help="Precision of onnx and openvino: float32 or int8.")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="Device for torch: cpu, cuda, ...")] = None,
+    no_trust_index: Annotated[
+        bool,
+        typer.Option(
+            "--no_trust_index",
+            help="Do not read the FAISS file of the folder, which a stranger may have made: build the index here.",
+        ),
+    ] = False,
 ) -> None:
     """Serve a tagger: a page at /, an HTTP API under /api (described at /docs), and metrics at /metrics.
 
@@ -93,7 +100,7 @@ def serve(
     if (annif_language or annif_vocabulary) and annif_project is None:
         raise typer.BadParameter("--annif_language and --annif_vocabulary need --annif_project")
     if stdio:
-        offer_tools(loaded(run, limit or (), backend, precision, device))
+        offer_tools(loaded(run, limit or (), backend, precision, device, not no_trust_index))
         return
     from hf_xmc.serving.access import CHANGING, TAGGING, Keys
     from hf_xmc.serving.annif import Project, uris_of
@@ -106,7 +113,7 @@ def serve(
     uris = None if annif_vocabulary is None else uris_of(annif_vocabulary)
     annif = None if annif_project is None else Project(annif_project, language=annif_language or "", uris=uris)
     with listen(host, port) as listening:  # before the model is loaded, which takes longer
-        service = loaded(run, limit or (), backend, precision, device)
+        service = loaded(run, limit or (), backend, precision, device, not no_trust_index)
         changed: Callable[[], None] = (lambda: service.save(run)) if save else (lambda: None)
         app = build_app(service, keys, not no_page, annif, mcp, changed, host, shared_changes)
         at = address(listening)
@@ -122,12 +129,14 @@ def serve(
         run_server(app, listening, service.limits)
 
 
-def loaded(run: str, limits: Sequence[str], backend: str, precision: str | None, device: str | None) -> TaggingService:
+def loaded(
+    run: str, limits: Sequence[str], backend: str, precision: str | None, device: str | None, trust_index: bool
+) -> TaggingService:
     """The tagger of a folder or repository, within the limits that were given."""
     from hf_xmc.serving.limits import Limits
     from hf_xmc.serving.service import TaggingService
 
-    given = {"backend": backend, "precision": precision, "device": device}
+    given = {"backend": backend, "precision": precision, "device": device, "trust_index": trust_index}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return TaggingService.from_pretrained(run, Limits.changed(limits), **options)
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.damage import damage_of, is_pointer
-from hf_xmc.data.files import file_fingerprint, read_json, replacing
+from hf_xmc.data.documents import read_document
+from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.errors import ModelFolderError
 
 MANIFEST = "manifest.json"
@@ -54,10 +55,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ModelFolderError: it was written by a later version.
     """
-    about: dict[str, Any] = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-    if int(about.get("format", FORMAT)) > FORMAT:
-        raise ModelFolderError(f"{MANIFEST} has format {about['format']}, this version reads {FORMAT}", folder)
-    return about
+    if not (folder / MANIFEST).is_file():
+        return {}
+    from hf_xmc.data.schemas import ManifestDocument
+
+    hint = f"download or copy the folder again, or delete {MANIFEST} if you trust the other files"
+    return read_document(folder / MANIFEST, ManifestDocument, FORMAT, hint)
 
 
 def forget_checksums(folder: str | os.PathLike[str]) -> None:
@@ -83,11 +86,15 @@ def check_manifest(folder: Path, names: Collection[str] | None = None) -> None:
     Raises:
         ModelFolderError: a file that is not as it was saved.
     """
-    listed: dict[str, str] = read_manifest(folder).get("files") or {}
+    about = read_manifest(folder)
+    listed: dict[str, str] = about.get("files") or {}
     asked = [name for name in listed if names is None or name in names]
     if names is None and (gone := [name for name in asked if not (folder / name).is_file()]):
         raise changed(folder, gone, "missing")
     there = [name for name in asked if (folder / name).is_file()]
+    sizes: dict[str, int] = about.get("sizes") or {}
+    if other := [name for name in there if name in sizes and (folder / name).stat().st_size != sizes[name]]:
+        raise changed(folder, other, "not as saved")  # by their sizes, before anything large is read
     found = checksums(folder, there)
     if different := [name for name in there if found[name] != listed[name]]:
         raise changed(folder, different, "not as saved")

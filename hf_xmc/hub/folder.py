@@ -32,7 +32,7 @@ from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.engines.index import EngineIndex
 from hf_xmc.retrieval.folder import check_weights, loading_weights, no_such_folder
-from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, LabelIndex
+from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, VECTORS, LabelIndex
 from hf_xmc.retrieval.knowledge import KNOWLEDGE, Knowledge
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
 from hf_xmc.retrieval.passages import PASSAGES, Passages
@@ -154,6 +154,9 @@ def parts() -> tuple[Part, ...]:
             writes=("labels",),
             save=save,
             load=LabelIndex.from_pretrained,
+        ),
+        Part(
+            "vectors", (VECTORS,), "run hf-xmc export {folder} --to vectors --output {folder}/" + VECTORS, ("index",)
         ),
         *channels,
         Part(

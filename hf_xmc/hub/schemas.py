@@ -15,7 +15,6 @@ from hf_xmc.retrieval.schemas import Count, Dimension, Document, Name, Positive
 
 Length = Annotated[int, Field(ge=3, le=2**20)]
 Text = Annotated[str, Field(max_length=100_000)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class BackboneDocument(Document):
@@ -94,13 +93,3 @@ class MetricsDocument(Document):
     settings: dict[str, Any] = Field(default_factory=dict)
     train_seconds: Annotated[float, Field(ge=0)] | None = None
     versions: dict[str, Text] = Field(default_factory=dict)
-
-
-class ManifestDocument(Document):
-    """`manifest.json`."""
-
-    format: Annotated[int, Field(ge=1)]
-    files: dict[Name, Sha256]
-    sizes: dict[Name, Count] = Field(default_factory=dict)
-    generation: Count = 0
-    made_from: dict[Name, dict[Name, str]] = Field(default_factory=dict)

@@ -170,6 +170,7 @@ class XMCPipeline:
         backend: str = "torch",
         precision: str | None = None,
         engine: str | None = None,
+        trust_index: bool = True,
     ) -> XMCPipeline:
         """Load a trained folder, or a repository of the Hub (`"user/name"`).
 
@@ -182,6 +183,8 @@ class XMCPipeline:
             precision: of a backend other than torch: `"float32"` or `"int8"`; by default int8 if it was exported.
             engine: address of the labels and their vectors in a database (`hf-xmc export --to postgresql`), in the
                 place of those in the folder; see [`EngineIndex.connect`]. Labels are then changed there.
+            trust_index: False reads no FAISS file, which a stranger may have made: the index is built here, from
+                `index/vectors.safetensors` if the folder has it, else by encoding the label table with the model.
 
         Raises:
             SettingsError: an unknown backend, or options of torch for another one.
@@ -197,10 +200,12 @@ class XMCPipeline:
             if device or dtype or attn_implementation or model:
                 raise SettingsError("device, dtype, attn_implementation and model are options of the torch backend")
             encoder: Any = GraphEncoder.from_pretrained(folder, backend, precision)
-            return cls(**load_parts(folder, encoder, memory_map=memory_map, engine=engine))
+            return load_tagger(cls, folder, trust_index, engine, model=encoder, memory_map=memory_map)
         given = {"dtype": dtype, "attn_implementation": attn_implementation}
         given = {key: value for key, value in given.items() if value is not None}
-        return cls(**load_parts(folder, model, device, memory_map, engine=engine, **given))
+        return load_tagger(
+            cls, folder, trust_index, engine, model=model, device=device, memory_map=memory_map, **given
+        )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write all parts, the record of the run and the card into one folder, and remove what belonged to another
@@ -540,3 +545,15 @@ def tie_channel(channel: FusedChannel, index: LabelIndex, encoder: str) -> None:
         )
     if isinstance(channel, QueryMemory) and not same_encoder(made_for["encoder_fingerprint"], encoder):
         raise ModelFolderError("The memory was made by another encoder than that of the model", hint=hint)
+
+
+def load_tagger(
+    cls: type[XMCPipeline], folder: Path, trust_index: bool, engine: str | None, **options: Any
+) -> XMCPipeline:
+    """A tagger of the parts that `load_parts` reads; with `trust_index=False` its index is built here."""
+    if trust_index or engine is not None:
+        return cls(**load_parts(folder, engine=engine, **options))
+    from hf_xmc.inference.untrusted import untrusted_index
+
+    found = load_parts(folder, without=("index",), **options)
+    return cls(**found, index=untrusted_index(folder, found["model"]))

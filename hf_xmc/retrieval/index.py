@@ -17,9 +17,10 @@ import numpy as np
 
 from hf_xmc.data.arrow import as_rows, read_table, write_parquet
 from hf_xmc.data.checksums import MANIFEST, check_manifest, forget_checksums
-from hf_xmc.data.documents import read_document
+from hf_xmc.data.documents import read_arrays, read_document
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import OURS, read_whole, transaction
+from hf_xmc.data.writing import remove
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
 from hf_xmc.retrieval.bags import Bags, search_bags
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 FORMAT = 2
 LABELS, INDEX, ABOUT = "labels.parquet", "index/index.faiss", "index/index.json"
+VECTORS = "index/vectors.safetensors"  # the same vectors, for those who do not trust a FAISS file
 TEXTS = ("best", "mean", "rich")
 DEPTH = 200  # candidates by their best text that a soft maximum is computed for, at least
 
@@ -407,6 +409,7 @@ class LabelIndex:
             replacing(staging / INDEX) as vectors,
         ):
             forget_checksums(staging)
+            remove(staging / VECTORS)  # of the index before
             self.index.write(vectors)
             about = {
                 **self.about,
@@ -426,22 +429,29 @@ class LabelIndex:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], memory_map: bool = False, **hub: Any
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        memory_map: bool = False,
+        trust_index: bool = True,
+        **hub: Any,
     ) -> LabelIndex:
         """Load from a folder or a Hub repository (`revision`, `token`, ... are passed to the Hub).
 
         Args:
             memory_map: keep the vectors in the file, which processes then share, until the first change.
+            trust_index: False reads the vectors from `index/vectors.safetensors` and builds the index here, so that
+                FAISS parses no file; [`XMCPipeline.from_pretrained`] can also do without that file.
 
         Raises:
             ModelFolderError: there is no index, its files do not fit together, or one is not as it was saved.
         """
-        folder = fetch_folder(name_or_folder, [LABELS, "index/*", MANIFEST], **hub)
-        names = (LABELS, INDEX, ABOUT)
+        ignored = [] if trust_index else [INDEX]
+        folder = fetch_folder(name_or_folder, [LABELS, "index/*", MANIFEST], ignored, **hub)
+        names = (LABELS, ABOUT, INDEX if trust_index else VECTORS)
 
         def read() -> LabelIndex:
             check_manifest(folder, names)
-            return cls.read(folder, memory_map)
+            return cls.read(folder, memory_map) if trust_index else cls.read_vectors(folder)
 
         return read_whole(folder, read, lambda: names)
 
@@ -461,6 +471,33 @@ class LabelIndex:
         except (RuntimeError, KeyError, ValueError, MemoryError) as error:
             raise ModelFolderError(f"the index cannot be read ({error!s:.200})", folder, hint=rebuild) from error
         return cls(index, catalogue, about)
+
+    @classmethod
+    def read_vectors(cls, folder: Path) -> LabelIndex:
+        """Build the index of a folder from its `index/vectors.safetensors`, without its FAISS file."""
+        rebuild = f"write it with hf-xmc export {folder} --to vectors --output {folder / VECTORS}"
+        for name in (LABELS, ABOUT, VECTORS):
+            if not (folder / name).is_file():
+                raise ModelFolderError(f"no {name}", folder, hint=rebuild)
+        about = read_about(folder, rebuild)
+        catalogue = read_catalogue(folder, about, rebuild)
+        arrays = read_arrays(folder / VECTORS, {"vectors": ("f", 2), "ids": ("i", 1)}, hint=rebuild)
+        ids, matrix = arrays["ids"].astype(np.int64), arrays["vectors"]
+        if len(ids) != len(matrix) or (len(ids) and not 0 <= ids.min() <= ids.max() < catalogue.num_rows):
+            raise ModelFolderError("ids and vectors do not fit the label table", folder / VECTORS, hint=rebuild)
+        check_rows(folder, FaissFile(matrix.shape[1], len(ids), ids), catalogue, about, rebuild)
+        return cls.of_rows(ids, matrix, catalogue, about)
+
+    @classmethod
+    def of_rows(
+        cls, label_ids: np.ndarray, matrix: np.ndarray, catalogue: Catalogue, about: Mapping[str, Any]
+    ) -> LabelIndex:
+        """An index of the kind and with the parameters that a description names, of vectors `[M, D]` under the ids
+        `[M]`."""
+        factory = REPLACED.get(about["factory"], about["factory"])
+        parameters = about.get("parameters", {}) if factory == about["factory"] else {}
+        made = VectorIndex.build(factory, np.ascontiguousarray(matrix, np.float32), label_ids, **parameters)
+        return cls(made, catalogue, about)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Upload the files of the index, and nothing else of its folder; returns the address of the commit.
