@@ -65,12 +65,11 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     args = parser.parse_args()
     data = load_xmc_dataset(args.dataset)
-    trained = (Path(args.tagger) / "labels.parquet").is_file()
-    tagger = (
-        XMCPipeline.from_pretrained(args.tagger)
-        if trained
-        else XMCPipeline.build(load_model(plain_encoder_of(args.tagger)), data.labels)
-    )
+    encoder = plain_encoder_of(args.tagger)
+    if encoder is None:
+        tagger = XMCPipeline.from_pretrained(args.tagger)
+    else:
+        tagger = XMCPipeline.build(load_model(encoder), data.labels)
     bags = joined(data, args.bags, args.joined, args.seed)
     result: dict[str, Any] = {name: getattr(args, name) for name in ("dataset", "bags", "joined", "tokens", "seed")}
     if args.pages:  # before anything else: what was freed is used again, and hides what is needed
