@@ -12,8 +12,8 @@ from hf_xmc.errors import printable
 
 
 class Console(console.Console):
-    """A console that leaves out control characters of texts, such as those of the escape sequences that clear a screen,
-    set a title or write to the clipboard."""
+    """A console that leaves out control characters of texts, such as the escape sequences that clear a screen, set a
+    title or write to the clipboard."""
 
     def render(self, renderable: Any, options: console.ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
