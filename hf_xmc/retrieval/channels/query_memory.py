@@ -344,7 +344,7 @@ def read_embeddings(folder: Path, shape: tuple[int, int], hint: str) -> np.ndarr
     """
     try:
         embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
-    except (ValueError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError, OSError) as error:
+    except Exception as error:  # numpy evaluates the header as a literal, which fails in many ways
         raise ModelFolderError(f"not a sound array ({error!s:.200})", folder / EMBEDDINGS, hint=hint) from error
     if not isinstance(embeddings, np.ndarray) or embeddings.dtype not in (np.float16, np.float32):
         raise ModelFolderError("no array of float16 or float32", folder / EMBEDDINGS, hint=hint)
