@@ -22,6 +22,7 @@ from hf_xmc.data.reading import Reading
 from hf_xmc.errors import DataError
 from hf_xmc.inference.cutting import Pieces
 from hf_xmc.inference.given_texts import given_texts
+from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.loading import AnyPath
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
 from hf_xmc.inference.pipeline import XMCPipeline
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 WINDOW = 8192  # rows that are sorted by length together, and the most that are lost when a run is killed
+PASSAGES_WINDOW = 1024  # the same, at most, where texts have passages, whose embeddings are held together
 MANIFEST = "manifest.json"
 T = TypeVar("T")
 
@@ -139,6 +141,7 @@ def tag_file(
 ) -> Tagged:
     """`predict_file` with files that were checked before, so that nothing has to be loaded to find a mistake."""
     search, selection = search or SearchOptions(), selection or SelectionOptions()
+    window = window if pipeline.passages is None else min(window, PASSAGES_WINDOW)
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
     labels = LabelColumns.of(pipeline.index.labels, pipeline.confidence_for(search) is not None)
     parts = Parts(target)
@@ -200,8 +203,7 @@ class FileWork:
             for some, texts, pieces, tokens in windows:
                 count, rows = count + 1, rows + len(some)
                 if texts:
-                    vectors = self.pipeline.model.encode_tokens(tokens, "query", self.batch_size)
-                    embeddings = pieces.embedded(vectors)
+                    embeddings = pieces.embedded(self.encode(pieces, tokens))
                     if writing is not None:
                         writing.result()
                     writing = pool.submit(self.write, some, texts, embeddings)
@@ -213,7 +215,14 @@ class FileWork:
                 writing.result()
         return count, rows
 
-    def prepared(self, rank: int, world: int) -> Iterator[tuple[Window, list[str], Pieces, list[list[int]]]]:
+    def encode(self, pieces: Pieces, tokens: list[list[int]] | None) -> Any:
+        """The embeddings of pieces, whose tokens were made ahead if the model takes them: a graph does not."""
+        model = self.pipeline.model
+        if tokens is None:
+            return model.encode_queries(pieces.texts, self.batch_size)
+        return model.encode_tokens(tokens, "query", self.batch_size)
+
+    def prepared(self, rank: int, world: int) -> Iterator[tuple[Window, list[str], Pieces, list[list[int]] | None]]:
         """Each window, with texts and tokens if this process is to tag it. Windows that are not done are dealt out in
         turn, so that a resumed run is as balanced as a new one."""
         turn = 0
@@ -222,7 +231,8 @@ class FileWork:
             turn += some.number not in self.done
             texts = given_texts(texts_of(some, self.source.reading, self.source.path)) if mine else []
             pieces = self.pipeline.pieces(texts)
-            yield some, texts, pieces, self.pipeline.model.tokenize(pieces.texts, "query")
+            ahead = not isinstance(self.pipeline.model, GraphEncoder)
+            yield some, texts, pieces, self.pipeline.model.tokenize(pieces.texts, "query") if ahead else None
 
     def write(self, some: Window, texts: list[str], embeddings: Any) -> None:
         tags = self.pipeline.tag(texts, embeddings, self.search, self.selection)

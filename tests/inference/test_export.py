@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from hf_xmc import LabelIndex, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
+from hf_xmc import LabelIndex, Passages, XMCDualEncoderModel, XMCPipeline, load_xmc_dataset
 from hf_xmc.cli.main import app
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.hub.folder import files_to_push
@@ -57,6 +57,12 @@ def check_backend(folder: Path, backend: str) -> None:
     ids, again = ours.predict(TEXTS, 5), theirs.predict(TEXTS, 5)
     np.testing.assert_array_equal(ids.ids, again.ids)
     np.testing.assert_allclose(ids.scores, again.scores, atol=1e-5)
+    # Passages of a long text.
+    for tagger in (ours, theirs):
+        tagger.passages = Passages(tokens=9, overlap=2)
+    long = ["a red car and a tree. " * 20, *TEXTS]
+    assert len(theirs.passages_of(long[0])) == len(ours.passages_of(long[0])) > 5
+    np.testing.assert_allclose(theirs.predict(long, 5).scores, ours.predict(long, 5).scores, atol=1e-5)
     # A label that is added is encoded by the graph.
     for tagger in (ours, theirs):
         tagger.add_labels(["a purple bus"])
@@ -67,6 +73,17 @@ def check_backend(folder: Path, backend: str) -> None:
 
 def test_onnx_predicts_the_same(exported: Path) -> None:
     check_backend(exported, "onnx")
+
+
+def test_a_graph_tags_files(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a red car\na blue house\n", encoding="utf-8")
+    files = ["--input", str(tmp_path / "texts.txt"), "--output", str(tmp_path / "tags.jsonl"), "--k", "2"]
+    done = CliRunner().invoke(app, ["predict", str(exported), "--backend", "onnx", "--precision", "float32", *files])
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in (tmp_path / "tags.jsonl").read_text(encoding="utf-8").splitlines()]
+    expected = XMCPipeline.from_pretrained(exported)(["a red car", "a blue house"], k=2)
+    found = [[label["uid"] for label in row["labels"]] for row in rows]
+    assert found == [[tag["uid"] for tag in tags] for tags in expected]
 
 
 @pytest.mark.parametrize("with_encoder", [True, False])
