@@ -27,7 +27,7 @@ class Bags:
         passages: how they give the score of a label.
 
     >>> bags = Bags(np.eye(3), np.array([0, 2, 3]), Passages())
-    >>> len(bags), bags[1:].vectors.tolist(), np.asarray(bags)[0].round(2).tolist()
+    >>> len(bags), bags[1:].vectors.tolist(), np.asarray(bags, float)[0].round(2).tolist()
     (2, [[0.0, 0.0, 1.0]], [0.71, 0.71, 0.0])
     """
 

@@ -66,7 +66,7 @@ class Passages:
     """
 
     pool: str = "lse"
-    sharpness: float = 20.0
+    sharpness: float = 50.0
     tokens: int | None = None
     overlap: int = 32
     most: int = 64
@@ -76,7 +76,7 @@ class Passages:
         if self.pool not in POOLS:
             raise SettingsError(f"pool is {self.pool!r}; expected one of {', '.join(POOLS)}")
         if not 0 < self.sharpness < float("inf"):
-            raise SettingsError(f"sharpness is {self.sharpness}; it must be above 0, such as 20")
+            raise SettingsError(f"sharpness is {self.sharpness}; it must be above 0, such as 50")
         if self.tokens is not None and self.tokens < 8:
             raise SettingsError(f"tokens is {self.tokens}; a passage needs at least 8")
         if self.overlap < 0:
@@ -92,7 +92,7 @@ class Passages:
             SettingsError: an unknown name, or a value of another kind.
 
         >>> Passages.parse("max,tokens=128,title=no")
-        Passages(pool='max', sharpness=20.0, tokens=128, overlap=32, most=64, title=False)
+        Passages(pool='max', sharpness=50.0, tokens=128, overlap=32, most=64, title=False)
         """
         kinds: dict[str, Callable[[str], object]]
         kinds = {"sharpness": float, "tokens": int, "overlap": int, "most": int, "title": _yes_or_no, "pool": str}

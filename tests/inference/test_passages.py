@@ -50,7 +50,7 @@ def test_passages_are_read_whole(cutting: XMCPipeline) -> None:
 def test_scores_are_those_of_the_passages(cutting: XMCPipeline) -> None:
     vectors = cutting.model.encode_queries([one.text for one in cutting.passages_of(LONG)]).numpy()
     scores = vectors @ cutting.index.vectors().T  # [T, L]
-    expected = np.log(np.exp(20 * scores).mean(axis=0)) / 20
+    expected = np.log(np.exp(50 * scores).mean(axis=0)) / 50
     found = cutting.predict([LONG], 12)
     np.testing.assert_array_equal(found.ids[0], np.argsort(-expected, kind="stable"))
     np.testing.assert_allclose(found.scores[0], np.sort(expected)[::-1], atol=1e-5)
