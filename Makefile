@@ -2,7 +2,9 @@
 #
 #   make demo     train on the bundled sample, evaluate, tag three sentences
 #   make test     the test suite
-#   make check    lint and types
+#   make check    lint, types, bandit, and known weaknesses of the dependencies where they can be asked for
+#   make lock     write lock.txt (all versions, for Python 3.11 to 3.13) and the SBOM again, from constraints.txt
+#   make fuzz     a server under nonsense: MODEL=<trained folder>, by default that of `make demo`
 #   make compatibility   the contract with transformers and accelerate on the oldest, pinned and newest versions
 #   make faults   kill every command at every step, fill the disk, write twice at once: minutes
 #   make format   rewrite the code in the project's style
@@ -17,11 +19,13 @@ TORCH_INDEX ?=
 MODEL ?= outputs/demo/model
 VERSIONS ?= oldest pinned newest
 
+LOCKED := pyproject.toml --constraint constraints.txt --universal --python-version 3.11 --no-header --no-annotate --quiet
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test check compatibility faults format docs space clean
+.PHONY: demo test check compatibility faults format docs space clean lock fuzz
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/hf-xmc demo --output_dir outputs/demo
@@ -33,6 +37,18 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive hf_xmc --configfile pyproject.toml
+	.ci/audit $(BIN)/python
+
+lock: $(VENV)/.installed-lock
+	mkdir -p build
+	$(BIN)/uv pip compile $(LOCKED) --extra dev --extra docs --extra fuzz -o lock.txt
+	$(BIN)/uv pip compile $(LOCKED) -o build/requirements.txt
+	$(BIN)/cyclonedx-py requirements build/requirements.txt --pyproject pyproject.toml --output-reproducible \
+		-o sbom/hf-xmc.cdx.json
+
+fuzz: $(VENV)/.installed-fuzz
+	PATH=$(BIN):$$PATH $(BIN)/python scripts/fuzz_server.py $(MODEL) --schemathesis
 
 compatibility: $(VENV)/.installed-test
 	.ci/compatibility $(BIN)/python $(VERSIONS)

@@ -14,6 +14,7 @@ __version__ = "0.2.0.dev0"
 _PUBLIC = {
     "Annotator": "hf_xmc.data.annotator",
     "LabelIndex": "hf_xmc.retrieval.index",
+    "Passages": "hf_xmc.retrieval.passages",
     "Pooling": "hf_xmc.retrieval.pooling",
     "Positives": "hf_xmc.types",
     "TopK": "hf_xmc.types",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from hf_xmc.modeling import XMCDualEncoderConfig, XMCDualEncoderModel
     from hf_xmc.retrieval.descriptors import describe_labels
     from hf_xmc.retrieval.index import LabelIndex
+    from hf_xmc.retrieval.passages import Passages
     from hf_xmc.retrieval.pooling import Pooling
     from hf_xmc.training.arguments import XMCTrainingArguments
     from hf_xmc.training.trainer import XMCTrainer

@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MOST_LEFT_OUT = 100_000
+CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])  # all but tabs and line ends
+
+
+def printable(text: str) -> str:
+    """A text for a terminal, without control characters.
+
+    >>> printable("a\x1b[2Jb")
+    'a[2Jb'
+    """
+    return text.translate(CONTROLS)
 
 
 class XMCError(Exception):
@@ -22,7 +32,7 @@ class XMCError(Exception):
 
     def __init__(self, found: str, path: str | Path | None = None, line: int | None = None, hint: str = "") -> None:
         where = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
-        super().__init__(f"{where}{found}" + (f"; {hint}" if hint else ""))
+        super().__init__(f"{where}{' '.join(found.splitlines())}" + (f"; {hint}" if hint else ""))
 
 
 class DataError(XMCError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,6 +52,14 @@ def calibrate(
             help="Move label vectors towards their training queries, if that helps; this writes a new index.",
         ),
     ] = False,
+    passages: Annotated[
+        str,
+        typer.Option(
+            "--passages",
+            help="Cut long texts into passages from now on, scored by lse, max or mean, with settings such as "
+            "lse,tokens=128; or off (default: as in the folder).",
+        ),
+    ] = "",
     method: Annotated[
         str, typer.Option("--method", help="Method that turns scores into probabilities: isotonic or platt.")
     ] = "isotonic",
@@ -69,13 +77,15 @@ def calibrate(
     """Choose ranking channels on half of validation, and fit probabilities, thresholds and label sets on the rest."""
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.inference.fitting.calibration import calibrate as fit
+    from hf_xmc.retrieval.passages import Passages
 
     if not dataset:
         raise typer.BadParameter("name the data set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
+    cut: Any = "off" if passages == "off" else Passages.parse(passages) if passages else None
     data = load_xmc_dataset(dataset)
     names = [name.strip() for name in channels.split(",") if name.strip()] or None
     given = (level, memory, centroids, method, batch_size, seed, max_depth)
-    fitted = fit(run, data, *given, channels=names, fusion=fusion, prefer=prefer)
+    fitted = fit(run, data, *given, channels=names, fusion=fusion, prefer=prefer, passages=cut)
     summary = fitted.summary
     part = f"{data.name}, the half of validation that chose no setting ({summary['calibrated_on']:,} queries)"
     threshold = summary["threshold"]
@@ -94,7 +104,9 @@ def calibrate(
     print_confidence(summary["calibration"], summary["sets"])
     folders = [f"{name}/" for name in kept]
     learned = ["fusion.json"] if fitted.pipeline.fusion is not None else []
-    console.print(f"Written to {run}: {', '.join(['confidence.json', *folders, *learned, 'README.md'])}")
+    settings = [] if fitted.pipeline.passages is None else ["passages.json"]
+    written = ["confidence.json", *folders, *learned, *settings, "README.md"]
+    console.print(f"Written to {run}: {', '.join(written)}")
     print_next(
         f"hf-xmc evaluate {quoted(run)} --dataset {quoted(dataset)}    # the same figures on the test split",
         predict_command(run, options=f"--threshold {threshold['threshold']:.2f}" if threshold else ""),

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
+from hf_xmc.cli.terminal import Console
 from hf_xmc.errors import XMCError
 
 BUG = "This is a bug in hf_xmc, or in a library that it uses: please report it with the lines above."

@@ -40,7 +40,7 @@ def explain(
 ) -> None:
     """Show which words of a text, which words of a label, and which training texts support each label."""
     from hf_xmc.inference.explain.explain import explain as explain_labels
-    from hf_xmc.inference.explain.page import carried_line, channel_line, text_line, write_explanations
+    from hf_xmc.inference.explain.page import carried_line, channel_line, passage_line, text_line, write_explanations
 
     if output is not None and output.suffix not in (".html", ".json"):
         raise typer.BadParameter(f"--output is {output}; give a name that ends in .html or .json")
@@ -48,7 +48,9 @@ def explain(
         *(run, text, k, label or None), method=method, how=how, unit=unit, dataset=dataset, measure=measure, seed=seed
     )
     for one in found:
-        print_explanation(one.text, one.label, one.score, [(word.text, word.attribution) for word in one.words])
+        print_explanation(one.part().text, one.label, one.score, [(word.text, word.attribution) for word in one.words])
+        for its in one.passages:
+            console.print(f"  {passage_line(its)}", highlight=False, markup=False)
         if len(one.channels) > 1:
             found_by = [channel_line(name, said) for name, said in one.channels.items() if said.rank is not None]
             console.print(f"  found by {'; '.join(found_by) or 'no channel'}", highlight=False, markup=False)

@@ -57,6 +57,7 @@ def fit(
             "--enrich",
             help="Table of strings and texts (columns string, text): the texts of the strings that stand in a text "
             "are read behind it.",
+            hidden=True,
         ),
     ] = None,
     config: Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_xmc.cli.tables import console, predict_command, print_next
+from hf_xmc.errors import printable
 
 EXAMPLE = 'Example: hf-xmc labels outputs/demo/model --add "Library automation" --remove topic_0003'
 SHOWN = 40  # labels that a terminal shows
@@ -80,7 +81,7 @@ def change(
         f"Labels: {', '.join(said)}; {len(changed.index):,} in {changed.where}", highlight=False, markup=False
     )
     for row, uid in list(zip(new, changed.added_uids, strict=True))[:SHOWN]:
-        typer.echo(as_line(uid, row["text"]))
+        print_line(uid, row["text"])
     if changed.removed:
         console.print(f"[yellow]Removed, since it is no longer true of these labels: {', '.join(changed.removed)}[/]")
     print_next(predict_command(run))
@@ -103,11 +104,17 @@ def print_found(run: Path, words: str, engine: str | None = None) -> None:
     found = find_labels(index, words)
     shown = found[:SHOWN] if console.is_terminal else found
     for uid, text in shown:
-        typer.echo(as_line(uid, text))  # with tabs, for a file
+        print_line(uid, text)
     if not found:
         console.print(f"No label contains {words!r}.", highlight=False, markup=False)
     elif len(shown) < len(found):
         console.print(f"... and {len(found) - len(shown):,} more; --search WORDS finds some, and a file takes all")
+
+
+def print_line(uid: str, text: str) -> None:
+    """A label with a tab in between, as it is for a file; on a terminal without control characters."""
+    line = as_line(uid, text)
+    typer.echo(printable(line) if console.is_terminal else line)
 
 
 def as_line(uid: str, text: str) -> str:

@@ -48,7 +48,7 @@ def relaunch(command: str, argv: Sequence[str]) -> list[str]:
     options = [f"--{name}={value}" for name in LAUNCH if (value := getattr(given, name)) is not None]
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(path), *options]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *launcher, "-m", "hf_xmc.cli.main", command, *rest])
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "hf_xmc.cli.main", command, *rest])  # nosec B606: no shell
 
 
 def config_path(name: str) -> Path:

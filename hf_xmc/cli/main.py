@@ -18,7 +18,7 @@ from hf_xmc.cli.quiet import quietly
 # The order of the help page; a command that is not named here comes last.
 ORDER = (
     *("demo", "fit", "prepare", "audit", "plan", "train", "fuse", "evaluate", "calibrate", "rerank"),
-    *("index", "labels", "describe", "predict", "explain", "map", "serve", "export", "push"),
+    *("index", "labels", "describe", "predict", "explain", "map", "serve", "export", "push", "verify"),
 )
 
 

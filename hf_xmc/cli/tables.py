@@ -9,9 +9,10 @@ from shlex import quote
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from hf_xmc.cli.terminal import Console
 
 console = Console()
 SMALL_SET = 20  # labels that a person can still look through

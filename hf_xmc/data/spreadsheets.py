@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import ParseError  # nosec B405: the error only
 
 from hf_xmc.data.files import replacing
 from hf_xmc.errors import DataError
@@ -82,6 +82,16 @@ def opened(path: Path) -> Any:
         raise unreadable(path, error) from error
 
 
+def unpacked_size(path: Path) -> int:
+    """Bytes of a spreadsheet when it is unpacked. No more than these are read.
+
+    Raises:
+        BadZipFile: it is no spreadsheet.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return sum(one.file_size for one in archive.infolist())
+
+
 def check_size(path: Path) -> None:
     """Refuse a workbook that is far larger than its file, or than can be read.
 
@@ -89,8 +99,7 @@ def check_size(path: Path) -> None:
         DataError: it is.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(part.file_size for part in archive.infolist())
+        size = unpacked_size(path)
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         return  # opening it says what is wrong
     if size > MAX_UNPACKED or (size > SMALL and size > MAX_RATIO * path.stat().st_size):

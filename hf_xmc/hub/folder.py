@@ -35,6 +35,7 @@ from hf_xmc.retrieval.folder import check_weights, loading_weights, no_such_fold
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, VECTORS, LabelIndex
 from hf_xmc.retrieval.knowledge import KNOWLEDGE, Knowledge
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
+from hf_xmc.retrieval.passages import PASSAGES, Passages
 from hf_xmc.retrieval.rerank import RERANKER, load_reranker, save_reranker
 
 if TYPE_CHECKING:
@@ -135,13 +136,14 @@ def parts() -> tuple[Part, ...]:
         Part(cls.name, cls.files, CALIBRATE, SEARCH, survives_edits=True, save=save, load=cls.from_pretrained)
         for cls in CHANNELS
     ]
-    ranking = (*SEARCH, *(channel.name for channel in channels), "fusion")
+    ranking = (*SEARCH, "passages", *(channel.name for channel in channels), "fusion")
     return (
         Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
         Part("sentence_transformers", LAYOUT, TRAIN),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
         Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=lambda head, folder: head.save(folder)),
         Part("knowledge", (KNOWLEDGE,), TRAIN, save=save, load=Knowledge.from_pretrained),
+        Part("passages", (PASSAGES,), CALIBRATE, save=save, load=Passages.from_pretrained),
         Part("labels", (LABELS,), BUILD_INDEX, needed=(LABELS,)),
         Part(
             "index",
@@ -346,9 +348,8 @@ def refresh_code(folder: Path) -> None:
 def pipeline_parts(pipeline: Any) -> dict[str, Any]:
     """What an `XMCPipeline` consists of, for `save_parts`: a part that it lacks is None, so that one of an earlier
     model is removed."""
-    found = {
-        name: getattr(pipeline, name) for name in ("model", "index", "knowledge", "fusion", "confidence", "reranker")
-    }
+    names = ("model", "index", "knowledge", "passages", "fusion", "confidence", "reranker")
+    found = {name: getattr(pipeline, name) for name in names}
     found |= {**{cls.name: None for cls in CHANNELS}, **{channel.name: channel for channel in pipeline.channels}}
     return {**found, **({"run": pipeline.run} if pipeline.run else {})}
 

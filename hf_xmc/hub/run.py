@@ -101,10 +101,13 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The object in a JSON file of a trained folder, of any size; an empty one if there is no file.
 
     Raises:
-        ModelFolderError: the file is not JSON.
+        ModelFolderError: the file is not JSON, or holds something else than an object.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"not JSON ({error})", path, hint="is the file complete?") from error
+    if not isinstance(found, dict):
+        raise ModelFolderError(f"found {found!r:.60}, expected a JSON object", path, hint="is the file complete?")
+    return found

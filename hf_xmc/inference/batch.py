@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.data.reading import Reading
 from hf_xmc.errors import DataError
+from hf_xmc.inference.cutting import Pieces
 from hf_xmc.inference.given_texts import given_texts
 from hf_xmc.inference.loading import AnyPath
 from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
@@ -28,7 +29,6 @@ from hf_xmc.inference.tag_files import LabelColumns, Summary, TagFile, merge, ta
 from hf_xmc.inference.text_files import TextFile, Window, number_of_rows, open_texts, read_windows, texts_of
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import PartialState
 
 logger = logging.getLogger(__name__)
@@ -197,10 +197,11 @@ class FileWork:
             closing(read_ahead(self.prepared(rank, world))) as windows,
         ):
             writing: Future[None] | None = None
-            for some, texts, tokens in windows:
+            for some, texts, pieces, tokens in windows:
                 count, rows = count + 1, rows + len(some)
                 if texts:
-                    embeddings = self.pipeline.model.encode_tokens(tokens, "query", self.batch_size)
+                    vectors = self.pipeline.model.encode_tokens(tokens, "query", self.batch_size)
+                    embeddings = pieces.embedded(vectors)
                     if writing is not None:
                         writing.result()
                     writing = pool.submit(self.write, some, texts, embeddings)
@@ -212,7 +213,7 @@ class FileWork:
                 writing.result()
         return count, rows
 
-    def prepared(self, rank: int, world: int) -> Iterator[tuple[Window, list[str], list[list[int]]]]:
+    def prepared(self, rank: int, world: int) -> Iterator[tuple[Window, list[str], Pieces, list[list[int]]]]:
         """Each window, with texts and tokens if this process is to tag it. Windows that are not done are dealt out in
         turn, so that a resumed run is as balanced as a new one."""
         turn = 0
@@ -220,9 +221,10 @@ class FileWork:
             mine = some.number not in self.done and turn % world == rank
             turn += some.number not in self.done
             texts = given_texts(texts_of(some, self.source.reading, self.source.path)) if mine else []
-            yield some, texts, self.pipeline.model.tokenize(texts, "query")
+            pieces = self.pipeline.pieces(texts)
+            yield some, texts, pieces, self.pipeline.model.tokenize(pieces.texts, "query")
 
-    def write(self, some: Window, texts: list[str], embeddings: torch.Tensor) -> None:
+    def write(self, some: Window, texts: list[str], embeddings: Any) -> None:
         tags = self.pipeline.tag(texts, embeddings, self.search, self.selection)
         tags = [its if text.strip() else [] for its, text in zip(tags, texts, strict=True)]
         with replacing(self.parts.path(some.number)) as temporary:

@@ -15,7 +15,9 @@ from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.hub.folder import GRAPHS, fingerprint, load_parts, pipeline_parts, save_parts
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
+from hf_xmc.inference.cutting import Cutter, Pieces
 from hf_xmc.inference.explain.channels import Evidence, channel_evidence
+from hf_xmc.inference.explain.passages import add_passages
 from hf_xmc.inference.given_texts import given_texts
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.label_names import IdToLabel, LabelToId
@@ -28,6 +30,7 @@ from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import INDEX, LabelIndex
 from hf_xmc.retrieval.knowledge import Knowledge
 from hf_xmc.retrieval.learned_fusion import LearnedFusion
+from hf_xmc.retrieval.passages import Passage, Passages
 from hf_xmc.retrieval.rerank import PairScorer
 from hf_xmc.types import TopK
 
@@ -55,6 +58,8 @@ class XMCPipeline:
         channels: further sources of scores, which are combined with those of the label vectors.
         fusion: how they are combined, if that was learned; without one by the weights of the channels.
         knowledge: what stands behind the texts that the encoder reads; by default what the model has.
+        passages: how texts that are longer than the encoder reads are cut, and scored; without it the encoder reads
+            the beginning of a text. A change makes a new calibration necessary.
 
     Example:
 
@@ -74,6 +79,7 @@ class XMCPipeline:
         channels: Sequence[FusedChannel] = (),
         fusion: LearnedFusion | None = None,
         knowledge: Knowledge | None = None,
+        passages: Passages | None = None,
     ) -> None:
         if knowledge is not None:
             model.knowledge = knowledge
@@ -89,6 +95,8 @@ class XMCPipeline:
         self.confidence = confidence
         self.reranker = reranker
         self.fusion = fusion
+        self.passages = passages
+        self.cutter: Cutter | None = None  # made when the first text is cut
         self.catalogue: tuple[LabelIndex, int, str] | None = None  # the last fingerprint of the label table
 
     @property
@@ -234,7 +242,8 @@ class XMCPipeline:
             k: labels per text, at most; 5 by default. `top_k` is another name of it.
             batch_size: texts encoded at a time.
             explain: add to each label `"channels"`, what each ranking channel says of it, and an `"explanation"`, by
-                `"occlusion"` (True) or `"gradient"`; `"channels"` adds the first one only, which is quick.
+                `"occlusion"` (True) or `"gradient"`; `"channels"` adds the first one only, which is quick. Of a text
+                that is cut into passages also `"passages"`, those that speak most for the label.
             search, selection: ready-made groups of options.
             **options: single options by name: `threshold`, `conformal` and `set_method` of [`SelectionOptions`];
                 `memory`, `channels`, `allowed`, `forbidden`, `where`, `geometry` and `rerank` of [`SearchOptions`].
@@ -250,13 +259,15 @@ class XMCPipeline:
         """
         rows = given_texts([texts] if isinstance(texts, str) else texts)
         found = split_options(options if k is None else {**options, "k": k}, search, selection)
-        embeddings = self.model.encode_queries(rows, batch_size)
+        embeddings = self.encode(rows, batch_size)
         tagged = self.tag(rows, embeddings, *found)
         if explain:
             ids = [[tag["id"] for tag in tags] for tags in tagged]
             for tags, known in zip(tagged, self.channel_evidence(rows, embeddings, ids, found[0]), strict=True):
                 for tag, evidence in zip(tags, known, strict=True):
                     tag["channels"] = {name: one.to_dict() for name, one in evidence.items()}
+            if self.passages is not None:
+                add_passages(self, rows, embeddings, tagged)
         if explain and explain != "channels":
             from hf_xmc.inference.explain.explanations import add_explanations  # slow to import
 
@@ -277,7 +288,36 @@ class XMCPipeline:
         if k < 1:  # before anything is encoded
             raise SettingsError(f"k is {k}; it must be at least 1")
         rows = given_texts(texts)
-        return self.rank(self.model.encode_queries(rows, batch_size, progress), k, rows, search, **options)
+        return self.rank(self.encode(rows, batch_size, progress), k, rows, search, **options)
+
+    def encode(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Any:
+        """Embeddings of texts, float32 `[N, D]`; if long texts are cut, those of their passages ([`Bags`]). The
+        passages of all texts share the batches."""
+        pieces = self.pieces(texts)
+        return pieces.embedded(self.model.encode_queries(pieces.texts, batch_size, progress))
+
+    def pieces(self, texts: Sequence[str]) -> Pieces:
+        """What the encoder reads of texts: their passages, or the texts themselves."""
+        cutter = self.current_cutter()
+        return Pieces(list(texts)) if cutter is None else cutter.pieces(texts)
+
+    def passages_of(self, text: str) -> list[Passage]:
+        """The passages of a text: `start` and `end` in characters, and what the encoder reads. One, if texts are not
+        cut."""
+        [text], cutter = given_texts([text]), self.current_cutter()
+        return [Passage(0, len(text), text)] if cutter is None else cutter(text)
+
+    def current_cutter(self) -> Cutter | None:
+        """What cuts texts by the settings as they are now; None if texts are not cut.
+
+        Raises:
+            SettingsError: passages that do not fit the model.
+        """
+        if self.passages is None:
+            return None
+        if self.cutter is None or self.cutter.passages != self.passages:
+            self.cutter = Cutter(self.model, self.passages)
+        return self.cutter
 
     def tag(
         self,
@@ -287,7 +327,7 @@ class XMCPipeline:
         selection: SelectionOptions | None = None,
         **options: Any,
     ) -> list[list[dict[str, Any]]]:
-        """`__call__` for several texts whose embeddings `[N, D]` exist already."""
+        """`__call__` for several texts whose embeddings exist already, as `encode` returns them."""
         search, selection = split_options(options, search, selection)
         confidence = self.confidence_for(search)
         depth = max(1, min(selection.k, len(self.index)))  # more would be padding
@@ -311,7 +351,7 @@ class XMCPipeline:
         search: SearchOptions | None = None,
         **options: Any,
     ) -> TopK:
-        """The k best labels for embeddings `[N, D]` of queries.
+        """The k best labels for embeddings of queries, `[N, D]` or [`Bags`].
 
         Args:
             texts: of the queries, `[N]`; needed by a reranker and by channels that read them.
@@ -379,6 +419,7 @@ class XMCPipeline:
             search,
             last[2],
             self.fusion,
+            self.passages,
         )
 
     def add_labels(self, labels: NewLabels) -> np.ndarray:

@@ -17,6 +17,7 @@ from hf_xmc.retrieval.fusion import fuse_channels
 from hf_xmc.retrieval.geometry import TEMPERATURE, frechet_search, frechet_tree
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.learned_fusion import DEPTH, LearnedFusion, Listed
+from hf_xmc.retrieval.passages import Passages
 from hf_xmc.retrieval.rerank import PairScorer, Reranker, rerank
 from hf_xmc.types import TopK
 
@@ -46,7 +47,7 @@ def rank_labels(
         fusion: how they are combined, if that was learned. It needs the channels that it was learned with; a search
             by others is by the weighted sum of theirs.
         texts: of the queries, `[N]`; None if only label vectors and channels that need no texts are used.
-        embeddings: of the queries, `[N, D]`.
+        embeddings: of the queries, `[N, D]`, or bags of passages.
         temperature: of the softmax that turns scores into likelihoods, for `search.geometry`.
 
     Raises:
@@ -175,6 +176,7 @@ def ranking_fingerprint(
     search: SearchOptions | None = None,
     catalogue: str = "",
     fusion: LearnedFusion | None = None,
+    passages: Passages | None = None,
 ) -> str:
     """A fingerprint of everything that scores depend on: encoder, label head, index, channels and their weights, and
     for a search that uses them geometry and reranker. Filters are not part of it: they do not change any score.
@@ -186,6 +188,7 @@ def ranking_fingerprint(
         encoder, head: fingerprints of the encoder and of its label head.
         catalogue: fingerprint of the label table (`catalogue_fingerprint`).
         fusion: how channels are combined, if that was learned.
+        passages: how long texts are cut and scored, if they are.
     """
     search = search or SearchOptions()
     used = channels_used(channels, search)
@@ -193,6 +196,7 @@ def ranking_fingerprint(
     parts: list[Any] = [head, catalogue, LabelVectors(index).fingerprint()]
     parts += [(c.name, c.fingerprint()) for c in used if c.weight > 0 or learned is not None]
     parts += [] if learned is None else [("fusion", learned.fingerprint())]
+    parts += [] if passages is None else [("passages", passages.fingerprint())]
     if search.geometry is not None:
         parts.append(("geometry", search.geometry))
     if search.rerank:

@@ -106,7 +106,7 @@ class Walk:
             self.expect(letters)
             header, ids = self.ivf(scalar=letters == "IwSq")
         else:
-            self.expect("IxMp")
+            self.expect("IxMp", "IxM2")  # the second one in folders of version 0.1
             header = self.header()
             self.expect(letters)
             self.part(letters, header, factory)
@@ -293,9 +293,10 @@ class Walk:
     def letters(self) -> str:
         return self.take(4, "the kind").tobytes().decode("latin-1")
 
-    def expect(self, letters: str) -> None:
-        if (found := self.letters()) != letters:
-            raise NotSound(f"found {found!r} at byte {self.place - 4:,}, expected {letters!r}")
+    def expect(self, *letters: str) -> None:
+        if (found := self.letters()) not in letters:
+            expected = " or ".join(map(repr, letters))
+            raise NotSound(f"found {found!r} at byte {self.place - 4:,}, expected {expected}")
 
     def array(self, dtype: Any, length: int | None, name: str) -> np.ndarray:
         """A vector: its length, which must be the given one, and its numbers."""

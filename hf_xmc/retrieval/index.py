@@ -23,6 +23,7 @@ from hf_xmc.data.transaction import OURS, read_whole, transaction
 from hf_xmc.data.writing import remove
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.auto import build_measured
+from hf_xmc.retrieval.bags import Bags, search_bags
 from hf_xmc.retrieval.catalogue import Catalogue, check_table, rows_of, table_fingerprint
 from hf_xmc.retrieval.factories import FACTORIES, REPLACED
 from hf_xmc.retrieval.faiss_file import DEAD, FaissFile, check_faiss_file
@@ -178,7 +179,7 @@ class LabelIndex:
         """The k best labels of each query, best first; of equal scores the lower id comes first.
 
         Args:
-            queries: embeddings `[N, D]`, array or tensor.
+            queries: embeddings `[N, D]`, array or tensor, or [`Bags`] of passages.
             k: if it is larger than the number of labels, the remaining columns are padding (id -1, score -inf).
             allowed, forbidden: return only these labels, or none of them: ids, or a bool mask over all rows of the
                 label table.
@@ -186,6 +187,8 @@ class LabelIndex:
                 returned. A column of lists (`{"parents": "topic_0003"}`) matches if its list contains the value.
             encoder_fingerprint: fingerprint of the model that made the queries.
         """
+        if isinstance(queries, Bags):
+            return search_bags(self, queries, k, allowed=allowed, forbidden=forbidden, where=where)
         matrix = as_matrix(queries)
         self.check(matrix, encoder_fingerprint, "queries")
         if k < 1:

@@ -41,8 +41,8 @@ class Knowledge:
         DataError: there is no string of 1 to 5 words.
 
     >>> knowledge = Knowledge({"SNP": "single nucleotide polymorphism", "Gene": "a part of DNA"})
-    >>> knowledge(["Finds SNPs", "Nothing here"])
-    ['Finds SNPs SNP: single nucleotide polymorphism.', 'Nothing here']
+    >>> knowledge(["Finds a SNP", "Nothing here"])
+    ['Finds a SNP SNP: single nucleotide polymorphism.', 'Nothing here']
     """
 
     def __init__(self, texts: Mapping[str, str], language: str = "english") -> None:

@@ -44,6 +44,18 @@ class PoolingDocument(Document):
     temperature: Positive
 
 
+class PassagesDocument(Document):
+    """`passages.json`."""
+
+    format: Annotated[int, Field(ge=1)]
+    pool: Literal["lse", "max", "mean"]
+    sharpness: Positive
+    tokens: Annotated[int, Field(ge=8, le=2**20)] | None
+    overlap: Annotated[int, Field(ge=0, le=2**20)]
+    most: Annotated[int, Field(ge=1, le=2**20)]
+    title: bool
+
+
 class IndexDocument(Document):
     """`index/index.json`."""
 

@@ -23,7 +23,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hf_xmc import __version__
 from hf_xmc.data.files import plain_suffix
@@ -32,6 +32,7 @@ from hf_xmc.data.formats.label_table import labels
 from hf_xmc.data.formats.source import Choices, LabelNames, Options
 from hf_xmc.data.reading import Reading, places
 from hf_xmc.errors import DataError, Problems, XMCError
+from hf_xmc.inference.given_texts import is_unicode
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.service import Tag, Tagged, TaggingService, TagOptions, languages
@@ -44,19 +45,33 @@ CODE = re.compile("[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # BCP 47
 UNKNOWN = "und"  # how BCP 47 names a language that is not known
 
 
+def whole_characters(text: str) -> str:
+    """A text without halves of characters, which JSON can hold and UTF-8 cannot.
+
+    Raises:
+        ValueError: it has some.
+    """
+    if not is_unicode(text):
+        raise ValueError("it holds half of a character (a surrogate)")
+    return text
+
+
+Text = Annotated[str, AfterValidator(whole_characters)]
+
+
 class Wanted(BaseModel):
     """What a client wants to have of each text."""
 
     limit: int = Field(10, ge=0, description="the most subjects of a text")
     threshold: float = Field(0.0, ge=0, le=1, description="the least score of a subject")
-    language: str | None = Field(None, description="language of the labels; only the project's own")
+    language: Text | None = Field(None, description="language of the labels; only the project's own")
 
 
 class SuggestForm(Wanted):
     """The form of one text; other fields, as Annif sends `project`, are left alone."""
 
     model_config = ConfigDict(extra="allow")
-    text: str
+    text: Text
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -68,9 +83,9 @@ class SuggestForm(Wanted):
 class Document(BaseModel):
     """One text of a batch."""
 
-    text: str
-    document_id: str | None = None
-    metadata: dict[str, str] = {}
+    text: Text
+    document_id: Text | None = None
+    metadata: dict[Text, Text] = {}
 
 
 class Batch(BaseModel):
@@ -87,8 +102,8 @@ def name_languages(schema: dict[str, Any]) -> None:
 class Languages(BaseModel):
     """A text, and the languages that it may be in."""
 
-    text: str
-    languages: list[str] = Field(min_length=1, max_length=5, json_schema_extra=name_languages)
+    text: Text
+    languages: list[Text] = Field(min_length=1, max_length=5, json_schema_extra=name_languages)
 
 
 class ProblemError(Exception):

@@ -81,7 +81,9 @@ def build_app(
     if annif is not None:
         app.include_router(annif_routes(service, annif, lambda: made[0]), responses=ANNIF_REFUSALS)
     if server is not None:
-        app.router.routes.extend(server.streamable_http_app(json_response=True, stateless_http=True, host=host).routes)
+        for route in server.streamable_http_app(json_response=True, stateless_http=True, host=host).routes:
+            route.methods = {"POST"}  # a GET would open a stream on which nothing ever comes
+            app.router.routes.append(route)
 
     for path in INTERFACES:  # the page would answer what is left in a form of its own
         app.add_api_route(path.rstrip("/") + "{rest:path}", nothing_here, methods=[*METHODS], include_in_schema=False)

@@ -39,6 +39,7 @@ class Limits:
         texts: in one request.
         request_bytes: of the body of a request.
         upload_bytes: of a file that is uploaded to the page.
+        unpacked_bytes: of such a file once it is unpacked, if it is a spreadsheet or Parquet.
         seconds: that a request may take before it is given up.
         queue: requests that may wait for the encoder at a time.
         name_characters: of the name of a label, and of what is searched for.
@@ -57,6 +58,7 @@ class Limits:
     texts: int = 256
     request_bytes: int = 8 * 2**20
     upload_bytes: int = 32 * 2**20
+    unpacked_bytes: int = 256 * 2**20
     seconds: float = 30.0
     queue: int = 256
     name_characters: int = 300
@@ -142,6 +144,17 @@ class Limits:
         if size > self.upload_bytes:
             found = f"The file has {megabytes(size)} and at most {megabytes(self.upload_bytes)} are accepted"
             numbers = {"found": size, "most": self.upload_bytes}
+            raise RequestRefused("upload_too_large", found, "split it, or use hf-xmc predict", 413, **numbers)
+
+    def check_unpacked(self, size: int) -> None:
+        """Refuse a file of too many bytes when it is unpacked.
+
+        Raises:
+            RequestRefused: `"upload_too_large"`.
+        """
+        if size > self.unpacked_bytes:
+            found = f"The file unpacks to {megabytes(size)} and at most {megabytes(self.unpacked_bytes)} are accepted"
+            numbers = {"found": size, "most": self.unpacked_bytes}
             raise RequestRefused("upload_too_large", found, "split it, or use hf-xmc predict", 413, **numbers)
 
     def check_words(self, what: str, text: str, most: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_xmc.inference.pipeline import XMCPipeline
+from hf_xmc.retrieval.bags import Bags, search_bags
 from hf_xmc.retrieval.catalogue import Catalogue
 from hf_xmc.retrieval.channels import LabelNames
 from hf_xmc.retrieval.channels.names import NameMatch
@@ -63,6 +64,8 @@ class OverlayIndex(LabelIndex):
         encoder_fingerprint: str | None = None,
     ) -> TopK:
         """As `LabelIndex.search`; the added labels are compared one by one."""
+        if isinstance(queries, Bags):
+            return search_bags(self, queries, k, allowed=allowed, forbidden=forbidden, where=where)
         matrix = as_matrix(queries)
         mask = self.catalogue.allowed_rows(allowed, forbidden, where)
         below = None if mask is None else mask[: self.first]
@@ -73,6 +76,21 @@ class OverlayIndex(LabelIndex):
         own = exact_search(matrix, self.own[live], len(live))
         ids = np.concatenate([found.ids, self.first + live[own.ids]], axis=1)
         return TopK(ids, np.concatenate([found.scores, own.scores], axis=1)).sorted().first(k)
+
+    @property
+    def has_several_texts(self) -> bool:
+        """As in the index below; an added label has one text."""
+        return self.shared.has_several_texts
+
+    def vectors(self, label_ids: Any = None) -> np.ndarray:
+        """As `LabelIndex.vectors`."""
+        if label_ids is None:
+            return np.concatenate([self.shared.vectors(), self.own])
+        ids = self.catalogue.known(label_ids)
+        found, added = np.empty((len(ids), self.dimension), np.float32), ids >= self.first
+        found[added] = self.own[ids[added] - self.first]
+        found[~added] = self.shared.vectors(ids[~added])
+        return found
 
 
 class OverlayNames(LabelNames):

@@ -59,7 +59,7 @@ def listen(host: str, port: int) -> socket.socket:
 def address(listening: socket.socket) -> str:
     """The address of a server as a browser on this machine opens it."""
     host, port = listening.getsockname()[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec B104: for a browser
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -207,7 +207,7 @@ class TaggingService:
         rows = list(texts)
         with self.encoder:
             tokens = count_tokens(self.pipeline.model, rows)
-            return Encoded(rows, self.pipeline.model.encode_queries(rows), tokens)
+            return Encoded(rows, self.pipeline.encode(rows), tokens)
 
     def rank(self, encoded: Encoded, options: TagOptions) -> list[Tagged]:
         """The labels of texts that the encoder has read."""
@@ -225,7 +225,7 @@ class TaggingService:
                     tags=described(view.vocabulary, tags, None if said is None else said[row]),
                     tokens=count,
                     max_tokens=most,
-                    truncated=most is not None and count > most,
+                    truncated=most is not None and count > most and view.pipeline.passages is None,
                 )
                 for row, (tags, count) in enumerate(zip(tagged, tokens, strict=True))
             ]

@@ -132,7 +132,7 @@ def without_rights(folder: Path) -> Iterator[None]:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="rights of folders are those of POSIX")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
+    for parent in (tmp_path, *tmp_path.parents[:3]):
         parent.chmod(0o755)
     folder = make(tmp_path / "folder", OLD)
     with without_rights(folder):

@@ -340,6 +340,9 @@ def test_what_cannot_be_loaded_is_one_clear_error(folder: Path, data: Path) -> N
     config.write_text("{")
     with pytest.raises(ModelFolderError, match=r"config.json: not JSON .*copy or download"):
         XMCPipeline.from_pretrained(folder)
+    config.write_text("7")
+    with pytest.raises(ModelFolderError, match=r"config.json: found 7, expected a JSON object"):
+        XMCPipeline.from_pretrained(folder)
 
 
 def test_metrics_stay_if_no_label_has_changed(folder: Path) -> None:

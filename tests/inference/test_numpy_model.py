@@ -14,7 +14,7 @@ from transformers import RobertaConfig, RobertaModel
 from hf_xmc import XMCDualEncoderModel, XMCPipeline
 from hf_xmc.inference.numpy_model import NumpyModel
 from hf_xmc.modeling import LabelHead, catalogue_fingerprint
-from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
+from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 
 TEXTS = ["a red car", "", "the blue house " * 30, "Änderung 東京 x²", "river"]
 LABELS = ["red", "blue house", "river", "green"]
@@ -29,7 +29,7 @@ def check(model: XMCDualEncoderModel, folder: Path) -> NumpyModel:
     assert made.config.embedding_dim == model.config.embedding_dim
     np.testing.assert_allclose(made.encode_queries(TEXTS), loaded.encode_queries(TEXTS).numpy(), atol=2e-5)
     assert made.encode_queries([]).shape == (0, model.config.embedding_dim)
-    assert encoder_fingerprint(made) == encoder_fingerprint(loaded)
+    assert same_encoder(encoder_fingerprint(made), encoder_fingerprint(loaded))
     assert head_fingerprint(made) == head_fingerprint(loaded)
     return made
 

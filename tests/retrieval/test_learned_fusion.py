@@ -153,7 +153,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert list(about["weights"]) == feature_names(["labels", "names"])
     del about["weights"]["names share"]
     (tmp_path / FUSION).write_text(json.dumps(about))
-    with pytest.raises(ModelFolderError, match=r"the fusion cannot be read .*names share"):
+    with pytest.raises(ModelFolderError, match=r"no weight or temperature of .names share"):
         LearnedFusion.from_pretrained(tmp_path)
     (tmp_path / COUNTS).unlink()
     with pytest.raises(ModelFolderError, match=r"no fusion.safetensors"):

@@ -174,5 +174,5 @@ def test_damaged_files_are_one_clear_error(tmp_path: Path) -> None:
         LabelNames.from_pretrained(tmp_path)
     (tmp_path / NAMES).write_text(json.dumps(about))
     (tmp_path / ARRAYS).write_bytes(b"none")
-    with pytest.raises(ModelFolderError, match="the names cannot be read"):
+    with pytest.raises(ModelFolderError, match="not a sound safetensors file"):
         LabelNames.from_pretrained(tmp_path)

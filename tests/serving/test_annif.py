@@ -110,7 +110,7 @@ def test_limit_and_threshold(client: TestClient) -> None:
         ("toys-en/suggest-batch", {"json": {"documents": [{"text": 1}]}}, 400, "documents.0.text: Input should be"),
         ("toys-en/learn", {"json": []}, 403, "'toys-en' does not learn from requests"),
         ("toys-en/suggest", {"data": {"text": "a" * 9 * 2**20}}, 413, "The request has 9.0 MB"),
-        ("toys-en/nothing", {"json": []}, 404, "Not Found"),
+        ("toys-en/nothing", {"json": []}, 404, "There is nothing at this address"),
         ("no/learn", {"json": []}, 404, "Project 'no' not found"),
     ],
 )

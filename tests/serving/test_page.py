@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -347,3 +348,12 @@ def test_visits_are_forgotten(shared_service: TaggingService, monkeypatch: pytes
     holder.delete_all_expired_state()
     assert "a visit" not in holder
     assert not holder.time_last_used
+
+
+def test_files_that_unpack_to_very_much_are_refused(english: Page, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.xlsx"
+    packed: Any = {"compression": zipfile.ZIP_DEFLATED, "compresslevel": 1}
+    with zipfile.ZipFile(bomb, "w", **packed) as archive, archive.open("xl/sharedStrings.xml", "w") as part:
+        for _ in range(257):
+            part.write(bytes(2**20))
+    assert "256" in tag_file.looked_into(english, Visit(), str(bomb))[0]

@@ -301,7 +301,7 @@ def predictions_of(
     # Labels that were removed from the index can be in no set, and the calibration did not count them either.
     truth, filters = data.positives(split).without(tagger.index.removed), data.filters.get(split)
     texts = data.queries[split]["text"][:]
-    embeddings = tagger.model.encode_queries(texts, batch_size, progress=True)
+    embeddings = tagger.encode(texts, batch_size, progress=True)
     rows = some(np.arange(len(truth)), confidence.depth, seed=0)  # sets need deep predictions
     kept = None if filters is None else filters.take(rows)
     deep = tagger.rank(embeddings[rows], confidence.depth, [texts[row] for row in rows.tolist()], **search)

@@ -73,7 +73,7 @@ def explain(
     if not measure:
         return found
     return [
-        replace(one, faithfulness=measure_explanation(tagger.model, one, seed=seed)) if one.words else one
+        replace(one, faithfulness=measure_explanation(tagger.model, one.part(), seed=seed)) if one.words else one
         for one in found
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,11 +12,13 @@ from datasets import Dataset
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.inference.explain.attribution import METHODS, Span, cut, integrated_gradients, occlusion, units
 from hf_xmc.inference.explain.channels import Evidence
+from hf_xmc.inference.explain.passages import Spoken, spoken_passages
 from hf_xmc.inference.explain.texts import TextScore, text_scores
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.channels import QueryMemory
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.late_interaction import LateInteractionReranker
+from hf_xmc.retrieval.passages import Passage
 
 CANDIDATES = 1000  # nearest training queries that are searched for those with the label
 
@@ -35,6 +37,10 @@ class Tagger(Protocol):
     ) -> list[list[dict[str, Evidence]]]: ...
 
     def __call__(self, texts: str, k: int | None = None, **options: Any) -> list[Any]: ...
+
+    def encode(self, texts: Sequence[str]) -> Any: ...
+
+    def passages_of(self, text: str) -> list[Passage]: ...
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,15 @@ class Explanation:
         score: dot product of the two embeddings, which the words explain. The embedding of a label includes its
             per-label vector, if it has one.
         method: `"occlusion"` or `"gradient"`, and how words were removed.
-        words: of the query, in their order, without those that were cut off because the text is too long.
+        words: of the query, in their order, without those that were cut off because the text is too long; of a text
+            that is cut into passages the words of the best one.
         label_words: of the label's text, by occlusion.
         neighbours: training queries of the memory that have the label, nearest first.
         channels: what each ranking channel says of the label, by its name.
         transport: of a late-interaction reranker: for each word of the label, the words of the text that carry it.
         convergence_delta: of integrated gradients: how far their sum is from what they should sum to.
         faithfulness: the result of [`measure_explanation`], if it was asked for.
+        passages: of a text that is cut into several, with their own scores for the label, the best first.
         label_texts: of a label with several texts those that are searched, with their own scores, the best first.
     """
 
@@ -104,6 +112,15 @@ class Explanation:
     channels: dict[str, Evidence] = field(default_factory=dict)
     label_texts: list[TextScore] = field(default_factory=list)
     transport: list[Carried] = field(default_factory=list)
+    passages: list[Spoken] = field(default_factory=list)
+
+    def part(self) -> Explanation:
+        """The same about the part of the text that the words are of: its best passage, if it has several."""
+        if not self.passages:
+            return self
+        start, end = self.passages[0].start, self.passages[0].end
+        words = [replace(word, start=word.start - start, end=word.end - start) for word in self.words]
+        return replace(self, text=self.text[start:end], words=words)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain lists and dicts, ready for JSON."""
@@ -149,7 +166,30 @@ def explain_text(
         raise SettingsError(f"Label id {outside[0]} is outside the label table, which has {len(table):,} rows")
     if not ids:
         return []
-    names = table.select(ids)["text"][:]
+    given = pipeline.encode([text])
+    said = pipeline.channel_evidence([text], given, [ids])[0]
+    near = neighbours(pipeline.memory, given, ids, num_neighbours, train_queries)
+    spoken = spoken_passages(pipeline, text, given, ids)
+    by_part: dict[tuple[int, int], list[int]] = {}
+    for i, passages in enumerate(spoken):
+        part = (passages[0].start, passages[0].end) if passages else (0, len(text))
+        by_part.setdefault(part, []).append(i)
+    found: dict[int, Explanation] = {}
+    for (start, end), places in by_part.items():  # labels of the same passage share its forward passes
+        ones = explain_part(pipeline, text[start:end], [ids[i] for i in places], method, how, unit)
+        for i, one in zip(places, ones, strict=True):
+            words = [replace(word, start=word.start + start, end=word.end + start) for word in one.words]
+            whole = replace(one, text=text, words=words, passages=spoken[i])
+            found[i] = replace(whole, neighbours=near[i], channels=said[i])
+    return [found[i] for i in range(len(ids))]
+
+
+def explain_part(
+    pipeline: Tagger, text: str, ids: Sequence[int], method: str, how: str, unit: str
+) -> list[Explanation]:
+    """What the encoder says of labels of a text, or of one of its passages: words of both sides, texts of labels."""
+    rows = pipeline.index.labels.select(ids)
+    names, uids = rows["text"][:], rows["uid"][:]
     model, seen = pipeline.model, cut(pipeline.model, text, "query")
     query, labels = model.encode_queries([text]), model.encode_labels(names, ids)  # [1, D], [K, D]
     spans = units(seen, unit)
@@ -158,22 +198,18 @@ def explain_text(
         given, deltas = integrated_gradients(model, seen, spans, labels)
     else:
         given = occlusion(model, seen, spans, labels, "query", how)
-    said = pipeline.channel_evidence([text], query, [ids])[0]
     matched = text_scores(model, pipeline.index, query, ids)
-    near = neighbours(pipeline.memory, query, ids, num_neighbours, train_queries)
     return [
         Explanation(
             text=text,
             label=names[i],
-            uid=table[id_]["uid"],
+            uid=uids[i],
             id=id_,
             score=float(query[0] @ labels[i]),
             method=f"{method} ({how})" if method == "occlusion" else method,
             words=words_of(seen, spans, given[i]),
             label_words=label_words(model, names[i], id_, query, how),
-            neighbours=near[i],
             convergence_delta=deltas[i],
-            channels=said[i],
             label_texts=matched[i],
             transport=carried(pipeline, text, names[i]),
         )

@@ -10,6 +10,7 @@ from typing import Any
 from hf_xmc.data.files import replacing, write_page
 from hf_xmc.inference.explain.channels import Evidence
 from hf_xmc.inference.explain.explanations import Carried, Explanation, Word
+from hf_xmc.inference.explain.passages import Spoken
 from hf_xmc.inference.explain.texts import TextScore
 from hf_xmc.pages.page import render
 from hf_xmc.retrieval.label_texts import split_text
@@ -55,17 +56,28 @@ def shown(one: Explanation) -> dict[str, Any]:
         "definition": definition,
         "uid": one.uid,
         "score": f"{one.score:.3f}",
-        "pieces": pieces(one.text, one.words),
+        "pieces": pieces(one.part().text, one.part().words),
         "label_pieces": pieces(one.label, one.label_words),
         "words": [(word.text, signed(word.attribution, 4)) for word in sorted(one.words, key=strength)],
         "transport": [carried_line(word) for word in one.transport],
         "channels": [channel_line(name, said) for name, said in one.channels.items() if said.rank is not None],
+        "passages": [(f"{its.start:,}", its.text, f"{its.score:.3f}") for its in one.passages],
         "texts": [(its.kind, its.text, f"{its.score:.3f}") for its in one.label_texts],
         "neighbours": [
             {"name": n.text or n.uid or f"training query {n.row:,}", "similarity": f"{n.similarity:.3f}"}
             for n in one.neighbours
         ],
     }
+
+
+def passage_line(its: Spoken) -> str:
+    """A passage in a few words.
+
+    >>> passage_line(Spoken("They sow wheat.", 1200, 1215, 0.5312))
+    'characters 1,200 to 1,215 (0.531): "They sow wheat."'
+    """
+    text = its.text if len(its.text) <= SHOWN else its.text[: SHOWN - 3] + "..."
+    return f'characters {its.start:,} to {its.end:,} ({its.score:.3f}): "{" ".join(text.split())}"'
 
 
 def strength(word: Word) -> float:

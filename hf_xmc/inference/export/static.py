@@ -52,6 +52,8 @@ def distilled(teacher: XMCPipeline, train: Sequence[str], held_out: Sequence[str
     student = static_model(model, [*texts, *names], targets, held_out)
     about = {"encoder_fingerprint": encoder_fingerprint(student), "head_fingerprint": None}
     teacher.index.about |= about
+    if teacher.memory is not None:
+        teacher.memory.made_for = None  # its embeddings are the student's from now on
     run = {**teacher.run, "student": {"texts": len(texts), "labels": len(labels), "ridge": RIDGE, "seed": seed}}
     return XMCPipeline(student, teacher.index, run=run, channels=teacher.channels, fusion=teacher.fusion)
 

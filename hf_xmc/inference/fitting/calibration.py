@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Literal
 
 from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import SettingsError
@@ -20,6 +22,7 @@ from hf_xmc.inference.loading import (
 )
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.retrieval.calibration import METHODS
+from hf_xmc.retrieval.passages import Passages
 
 
 def calibrate(
@@ -36,6 +39,7 @@ def calibrate(
     channels: Sequence[str] | None = None,
     fusion: str = "auto",
     prefer: str = "balanced",
+    passages: Passages | Literal["off"] | None = None,
 ) -> Fit:
     """Fit ranking channels, probabilities, thresholds and label sets on the validation split.
 
@@ -58,6 +62,8 @@ def calibrate(
             is better in cross-validation.
         prefer: what channels and fusion are chosen for: `"balanced"`, `"head"` for the first label, or `"tail"` for
             rare labels.
+        passages: cut long texts into passages from now on, or `"off"`; by default as the tagger does already. The
+            validation texts are cut in the same way, so that probabilities fit.
 
     Returns:
         The fitted pipeline, and a summary of the fit.
@@ -73,7 +79,7 @@ def calibrate(
         raise SettingsError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
     folder = folder_to_write(tagger, output_dir)
     with alone_in(folder):
-        given = as_tagger(tagger)
+        given = with_passages(as_tagger(tagger), passages)
         data = on_catalogue_of(given, as_dataset(dataset))
         chosen = (channels, fusion, prefer)
         fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth, *chosen)
@@ -91,7 +97,17 @@ def calibrate(
         return fitted
 
 
+def with_passages(tagger: XMCPipeline, passages: Passages | Literal["off"] | None) -> XMCPipeline:
+    """The same tagger with other passages; the tagger itself is not changed."""
+    if passages is not None:
+        tagger = copy.copy(tagger)
+        tagger.passages = passages if isinstance(passages, Passages) else None
+        tagger.current_cutter()  # raises an error if they do not fit, before anything is encoded
+    return tagger
+
+
 def ranked_by(pipeline: XMCPipeline) -> list[tuple[str, str]]:
     """The channels of a pipeline, and their fusion, with what they score by."""
     fused = [] if pipeline.fusion is None else [(pipeline.fusion.name, pipeline.fusion.fingerprint())]
+    fused += [] if pipeline.passages is None else [("passages", pipeline.passages.fingerprint())]
     return [*((channel.name, channel.fingerprint()) for channel in pipeline.channels), *fused]

@@ -28,7 +28,7 @@ WORTH = 0.001  # what a channel has to add to the sum of the metrics that count,
 class Held:
     """Held-out queries: embeddings `[B, D]`, their truth, the pairs that are no valid predictions, their texts."""
 
-    queries: np.ndarray
+    queries: Any  # an array, or bags of passages
     positives: Positives
     filters: Positives | None
     texts: Sequence[str] | None = None

@@ -33,6 +33,7 @@ from hf_xmc.metrics import (
     ranking_metrics,
     search_depth,
 )
+from hf_xmc.retrieval.bags import Bags
 from hf_xmc.retrieval.calibration import RankedMap
 from hf_xmc.retrieval.channels import FusedChannel
 from hf_xmc.retrieval.confidence import Confidence
@@ -110,23 +111,23 @@ def fit_confidence(
     wanted = wanted_channels(channels, memory)
     preference_of(data, prefer)
     texts = {split: data.queries[split]["text"][:] for split in ("train", "validation")}
-    embeddings = {
-        split: pipeline.model.encode_queries(rows, batch_size, progress=True).numpy()
-        for split, rows in texts.items()
-        if split == "validation" or wanted or centroids
-    }
+    given = pipeline.encode(texts["validation"], batch_size, progress=True)
+    given = given if isinstance(given, Bags) else np.asarray(given)
+    embeddings: dict[str, Any] = {"validation": given}
+    if wanted or centroids:  # of long training texts the beginning is enough to find similar ones
+        embeddings["train"] = pipeline.model.encode_queries(texts["train"], batch_size, progress=True).numpy()
     if centroids:
         names = pipeline.index.labels["text"][:]
         ids = range(len(names))
         embeddings["labels"] = pipeline.model.encode_labels(names, ids, batch_size, progress=True).numpy()
-    given = (level, memory, centroids, method, seed, max_depth, channels, fusion, prefer)
-    return fit_from_embeddings(pipeline, data, embeddings, *given)
+    options = (level, memory, centroids, method, seed, max_depth, channels, fusion, prefer)
+    return fit_from_embeddings(pipeline, data, embeddings, *options)
 
 
 def fit_from_embeddings(
     pipeline: XMCPipeline,
     data: XMCDataset,
-    embeddings: Mapping[str, np.ndarray],
+    embeddings: Mapping[str, Any],
     level: float = 0.9,
     memory: bool = True,
     centroids: bool = False,
@@ -222,6 +223,7 @@ def with_parts(
         reranker=pipeline.reranker,
         channels=channels,
         fusion=fusion,
+        passages=pipeline.passages,
     )
 
 

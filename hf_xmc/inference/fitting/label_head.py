@@ -182,7 +182,9 @@ def fuse_head(
         "metrics": measure(queries[len(tuning) :], parts, index, *held[1], weights[: len(head)]),
         "tried": tried,
     }
-    return HeadFit(XMCPipeline(fused, index, {**pipeline.run, "fusion": summary}, reranker=pipeline.reranker), summary)
+    run = {**pipeline.run, "fusion": summary}
+    made = XMCPipeline(fused, index, run, reranker=pipeline.reranker, passages=pipeline.passages)
+    return HeadFit(made, summary)
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,7 @@ def finished(
         reranker=reranker,
         channels=given.channels,
         fusion=given.fusion,
+        passages=given.passages,
     )
     if folder is not None:
         save_parts(folder, {"reranker": reranker} if in_place else pipeline_parts(made))

@@ -21,6 +21,7 @@ from hf_xmc.data.documents import is_sound, read_arrays, read_document
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
+from hf_xmc.retrieval.bags import Bags
 from hf_xmc.retrieval.channels.channel import TrainQueries
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.scores import add_scores, best_of
@@ -213,7 +214,11 @@ class QueryMemory:
         return made
 
     def neighbours(self, queries: Any, num_neighbours: int, exclude: np.ndarray | None = None) -> TopK:
-        """The nearest training queries: rows of the memory and dot products, `[B, num_neighbours]`. Exact."""
+        """The nearest training queries: rows of the memory and dot products, `[B, num_neighbours]`. Exact. Those of a
+        bag are the nearest to any of its passages."""
+        if isinstance(queries, Bags):
+            own = None if exclude is None else np.repeat(exclude, queries.counts)
+            return queries.merged(self.neighbours(queries.vectors, num_neighbours, own), num_neighbours)
         matrix = as_matrix(queries)
         if matrix.shape[1] != self.embeddings.shape[1]:
             raise ModelFolderError(
@@ -339,7 +344,7 @@ def read_embeddings(folder: Path, shape: tuple[int, int], hint: str) -> np.ndarr
     """
     try:
         embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
-    except (ValueError, TypeError, EOFError, SyntaxError, OverflowError, MemoryError, OSError) as error:
+    except Exception as error:  # numpy evaluates the header as a literal, which fails in many ways
         raise ModelFolderError(f"not a sound array ({error!s:.200})", folder / EMBEDDINGS, hint=hint) from error
     if not isinstance(embeddings, np.ndarray) or embeddings.dtype not in (np.float16, np.float32):
         raise ModelFolderError("no array of float16 or float32", folder / EMBEDDINGS, hint=hint)

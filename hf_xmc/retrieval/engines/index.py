@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_xmc.errors import DataError, EngineError, SettingsError
+from hf_xmc.retrieval.bags import Bags, search_bags
 from hf_xmc.retrieval.catalogue import Catalogue, NotInIndex
 from hf_xmc.retrieval.engines.engine import FACTORIES, Address, Engine, Within, as_text, from_text
 from hf_xmc.retrieval.index import LabelIndex, by_label, reordered
@@ -154,6 +155,8 @@ class EngineIndex(LabelIndex):
         where: Mapping[str, Any] | None = None,
         encoder_fingerprint: str | None = None,
     ) -> TopK:
+        if isinstance(queries, Bags):
+            return search_bags(self, queries, k, allowed=allowed, forbidden=forbidden, where=where)
         matrix = as_matrix(queries)
         self.check(matrix, encoder_fingerprint, "queries")
         if k < 1:

@@ -181,7 +181,7 @@ class PostgreSQL:
         statement = self.query(
             "SELECT q.n, f.id, f.score FROM unnest(%(queries)s::vector[]) WITH ORDINALITY AS q (vector, n) "
             f"CROSS JOIN LATERAL (SELECT v.id, {score} AS score FROM {{schema}}.vectors v WHERE {condition} {order} "
-            "LIMIT %(k)s) f ORDER BY q.n, f.score DESC, f.id"
+            "LIMIT %(k)s) f ORDER BY q.n, f.score DESC, f.id"  # nosec B608: of our own words; values are parameters
         )
         sent = {"queries": [self.pgvector.Vector(query) for query in queries], "k": k, **values}
 
@@ -219,7 +219,8 @@ class PostgreSQL:
                 columns.append(f"l.columns -> %(column{i})s @> ANY(%(wanted{i})s::jsonb[])")
                 values[f"column{i}"], values[f"wanted{i}"] = name, [json.dumps(value) for value in wanted]
         if columns:
-            parts.append(f"v.id IN (SELECT l.id FROM {{schema}}.labels l WHERE {' AND '.join(columns)})")
+            condition = " AND ".join(columns)
+            parts.append(f"v.id IN (SELECT l.id FROM {{schema}}.labels l WHERE {condition})")  # nosec B608: as above
         return " AND ".join(parts), values
 
     def vectors_of(self, label_ids: np.ndarray) -> np.ndarray:
@@ -342,7 +343,8 @@ class PostgreSQL:
 
     def exists(self, cursor: Any, what: str = "pg_tables WHERE schemaname = %s AND tablename = 'state'") -> bool:
         """Whether there is an index of this name, or something else in the catalogue of the database."""
-        return cursor.execute(f"SELECT 1 FROM {what}", (self.address.name,)).fetchone() is not None
+        statement = f"SELECT 1 FROM {what}"  # nosec B608: `what` comes from this class
+        return cursor.execute(statement, (self.address.name,)).fetchone() is not None
 
     def prepare(self) -> None:
         """Switch pgvector on in this database.

@@ -10,7 +10,7 @@ import gradio as gr
 from hf_xmc.data.reading import Reading
 from hf_xmc.serving.page.look import BUTTONS, PRIVATE, note, render
 from hf_xmc.serving.page.tab import Page, status_line, told_apart
-from hf_xmc.serving.page.tag_file import ENDINGS, without_path
+from hf_xmc.serving.page.tag_file import ENDINGS, check_size, without_path
 from hf_xmc.serving.page.tag_text import verdict_of
 from hf_xmc.serving.page.tagged_files import read_tagged
 from hf_xmc.serving.page.visit import Visit, write_training_data
@@ -39,7 +39,7 @@ def review_tab(page: Page, tab: gr.Tab) -> None:
         if not path:
             return visit, *shown(page, visit)
         try:
-            page.service.limits.check_upload(Path(path).stat().st_size)
+            check_size(page, Path(path))
             remembered = Reading.from_json(page.service.view().pipeline.run.get("reading"))
             for text, tags in read_tagged(Path(path), remembered):
                 visit.keep(text, tags)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import gradio as gr
+import pyarrow.parquet as pq
+from pyarrow.lib import ArrowException
 
 from hf_xmc.data.reading import Reading
+from hf_xmc.data.spreadsheets import unpacked_size
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.tag_files import OUTPUTS, LabelColumns, Summary, as_text, merge, tag_file_of, write_part
 from hf_xmc.inference.text_files import KINDS, TextFile, first_rows, open_texts, read_rows, read_windows, texts_of
@@ -102,12 +107,34 @@ def looked_into(page: Page, visit: Visit, path: str | None) -> tuple[Any, ...]:
         return ("", *hidden)
     file = Path(path)
     try:
-        page.service.limits.check_upload(file.stat().st_size)
+        check_size(page, file)
         names, chosen = columns_of(page, visit, file)
         preview = preview_of(w, file, w("file.preview"))
     except Exception as error:
         return (note(w, without_path(page.sentence(error), file), "error"), *hidden)
     return preview, gr.update(visible=True), gr.update(choices=names, value=chosen), *gone
+
+
+def check_size(page: Page, path: Path) -> None:
+    """Refuse a file that is too large, as it is or unpacked.
+
+    Raises:
+        RequestRefused: too large a file.
+    """
+    limits = page.service.limits
+    limits.check_upload(path.stat().st_size)
+    if size_of := PACKED.get(path.suffix.lower()):
+        with suppress(ArrowException, BadZipFile):  # what reads the file says what is wrong with it
+            limits.check_unpacked(size_of(path))
+
+
+def parquet_size(path: Path) -> int:
+    """Bytes of the columns of a Parquet file."""
+    about = pq.ParquetFile(path).metadata
+    return sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+
+
+PACKED: dict[str, Callable[[Path], int]] = {".xlsx": unpacked_size, ".parquet": parquet_size}
 
 
 def columns_of(page: Page, visit: Visit, path: Path) -> tuple[list[str], list[str]]:
@@ -139,7 +166,7 @@ def tagged_file(
         RequestRefused: too large a file, or no column.
         DataError: what is wrong with the file.
     """
-    page.service.limits.check_upload(path.stat().st_size)
+    check_size(page, path)
     if not columns:
         raise RequestRefused("no_column", "No column is chosen", "choose the column that holds the texts")
     source = open_texts(path, [*columns])

@@ -167,6 +167,7 @@ def test_labels_of_skos(tmp_path: Path) -> None:
         "uid": "http://x/l1",
         "text": "dark blue",
         "texts": ["dark blues"],
+        "kinds": ["synonym"],
         "description": None,
         "parents": ["http://x/l0"],
     }
