@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hf_xmc import XMCDualEncoderModel, XMCPipeline
 from hf_xmc.cli.main import app
-from hf_xmc.errors import XMCError
+from hf_xmc.errors import SettingsError, XMCError
 from hf_xmc.inference.options import SearchOptions
 from hf_xmc.retrieval.catalogue import NotInIndex
 

@@ -31,7 +31,10 @@ def test_a_label_table_of_unknown_columns_is_refused(source: Path) -> None:
 
 @pytest.mark.parametrize(("uid", "name"), [("ID", "Name"), ("uri", "label_en"), ("id", "description")])
 def test_json_lines_follow_the_rule_of_tables(uid: str, name: str, source: Path) -> None:
-    text(source / "trn.jsonl", ['{"ID": "a", "Text": "red thing", "Labels": [0]}', '{"ID": 2, "Text": "x", "Labels": [1]}'])
+    text(
+        source / "trn.jsonl",
+        ['{"ID": "a", "Text": "red thing", "Labels": [0]}', '{"ID": 2, "Text": "x", "Labels": [1]}'],
+    )
     text(source / "lbl.jsonl", [f'{{"{uid}": 7, "{name}": "red"}}', f'{{"{uid}": 8, "{name}": "car"}}'])
     labels = load_xmc_dataset(source).labels
     assert (labels["uid"][:], labels["text"][:]) == (["7", "8"], ["red", "car"])
