@@ -34,6 +34,10 @@ def describe(
             "--answers", help="File of the answers to these prompts (.jsonl or a table: uid, answer), which is read."
         ),
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option("--encoding", help="Encoding of the file that is read. Default: found from the file."),
+    ] = None,
 ) -> None:
     """Give labels further texts, which predictions then use: from a table, or from a language model's answers.
 
@@ -49,10 +53,10 @@ def describe(
 
     missing = 0
     if texts is not None:
-        given = grouped(rows_of(texts, "uid", "text"))
+        given = grouped(rows_of(texts, "uid", "text", encoding=encoding))
     else:
         assert answers is not None
-        found = read_answers(rows_of(answers, "uid", "answer"))
+        found = read_answers(rows_of(answers, "uid", "answer", encoding=encoding))
         given, missing = found.texts(), len(found.missing)
     changed = change_label_texts(run, given)
     console.print(f"{len(given):,} labels of {changed.where} have new texts", highlight=False, markup=False)

@@ -36,6 +36,10 @@ def labels(
     remove: Annotated[
         list[str] | None, typer.Option("--remove", help="uid or text of a label to remove; may be repeated.")
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option("--encoding", help="Encoding of the files of --add and --update. Default: found from the file."),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -51,19 +55,25 @@ def labels(
             "say what to do: --list, --search WORDS, --add TEXT, --add FILE, --update FILE or --remove LABEL"
         )
     if changed:
-        change(run, add or [], update, remove or [], engine)
+        change(run, add or [], update, remove or [], engine, encoding)
     if show or search is not None:
         print_found(run, search or "", engine)
 
 
 def change(
-    run: Path, add: Sequence[str], update: Path | None, remove: Sequence[str], engine: str | None = None
+    run: Path,
+    add: Sequence[str],
+    update: Path | None,
+    remove: Sequence[str],
+    engine: str | None = None,
+    encoding: str | None = None,
 ) -> None:
     """Change the labels of a folder, and say what was done."""
     from hf_xmc.inference.reindexing import change_labels
 
-    new = [row for given in add for row in new_labels(given)]
-    texts = {} if update is None else {str(row["uid"]): row["text"] for row in rows_of(update, "uid", "text")}
+    new = [row for given in add for row in new_labels(given, encoding)]
+    changes = [] if update is None else rows_of(update, "uid", "text", encoding=encoding)
+    texts = {row["uid"]: row["text"] for row in changes}
     changed = change_labels(run, new, texts, remove, engine)
     said = [f"{changed.added:,} added"] * bool(add) + [f"{len(texts):,} changed"] * bool(texts)
     said += [f"{len(changed.removed_uids):,} removed"] * bool(remove)
@@ -116,7 +126,7 @@ def as_line(uid: str, text: str) -> str:
     return text if uid == text else f"{uid}\t{text}"
 
 
-def new_labels(given: str) -> list[dict[str, Any]]:
+def new_labels(given: str, encoding: str | None = None) -> list[dict[str, Any]]:
     """New labels: the rows of a file, or else a text."""
     from hf_xmc.data.files import plain_suffix
     from hf_xmc.errors import DataError
@@ -124,7 +134,7 @@ def new_labels(given: str) -> list[dict[str, Any]]:
 
     path = Path(given)
     if path.is_file():
-        return rows_of(path, "text")
+        return rows_of(path, "text", encoding=encoding)
     if plain_suffix(path) in KINDS:  # the name of a file, mistyped
         raise DataError("no such file", path)
     if not given.strip():
@@ -132,14 +142,21 @@ def new_labels(given: str) -> list[dict[str, Any]]:
     return [{"text": given.strip()}]
 
 
-def rows_of(path: Path, *columns: str) -> list[dict[str, Any]]:
-    """The rows of a table, which must have these columns."""
+def rows_of(path: Path, *columns: str, encoding: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a table, which must have these columns; the uid and the text are found by the rule for label tables
+    where they have other names."""
     from hf_xmc.data.files import plain_suffix
+    from hf_xmc.data.formats.fields import term_columns
     from hf_xmc.errors import DataError
     from hf_xmc.inference.text_files import read_rows
 
     found = []
-    for line, row in read_rows(path):
+    for line, row in read_rows(path, encoding):
+        uid, text = term_columns(list(row))
+        named = {usual: name for usual, name in {"uid": uid, "text": text}.items() if name and usual not in row}
+        row |= {usual: row[name] for usual, name in named.items()}
+        if type(row.get("uid")) is int:
+            row["uid"] = str(row["uid"])
         if plain_suffix(path) == ".txt" and not row["text"].strip():
             continue
         if missing := [name for name in columns if not isinstance(row.get(name), str) or not row[name].strip()]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hf_xmc.errors import SettingsError
 
@@ -25,6 +25,10 @@ def given_texts(texts: Sequence[str]) -> list[str]:
     """
     if isinstance(texts, str):
         raise SettingsError("one string was given in place of a list of texts", hint=f"give [{texts[:40]!r}]")
+    if not isinstance(texts, Iterable):
+        raise SettingsError(
+            f"the texts are of type {type(texts).__name__}", hint="expected a string, or a list of them"
+        )
     rows = list(texts)
     for number, text in enumerate(rows):
         if not isinstance(text, str):

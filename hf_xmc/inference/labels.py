@@ -241,7 +241,7 @@ def label_ids(index: LabelIndex, labels: Sequence[str | int]) -> np.ndarray:
         rows = {uid: row for row, uid in enumerate(uids) if uid in wanted and row not in index.removed}
     if missing := wanted - set(rows):
         raise NotInIndex(f"Label {min(missing)!r} is not in the index")
-    return index.catalogue.known([rows[label] if isinstance(label, str) else int(label) for label in labels])
+    return index.catalogue.known([rows[label] if isinstance(label, str) else label for label in labels])
 
 
 def named_labels(index: LabelIndex, names: Sequence[str]) -> list[str]:

@@ -240,9 +240,12 @@ def parquet_windows(path: Path, size: int) -> Iterator[Window]:
 def read_rows(
     path: Path, encoding: str | None = None, dialect: Dialect | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line and row of a file of any kind, the rows as dicts. Each line of a `.txt` file is a row, also a blank one."""
+    """Line and row of a file of any kind, the rows as dicts. Each line of a `.txt` file is a row, also a blank one. An
+    encoding that is not given is found from the file."""
     check_kind(path)
     suffix = plain_suffix(path)
+    if encoding is None and suffix in (".txt", ".jsonl"):
+        encoding, _ = encoding_of(path)
     if suffix == ".txt":
         yield from ((line, {"text": text}) for line, text in lines(path, encoding))
     elif suffix == ".jsonl":

@@ -115,7 +115,7 @@ class Catalogue:
         Raises:
             KeyError: the id of no label, or of one that was removed.
         """
-        ids = np.asarray(label_ids, dtype=np.int64)
+        ids = whole_numbers(label_ids)
         for id_ in ids.tolist():
             if not 0 <= id_ < self.num_rows or id_ in self.removed:
                 raise NotInIndex(f"Label id {id_} is not in the index")
@@ -208,9 +208,11 @@ class Catalogue:
             DataError: ids outside the table, or a mask of another length.
         """
         given = np.asarray(ids)
-        if given.dtype == bool:
-            if given.shape != (self.num_rows,):
-                raise DataError(f"The mask has shape {given.shape}; the label table has {self.num_rows:,} rows")
+        if given.dtype != bool:
+            given = whole_numbers(ids)
+        elif given.shape != (self.num_rows,):
+            raise DataError(f"The mask has shape {given.shape}; the label table has {self.num_rows:,} rows")
+        else:
             return given.copy()
         mask = np.zeros(self.num_rows, bool)
         if given.size and not 0 <= given.min() <= given.max() < self.num_rows:
@@ -390,6 +392,27 @@ def as_dataset(table: pa.Table) -> Dataset:
     from datasets.table import InMemoryTable
 
     return Dataset(InMemoryTable(table))
+
+
+def whole_numbers(label_ids: Any) -> np.ndarray:
+    """Ids as int64 `[n]`; a fraction is never cut to an id.
+
+    Raises:
+        SettingsError: something that is no whole number.
+
+    >>> whole_numbers([3, 17]).tolist()
+    [3, 17]
+    >>> whole_numbers([1.5])
+    Traceback (most recent call last):
+    hf_xmc.errors.SettingsError: 1.5 is no label id; expected whole numbers, which are rows of the label table
+    """
+    ids = np.asarray(label_ids)
+    if ids.size and ids.dtype.kind not in "iu":
+        wrong = next((id_ for id_ in ids.ravel().tolist() if type(id_) is not int), ids.ravel()[0])
+        raise SettingsError(
+            f"{wrong!r:.60} is no label id", hint="expected whole numbers, which are rows of the label table"
+        )
+    return ids.astype(np.int64)
 
 
 def holds_one_of(column: pa.ChunkedArray, values: list[Any]) -> np.ndarray:

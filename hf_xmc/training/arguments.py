@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -317,13 +318,23 @@ class XMCTrainingArguments(CandidateArguments):
         if self.remove_unused_columns:
             raise SettingsError("remove_unused_columns must stay false: a batch carries more than the model's inputs")
 
-    def check_best_metric(self) -> None:
+    def check_best_metric(self, splits: Collection[str] | None = None) -> None:
         """Raise a SettingsError if `metric_for_best_model` is none that an evaluation gives; of several evaluation
-        splits the name of the split comes first."""
+        splits the name of the split comes first.
+
+        Args:
+            splits: names of the evaluation splits, once they are known; empty if there is one without a name.
+        """
         name = (self.metric_for_best_model or "loss").removeprefix("eval_")
         ks = sorted({k for k in (1, 3, 5, self.eval_k) if k <= self.eval_k})
         known = [*(f"{metric}@{k}" for metric in ("P", "nDCG", "R") for k in ks), "loss"]
-        if name not in known and not name.endswith(tuple(f"_{metric}" for metric in known)):
+        if splits is not None and self.load_best_model_at_end:
+            known = [f"{split}_{metric}" for split in splits for metric in known] or known
+            if name not in known:
+                raise SettingsError(
+                    f"metric_for_best_model is {self.metric_for_best_model!r}; expected one of {', '.join(known)}"
+                )
+        elif name not in known and not name.endswith(tuple(f"_{metric}" for metric in known)):
             raise SettingsError(
                 f"metric_for_best_model is {self.metric_for_best_model!r}; expected one of {', '.join(known)}",
                 hint="a larger --eval_k adds metrics at that k",

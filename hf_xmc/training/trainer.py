@@ -169,6 +169,8 @@ class XMCTrainer(Trainer):
             model = cast(XMCDualEncoderModel, super().call_model_init())
         model = prepare(cast(XMCDualEncoderModel, model), args, peft_config)
         self.num_labels, self.token_keys = len(label_dataset), token_keys(model)
+        if eval_dataset is not None:
+            args.check_best_metric([*eval_dataset] if isinstance(eval_dataset, dict) else [])
         self.label_dataset = label_dataset
         self.label_uids = label_dataset["uid"][:] if "uid" in label_dataset.column_names else None
         self.label_tokens = token_table(model, label_dataset, "label")

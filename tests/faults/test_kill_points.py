@@ -12,8 +12,8 @@ FEW = ["--every=1000", "--sizes=1", "--times=0", "--again=1", "--most=4"]
 
 def test_a_few_steps(python: str) -> None:
     """Each leaves the old or the new, and the command run again ends as if it had not been killed."""
-    command = [python, "-m", "tests.faults", "card", "labels --remove", "predict", *FEW]
+    command = [python, "-m", "tests.faults", "card", "labels --remove", *FEW]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count(" 0 0 0 0 ") == 3, done.stdout  # none unusable, lost, wrong, or not repeated
+    assert done.stdout.count(" 0 0 0 0 ") == 2, done.stdout  # none unusable, lost, wrong, or not repeated

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hf_xmc import XMCDualEncoderModel, XMCPipeline
 from hf_xmc.cli.main import app
-from hf_xmc.errors import XMCError
+from hf_xmc.errors import SettingsError, XMCError
 from hf_xmc.inference.options import SearchOptions
 from hf_xmc.retrieval.catalogue import NotInIndex
 
@@ -113,6 +113,29 @@ def test_labels_without_a_text_and_single_strings_are_refused(plain: XMCPipeline
         with pytest.raises(XMCError, match="one string; expected a list"):
             call("red")
     assert plain.index.labels["text"][:] == before
+
+
+def test_what_is_no_id_is_never_cut_to_one(plain: XMCPipeline) -> None:
+    for wrong in ([1.5], [None], [{"uid": "red"}]):
+        with pytest.raises(SettingsError, match="is no label id"):
+            plain.remove_labels(wrong)  # type: ignore[arg-type]  # what the test is about
+    for wrong in ([1.5], [None]):
+        with pytest.raises(SettingsError, match="is no label id"):
+            plain("a red car", allowed=wrong)
+    with pytest.raises(SettingsError, match="the texts are of type int"):
+        plain(5)  # type: ignore[arg-type]  # what the test is about
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("new.txt", "Café"), ("new.jsonl", '{"ID": "n", "Name": "Café"}'), ("new.csv", "ID;Name\nn;Café"),
+])  # fmt: skip
+@pytest.mark.parametrize("code", ["cp1252", "utf-16"])
+def test_files_of_labels_in_other_encodings(name: str, content: str, code: str, tmp_path: Path) -> None:
+    from hf_xmc.cli.labels import rows_of
+
+    (tmp_path / name).write_bytes(content.encode(code))
+    assert rows_of(tmp_path / name, "text")[0]["text"] == "Café"
+    assert rows_of(tmp_path / name, "text", encoding=code)[0]["text"] == "Café"
 
 
 def test_a_label_named_twice_is_removed_once(plain: XMCPipeline, tmp_path: Path) -> None:

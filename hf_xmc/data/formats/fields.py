@@ -58,12 +58,32 @@ LABEL_COLUMNS = (
     *("etykiety", "hasla", "klicova_slova"),
 )
 UID_COLUMNS = ("uid", "id", "doc_id", "document_id")
-TERM_UIDS = (*UID_COLUMNS, "label_id", "uri", "url", "concept", "concept_uri", "subject_uri", "code", "notation")
+TERM_UIDS = (
+    *(*UID_COLUMNS, "label_id", "uri", "url", "concept", "concept_uri", "subject_uri", "code", "notation"),
+    *("identifier", "iri", "kennung", "codigo", "codice", "kod", "kode", "tunnus", "index"),
+)
 TERM_TEXTS = (
     *("text", "title", "name", "label", "preflabel", "pref_label", "label_text", "label_name", "label_title"),
     *("preferred_label", "heading", "term", "caption", "tag", "subject", "keyword", "category", "topic"),
-    *("bezeichnung", "nimi", "nom", "nombre", "nome", "naam", "namn", "navn", "description"),
+    *(
+        "bezeichnung",
+        "benennung",
+        "nimi",
+        "nom",
+        "nombre",
+        "nome",
+        "naam",
+        "namn",
+        "navn",
+        "libelle",
+        "titel",
+        "titre",
+    ),
+    *("titulo", "titolo", "etiqueta", "preferredlabel", "description", "beschreibung", "descripcion", "descrizione"),
 )
+TERM = r"(?:concept|term|label|subject|class|tag|topic|category|keyword|heading|descriptor)_?"
+TERM_UID = re.compile(TERM + r"(?:uid|id|uri|iri|url|code|identifier|number)")  # in `plain_name`'s spelling
+TERM_TEXT = re.compile(TERM + r"(?:name|title|text|label|term|caption)")
 SPLIT_NAMES = {
     "train": ("train", "trn", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -80,9 +100,12 @@ URIS = rf"<[^<>\s]+>|{SCHEME}(?>[^\s<>|;,]|,(?!\s|$|<|{SCHEME}))+"
 URI = re.compile(r"<([^<>\s]+)>")
 URI_CELL = re.compile(URIS, re.IGNORECASE)
 URI_CELLS = re.compile(rf"\s*(?>(?>{URIS})[\s,;|]*)+", re.IGNORECASE)
+NUMBERS = re.compile(
+    r"(?:tensor|array)?\(?\[?\s*([01]\.?0?(?:[\s,]+[01]\.?0?)+)\s*\]?(?:,\s*dtype=[\w.]+)?\)?"
+)  # 0 and 1
 ARRAY = re.compile(r"""\[\s*(?:'[^']*'|"[^"]*")(?:\s+(?:'[^']*'|"[^"]*"))+\s*\]""")  # as numpy prints strings
 QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
-COLD, ONE = ("0", "0.0", "False", "false"), ("1", "1.0", "True", "true")
+COLD, ONE = ("0", "0.", "0.0", "False", "false"), ("1", "1.", "1.0", "True", "true")
 HOT = (*COLD, *ONE)
 LONG_LIST = 100_000  # characters of a cell beyond which it is not read as a list of Python
 
@@ -97,6 +120,21 @@ def named_column(header: Iterable[str], usual: Iterable[str]) -> str:
     for name in header:
         plain.setdefault(plain_name(name), name)
     return next((plain[name] for name in usual if name in plain), "")
+
+
+def term_columns(header: list[str]) -> tuple[str, str]:
+    """The columns of a label table with the uids and with the texts, in any spelling; empty where there is none.
+
+    >>> term_columns(["Code", "Bezeichnung"]), term_columns(["conceptUri", "Subject name"]), term_columns(["a", "b"])
+    (('Code', 'Bezeichnung'), ('conceptUri', 'Subject name'), ('', ''))
+    """
+
+    def like(pattern: re.Pattern[str], names: list[str]) -> str:
+        return next((name for name in names if pattern.fullmatch(plain_name(name))), "")
+
+    uid = named_column(header, TERM_UIDS) or like(TERM_UID, header)
+    free = [name for name in header if name != uid] or header
+    return uid, named_column(free, TERM_TEXTS) or like(TERM_TEXT, free)
 
 
 def text_columns(header: list[str], sample: list[Record]) -> list[str]:
@@ -272,7 +310,7 @@ def check_not_multi_hot(rows: Iterable[Any], path: Path) -> None:
     Traceback (most recent call last):
     hf_xmc.errors.DataError: a.csv: labels are multi-hot vectors, as ['0', '1', '1']; expected the names or ids of ...
     """
-    lists = [found for row in rows if (found := listed(row) if isinstance(row, str) else row) is not None]
+    lists = [found for row in rows if (found := vector_or_list(row) if isinstance(row, str) else row) is not None]
     first = next((row for row in lists if isinstance(row, list | tuple) and len(row) > 1), None)
     if first is None or not all(isinstance(row, list | tuple) and len(row) == len(first) for row in lists):
         return
@@ -281,6 +319,16 @@ def check_not_multi_hot(rows: Iterable[Any], path: Path) -> None:
     if both and any(list(row) != sorted({*row}) for row in lists):
         hint = "expected the names or ids of a row's labels: [name for name, hot in zip(names, row) if hot]"
         raise DataError(f"labels are multi-hot vectors, as {[*first]!r:.60}", path, hint=hint)
+
+
+def vector_or_list(cell: str) -> list[Any] | None:
+    """The items of a cell that is written as a list, or as numpy, torch and people write vectors of 0 and 1.
+
+    >>> vector_or_list("[0 1 1]"), vector_or_list("tensor([0., 1.])"), vector_or_list("0 1"), vector_or_list("red")
+    (['0', '1', '1'], ['0.', '1.'], ['0', '1'], None)
+    """
+    match = NUMBERS.fullmatch(cell.strip())
+    return re.split(r"[\s,]+", match[1]) if match else listed(cell)
 
 
 def checked_schemes(schemes: Any, path: Path, line: int) -> list[str]:

@@ -14,6 +14,7 @@ The raw files of the XC repository have the same structure with other names: `ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,13 +24,17 @@ from hf_xmc.data.files import find_file, json_lines, read_json
 from hf_xmc.data.formats.fields import (
     LABEL_TEXT_FIELDS,
     TEXT_FIELDS,
+    UID_COLUMNS,
     Template,
     checked_schemes,
     checked_weights,
+    named_column,
     template,
+    term_columns,
     text_of,
     uid_of,
 )
+from hf_xmc.data.formats.label_table import language_columns
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
@@ -119,14 +124,44 @@ READER = Reader(
 
 def queries(path: Path, options: Options, names: LabelNames | None, problems: Problems) -> Records:
     """The queries of one file. With `names` their labels are uids or texts of labels."""
-    by_template = template(options.query_template)
+    by_template, spelled = template(options.query_template), usual_names(path, options, query_fields)
     for line, record in json_lines(path, problems, options.encoding):
         try:
+            record = respelled(record, spelled)
             if names is not None:
                 record = with_ids(record, names, path, line, problems)
             yield line, query(record, by_template, path, line, options.time_column)
         except DataError as error:
             problems.error(UNREADABLE, error, LEFT_OUT)
+
+
+def usual_names(path: Path, options: Options, fields: Callable[[list[str]], dict[str, str]]) -> dict[str, str]:
+    """The names of fields that this format expects -> what the first records of a file call them, where they do so
+    otherwise."""
+    some = islice(json_lines(path, Problems(stop=False), options.encoding), FIRST)
+    header = list(dict.fromkeys(name for _, record in some for name in record))
+    return {usual: name for usual, name in fields(header).items() if name and usual not in header}
+
+
+def label_fields(header: list[str]) -> dict[str, str]:
+    """The fields of labels, by the rule for label tables; a text with one of this format's names stays."""
+    uid, text = term_columns(header)
+    columns = language_columns([name for name in header if name != uid])
+    if not text and len(columns) == 1:
+        text = next(iter(columns.values()))[0]
+    return {"uid": uid, "text": "" if {*LABEL_TEXT_FIELDS} & {*header} else text}
+
+
+def query_fields(header: list[str]) -> dict[str, str]:
+    """The fields of queries in any spelling; a text with one of this format's names stays."""
+    text = "" if {*TEXT_FIELDS} & {*header} else named_column(header, TEXT_FIELDS)
+    ids = "" if {*ID_FIELDS} & {*header} else named_column(header, ID_FIELDS)
+    return {"uid": named_column(header, UID_COLUMNS), "text": text, "labels": ids}
+
+
+def respelled(record: Record, spelled: dict[str, str]) -> Record:
+    """A record with the expected names beside its own."""
+    return {**record, **{usual: record[name] for usual, name in spelled.items() if name in record}}
 
 
 def with_ids(record: Record, names: LabelNames, path: Path, line: int, problems: Problems) -> Record:
@@ -174,11 +209,12 @@ def labels(
     A bad row is always an error, and so is a blank line before the last label: if either were left out, all later
     labels would get another id.
     """
-    by_template = template(options.label_template)
+    by_template, spelled = template(options.label_template), usual_names(path, options, label_fields)
     parents = {} if parents_path is None else parent_uids(parents_path, options.encoding)
     for i, (line, record) in enumerate(json_lines(path, Problems(), options.encoding)):
         if line != i + 1:
             raise DataError("the line is blank", path, i + 1, "remove it, or add the label that is missing there")
+        record = respelled(record, spelled)
         text = text_of(record, by_template or xc_template(record), LABEL_TEXT_FIELDS, path, line)
         rest = {key: value for key, value in record.items() if key not in ("uid", "text")}
         label = {"uid": uid_of(record, path, line), "text": text, **rest}

@@ -10,12 +10,10 @@ from pathlib import Path
 from hf_xmc.data.files import lines, plain_suffix
 from hf_xmc.data.formats.fields import (
     TERM_TEXTS,
-    TERM_UIDS,
     URI_CELL,
-    find_column,
-    named_column,
     names_in,
     template,
+    term_columns,
     text_of,
     uri_of,
 )
@@ -53,13 +51,13 @@ def labels(
         yield from terms(path, names, options, problems)
         return
     header = header_of(path, options.encoding)
-    uid = find_column(header, path, None, TERM_UIDS, None)
+    uid, usual = term_columns(header)
     free = [name for name in header if name != uid] or header
-    columns, usual = language_columns(free, options.language), named_column(free, TERM_TEXTS)
+    columns = language_columns(free, options.language)
     if columns and not options.label_template and (not usual or language_code(options.language) in columns):
         field, stream = "", in_languages(path, uid, columns, options, choices, evidence, problems)
     else:
-        field = usual or "".join(free[:1])
+        field = usual or ("" if options.label_template else only_column(free, path))
         if not options.label_template and (uid, field) != ("uid", "text"):
             identified = f", and they are identified by {uid!r}" if uid else ""
             choices.said.append(
@@ -81,6 +79,19 @@ def labels(
             names.also(i, 1, *(other for other in others if isinstance(other, str)))
         names.also(i, 2, *elsewhere)
         yield line, label
+
+
+def only_column(free: list[str], path: Path) -> str:
+    """The column of texts where none has a usual name: the only one that is neither uid nor anything else known.
+
+    Raises:
+        DataError: there are several.
+    """
+    rest = [name for name in free if plain_name(name) not in (*LIST_COLUMNS, "weight", "notation", "description")]
+    if len(rest) > 1:
+        found = f"no column is clearly the text of labels; it has {', '.join(free)[:200]}"
+        raise DataError(found, path, 1, "call the column with the texts text, and the one that identifies labels uid")
+    return "".join(rest or free[:1])
 
 
 def in_one_column(path: Path, field: str, options: Options) -> Named:
