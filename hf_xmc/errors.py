@@ -32,7 +32,7 @@ class XMCError(Exception):
 
     def __init__(self, found: str, path: str | Path | None = None, line: int | None = None, hint: str = "") -> None:
         where = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
-        super().__init__(f"{where}{' '.join(found.splitlines())}" + (f"; {hint}" if hint else ""))
+        super().__init__(" ".join(f"{where}{found}{f'; {hint}' if hint else ''}".splitlines()))
 
 
 class DataError(XMCError, ValueError):

@@ -38,7 +38,12 @@ def relaunch(command: str, argv: Sequence[str]) -> list[str]:
             )
         return list(argv)
     path = config_path(given.accelerate_config)
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
+        raise SettingsError(f"the configuration {path} is not YAML ({error!s:.200})") from error
+    if not isinstance(config, dict):
+        raise SettingsError(f"the configuration {path} holds no settings", hint="make one with accelerate config")
     if config.get("use_cpu"):
         os.environ["ACCELERATE_USE_CPU"] = "true"  # which the launcher of several processes does not set
     if given.num_processes is None and "num_processes" not in config:

@@ -38,7 +38,7 @@ def settings_as_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
         words, values = yaml.load(text, Words), yaml.safe_load(text)  # nosec B506: makes strings
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeError, yaml.YAMLError, RecursionError) as error:
         raise DataError(
             f"cannot be read as YAML ({error})", path, hint="expected one `key: value` per line"
         ) from error

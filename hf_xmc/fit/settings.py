@@ -156,7 +156,7 @@ def read_config(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"the configuration {path} cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise SettingsError(f"the configuration {path} is not YAML ({error!s:.200})") from error
     if not isinstance(content, dict):
         raise SettingsError(f"the configuration {path} holds no settings", hint="write lines such as 'epochs: 4'")

@@ -235,7 +235,7 @@ def license_of(card: str) -> str | None:
         return None
     try:
         return ModelCard(card, ignore_metadata_errors=True).data.get("license")
-    except ValueError:  # the metadata is not YAML
+    except (ValueError, RecursionError):  # the metadata is not YAML
         return None
 
 
@@ -512,9 +512,11 @@ def cell(value: Any, width: int = 200) -> str:
 
 
 def environment() -> jinja2.Environment:
-    return jinja2.Environment(  # nosec B701: Markdown, which is not escaped as HTML is
+    made = jinja2.Environment(  # nosec B701: Markdown, which is not escaped as HTML is
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    made.filters["cell"] = cell
+    return made
 
 
 def tidy(text: str) -> str:

@@ -108,19 +108,20 @@ class Part:
             shutil.rmtree(folder / directory, ignore_errors=True)
         return gone
 
-    def digest(self, folder: Path, sums: Mapping[str, str] | None = None) -> str:
+    def digest(self, folder: Path, sums: Mapping[str, str] | None = None, absent: bool = False) -> str:
         """A hash of its files. Of `config.json` only the settings that embeddings depend on: transformers rewrites
         others, such as its own version.
 
         Args:
             sums: checksums that are known, file -> SHA-256.
+            absent: `sums` also has files that are not here, as of a repository of which some were not downloaded.
         """
         known = sums or {}
         found = [
             repr([read_json(folder / CONFIG).get(key) for key in (*EMBEDDING_SETTINGS, *STATIC_SETTINGS)])
             if name == CONFIG
             else f"{name} {known.get(name) or file_fingerprint(folder / name)}"
-            for name in self.files_in(folder)
+            for name in sorted({*self.files_in(folder), *(filter(self.owns, known) if absent else ())})
         ]
         return sha256("\n".join(found).encode()).hexdigest()
 
@@ -436,7 +437,7 @@ def check_origins(folder: Path, names: Set[str]) -> None:
     made_from, sums = about.get("made_from") or {}, about.get("files") or {}
     table = {part.name: part for part in parts()}
     origins = {name for name in names & {*made_from} for name in made_from[name]}
-    digests = {name: table[name].digest(folder, sums) for name in origins}
+    digests = {name: table[name].digest(folder, sums, absent=True) for name in origins}
     for name in sorted(names & {*made_from}):
         other = [origin for origin, digest in made_from[name].items() if digests[origin] != digest]
         if other and table[name].files_in(folder):

@@ -126,7 +126,9 @@ class Walk:
                 f"the index around it {outer.rows:,} of {outer.dimension:,}"
             )
         if letters == "IxFI":
-            self.array(np.float32, header.rows * header.dimension, "vectors")
+            vectors = self.array(np.float32, header.rows * header.dimension, "vectors")
+            if not isfinite(vectors.sum(dtype=np.float64)):
+                raise NotSound("a vector holds numbers that are not finite")
         elif letters == "IxSQ":
             self.array(np.uint8, header.rows * self.scalar_quantizer(header.dimension), "codes")
         elif letters in ("IHNf", "IHNs"):

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hf_xmc.cli.launch import relaunch
 from hf_xmc.cli.main import main
 from hf_xmc.cli.script_arguments import ScriptArguments
 from hf_xmc.cli.settings import write_settings
 from hf_xmc.cli.train import early_stopping, parse, train_from
+from hf_xmc.errors import SettingsError
+from hf_xmc.fit.settings import read_config
 from hf_xmc.inference.fitting.tagger import last_checkpoint
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.trainer import XMCTrainer
@@ -179,3 +182,12 @@ def test_what_transformers_refuses_is_one_line(
     given = ("--config", settings, "--load_best_model_at_end", "true")
     given += ("--eval_strategy", "epoch", "--save_strategy", "steps")
     assert "load_best_model_at_end" in error_of(capsys, monkeypatch, *given)
+
+
+def test_yaml_nested_too_deeply_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text("[" * 20_000)
+    with pytest.raises(SettingsError, match="is not YAML"):
+        read_config(path)
+    with pytest.raises(SettingsError, match="is not YAML"):
+        relaunch("train", ["--accelerate_config", str(path)])

@@ -164,3 +164,12 @@ def test_the_card_says_what_was_fitted_beside() -> None:
     assert "3,618 training queries vote with their labels (weight 0.5)" in card
     assert "Fitted on 200 held-out queries" in card
     assert "keep 90% of the true labels" in card
+
+
+def test_what_a_data_set_says_of_itself_cannot_open_a_tag_or_a_heading() -> None:
+    said = "set <script>alert(1)</script>\n\n## Heading"
+    card = model_card("folder", run={"data": {"name": said, "source": said, "licence": said}})
+    body = card.split("---", 2)[2]
+    assert "<script" not in body
+    assert "\n## Heading" not in body
+    assert "set &lt;script>" in body

@@ -30,7 +30,7 @@ from hf_xmc.data import transaction
 from hf_xmc.data.transaction import finish
 from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.hub import save_parts, write_model_card
-from hf_xmc.hub.folder import files_to_push, parts, refresh
+from hf_xmc.hub.folder import check_origins, files_to_push, parts, refresh
 from hf_xmc.inference.reindexing import change_labels
 from tests.conftest import write_lines
 
@@ -185,6 +185,13 @@ def test_the_manifest_says_sizes_and_what_each_part_was_made_from(folder: Path) 
     saved = read(folder / "manifest.json")
     XMCPipeline.from_pretrained(folder).save_pretrained(folder)
     assert read(folder / "manifest.json") == saved, "nothing has changed"
+
+
+def test_parts_are_compared_without_files_that_were_not_downloaded(folder: Path) -> None:
+    """A graph takes the place of the weights, for example."""
+    assert "model" in read(folder / "manifest.json")["made_from"]["index"]
+    (folder / "model.safetensors").unlink()
+    check_origins(folder, {part.name for part in parts()})
 
 
 def test_a_label_table_of_another_catalogue_is_refused(folder: Path) -> None:

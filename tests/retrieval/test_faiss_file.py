@@ -92,3 +92,13 @@ def test_a_file_of_another_length_is_refused(files: dict[str, Path], factory: st
 def test_ids_outside_the_label_table_are_refused(files: dict[str, Path]) -> None:
     with pytest.raises(ModelFolderError, match=r"label ids from 0 to 199, expected 0 to 198"):
         check_faiss_file(files["flat"], "flat", ROWS - 1)
+
+
+def test_vectors_that_are_not_finite_are_refused(vectors: np.ndarray, tmp_path: Path) -> None:
+    VectorIndex.build("flat", vectors, np.arange(ROWS)).write(tmp_path / "index")
+    data = bytearray((tmp_path / "index").read_bytes())
+    place = data.index(vectors[7].tobytes())
+    data[place : place + 4] = np.float32(np.nan).tobytes()
+    (tmp_path / "index").write_bytes(data)
+    with pytest.raises(ModelFolderError, match="not finite"):
+        check_faiss_file(tmp_path / "index", "flat", ROWS)
