@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_xmc.errors import ModelFolderError
-from hf_xmc.hub.run import read_json
+from hf_xmc.hub.run import read_json, read_list
 from hf_xmc.retrieval.folder import fetch_folder, loading_encoder
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def sentence_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ModelFolderError: another pooling than ours, or layers after it.
     """
-    modules: Any = read_json(folder / "modules.json") or []
+    modules = read_list(folder / "modules.json")
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules if isinstance(module, dict)]
     if unknown := sorted({*kinds} - {"Transformer", "Pooling", "Normalize"}):
         raise ModelFolderError(f"an encoder with {', '.join(unknown)}, which a dual encoder does not have", folder)

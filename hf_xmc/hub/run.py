@@ -103,11 +103,23 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ModelFolderError: the file is not JSON, or holds something else than an object.
     """
-    path = Path(path)
+    found: dict[str, Any] = parsed(Path(path), dict)
+    return found
+
+
+def read_list(path: str | os.PathLike[str]) -> list[Any]:
+    """As `read_json`, of a file that holds a list."""
+    found: list[Any] = parsed(Path(path), list)
+    return found
+
+
+def parsed(path: Path, kind: type) -> Any:
+    """The content of a JSON file, which is of this kind; an empty one if there is no file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else kind()
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"not JSON ({error})", path, hint="is the file complete?") from error
-    if not isinstance(found, dict):
-        raise ModelFolderError(f"found {found!r:.60}, expected a JSON object", path, hint="is the file complete?")
+    if not isinstance(found, kind):
+        expected = "an object" if kind is dict else "a list"
+        raise ModelFolderError(f"found {found!r:.60}, expected {expected}", path, hint="is the file complete?")
     return found
