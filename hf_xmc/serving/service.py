@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pyarrow as pa
 
+from hf_xmc.data.transaction import locked, stamps
 from hf_xmc.hub.folder import save_parts
 from hf_xmc.hub.run import METRICS, read_json
 from hf_xmc.inference.graph_encoder import GraphEncoder
@@ -22,6 +23,7 @@ from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.selection import check_threshold
 from hf_xmc.retrieval.channels import FollowsLabels
 from hf_xmc.retrieval.folder import fetch_folder
+from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS
 from hf_xmc.retrieval.label_kinds import KINDS, NAME
 from hf_xmc.retrieval.label_texts import join_text
 from hf_xmc.retrieval.search import as_matrix
@@ -110,6 +112,7 @@ class TaggingService:
         self.encoder = Turn(self.limits.seconds)
         self.pipeline = pipeline
         self.version = 0  # of the labels
+        self.on_disk: tuple[Path, dict[str, Any]] | None = None  # a folder, and its label files as they were read
         self.original = self.vocabulary = Vocabulary(pipeline.index.catalogue)
         self.label_counts = label_counts(pipeline)
         settle(pipeline)
@@ -131,10 +134,13 @@ class TaggingService:
         Raises:
             ModelFolderError: no such folder, or one that is not complete.
         """
+        before = label_files(Path(name_or_folder))
         pipeline = XMCPipeline.from_pretrained(name_or_folder, memory_map=memory_map, **options)
         hub = {key: options[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in options}
         folder = fetch_folder(name_or_folder, [METRICS], **hub)
-        return cls(pipeline, limits, shown_name(name_or_folder), read_json(folder / METRICS), folder)
+        made = cls(pipeline, limits, shown_name(name_or_folder), read_json(folder / METRICS), folder)
+        made.on_disk = (folder.resolve(), before)
+        return made
 
     def view(self) -> View:
         """The labels as they are now; to be called, and used, while the lock is held."""
@@ -404,9 +410,23 @@ class TaggingService:
         return Session(self)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the labels into the trained folder that the tagger was loaded from."""
-        with self.saving, self.lock.reading():
+        """Write the labels into the trained folder that the tagger was loaded from.
+
+        Raises:
+            RequestRefused: `"changed_elsewhere"`: another command has changed the labels there meanwhile.
+        """
+        with self.saving, self.lock.reading(), locked(folder):
+            place = Path(folder).resolve()
+            if self.on_disk is not None and self.on_disk[0] == place and self.on_disk[1] != label_files(place):
+                raise RequestRefused(
+                    "changed_elsewhere",
+                    "Another command has changed the labels on the disk since this server read them, so the change "
+                    "was not saved",
+                    "start the server again, and make the change once more",
+                    409,
+                )
             save_parts(folder, {"index": self.pipeline.index}, edited=("index", "labels"))
+            self.on_disk = (place, label_files(place))
 
     def about(self) -> About:
         """What the tagger is, without any path of this machine."""
@@ -640,6 +660,11 @@ class OwnLabel:
 
     record: dict[str, Any]
     vector: np.ndarray
+
+
+def label_files(folder: Path) -> dict[str, Any]:
+    """What changes if another process changes the labels of a folder."""
+    return stamps(folder, (LABELS, INDEX, ABOUT))
 
 
 def settle(pipeline: XMCPipeline) -> None:

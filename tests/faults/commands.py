@@ -175,7 +175,7 @@ COMMANDS = (
             "--model_name_or_path={given}/encoder",
             "--output_dir={work}/tagger",
             *TRAINING,
-            "--resume_from_checkpoint=true",
+            "--resume_from_checkpoint=auto",
         ],
     ),
     Command("fit --preset fast", fit_fast, see_tagger),
@@ -218,7 +218,9 @@ COMMANDS = (
         ["export", "{given}/tagger", "--to=static", DATASET, "--output={work}/tagger"],
         see_tagger,
     ),
-    Command("map", ["map", "{work}/tagger", "--output={work}/map.html"], partial(see_page, names="map.html"), TAGGER),
+    Command(
+        "map", ["map", "{work}/tagger", "--output={work}/map.html"], lambda work: see_page(work, "map.html"), TAGGER
+    ),
     Command(
         "evaluate",
         ["evaluate", "{given}/tagger", DATASET, "--output_dir={work}/evaluation", "--no_baselines"],

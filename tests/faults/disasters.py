@@ -40,10 +40,14 @@ def complaint(ended: Ended) -> str:
     return "" if "Error" in ended.said else f"no sentence: {ended.said[-200:]}"
 
 
+LEAST = 4096  # bytes that a file may have: what the command says goes to a file as well
+
+
 def fill_by_size(command: Command, folder: Path, sizes: int = 4) -> list[str]:
     """No file may grow beyond a size, for several sizes: old or new, a sentence, and new as soon as there is room."""
     box, tree, (old, new, names) = begun(command, folder)
-    grown = sorted({path.stat().st_size for path in box.work.rglob("*") if path.is_file()}, reverse=True)
+    sizes_of = {path.stat().st_size for path in box.work.rglob("*") if path.is_file()}
+    grown = sorted((size for size in sizes_of if size >= 2 * LEAST), reverse=True)
     found = []
     for size in spread(grown, sizes):
         restore(box.trees[tree], box.work)
@@ -124,9 +128,8 @@ def write_protected(command: Command, folder: Path) -> list[str]:
 def write_at_once(first: Command, second: Command, folder: Path, delays: list[float]) -> list[str]:
     """Two commands on one folder, the second so many seconds after the first: what one of them wrote, or one after
     the other; or one is refused with a sentence."""
+    other = Sandbox(second, folder)  # before the first tree is kept: it begins with an empty folder for them
     box, tree, (_, one, _) = begun(first, folder)
-    other = Sandbox(second, folder)
-    other.kept = box.kept
     allowed = [one]
     for before, after in ((box, other), (other, box)):
         restore(box.trees[tree], box.work)
@@ -149,8 +152,8 @@ def write_at_once(first: Command, second: Command, folder: Path, delays: list[fl
     return found
 
 
-def read_beside(command: Command, folder: Path) -> tuple[int, list[str]]:
-    """Readers while a command writes: the old or the new, each time. Returns how many there were as well."""
+def read_beside(command: Command, folder: Path) -> list[str]:
+    """Readers while a command writes: the old or the new, each time."""
     box, tree, (old, new, _) = begun(command, folder)
     restore(box.trees[tree], box.work)
     writer, number, found = start_forked(box.work_of()), 0, []
@@ -160,4 +163,5 @@ def read_beside(command: Command, folder: Path) -> tuple[int, list[str]]:
         if seen.found not in ("old", "new"):
             found.append(f"{command.name}, read {number}: {seen.found} {seen.why}")
     ended = writer.wait()
-    return number, found + ([complaint(ended)] if complaint(ended) else [])
+    found += [] if number else [f"{command.name}: nobody read meanwhile"]
+    return found + ([complaint(ended)] if complaint(ended) else [])

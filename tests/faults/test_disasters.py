@@ -85,4 +85,4 @@ def test_two_writers(python: str, commands: tuple[str, str]) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("command", ["index --dataset", "labels --update", "calibrate again"])
 def test_a_reader_beside_a_writer(python: str, command: str) -> None:
-    assert found(python, f"read_beside(named[{command!r}], folder)[1]", command) == []
+    assert found(python, f"read_beside(named[{command!r}], folder)", command) == []

@@ -269,3 +269,11 @@ def test_saved_labels_are_there_when_the_folder_is_loaded_again(service: Tagging
     again = TaggingService.from_pretrained(tmp_path / "model")
     assert again.name == tmp_path.name
     assert uids(again, "zebra: an animal with stripes", 1) == [added.uid]
+    again.remove_label(added.uid)
+    again.save(tmp_path / "model")
+    first.add_label("lion")
+    with pytest.raises(RequestRefused, match="Another command has changed the labels"):
+        first.save(tmp_path / "model")
+    again.add_label("tiger")
+    again.save(tmp_path / "model")
+    assert len(TaggingService.from_pretrained(tmp_path / "model").vocabulary) == len(again.vocabulary)
