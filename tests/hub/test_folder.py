@@ -194,6 +194,17 @@ def test_parts_are_compared_without_files_that_were_not_downloaded(folder: Path)
     check_origins(folder, {part.name for part in parts()})
 
 
+def test_verify(folder: Path, data: Path) -> None:
+    assert "to look at" not in command("verify", folder)
+    assert json.loads(command("verify", folder, "--json"))["sound"]
+    found = command("predict", folder, "--text", "a red car", "--no_trust_index")
+    assert found == command("predict", folder, "--text", "a red car")
+    (folder / "confidence.json").write_text("{}")
+    damaged = CliRunner().invoke(app, ["verify", str(folder)])
+    assert damaged.exit_code == 1
+    assert "confidence.json: " in damaged.output
+
+
 def test_a_label_table_of_another_catalogue_is_refused(folder: Path) -> None:
     table = pq.read_table(folder / "labels.parquet")
     pq.write_table(table.take(list(reversed(range(len(table))))), folder / "labels.parquet")
