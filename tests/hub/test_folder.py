@@ -199,10 +199,10 @@ def test_verify(folder: Path, data: Path) -> None:
     assert json.loads(command("verify", folder, "--json"))["sound"]
     found = command("predict", folder, "--text", "a red car", "--no_trust_index")
     assert found == command("predict", folder, "--text", "a red car")
-    (folder / "confidence.json").write_text("{}")
+    (folder / "index" / "index.json").write_text("{}")
     damaged = CliRunner().invoke(app, ["verify", str(folder)])
     assert damaged.exit_code == 1
-    assert "confidence.json: " in damaged.output
+    assert "index.json: " in damaged.output
 
 
 def test_a_label_table_of_another_catalogue_is_refused(folder: Path) -> None:
