@@ -7,8 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from gradio import processing_utils
+from gradio.route_utils import FnIndexInferError
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from hf_xmc.serving.access import Keys
 from hf_xmc.serving.batching import Batcher, Queued, in_background
@@ -101,7 +105,13 @@ def page_options(service: TaggingService) -> dict[str, Any]:
         "max_file_size": service.limits.upload_bytes,
         "ssr_mode": False,
         "show_error": False,  # what the page does not expect may name files of the server
+        "app_kwargs": {"exception_handlers": dict.fromkeys((RequestValidationError, FnIndexInferError), not_ours)},
     }
+
+
+async def not_ours(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that no page of ours sends, which Gradio fails on: it is repeated nowhere."""
+    return JSONResponse({"detail": "This is no request of the page; its API is described at /gradio_api/info"}, 422)
 
 
 def mount_page(app: FastAPI, service: TaggingService, path: str = "/", **changes: Any) -> FastAPI:
@@ -128,8 +138,9 @@ def launch_page(service: TaggingService, shared_changes: bool = False, **options
     """
     made = build_page(service, shared_changes)
     gate = Middleware(Gate, limits=service.limits, keys=Keys(), own_pages_only=False)  # any page may use a Space
-    own: dict[str, Any] = {"state_session_capacity": MOST_VISITS, "app_kwargs": {"middleware": [gate]}}
-    made.launch(**{**page_options(service), **own, **options, "prevent_thread_lock": True})
+    own = page_options(service) | {"state_session_capacity": MOST_VISITS}
+    own["app_kwargs"]["middleware"] = [gate]
+    made.launch(**{**own, **options, "prevent_thread_lock": True})
     guard(made)
     if not options.get("prevent_thread_lock"):
         made.block_thread()
