@@ -54,7 +54,7 @@ QUERIES, ASKED, DIM, NEAR, K = 10_000, 1_000, 64, 64, 10
 STRATEGIES = ("in_batch", "mined", "mixed", "selective", "all")
 # These take minutes with a million labels.
 DEAR = ("label bank", "mining", "index, hnsw", "search, hnsw", "FAISS alone, search, hnsw")
-DEAREST = ("FAISS alone, index, hnsw", "step, all")
+DEAREST = ("step, all", "FAISS alone, index, hnsw")
 Part = Callable[[], Any]
 Found = dict[str, dict[int, dict[str, float]]]  # by line and number of labels
 
