@@ -17,7 +17,8 @@ from hf_xmc import XMCPipeline
 from hf_xmc.serving.annif import Project
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.limits import Limits
-from hf_xmc.serving.service import Encoded, TaggingService
+from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.tagging import Encoded
 
 LIMITS = Limits(text_characters=50, k=3, queue=2, seconds=1.5)
 

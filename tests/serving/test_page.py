@@ -23,7 +23,7 @@ from hf_xmc.fit.sources import read_source
 from hf_xmc.inference.batch import predict_file
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.text_files import read_rows
-from hf_xmc.serving import limits, service
+from hf_xmc.serving import limits, service, tagging
 from hf_xmc.serving.access import Keys
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.limits import RequestRefused
@@ -77,7 +77,7 @@ def test_every_text_that_the_page_uses_is_there() -> None:
 
 def test_every_refusal_of_the_service_has_a_sentence_in_each_language() -> None:
     kinds = set()
-    for module in (limits, service):
+    for module in (limits, service, tagging):
         for node in ast.walk(ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestRefused":
                 kinds |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}

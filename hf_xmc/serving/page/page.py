@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from hf_xmc.serving.access import Keys
+from hf_xmc.serving.answers import About
 from hf_xmc.serving.batching import Batcher, Queued, in_background
 from hf_xmc.serving.gate import Gate
 from hf_xmc.serving.page.about import about_tab
@@ -27,7 +28,7 @@ from hf_xmc.serving.page.tag_file import tag_file_tab
 from hf_xmc.serving.page.tag_text import predict_function, tag_text_tab
 from hf_xmc.serving.page.visit import Visit
 from hf_xmc.serving.page.visits import KEPT_SECONDS, MOST_VISITS, Visits
-from hf_xmc.serving.service import About, TaggingService
+from hf_xmc.serving.service import TaggingService
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -19,13 +19,14 @@ from hf_xmc.data.spreadsheets import unpacked_size
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.tag_files import OUTPUTS, LabelColumns, Summary, as_text, merge, tag_file_of, write_part
 from hf_xmc.inference.text_files import KINDS, TextFile, first_rows, open_texts, read_rows, read_windows, texts_of
+from hf_xmc.serving.answers import Tag
 from hf_xmc.serving.batching import BATCH, Queued
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import PRIVATE, note, render
 from hf_xmc.serving.page.tab import Page, choices, status_line
 from hf_xmc.serving.page.visit import Visit
-from hf_xmc.serving.service import Tag, TaggingService
+from hf_xmc.serving.service import TaggingService
 
 PREVIEW, SHOWN_COLUMNS, SHOWN_CHARACTERS = 5, 8, 120
 MOST_ROWS = 20_000  # of a file; hf-xmc predict tags any number
