@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -357,3 +358,12 @@ def test_files_that_unpack_to_very_much_are_refused(english: Page, tmp_path: Pat
         for _ in range(257):
             part.write(bytes(2**20))
     assert "256" in tag_file.looked_into(english, Visit(), str(bomb))[0]
+
+
+def test_a_long_text_that_a_file_holds_once_counts_as_often_as_it_is_there(english: Page, tmp_path: Path) -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["a red car " * 50_000]))
+    pq.write_table(pa.table({"text": column}), tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 1_000_000
+    assert "286.1 MB" in tag_file.looked_into(english, Visit(), str(tmp_path / "bomb.parquet"))[0]
+    pq.write_table(pa.table({"text": ["a red car", None], "n": [1, 2]}), tmp_path / "good.parquet")
+    assert "a red car" in tag_file.looked_into(english, Visit(), str(tmp_path / "good.parquet"))[0]

@@ -11,6 +11,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 import gradio as gr
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.lib import ArrowException
 
@@ -131,9 +133,19 @@ def check_size(page: Page, path: Path) -> None:
 
 
 def parquet_size(path: Path) -> int:
-    """Bytes of the columns of a Parquet file."""
+    """Bytes of the columns of a Parquet file, with a text that repeats as often as it is there: the file may hold it
+    once."""
     about = pq.ParquetFile(path).metadata
-    return sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    stored = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    kinds = {field.name: field.type for field in pq.read_schema(path)}
+    plain = {name: its.value_type if pa.types.is_dictionary(its) else its for name, its in kinds.items()}
+    texts = [name for name, its in plain.items() if pa.types.is_string(its)]
+    file, rows = pq.ParquetFile(path, read_dictionary=texts), 0
+    for batch in file.iter_batches(WINDOW, columns=texts):
+        for column in batch.columns:
+            lengths = pc.binary_length(column.dictionary).take(column.indices)
+            rows += pc.sum(lengths).as_py() or 0
+    return max(stored, rows)
 
 
 PACKED: dict[str, Callable[[Path], int]] = {".xlsx": unpacked_size, ".parquet": parquet_size}
