@@ -45,6 +45,7 @@ def audit(
     encoder: str | None = None,
     options: Options | None = None,
     seed: int = 0,
+    set_aside: float = 0.0,
 ) -> Audit:
     """Find annotations that are probably missing or wrong, and write them as tables to be reviewed, with a page.
 
@@ -59,6 +60,7 @@ def audit(
         encoder: Hub id or folder of a transformer whose frozen embeddings are used beside the words of the texts.
         options: how to read the source, where it does not say so itself.
         seed: of the decomposition of the words.
+        set_aside: least share of the given pairs that the list of doubtful ones holds.
 
     Raises:
         DataError: there is no such source, or it is not valid.
@@ -72,7 +74,8 @@ def audit(
     pool = Pool.of(data)
     features = text_features(pool.queries, encoder, seed)
     given = len(pool.positives.indices)
-    missing, wrong, completeness = score_pairs(pool, features, most or max(given, 1), most or max(given // 10, 1))
+    doubtful = max(most or max(given // 10, 1), round(set_aside * given))
+    missing, wrong, completeness = score_pairs(pool, features, most or max(given, 1), doubtful)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     found = Audit(pool, missing, wrong, completeness, folder)
