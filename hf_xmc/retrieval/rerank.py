@@ -17,6 +17,7 @@ from hf_xmc.data.documents import read_document
 from hf_xmc.data.transaction import transaction
 from hf_xmc.data.writing import remove
 from hf_xmc.errors import ModelFolderError, SettingsError
+from hf_xmc.modeling.tokens_xmc import save_tokenizer
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
 from hf_xmc.retrieval.folder import check_weights, fetch_folder, loading_encoder, loading_weights
 from hf_xmc.types import TopK
@@ -188,7 +189,7 @@ class CrossEncoderReranker:
         with transaction(folder) as staging:
             remove(staging / RERANKER)  # the reranker before: transformers would write through links to its files
             self.model.save_pretrained(staging / RERANKER)
-            self.tokenizer.save_pretrained(staging / RERANKER)
+            save_tokenizer(self.tokenizer, staging / RERANKER)
 
     def fingerprint(self) -> str:
         """A hash of the weights and of `max_length`."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_xmc.errors import DivergenceError
 from hf_xmc.losses.sharding import Shard
+from hf_xmc.training.checkpoints import last_checkpoint
 
 MOST_SKIPPED = 20  # in a row; a GradScaler that starts at 2^16 has come down to 2^-4 by then
 
@@ -142,7 +142,7 @@ def diverged(
         where = f"weights that hold NaN or infinity: {parts_of(weights)}"
     else:
         where = f"gradients that hold NaN or infinity: {parts_of(gradients) or 'none when the step was run again'}"
-    last = get_last_checkpoint(str(args.output_dir)) if Path(str(args.output_dir)).is_dir() else None
+    last = last_checkpoint(str(args.output_dir))
     kept = f"the last checkpoint, {last}, is finite" if last else "no checkpoint had been written"
     advice = f"lower learning_rate, which is {args.learning_rate:g}" + (", use bf16 in place of fp16" if fp16 else "")
     return DivergenceError(
