@@ -219,8 +219,8 @@ COMMANDS = (
     Command(
         "rerank",
         [
-            *("rerank", "{work}/tagger", DATASET, "--encoder={given}/encoder", "--k=4"),
-            *("--num_train_epochs=1", "--max_length=12", "--batch_size=16"),
+            *("rerank", "{work}/tagger", DATASET, "--kind=cross_encoder", "--encoder={given}/encoder"),
+            *("--k=4", "--num_train_epochs=1", "--max_length=12", "--batch_size=16"),
         ],
         see_tagger,
         TAGGER,

@@ -162,8 +162,8 @@ class Effort:
     kills: int = 2
     sizes: int = 1
     times: int = 1
-    states: int = 14
-    again: int = 3
+    states: int = 8
+    again: int = 2
 
 
 THOROUGH = Effort(kills=40, sizes=6, times=10, states=0, again=0)

@@ -18,14 +18,11 @@ READS = {"plan", "verify"}  # commands that write nothing
 WRITES = re.compile(r"\b(write|writes|written|save|add|update|remove|new texts)\b", re.IGNORECASE)
 # What a row stands for although its option has another name, or is no option of that command.
 SAME = {
-    "train --output_dir": "train",
     "fit --output_dir": "fit",
-    "prepare --on_error": "prepare",
-    "serve --shared_changes": "serve --save",
     "labels --encoding": "labels --add",
-    "export --side": "export --to sentence-transformers",
-    "export --overwrite": "export --to postgresql",
     "predict --rows": "predict --output",
+    "calibrate --centroids": "calibrate",
+    "export --url": "export --to qdrant",
 }
 
 
