@@ -19,7 +19,7 @@ from hf_xmc.data.writing import remove
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.modeling.tokens_xmc import save_tokenizer
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
-from hf_xmc.retrieval.folder import check_weights, fetch_folder, loading_encoder, loading_weights
+from hf_xmc.retrieval.folder import check_before_writing, check_weights, fetch_folder, loading_encoder, loading_weights
 from hf_xmc.types import TopK
 
 if TYPE_CHECKING:
@@ -185,6 +185,7 @@ class CrossEncoderReranker:
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write model and tokenizer into `reranker/` of a trained folder."""
+        check_before_writing(self.model.state_dict(), "the reranker")
         self.tokenizer.model_max_length = self.max_length
         with transaction(folder) as staging:
             remove(staging / RERANKER)  # the reranker before: transformers would write through links to its files

@@ -1,9 +1,8 @@
 """Checkpoints that are whole or not there: written into a separate folder, and renamed once all of it is on the disk.
 
 A run that is killed while it writes leaves nothing that `resume_from_checkpoint=True` would pick up. Older checkpoints
-are deleted after that, so that a full disk leaves the previous one as it was. The Trainer deletes file by file, also
-the last checkpoint where an earlier one is the best: each checkpoint lists its files, and one that lacks some of them is
-passed over.
+are deleted after that, so that a full disk leaves the previous one as it was. The Trainer deletes file by file, the
+last checkpoint too where an earlier one is the best: each lists its files, and one that lacks some is passed over.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_xmc.errors import DivergenceError
 from hf_xmc.losses.sharding import Shard
@@ -64,6 +65,24 @@ class FiniteGuard:
         self.skipped += 1
         loss = self.loss is None or bool(torch.isfinite(self.loss))
         return scaler is not None and loss and self.skipped < MOST_SKIPPED
+
+
+class StopWhereNotFinite(TrainerCallback):
+    """For the small trainings that are plain `Trainer`s: stops one before an optimizer step whose gradients are not
+    finite, which a loss that is not finite makes them. In fp16 the GradScaler skips such steps."""
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        if args.fp16:
+            return
+        gradients = [(name, x.grad) for name, x in model.named_parameters() if x.grad is not None]
+        if bad := not_finite(gradients):
+            raise DivergenceError(
+                f"Training stopped at step {state.global_step}: gradients that hold NaN or infinity: {parts_of(bad)}. "
+                "Nothing was written",
+                hint=f"lower learning_rate, which is {args.learning_rate:g}",
+            )
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
