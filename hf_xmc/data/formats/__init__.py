@@ -6,14 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 
-from hf_xmc.data.files import plain_suffix
 from hf_xmc.data.formats.source import Options, Reader, Source
-from hf_xmc.data.rows import OTHER_PROGRAMS, TABLES
 from hf_xmc.errors import DataError
-
-ABOUT = ("left_out", "license", "LICENSE", "readme", "README", "requirements")
-VOCABULARIES = (".ttl", ".rdf", ".nt", ".n3", ".trig", ".nq", ".jsonld")
-DATA = {*TABLES, *OTHER_PROGRAMS, *VOCABULARIES, ".txt", ".npz"} - {".json"}
 
 
 def open_source(path: Path, options: Options) -> Source:
@@ -22,6 +16,8 @@ def open_source(path: Path, options: Options) -> Source:
     Raises:
         DataError: no format fits, or a file that the format needs is missing.
     """
+    from hf_xmc.data.formats.unread import not_read, saved_otherwise  # slow, as in `folder_of`
+
     path = folder_of(path)
     known = readers()
     for reader in known:
@@ -30,30 +26,12 @@ def open_source(path: Path, options: Options) -> Source:
             source = reader.open_source(path, options)
             source.reason = source.reason or reason
             if unread := not_read(path, source):
-                source.choices.said.append(
-                    f"Not read: {', '.join(unread[:5])}{' and others' * (len(unread) > 5)}; --label_file names a "
-                    "table of the labels, and a table of another split has train, validation or test in its name"
-                )
+                source.choices.said.append(unread)
             return source
     inside = sorted(path.iterdir()) if path.is_dir() else [path]
-    expected = "expected " + "; ".join(reader.expected for reader in known)
-    for one in inside:
-        if better := OTHER_PROGRAMS.get(plain_suffix(one)):
-            expected = f"{plain_suffix(one)} is not read: save {one.name} as {better}"
+    expected = saved_otherwise(inside) or "expected " + "; ".join(reader.expected for reader in known)
     found = ", ".join(one.name for one in inside[:8]) or "nothing"
     raise DataError(f"no data set (found {found})", path, hint=expected)
-
-
-def not_read(path: Path, source: Source) -> list[str]:
-    """The names of files in a folder that look like data, and that a source does not read."""
-    if not path.is_dir() or path in source.files:
-        return []
-    read = {one.resolve() for one in (*source.files, *source.filters.values())}
-    return [
-        one.name
-        for one in sorted(path.iterdir())
-        if one.is_file() and plain_suffix(one) in DATA and one.resolve() not in read and one.stem not in ABOUT
-    ]
 
 
 def readers() -> list[Reader]:
