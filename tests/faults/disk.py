@@ -22,7 +22,7 @@ from typing import Any
 
 STEPS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
 PASSED_OVER = re.compile(r"\.hf_xmc\.(staging-.*|lock|holder\.json)|\..*\.tmp")
-PROGRESS = re.compile(r"/\.|/checkpoint-|/(tagger|model)/fit/|/train\.yaml$")
+PROGRESS = re.compile(r"/\.|/checkpoint-|/(tagger|model)/fit/|/train\.yaml$|\.csv\.parts/")
 TIMED = re.compile(rb"second|runtime|kWh|written by hf_xmc")
 UNLIKE = ("manifest.json", "run.json", "fit.json", "fit.html")  # they hold times, or hashes of files that do
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
