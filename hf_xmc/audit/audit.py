@@ -46,6 +46,7 @@ def audit(
     encoder: str | None = None,
     options: Options | None = None,
     seed: int = 0,
+    set_aside: float = 0.0,
 ) -> Audit:
     """Find annotations that are probably missing or wrong, and write them as tables to be reviewed, with a page.
 
@@ -60,6 +61,7 @@ def audit(
         encoder: Hub id or folder of a transformer whose frozen embeddings are used beside the words of the texts.
         options: how to read the source, where it does not say so itself.
         seed: of the decomposition of the words.
+        set_aside: least share of the given pairs that the list of doubtful ones holds.
 
     Raises:
         DataError: there is no such source, or it is not valid.
@@ -73,7 +75,8 @@ def audit(
     pool = Pool.of(data)
     features = text_features(pool.queries, encoder, seed)
     given = len(pool.positives.indices)
-    missing, wrong, completeness = score_pairs(pool, features, most or max(given, 1), most or max(given // 10, 1))
+    doubtful = max(most or max(given // 10, 1), round(set_aside * given))
+    missing, wrong, completeness = score_pairs(pool, features, most or max(given, 1), doubtful)
     evidence = [nearest_with_label(part.rows, part.labels, pool, features) for part in (missing, wrong)]
     summary = {"name": data.name, "queries": len(pool.queries), "labels": pool.num_labels, "encoder": encoder or ""}
     estimate = {**asdict(completeness), "missing": completeness.missing if completeness.share else None}
