@@ -14,6 +14,7 @@ from hf_xmc.audit.scoring import score_pairs
 from hf_xmc.audit.text_features import text_features
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
 from hf_xmc.data.formats.source import Options
+from hf_xmc.data.transaction import transaction
 from hf_xmc.hub.run import write_json
 
 PAGE, SUMMARY = "audit.html", "audit.json"
@@ -76,14 +77,13 @@ def audit(
     given = len(pool.positives.indices)
     doubtful = max(most or max(given // 10, 1), round(set_aside * given))
     missing, wrong, completeness = score_pairs(pool, features, most or max(given, 1), doubtful)
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = Audit(pool, missing, wrong, completeness, folder)
     evidence = [nearest_with_label(part.rows, part.labels, pool, features) for part in (missing, wrong)]
-    write_findings(missing, pool, evidence[0], folder / MISSING)
-    write_findings(wrong, pool, evidence[1], folder / WRONG)
-    write_audit_page(data.name, pool, (missing, evidence[0]), (wrong, evidence[1]), completeness, folder / PAGE)
     summary = {"name": data.name, "queries": len(pool.queries), "labels": pool.num_labels, "encoder": encoder or ""}
     estimate = {**asdict(completeness), "missing": completeness.missing if completeness.share else None}
-    write_json({**summary, "completeness": estimate, "missing": len(missing), "wrong": len(wrong)}, folder / SUMMARY)
-    return found
+    summary |= {"completeness": estimate, "missing": len(missing), "wrong": len(wrong)}
+    with transaction(output_dir, only=(MISSING, WRONG, PAGE, SUMMARY)) as staging:
+        write_findings(missing, pool, evidence[0], staging / MISSING)
+        write_findings(wrong, pool, evidence[1], staging / WRONG)
+        write_audit_page(data.name, pool, (missing, evidence[0]), (wrong, evidence[1]), completeness, staging / PAGE)
+        write_json(summary, staging / SUMMARY)
+    return Audit(pool, missing, wrong, completeness, Path(output_dir))

@@ -12,6 +12,7 @@ from hf_xmc.audit.audit import Audit
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.rows import rows
 from hf_xmc.data.soft_positives import SoftPositives
+from hf_xmc.data.transaction import finish
 from hf_xmc.errors import DataError, Problems
 
 CORRECTED, TEACHER = "corrected", "teacher"
@@ -60,6 +61,7 @@ def apply_review(data: XMCDataset, tables: Sequence[Path], accept_above: float |
     found: dict[tuple[int, int], tuple[float, str]] = {}
     elsewhere = 0
     for path in tables:
+        finish(path.parent)
         for number, row in rows(path, None, Problems(stop=True)):
             query, label, score = read_row(row, path, number)
             verdict = decision(str(row.get("accept") or ""), path, number)
