@@ -29,6 +29,10 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+ENCODINGS = (
+    "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ... of hf-xmc prepare, fit, "
+    "predict and labels)"
+)
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException)
 COMPRESSIONS = ((b"\x1f\x8b", ".gz"), (b"BZh", ".bz2"), (b"\xfd7zXZ\0", ".xz"), (b"\x28\xb5\x2f\xfd", ".zst"))
 OTHER_KINDS = (  # how files begin that are no text, whatever they are called
@@ -105,7 +109,7 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
             f"not {'UTF-8' if encoding in (None, 'utf-8') else encoding} ({getattr(error, 'reason', error)})",
             path,
             number + 1,
-            "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ...)",
+            ENCODINGS,
         ) from error
     except LookupError as error:
         raise DataError(f"unknown encoding {encoding!r}", path, hint="use a name that Python knows") from error

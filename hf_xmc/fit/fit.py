@@ -19,6 +19,7 @@ from transformers.utils import logging
 from hf_xmc.data.arrow import file_key
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset, local_path
 from hf_xmc.data.formats.source import Options
+from hf_xmc.data.labelled import check_labelled
 from hf_xmc.data.transaction import locked, transaction
 from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.fit import stages
@@ -173,11 +174,11 @@ class Run:
         self.journal.spend("read", start)
         self.journal.finish("read")
         self.watcher.read(data, problems)
-        if not len(data.positives("train").indices):
-            raise DataError("no training query has a label", source, hint="see hf-xmc prepare --check")
-        if len(data.labels) < 2:
+        if data.num_labels < 2:  # nobody wants what the rule for training allows
             hint = "a tagger chooses among labels; are they in another column?"
             raise DataError("there is only one label, which every text gets", source, hint=hint)
+        hint = f"see hf-xmc prepare {source} --check"
+        check_labelled(data.positives("train"), data.num_labels, "training query", hint)
         return data
 
     @property

@@ -19,6 +19,7 @@ from sklearn.model_selection import KFold
 from transformers.utils import logging
 
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.labelled import check_labelled
 from hf_xmc.errors import DataError
 from hf_xmc.hub.folder import pipeline_parts, save_parts
 from hf_xmc.inference.evaluation.confidence import advised_threshold, measure_confidence
@@ -305,13 +306,10 @@ def check_data(pipeline: XMCPipeline, data: XMCDataset) -> None:
             "too well to be calibrated on them",
             hint="train without --validation none, or give a dataset with other validation queries",
         )
-    if not len(data.positives("validation").indices):
-        raise DataError(
-            f"no query of the validation split of {data.name} has a label",
-            hint="calibration needs queries with the labels that they should have",
-        )
-    if len(data.labels) == 1:
-        logger.warning(f"{data.name} has one label: there is nothing to rank, and probabilities say little.")
+    hint = "calibration needs queries with the labels that they should have"
+    check_labelled(
+        data.positives("validation"), data.num_labels, f"query of the validation split of {data.name}", hint
+    )
     if (found := len(data.queries["validation"])) < FEWEST:
         raise DataError(
             f"the validation split of {data.name} has {found} queries",
