@@ -155,12 +155,14 @@ def own_comparison() -> Iterator[None]:
 
 
 def warn_of_other_batches(checkpoint: Path, args: TrainingArguments) -> None:
-    """Warn where a run that is resumed will see other batches than it would have seen."""
-    if difference := changed_batches(checkpoint, args):
-        logger.warning(
-            f"{checkpoint} comes from a run with {difference}. Weights and optimizer resume from there, but the next "
-            "batches differ from those of that run. Use the same numbers to resume exactly."
-        )
+    """Warn where a run that is resumed will go on otherwise than it would have done."""
+    if not (difference := changed_batches(checkpoint, args)):
+        return
+    if " per " in difference:
+        what = "the next batches differ from those of that run. Use the same numbers to resume exactly."
+    else:
+        what = "dropout is drawn anew. The next batches have the queries that they would have had."
+    logger.warning(f"{checkpoint} comes from a run with {difference}. Weights and optimizer resume from there; {what}")
 
 
 def changed_batches(checkpoint: Path, args: TrainingArguments) -> str:

@@ -254,6 +254,7 @@ class XMCTrainer(Trainer):
             model, self.args, self.label_tokens, self.kept_tables, self.head.vectors, self.static
         )
         self.rule = rule_named(self.args.label_strategy).make(self.args, self.encoder, self.ranks, split)
+        self.rule.check_loss(self.loss)
         self.evaluator = Evaluator(self.encoder, self.loss, self.ranks)
 
     @property
