@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_xmc.data.dialect import Dialect, dialect_cells, dialect_of, encoding_of
-from hf_xmc.data.files import json_lines, lines, plain_suffix
+from hf_xmc.data.files import json_lines, lines, plain_suffix, refuse_pointer
 from hf_xmc.data.reading import Reading, places, plain_name
 from hf_xmc.data.rows import JSON, OTHER_PROGRAMS, SPREADSHEETS, TABLES, TEXT_TABLES, unique
 from hf_xmc.data.spreadsheets import spreadsheet_rows
@@ -125,6 +125,7 @@ def check_kind(path: Path) -> None:
         raise DataError(f"cannot read {suffix or 'a file without an ending'}", path, hint=hint)
     if not path.is_file():
         raise DataError("no such file", path)
+    refuse_pointer(path)
 
 
 def first_rows(path: Path, encoding: str | None, dialect: Dialect | None) -> tuple[tuple[str, ...], list[Any]]:

@@ -345,8 +345,8 @@ class XMCTrainingArguments(CandidateArguments):
                 hint="a larger --eval_k adds metrics at that k",
             )
         if splits is None and self.greater_is_better is not None and self.greater_is_better == name.endswith("loss"):
-            kept = "lower is better" if name.endswith("loss") else "higher is better"
+            better = "lower" if name.endswith("loss") else "higher"
             logger.warning(
-                f"greater_is_better is {self.greater_is_better}, but of {self.metric_for_best_model or 'loss'} {kept}: "
+                f"greater_is_better is {self.greater_is_better}, but {better} is better for {name}: "
                 "the worst checkpoint is kept as the best; leave it out."
             )
