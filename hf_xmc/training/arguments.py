@@ -40,7 +40,13 @@ CHOICES = {
 }
 SHARES = ("lr_decay_factor", "label_random_share", "label_head_loss_weight", "static_dropout")
 NOT_NEGATIVE = (
-    *("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin"),
+    *(
+        "label_refresh",
+        "cluster_start_epoch",
+        "mining_start_epoch",
+        "mining_absolute_margin",
+        "mining_relative_margin",
+    ),
     *("learning_rate", "num_train_epochs", "weight_decay", "static_learning_rate"),
     *("triplet_margin", "triplet_temperature", "prob_contrastive_threshold"),
 )

@@ -23,6 +23,7 @@ def test_processes_and_machines_train_the_same_weights(
     monkeypatch.delitem(sys.modules, "machines")
     machines.make_files(tmp_path)
     found = machines.compared(tmp_path, machines.ROWS[row], steps=6)
+    print(row, found)
     assert [*found] == ["4 processes", "2 machines of 2 processes", "4 processes, then 2, then 1"]
     for way, values in found.items():
         assert values["moved"] > 1e-4, way

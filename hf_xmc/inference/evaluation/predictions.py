@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from hf_xmc.data.dialect import encoding_of
 from hf_xmc.data.files import json_lines, plain_suffix, replacing
 from hf_xmc.data.rows import JSON
+from hf_xmc.data.transaction import finish
 from hf_xmc.errors import DataError, Problems
 from hf_xmc.types import TopK
 
@@ -109,6 +110,7 @@ def _are_other_numbers(label_uids: Sequence[str]) -> bool:
 
 
 def _read(path: Path) -> pa.Table:
+    finish(path.parent)
     if not path.is_file():
         raise DataError("no such file", path)
     kind = plain_suffix(path)
