@@ -1,7 +1,8 @@
 """RAE-XMC training (`--query_keys`) beside the same training without it, each with the query memory and all channels.
 
     python scripts/benchmarks/memory_training.py biotools_edam --preset fast --seeds 0 1 2
-    python scripts/benchmarks/memory_training.py bible_xref --tokens 48 --label_strategy in_batch --channels memory
+    python scripts/benchmarks/memory_training.py bible_xref --tokens 48 --label_strategy in_batch --channels memory \
+        --fusion weights --epochs 2 --seeds 0 1 2
     python scripts/benchmarks/memory_training.py biotools_edam --preset fast --seeds 0 1 2 --split test
 
 Trains as `hf-xmc fit` does (`hf_xmc/fit/stages.py`), with a frozen encoder whose states are computed once, or without
@@ -25,13 +26,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from hf_xmc import XMCDataset, load_xmc_dataset
+from hf_xmc import XMCDataset, XMCPipeline, load_xmc_dataset
 from hf_xmc.fit import stages
 from hf_xmc.fit.plan import Plan
 from hf_xmc.fit.settings import settings_from
 from hf_xmc.hub.run import read_json, write_json
 from hf_xmc.inference.evaluation.evaluate import label_weights
-from hf_xmc.inference.fitting.confidence import halves
+from hf_xmc.inference.fitting.confidence import fit_from_embeddings, halves
+from hf_xmc.inference.labels import build_index
 from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling.packaged import default_encoder
 
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=("fast", "default"), default="default")
     parser.add_argument("--label_strategy", default="all", help="Labels that a step compares with.")
     parser.add_argument("--channels", nargs="+", default=["memory", "names", "lexical"])
+    parser.add_argument("--fusion", default="auto", help="How channels are combined: weights, learned or auto.")
     parser.add_argument("--tokens", type=int, default=64, help="Tokens of a text that the encoder reads.")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument(
@@ -88,14 +91,18 @@ def measured(data: XMCDataset, args: argparse.Namespace, seed: int, query_keys: 
         started = time.process_time()
         trainer.train()
         seconds = time.process_time() - started
-        trained = stages.embed(trainer, data, {})
-        tagger = stages.combine(trained, plan, data).pipeline
+        labels = np.arange(data.num_labels), trainer.table(trainer.label_tokens, "label")
+        tokens = {split: trainer.tokenize(model, queries, None).tokens for split, queries in data.queries.items()}
+        embedded = {split: trainer.table(table, "query").numpy() for split, table in tokens.items()}
+        plain = XMCPipeline(trainer.model, build_index(trainer.model, data.labels, labels), {})
+        chosen_by = {"channels": args.channels, "fusion": args.fusion, "seed": seed}
+        tagger = fit_from_embeddings(plain, data, embedded, **chosen_by).pipeline
     found: dict[str, Figures] = {}
     for split in ("validation", "test"):
         number = len(data.queries[split])
         chosen = halves(number, seed)[1] if split == "validation" else np.arange(number)
         texts, filters = data.queries[split].select(chosen)["text"][:], data.filters.get(split)
-        depth, embeddings = search_depth(5, filters), trained.embeddings[split][chosen]
+        depth, embeddings = search_depth(5, filters), embedded[split][chosen]
         ranked = {"label vectors": tagger.rank(embeddings, depth, texts, channels=())}
         ranked |= {c.name: c.rank(texts, embeddings, depth).sorted().padded(depth) for c in tagger.channels}
         ranked["tagger"] = tagger.rank(embeddings, depth, texts)
