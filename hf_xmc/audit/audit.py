@@ -14,6 +14,7 @@ from hf_xmc.audit.scoring import score_pairs
 from hf_xmc.audit.text_features import text_features
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset
 from hf_xmc.data.formats.source import Options
+from hf_xmc.data.transaction import transaction
 from hf_xmc.hub.run import write_json
 
 PAGE, SUMMARY = "audit.html", "audit.json"
@@ -45,6 +46,7 @@ def audit(
     encoder: str | None = None,
     options: Options | None = None,
     seed: int = 0,
+    set_aside: float = 0.0,
 ) -> Audit:
     """Find annotations that are probably missing or wrong, and write them as tables to be reviewed, with a page.
 
@@ -59,6 +61,7 @@ def audit(
         encoder: Hub id or folder of a transformer whose frozen embeddings are used beside the words of the texts.
         options: how to read the source, where it does not say so itself.
         seed: of the decomposition of the words.
+        set_aside: least share of the given pairs that the list of doubtful ones holds.
 
     Raises:
         DataError: there is no such source, or it is not valid.
@@ -72,15 +75,15 @@ def audit(
     pool = Pool.of(data)
     features = text_features(pool.queries, encoder, seed)
     given = len(pool.positives.indices)
-    missing, wrong, completeness = score_pairs(pool, features, most or max(given, 1), most or max(given // 10, 1))
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    found = Audit(pool, missing, wrong, completeness, folder)
+    doubtful = max(most or max(given // 10, 1), round(set_aside * given))
+    missing, wrong, completeness = score_pairs(pool, features, most or max(given, 1), doubtful)
     evidence = [nearest_with_label(part.rows, part.labels, pool, features) for part in (missing, wrong)]
-    write_findings(missing, pool, evidence[0], folder / MISSING)
-    write_findings(wrong, pool, evidence[1], folder / WRONG)
-    write_audit_page(data.name, pool, (missing, evidence[0]), (wrong, evidence[1]), completeness, folder / PAGE)
     summary = {"name": data.name, "queries": len(pool.queries), "labels": pool.num_labels, "encoder": encoder or ""}
     estimate = {**asdict(completeness), "missing": completeness.missing if completeness.share else None}
-    write_json({**summary, "completeness": estimate, "missing": len(missing), "wrong": len(wrong)}, folder / SUMMARY)
-    return found
+    summary |= {"completeness": estimate, "missing": len(missing), "wrong": len(wrong)}
+    with transaction(output_dir, only=(MISSING, WRONG, PAGE, SUMMARY)) as staging:
+        write_findings(missing, pool, evidence[0], staging / MISSING)
+        write_findings(wrong, pool, evidence[1], staging / WRONG)
+        write_audit_page(data.name, pool, (missing, evidence[0]), (wrong, evidence[1]), completeness, staging / PAGE)
+        write_json(summary, staging / SUMMARY)
+    return Audit(pool, missing, wrong, completeness, Path(output_dir))

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_xmc.audit.audit import Audit
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.rows import rows
 from hf_xmc.data.soft_positives import SoftPositives
+from hf_xmc.data.transaction import finish
 from hf_xmc.errors import DataError, Problems
 
 CORRECTED, TEACHER = "corrected", "teacher"
@@ -59,6 +61,7 @@ def apply_review(data: XMCDataset, tables: Sequence[Path], accept_above: float |
     found: dict[tuple[int, int], tuple[float, str]] = {}
     elsewhere = 0
     for path in tables:
+        finish(path.parent)
         for number, row in rows(path, None, Problems(stop=True)):
             query, label, score = read_row(row, path, number)
             verdict = decision(str(row.get("accept") or ""), path, number)
@@ -78,10 +81,48 @@ def apply_review(data: XMCDataset, tables: Sequence[Path], accept_above: float |
                     found[pair] = 0.0, CORRECTED
             else:
                 found[pair] = (1.0, CORRECTED) if verdict else (min(max(score, 0.0), 1.0), TEACHER)
-    soft = as_soft(found, 1 + int(max((data.soft.steps if data.soft is not None else [0]), default=0)))
+    soft = as_soft(found, next_step(data))
     removed = int((soft.weights == 0).sum())
     both = soft if data.soft is None else data.soft.joined(soft)
     return Applied(replace(data, soft=both), len(soft) - removed, removed, elsewhere)
+
+
+def accept_unseen(data: XMCDataset, found: Audit, set_aside: float = 0.0) -> Applied:
+    """Take the surest findings of an audit without a review, as soft positives of the source `teacher`.
+
+    Half as many missing pairs as the audit estimates are added, the surest ones, each with its score as weight: the
+    estimate is of all of them, and the second half of such a list is more often wrong than right.
+
+    Args:
+        data: the data set that was audited.
+        found: its audit.
+        set_aside: share of the given pairs, the most doubtful ones, that take no part in training; 0 to 1. Wrong pairs
+            cannot be counted as missing ones can, so that this is for who knows that many annotations are wrong.
+
+    Raises:
+        DataError: a share that is not from 0 to 1, or of more pairs than the audit lists.
+    """
+    doubtful = round(set_aside * len(found.pool.positives.indices)) if 0 <= set_aside <= 1 else -1
+    if not 0 <= doubtful <= len(found.wrong):
+        hint = "it is from 0 to 1, and the audit must list as many pairs (most)"
+        raise DataError(f"set_aside is {set_aside:g}, with {len(found.wrong):,} doubtful pairs in the list", hint=hint)
+    missing = int(min(found.completeness.missing / 2, len(found.missing)))
+    step = next_step(data)
+    parts = [(found.missing, missing, None), (found.wrong, doubtful, 0.0)]
+    counts, soft = [], SoftPositives.empty()
+    for findings, most, weight in parts:
+        kept = np.flatnonzero(findings.rows[:most] < len(data.queries["train"]))  # validation queries follow
+        weights = np.clip(findings.scores[kept], 0, 1) if weight is None else weight
+        soft = soft.joined(SoftPositives.of(findings.rows[kept], findings.labels[kept], weights, TEACHER, step))
+        counts.append(len(kept))
+    elsewhere = missing + doubtful - sum(counts)
+    both = soft if data.soft is None else data.soft.joined(soft)
+    return Applied(replace(data, soft=both), counts[0], counts[1], elsewhere)
+
+
+def next_step(data: XMCDataset) -> int:
+    """The step after all soft positives of a data set, so that what is added now counts."""
+    return 1 + int(max((data.soft.steps if data.soft is not None else [0]), default=0))
 
 
 def as_soft(found: dict[tuple[int, int], tuple[float, str]], step: int) -> SoftPositives:

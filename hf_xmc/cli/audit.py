@@ -10,8 +10,10 @@ import typer
 from hf_xmc.cli.prepare import with_flags_of_options
 from hf_xmc.cli.tables import console, print_next, quoted
 from hf_xmc.data.formats.source import Options
+from hf_xmc.errors import DataError
 
 if TYPE_CHECKING:
+    from hf_xmc.audit.review import Applied
     from hf_xmc.data.dataset import XMCDataset
 
 EXAMPLE = "Example: hf-xmc audit sample --output_dir outputs/audit"
@@ -58,6 +60,24 @@ def audit(
             "with their score as weight.",
         ),
     ] = None,
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept",
+            help="Without a review, write the data set with the surest missing pairs as soft positives, half as many "
+            "as are estimated to be missing, with their score as weight.",
+        ),
+    ] = False,
+    set_aside: Annotated[
+        float,
+        typer.Option(
+            "--set_aside",
+            help="With --accept, share of the annotations, the most doubtful ones, that take no part in training. For "
+            "data of which you know that many annotations are wrong.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 0.0,
     drop: Annotated[
         str | None,
         typer.Option(
@@ -75,14 +95,19 @@ def audit(
     from hf_xmc.data.dataset import load_xmc_dataset
 
     found = load_xmc_dataset(data, options)
+    if set_aside and not accept:
+        raise DataError("--set_aside is given without --accept", hint="add --accept, or leave --set_aside out")
+    if accept and (apply or drop):
+        raise DataError("--accept is given with --apply or --drop", hint="do one after the other")
     if apply or drop:
         write_decided(found, apply or [], accept_above, drop, output_dir / DATA)
         return
     from hf_xmc.audit.audit import PAGE
     from hf_xmc.audit.audit import audit as run
     from hf_xmc.audit.findings import MISSING, WRONG
+    from hf_xmc.audit.review import accept_unseen
 
-    made = run(found, output_dir, most, encoder, seed=seed)
+    made = run(found, output_dir, most, encoder, seed=seed, set_aside=set_aside)
     complete = made.completeness
     if complete.pairs:
         console.print(
@@ -96,6 +121,9 @@ def audit(
         f"Page: {output_dir / PAGE}",
         highlight=False,
     )
+    if accept:
+        write_applied(accept_unseen(found, made, set_aside), output_dir / DATA)
+        return
     tables = f"--apply {quoted(output_dir / MISSING)} --apply {quoted(output_dir / WRONG)}"
     print_next(f"hf-xmc audit {quoted(data)} {tables} --output_dir {quoted(output_dir)}")
 
@@ -109,7 +137,11 @@ def write_decided(
     if drop is not None:
         data.soft_positives([drop])  # an error if there are none
         data = data.without_soft(drop)
-    applied = apply_review(data, tables, accept_above)
+    write_applied(apply_review(data, tables, accept_above), folder)
+
+
+def write_applied(applied: Applied, folder: Path) -> None:
+    """Write a data set with new soft positives, and say what they are."""
     applied.data.save(folder)
     console.print(
         f"{applied.added:,} pairs added, {applied.removed:,} annotations set aside; written to {folder}",
@@ -117,7 +149,7 @@ def write_decided(
     )
     if applied.elsewhere:
         console.print(
-            f"{applied.elsewhere:,} decisions concern queries outside the training split, and are not used.",
+            f"{applied.elsewhere:,} pairs are of queries outside the training split, and are not used.",
             highlight=False,
         )
     print_next(f"hf-xmc fit {quoted(folder)} --output_dir outputs/tagger")

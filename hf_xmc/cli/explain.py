@@ -44,6 +44,8 @@ def explain(
 
     if output is not None and output.suffix not in (".html", ".json"):
         raise typer.BadParameter(f"--output is {output}; give a name that ends in .html or .json")
+    if any(not one.strip() for one in text):
+        raise typer.BadParameter("--text is empty; give a text to explain")
     found = explain_labels(
         *(run, text, k, label or None), method=method, how=how, unit=unit, dataset=dataset, measure=measure, seed=seed
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hf_xmc.cli.launch import config_path, flags_of, launch_options, read_configuration, whole_number
 from hf_xmc.cli.settings import changed_settings
 from hf_xmc.cli.tables import console, print_next, quoted
 from hf_xmc.cli.train import PASS_ON as PASS_ON
@@ -31,7 +32,9 @@ OWN = {
     "memory": "Memory of each device, such as 8GB (default: the free memory of this machine, or that of its GPU).",
     "device": "Plan for another device, whose speed is estimated from the FLOPs of a step: a GPU (h100, a100, l4, "
     "...), or its peak in TFLOP/s (default: measure this machine).",
-    "num_processes": "Number of processes that share the labels and queries. On a CPU they also share the memory.",
+    "num_processes": "Number of processes that share the labels and queries, on all machines together. On a CPU those "
+    "of a machine also share its memory.",
+    "num_machines": "Number of machines that run these processes, each with the memory of this one (default: 1).",
     "seconds": "Seconds to spend on measuring the speed of the encoder (default: 10).",
 }
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -45,7 +48,10 @@ def plan(context: typer.Context) -> None:
 
 def plan_from(argv: Sequence[str]) -> Path:
     """Measure for some seconds, print the plan and write `plan.json` into the output folder; returns its path."""
-    parser, given = parse(argv, "hf-xmc plan", EXAMPLE, OWN)
+    launch, rest = launch_options(argv)
+    started = {} if launch.accelerate_config is None else read_configuration(config_path(launch.accelerate_config))
+    started |= flags_of(launch)
+    parser, given = parse(rest, "hf-xmc plan", EXAMPLE, OWN)
     own = {name: vars(given).pop(name) for name in OWN}
     # For another device, transformers must not look for one here: it would refuse bf16 on a machine without a GPU.
     elsewhere = {} if own["device"] is None else {"use_cpu": True}
@@ -55,7 +61,8 @@ def plan_from(argv: Sequence[str]) -> Path:
         script,
         args,
         limit=None if own["memory"] is None else read_bytes(own["memory"]),
-        num_processes=int(own["num_processes"] or args.world_size),
+        num_processes=counted("num_processes", started.get("num_processes"), args.world_size),
+        num_machines=counted("num_machines", started.get("num_machines"), 1),
         seconds=float(own["seconds"] or 10),
         device=own["device"],
     )
@@ -64,8 +71,25 @@ def plan_from(argv: Sequence[str]) -> Path:
     path = write_json(document, Path(str(args.output_dir)) / "plan.json")
     print_plan(document)
     console.print(f"Written: {path}")
-    print_next(train_command(given, parser, document["suggestion"] or {}))
+    changes = {**launched(document["settings"], document["device"]), **(document["suggestion"] or {})}
+    print_next(train_command(given, parser, changes))
     return path
+
+
+def launched(settings: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """The flags that start so many processes, on the first of the machines.
+
+    >>> launched({"num_processes": 4, "num_machines": 1}, "cpu")
+    {'accelerate_config': 'cpu_2proc', 'num_processes': 4}
+    """
+    processes, machines = settings["num_processes"], settings["num_machines"]
+    if processes == 1:
+        return {}
+    if machines == 1:
+        return {"accelerate_config": "cpu_2proc" if device == "cpu" else "multi_gpu", "num_processes": processes}
+    name = "cpu_multi_node" if device == "cpu" else "multi_node"
+    numbers = {"num_processes": processes, "num_machines": machines, "machine_rank": 0}
+    return {"accelerate_config": name, **numbers, "main_process_ip": "ADDRESS"}
 
 
 def train_command(given: argparse.Namespace, parser: argparse.ArgumentParser, changes: Mapping[str, Any]) -> str:
@@ -84,6 +108,7 @@ def make_plan(
     num_processes: int,
     seconds: float,
     device: str | None = None,
+    num_machines: int = 1,
 ) -> dict[str, Any]:
     """The content of `plan.json`."""
     import psutil
@@ -96,6 +121,11 @@ def make_plan(
     from hf_xmc.training.planning.plan import difference, fitting, memory, peak, step
     from hf_xmc.training.preparation import prepare
 
+    if num_processes % num_machines:
+        raise SettingsError(
+            f"num_processes is {num_processes}, which {num_machines} machines cannot share evenly",
+            hint="num_processes counts the processes of all machines",
+        )
     other = None if device is None else accelerator(device)
     data = load_xmc_dataset(script.dataset)
     on_gpu = other is not None or args.device.type != "cpu"
@@ -106,7 +136,7 @@ def make_plan(
     if other is not None:
         of = on_device(of, other, args.bf16, (script.attn_implementation or "").startswith("flash"))
     choice = choose(args, script.lora_rank or 0, num_processes, of.device)
-    available = limit or (available_bytes(on_gpu, 1 if on_gpu else num_processes) if other is None else other.bytes)
+    available = limit or (available_bytes(on_gpu, num_processes // num_machines) if other is None else other.bytes)
     if available is None:
         raise SettingsError("the memory of the device is not known", hint="add --memory, such as --memory 24GB")
     parts = memory(choice, of)
@@ -116,7 +146,7 @@ def make_plan(
         "data": {"name": data.name, "counts": data.counts()},
         "device": str(args.device) if other is None else other.name,
         "measured": other is None,
-        "settings": asdict(choice),
+        "settings": {**asdict(choice), "num_machines": num_machines},
         "memory": {"parts": parts, "peak": peak(parts), "available": available, "fits": peak(parts) <= available},
         "step": one,
         "speed": {
@@ -161,7 +191,11 @@ def choose(args: XMCTrainingArguments, lora_rank: int, num_processes: int, devic
 
 
 def available_bytes(on_gpu: bool, num_processes: int) -> int:
-    """Memory for each process: of the GPU, or what is free, as far as this process may take it."""
+    """Memory for each process: of its GPU, or of what is free, as far as this process may take it, its share.
+
+    Args:
+        num_processes: of this machine.
+    """
     if on_gpu:
         import torch
 
@@ -172,6 +206,18 @@ def available_bytes(on_gpu: bool, num_processes: int) -> int:
     cgroup = Path("/sys/fs/cgroup/memory.max")
     allowed = cgroup.read_text().strip() if cgroup.is_file() else "max"
     return min(free, free if allowed == "max" else int(allowed)) // num_processes
+
+
+def counted(name: str, text: Any, default: int) -> int:
+    """A number of processes or machines.
+
+    >>> counted("num_processes", "8", 1), counted("num_machines", None, 1)
+    (8, 1)
+    """
+    number = whole_number(name, text, default)
+    if number < 1:
+        raise SettingsError(f"{name} is {number}; it must be at least 1")
+    return number
 
 
 def read_bytes(text: str) -> int:

@@ -20,6 +20,7 @@ from hf_xmc.errors import DataError
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE = 100  # rows that are looked at
 FALLBACK = "cp1252"  # of files that are not UTF-8, which older spreadsheet programs write
+WIDE = {(True, False, True, False): "utf-16-le", (False, True, False, True): "utf-16-be"}  # bytes that are not 0
 BLOCK = 2**20
 MANY = 20  # lines of a cell that are hardly a text if each of them has as many separators as a row
 UNQUOTED = "quotes that are part of a text"
@@ -63,6 +64,8 @@ def encoding_of(path: Path) -> tuple[str, bool]:
             start = file.read(4)
         if found := next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), ""):
             return found, False
+        if len(start) == 4 and (found := WIDE.get((start[0] > 0, start[1] > 0, start[2] > 0, start[3] > 0), "")):
+            return (found, True) if decodes(path, found) else ("utf-8", False)
         if decodes(path, "utf-8"):
             return "utf-8", False
         return (FALLBACK, True) if decodes(path, FALLBACK) else ("utf-8", False)
@@ -87,8 +90,8 @@ def decodes(path: Path, encoding: str) -> bool:
 def dialect_of(path: Path, encoding: str | None = None) -> Dialect:
     """How a `.csv` or `.tsv` file is written.
 
-    The separator of a `.csv` file is the one that splits its first rows into the same number of cells, more than one;
-    a `.tsv` file has tabs.
+    The separator is the one that a first line `sep=;` states; or else the one that splits the first rows into the same
+    number of cells, more than one; in a `.tsv` file tabs, if it has any.
 
     Args:
         encoding: of the file, if it is known.
@@ -105,7 +108,11 @@ def dialect_of(path: Path, encoding: str | None = None) -> Dialect:
     """
     found, guessed = (encoding, False) if encoding else encoding_of(path)
     head = [line for _, line in islice(lines(path, found), SAMPLE)]
-    delimiter = "\t" if plain_suffix(path) == ".tsv" else delimiter_of(head)
+    delimiter = delimiter_of(head)
+    if plain_suffix(path) == ".tsv" and (any("\t" in line for line in head) or delimiter not in "".join(head[:1])):
+        delimiter = "\t"
+    if head and names_separator(head[0]):
+        delimiter, head = head[0].strip('" ')[4:] or "\t", head[1:]
     cells = [cell for row in parsed(head, delimiter)[1:] for cell in row]
     signs = [match[1] for cell in cells if (match := NUMBER.fullmatch(cell.strip()))]
     # Spreadsheet programs separate cells by semicolons where the comma is the decimal sign.
@@ -113,6 +120,17 @@ def dialect_of(path: Path, encoding: str | None = None) -> Dialect:
     quoted = [line for line in head if line.strip()]
     quote_all = bool(quoted) and all(line.startswith('"') and line.endswith('"') for line in quoted)
     return Dialect(delimiter, found, guessed, quote_all, line_end_of(path, found), decimal)
+
+
+def names_separator(line: str) -> bool:
+    """Whether a line is the one in which spreadsheet programs name the separator: `sep=;`."""
+    return line.strip().strip('"').lower().startswith("sep=") and len(line.strip().strip('"')) <= 5
+
+
+def table_lines(path: Path, dialect: Dialect) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines of a table, without the one that names the separator."""
+    numbered = lines(path, dialect.encoding)
+    return ((number, line) for number, line in numbered if number > 1 or not names_separator(line))
 
 
 def delimiter_of(head: list[str]) -> str:
@@ -229,7 +247,7 @@ def dialect_cells(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]
     Raises:
         DataError: a row that cannot be read; the message names the line.
     """
-    for row in table_rows(lines(path, dialect.encoding), dialect.delimiter):
+    for row in table_rows(table_lines(path, dialect), dialect.delimiter):
         if row.error:
             hint = "is a closing quote missing, or is it another format?"
             raise DataError(f"not a table ({row.error})", path, row.line, hint)

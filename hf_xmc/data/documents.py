@@ -14,6 +14,9 @@ from hf_xmc.errors import ModelFolderError, XMCError
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
+NOT_WRITTEN = "{} would hold NaN or infinity, and is not written"
+DIVERGED = "did the training diverge? Lower learning_rate; otherwise please report what led to it"
+
 
 def read_document(
     path: Path,
@@ -84,6 +87,40 @@ def first_problem(reason: ValidationError) -> str:
         return f'"{key}" is missing'
     expected = problem["msg"].removeprefix("Value error, ").replace("Input should be ", "")
     return f'"{key}" is {problem["input"]!r:.60}, expected {expected}'
+
+
+def write_document(about: Mapping[str, Any], path: Path, name: str) -> None:
+    """Write JSON values, of which all numbers must be finite.
+
+    Args:
+        path: a temporary one, as of `replacing`.
+        name: of the file, for the message.
+
+    Raises:
+        ModelFolderError: a number is not.
+    """
+    try:
+        text = json.dumps(about, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ModelFolderError(NOT_WRITTEN.format(name), hint=DIVERGED) from error
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_arrays(arrays: Mapping[str, np.ndarray], path: Path, name: str, infinite: Collection[str] = ()) -> None:
+    """Write a safetensors file of arrays, of which all numbers must be finite; see `write_document`.
+
+    Args:
+        infinite: as in `read_arrays`.
+
+    Raises:
+        ModelFolderError: a number is not.
+    """
+    from safetensors.numpy import save_file
+
+    for key, array in arrays.items():
+        if array.dtype.kind == "f" and not is_sound(array, key in infinite):
+            raise ModelFolderError(NOT_WRITTEN.format(f"array {key!r} of {name}"), hint=DIVERGED)
+    save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, str(path))
 
 
 def read_arrays(

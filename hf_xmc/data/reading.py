@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+NO_VALUE = frozenset({"nan", "NaN", "<NA>", "NaT"})  # what pandas and numpy print for an empty cell
+
+
 @dataclass(frozen=True)
 class Reading:
     """The columns of a table, and what was read from them.
@@ -81,9 +84,10 @@ class Reading:
             value = row[found[self.text[0]]]
             if not isinstance(value, str):
                 raise DataError(f'"{self.text[0]}" is {value!r:.60}', path, line, "it must be a string")
-            return value
+            return "" if value.strip() in NO_VALUE else value
         values = [row[column] for column in found.values()]
-        return as_sentences(["" if value is None else str(value) for value in values])
+        found_texts = ["" if value is None else str(value) for value in values]
+        return as_sentences(["" if text.strip() in NO_VALUE else text for text in found_texts])
 
     def texts_of(self, table: Dataset | pa.Table | Iterable[Mapping[str, Any]]) -> list[str]:
         """The texts of a table, `[N]`: a `Dataset`, an Arrow table, or rows as dicts.

@@ -7,7 +7,6 @@ without a byte order mark, in UTF-8 or, where a file is not UTF-8, in the code p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_xmc.data.dialect import LINES, UNQUOTED, Dialect, dialect_of, table_rows
-from hf_xmc.data.files import json_lines, lines, plain_suffix, read_json
+from hf_xmc.data.dialect import LINES, UNQUOTED, Dialect, dialect_of, table_lines, table_rows
+from hf_xmc.data.files import json_lines, plain_suffix
 from hf_xmc.data.spreadsheets import spreadsheet_rows
 from hf_xmc.errors import DataError, Problems
 
@@ -26,6 +25,13 @@ TEXT_TABLES = (".csv", ".tsv", ".tab")
 SPREADSHEETS = (".xlsx", ".xlsm")
 JSON = (".jsonl", ".ndjson", ".json")
 TABLES = (*TEXT_TABLES, *SPREADSHEETS, *JSON, ".parquet")
+OTHER_PROGRAMS = {  # what is not read -> what it can be saved as
+    **dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers"), ".xlsx"),
+    **dict.fromkeys((".doc", ".docx", ".odt", ".rtf", ".pdf"), ".txt"),
+    **dict.fromkeys((".feather", ".arrow", ".orc", ".avro", ".pkl", ".pickle", ".h5", ".hdf5"), ".parquet"),
+    **dict.fromkeys((".db", ".sqlite", ".mdb", ".sav", ".dta", ".arff", ".yaml", ".yml"), ".csv"),
+    **dict.fromkeys((".svm", ".libsvm", ".svmlight"), "a table with the texts, which numbered features do not have"),
+}
 DOUBTS = {UNQUOTED: "kept as they are written", LINES: "kept as one cell; is a quote missing?"}
 KEYS = 1000  # rows of a JSON file that decide which columns it has
 
@@ -36,7 +42,7 @@ def rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
     if suffix == ".parquet":
         yield from parquet_rows(path)
     elif suffix in JSON:
-        yield from json_rows(path, encoding, problems)
+        yield from json_lines(path, problems, encoding)
     elif suffix in SPREADSHEETS:
         yield from as_dicts(spreadsheet_cells(path), path, problems, ragged=True)
     else:
@@ -71,8 +77,12 @@ def header_of(path: Path, encoding: str | None) -> list[str]:
                 f"cannot be read as Parquet ({error!s:.200})", path, hint="is the file complete?"
             ) from error
     if suffix in JSON:
-        some = islice(json_rows(path, encoding, Problems(stop=False)), KEYS)
-        return list(dict.fromkeys(name for _, record in some for name in record))
+        problems = Problems(stop=False)
+        some = islice(json_lines(path, problems, encoding), KEYS)
+        header = list(dict.fromkeys(name for _, record in some for name in record))
+        if not header and problems.found:
+            raise DataError(problems.found[0].message)
+        return header
     if suffix in SPREADSHEETS:
         return unique(next(spreadsheet_cells(path), (1, []))[1])
     return next(csv_cells(path, encoding, Problems()), (1, []))[1]
@@ -98,11 +108,8 @@ def spreadsheet_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 def csv_cells(path: Path, encoding: str | None, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     """Line and cells of each row that is not blank; the first is the header."""
     found = how_written(path, encoding)
-    source = (
-        (number, line) for number, line in lines(path, found.encoding) if number > 1 or not names_separator(line)
-    )
     first = True
-    for row in table_rows(source, found.delimiter):
+    for row in table_rows(table_lines(path, found), found.delimiter):
         if row.error:
             hint = "is a closing quote missing, or is it another format?"
             bad = DataError(f"not a table ({row.error})", path, row.line, hint)
@@ -117,13 +124,8 @@ def csv_cells(path: Path, encoding: str | None, problems: Problems) -> Iterator[
             first = False
 
 
-def names_separator(line: str) -> bool:
-    """Whether a line is the one in which spreadsheet programs name the separator: `sep=;`."""
-    return line.strip().strip('"').lower().startswith("sep=") and len(line.strip().strip('"')) <= 5
-
-
 def how_written(path: Path, encoding: str | None) -> Dialect:
-    """The dialect of a text table, which is found once per file; a first line `sep=;` states the separator."""
+    """The dialect of a text table, which is found once per file."""
     try:
         status = path.stat()
     except OSError:
@@ -134,28 +136,7 @@ def how_written(path: Path, encoding: str | None) -> Dialect:
 @lru_cache(maxsize=32)
 def probed(path: Path, encoding: str | None, size: int, changed: int) -> Dialect:
     """The dialect of a file of that size and time of change."""
-    found = dialect_of(path, encoding)
-    first = next(lines(path, found.encoding), (1, ""))[1]
-    return replace(found, delimiter=first.strip('" ')[4:] or "\t") if names_separator(first) else found
-
-
-def json_rows(path: Path, encoding: str | None, problems: Problems) -> Rows:
-    """The objects of a JSON file: one per line, or all in one list."""
-    if plain_suffix(path) == ".json" and starts_a_list(path, encoding):
-        found = read_json(path, encoding)
-        for row, record in enumerate(found if isinstance(found, list) else [found], start=1):
-            if isinstance(record, dict):
-                yield row, record
-                continue
-            error = DataError(f"found {record!r:.60}", path, row, "expected a list of JSON objects")
-            problems.error("unreadable rows", error, "the row was left out")
-        return
-    yield from json_lines(path, problems, encoding)
-
-
-def starts_a_list(path: Path, encoding: str | None) -> bool:
-    """Whether the first character of a file begins a JSON list."""
-    return next((line.strip()[0] for _, line in lines(path, encoding) if line.strip()), "") == "["
+    return dialect_of(path, encoding)
 
 
 def parquet_rows(path: Path) -> Rows:

@@ -22,6 +22,10 @@ MAX_CELL = 32_767  # characters
 MAX_UNPACKED = 2**32  # bytes of a workbook, which is a zip archive
 SMALL = 2**26  # bytes below which a workbook may be packed as tightly as it likes
 MAX_RATIO = 200  # of its size to that of the file; spreadsheet programs come to about 20
+NOT_COMPUTED = re.compile(  # a cell with a formula, and without the value that a spreadsheet program stores beside it
+    rb"<c\b([^>]*)>\s*<f\b(?:[^>]*/>|[^>]*>[^<]*</f>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>"
+)
+BLOCK = 2**20  # bytes of a sheet that are searched at a time
 ILLEGAL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # in XML
 BROKEN = (OSError, zipfile.BadZipFile, ParseError, KeyError, ValueError, TypeError, IndexError, AttributeError)
 
@@ -36,7 +40,7 @@ def spreadsheet_rows(path: Path, sheet: str | None = None) -> Iterator[tuple[int
         sheet: name of the sheet; by default the first one that has rows.
 
     Raises:
-        DataError: the file is not a spreadsheet, or has no such sheet.
+        DataError: the file is not a spreadsheet, has no such sheet, or has formulas that no program has computed.
     """
     book = opened(path)
     try:
@@ -45,6 +49,7 @@ def spreadsheet_rows(path: Path, sheet: str | None = None) -> Iterator[tuple[int
             raise DataError(f"no sheet {sheet!r}", path, hint=f"it has {', '.join(names)[:200]}")
         for name in [sheet] if sheet is not None else names:
             found = False
+            check_formulas(book[name], path)
             for number, cells in sheet_rows(book[name], path):
                 found = True
                 yield number, cells
@@ -105,6 +110,32 @@ def check_size(path: Path) -> None:
     if size > MAX_UNPACKED or (size > SMALL and size > MAX_RATIO * path.stat().st_size):
         hint = "save it as .csv if it is what it should be"
         raise DataError(f"the file has {path.stat().st_size:,} bytes and unpacks to {size:,}", path, hint=hint)
+
+
+def check_formulas(sheet: Any, path: Path) -> None:
+    """Refuse a sheet with formulas whose values are not stored, as programs write them that are no spreadsheet
+    programs: their cells would be empty.
+
+    Raises:
+        DataError: it has one; the message names the cell.
+    """
+    part = str(getattr(sheet, "_worksheet_path", "")).lstrip("/")
+    if not part:
+        return
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(part) as file:
+            rest = b""
+            while block := file.read(BLOCK):
+                text = rest + block
+                found = (match[1] for match in NOT_COMPUTED.finditer(text) if b't="str"' not in match[1])
+                if (cell := next(found, None)) is not None:
+                    named = re.search(rb'\br="([A-Z]+\d+)"', cell)
+                    hint = "open it in a spreadsheet program, save it, and read it again"
+                    place = f" in {named[1].decode()}" if named else ""
+                    raise DataError(f"the formula{place} was never computed, so its value is unknown", path, hint=hint)
+                rest = text[text.rfind(b"<c") :][-MAX_CELL:]
+    except (KeyError, *BROKEN[:2]):
+        return  # reading the rows says what is wrong
 
 
 def sheet_rows(sheet: Any, path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,13 +101,16 @@ def locked(folder: str | os.PathLike[str], timeout: float = WAIT) -> Iterator[No
 
 
 @contextmanager
-def transaction(folder: str | os.PathLike[str], timeout: float = WAIT) -> Iterator[Path]:
+def transaction(
+    folder: str | os.PathLike[str], timeout: float = WAIT, only: Collection[str] | None = None
+) -> Iterator[Path]:
     """Write into a folder as one: all changes of the block are there afterwards, or none if it fails or is killed.
 
     Inside another transaction of the folder, or with its staging folder, the block takes part in that one.
 
     Args:
         timeout: seconds to wait for another writer.
+        only: the files that are written, of a folder that may hold whatever else; by default all take part.
 
     Yields:
         A folder in the place of `folder`, with the same files, to write, replace and delete in. Its files are links to
@@ -135,7 +138,7 @@ def transaction(folder: str | os.PathLike[str], timeout: float = WAIT) -> Iterat
     with locked(folder, timeout):
         staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=folder))
         try:
-            before = fill(folder, staging)
+            before = fill(folder, staging, only)
             holding.folders[key].staging = staging
             yield staging
             commit(folder, staging, before)
@@ -257,9 +260,10 @@ def put_in_order(folder: Path) -> None:
 # ---- Staging and commit ----
 
 
-def fill(folder: Path, staging: Path) -> dict[str, Stamp]:
-    """Link the files of a folder into its staging folder; returns how each looks there."""
-    names = [name for name in files_below(folder, DEPTH) if not hidden(name)]
+def fill(folder: Path, staging: Path, only: Collection[str] | None = None) -> dict[str, Stamp]:
+    """Link the files of a folder, or only some, into its staging folder; returns how each looks there."""
+    found = files_below(folder, DEPTH) if only is None else [name for name in only if (folder / name).is_file()]
+    names = [name for name in found if not hidden(name)]
     for name in names:
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
         link(folder / name, staging / name)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.tokenized import TokenTable
@@ -23,11 +22,13 @@ from hf_xmc.inference.labels import build_index, encode_catalogue, gathered
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
+from hf_xmc.modeling.tokens_xmc import save_tokenizer
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.knowledge import Knowledge
 from hf_xmc.retrieval.label_kinds import count_texts
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines
+from hf_xmc.training.checkpoints import last_checkpoint
 from hf_xmc.training.trainer import XMCTrainer
 
 # Chosen on validation queries of the bundled sample.
@@ -164,13 +165,8 @@ def fine_tune(
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
     model.tower("query").save_pretrained(folder / "encoder")
     assert model.tokenizer is not None
-    model.tokenizer.save_pretrained(folder / "encoder")
+    save_tokenizer(model.tokenizer, folder / "encoder")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint in a folder, if there is any."""
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 def trainer_for(
@@ -235,7 +231,7 @@ def encode(trainer: XMCTrainer, data: XMCDataset, advance: Advance) -> None:
 
 def train(trainer: XMCTrainer, folder: Path) -> None:
     """Train, from the last checkpoint if there is one, and write the model into `folder / "model"`."""
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(str(trainer.args.output_dir))))
+    trainer.train(resume_from_checkpoint=last_checkpoint(str(trainer.args.output_dir)))
     trainer.save_model(str(folder / "model"))
 
 

@@ -31,7 +31,7 @@ from hf_xmc.modeling.settings_xmc import EMBEDDING_SETTINGS, LABEL_HEAD, STATIC_
 from hf_xmc.retrieval.channels import CHANNELS
 from hf_xmc.retrieval.confidence import CONFIDENCE_FILES, Confidence
 from hf_xmc.retrieval.engines.index import EngineIndex
-from hf_xmc.retrieval.folder import check_weights, loading_weights, no_such_folder
+from hf_xmc.retrieval.folder import check_before_writing, check_weights, loading_weights, no_such_folder
 from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS, VECTORS, LabelIndex
 from hf_xmc.retrieval.knowledge import KNOWLEDGE, Knowledge
 from hf_xmc.retrieval.learned_fusion import COUNTS, FUSION, LearnedFusion
@@ -139,7 +139,7 @@ def parts() -> tuple[Part, ...]:
     ]
     ranking = (*SEARCH, "passages", *(channel.name for channel in channels), "fusion")
     return (
-        Part("model", MODEL, TRAIN, needed=(CONFIG,), writes=("tokenizer", "label_head"), save=save, load=load_model),
+        Part("model", MODEL, TRAIN, (), (CONFIG,), ("tokenizer", "label_head"), save=save_model, load=load_model),
         Part("sentence_transformers", LAYOUT, TRAIN),
         Part("tokenizer", (*TOKENIZER, *TOKENIZER_EXTRAS), "load one with AutoTokenizer and save it into {folder}"),
         Part("label_head", (LABEL_HEAD,), TRAIN, ("model",), save=lambda head, folder: head.save(folder)),
@@ -447,6 +447,12 @@ def check_origins(folder: Path, names: Set[str]) -> None:
                 folder,
                 hint=f"download or copy the folder again, or make this part again: {again}",
             )
+
+
+def save_model(model: XMCDualEncoderModel, folder: Path) -> None:
+    """Write the model and its tokenizer, unless its weights are not finite."""
+    check_before_writing(model.state_dict(), "the model")
+    model.save_pretrained(folder)
 
 
 def load_model(folder: Path, verify: bool = True, **options: Any) -> XMCDualEncoderModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 
 from hf_xmc.retrieval.catalogue import Catalogue
 
@@ -19,6 +20,8 @@ class IdToLabel(Mapping[int, str]):
         self.catalogue = catalogue
 
     def __getitem__(self, label_id: int) -> str:
+        if not isinstance(label_id, Integral):
+            raise KeyError(label_id)
         if not 0 <= label_id < self.catalogue.num_rows or label_id in self.catalogue.removed:
             raise KeyError(label_id)
         return str(self.catalogue.arrow["text"][int(label_id)].as_py())

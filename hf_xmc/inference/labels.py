@@ -6,6 +6,7 @@ are then made of text and vector; those of labels that were added later, of the 
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +14,13 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import pyarrow.compute as pc
 
+from hf_xmc.data.formats.label_cells import as_text, is_empty
 from hf_xmc.errors import DataError, SettingsError
+from hf_xmc.inference.given_texts import given_list, is_unicode
 from hf_xmc.inference.options import SearchOptions
-from hf_xmc.retrieval.catalogue import NotInIndex, all_texts, as_dataset, is_table
+from hf_xmc.retrieval.catalogue import NotInIndex, all_texts, as_arrow, as_dataset, check_table, is_table
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.label_kinds import DEFINITION, NAME, SYNONYM, LabelTexts, by_kind, columns_of, gather_texts
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
     from hf_xmc.modeling import XMCDualEncoderModel
 
+logger = logging.getLogger(__name__)
 NewLabels: TypeAlias = "Dataset | Sequence[str] | Sequence[Mapping[str, Any]]"
 
 
@@ -49,6 +54,29 @@ def encode_catalogue(
     else:
         ids, names = texts_of(labels) if texts == "rich" else all_texts(labels)
     return ids, model.encode_labels(names, batch_size=batch_size, progress=True)
+
+
+def checked_catalogue(labels: Any) -> Dataset:
+    """A label table whose rows can be labels, with whole numbers as uids turned into strings.
+
+    Raises:
+        SettingsError: something that is no table of `datasets`.
+        DataError: no column `uid` or `text`, values that are no text, a blank text, or a uid that two labels have.
+    """
+    if not is_table(labels) or not hasattr(labels, "cast_column"):
+        hint = "expected a datasets.Dataset with the columns uid and text, as load_xmc_dataset(...).labels"
+        raise SettingsError(f"the labels are a {type(labels).__name__}", hint=hint)
+    table: Dataset = labels
+    if "uid" in table.column_names and str(getattr(table.features["uid"], "dtype", "")).lstrip("u").startswith("int"):
+        from datasets import Value
+
+        table = table.cast_column("uid", Value("string"))
+    arrow = as_arrow(table)
+    check_table(arrow)
+    blank = np.asarray(pc.equal(pc.utf8_trim_whitespace(arrow["text"]), ""))
+    if blank.any():
+        raise DataError(f"row {int(blank.argmax()):,} of the label table has an empty text", hint="give it a name")
+    return table
 
 
 def build_index(
@@ -89,16 +117,18 @@ def add_labels(
     model: XMCDualEncoderModel, index: LabelIndex, labels: NewLabels, encoder_fingerprint: str
 ) -> np.ndarray:
     """Encode and index new labels, given as texts, as dicts or as a `Dataset`; returns their ids."""
-    several(labels, "labels")
-    if isinstance(labels, Mapping):
-        raise SettingsError("labels is one label; expected a list", hint="pass [label]")
-    table: Any = labels
+    table: Any = labels if is_table(labels) else given_list(labels, "labels")
     ids: np.ndarray | None
-    if not is_table(labels) and any(isinstance(label, Mapping) for label in labels):
-        table = as_table(index, labels)
-    check_texts(table["text"][:] if is_table(table) else list(table))
+    if is_table(table):
+        if "text" not in table.column_names:
+            raise DataError(f"the new labels have the columns {table.column_names}", hint="they need text as well")
+        if "uid" not in table.column_names or any(not is_uid(uid) for uid in table["uid"][:]):
+            table = as_table(index, table.to_list() if hasattr(table, "to_list") else table.to_pylist())
+    elif any(isinstance(label, Mapping) for label in table):
+        table = as_table(index, table)
+    check_texts(table["text"][:] if is_table(table) else table)
     if index.pooling is not None:
-        table = table if is_table(table) else as_table(index, labels)
+        table = table if is_table(table) else as_table(index, table)
         table = as_dataset(gather_texts(table, names_above(index, table)))
         ids, texts = texts_of(table)
     else:
@@ -107,18 +137,44 @@ def add_labels(
 
 
 def as_table(index: LabelIndex, labels: Sequence[Any]) -> Dataset:
-    """New labels in those columns of the label table that they have; labels without a uid get a free one."""
+    """New labels in those columns of the label table that they have; labels without a uid get a free one. Columns that
+    the table does not have are left out, which is logged."""
     from datasets import Dataset, Features
 
     rows = [dict(label) if isinstance(label, Mapping) else {"text": label} for label in labels]
     if wrong := [row for row in rows if not isinstance(row.get("text"), str)]:
         raise DataError(f"The new label {wrong[0]!r:.80} has no text; every label needs one")
-    free = index.catalogue.free_uids(str(row["uid"]) for row in rows if "uid" in row)
-    rows = [{**row, "uid": str(row["uid"]) if "uid" in row else next(free)} for row in rows]
+    uids = [uid_of(row.get("uid")) for row in rows]
+    if twice := next((uid for place, uid in enumerate(uids) if uid and uid in uids[:place]), ""):
+        raise DataError(f"two new labels have the uid {twice!r:.60}", hint="give each label one of its own")
+    free = index.catalogue.free_uids(filter(None, uids))
+    rows = [{**row, "uid": uid or next(free)} for row, uid in zip(rows, uids, strict=True)]
     features = index.labels.features
+    if unknown := sorted({name for row in rows for name in row if name not in features}, key=str):
+        logger.warning(
+            "The label table has no column %s, which is left out of new labels", ", ".join(map(repr, unknown))
+        )
+    for name in {"texts", "kinds", "parents"} & {*features}:
+        for row in rows:
+            if isinstance(row.get(name), str):
+                raise DataError(f"{name!r} of the new label {row['text']!r:.40} is one string", hint="expected a list")
     names = [name for name in features if any(name in row for row in rows)]
     columns = {name: [row.get(name) for row in rows] for name in names}
     return Dataset.from_dict(columns, features=Features({name: features[name] for name in names}))
+
+
+def uid_of(uid: Any) -> str:
+    """The uid of a new label as a string: of a number its digits; empty where there is none.
+
+    >>> uid_of(7.0), uid_of("c1"), uid_of(None), uid_of(float("nan"))
+    ('7', 'c1', '', '')
+    """
+    return "" if is_empty(uid) or not str(uid).strip() else str(as_text(uid))
+
+
+def is_uid(uid: Any) -> bool:
+    """Whether a value is a uid as label tables have them."""
+    return isinstance(uid, str) and bool(uid_of(uid))
 
 
 def update_labels(
@@ -136,24 +192,34 @@ def update_labels(
         set_label_texts(model, index, renamed, encoder_fingerprint)
         return
     ids = label_ids(index, list(texts))
-    if len({*ids.tolist()}) < len(ids) or any(not given for given in texts.values()):
-        raise DataError("A label is named twice, or has no text; every label needs one")
-    pairs = [
-        (id_, text)
-        for id_, given in zip(ids.tolist(), texts.values(), strict=True)
-        for text in ([given] if isinstance(given, str) else given)
-    ]
+    if len({*ids.tolist()}) < len(ids):
+        raise DataError("A label is named twice, once by its uid and once by its id; name it once")
+    texts = {label: [given] if isinstance(given, str) else texts_given(given, label) for label, given in texts.items()}
+    pairs = [(id_, text) for id_, given in zip(ids.tolist(), texts.values(), strict=True) for text in given]
     rows, words = [id_ for id_, _ in pairs], [text for _, text in pairs]
     check_texts(words)
     embeddings = model.encode_labels(words, label_ids=rows)
     index.update(rows, embeddings, words, encoder_fingerprint=encoder_fingerprint)
 
 
+def texts_given(given: Any, label: Any) -> list[Any]:
+    """Several new texts of a label, in their order.
+
+    Raises:
+        DataError: none, or something that is no list.
+    """
+    if not isinstance(given, list | tuple | np.ndarray) or not len(given):
+        raise DataError(
+            f"the new text of the label {label!r:.60} is {given!r:.60}", hint="give a text, or a list of them"
+        )
+    return list(given)
+
+
 def check_texts(texts: Sequence[Any]) -> None:
     """Refuse labels without a text: every query would be compared with nothing.
 
     Raises:
-        DataError: a text that is empty, blank or no string.
+        DataError: a text that is empty, blank or no string, or has NUL or halves of characters (surrogates).
 
     >>> check_texts(["red", " "])
     Traceback (most recent call last):
@@ -164,6 +230,9 @@ def check_texts(texts: Sequence[Any]) -> None:
             raise DataError(
                 f"label {place} of {len(texts)} has the text {text!r:.60}", hint="every label needs a text"
             )
+        if "\0" in text or not is_unicode(text):
+            found = f"the text of label {place} of {len(texts)} has characters that are no text ({text!r:.60})"
+            raise DataError(found, hint="leave them out")
 
 
 def set_label_texts(
@@ -181,6 +250,14 @@ def set_label_texts(
         NotInIndex: a label that is not in the index.
         DataError: an unknown kind, an empty text, or a label without a name. Nothing is changed in either case.
     """
+    if not isinstance(texts, Mapping) or not all(isinstance(given, Mapping) for given in texts.values()):
+        hint = 'expected a dict of uid or id to texts by kind: {"c7": {"synonym": ["red cars"]}}'
+        raise SettingsError(f"texts is {texts!r:.60}", hint=hint)
+    for label, given in texts.items():
+        if wrong := next((kind for kind, its in given.items() if not isinstance(its, str | list | tuple)), None):
+            raise DataError(
+                f"the {wrong} of the label {label!r:.60} is {given[wrong]!r:.60}", hint="give texts in a list"
+            )
     rows, words, kinds = [], list[str](), list[str]()
     for id_, given in zip(label_ids(index, list(texts)).tolist(), texts.values(), strict=True):
         new, said = with_other_kinds(index.catalogue.arrow.slice(id_, 1), given)
@@ -233,7 +310,7 @@ def label_ids(index: LabelIndex, labels: Sequence[str | int]) -> np.ndarray:
     Raises:
         NotInIndex: a label that is not in the index; also a KeyError.
     """
-    several(labels, "labels")
+    labels = given_list(labels, "labels")
     wanted = {label for label in labels if isinstance(label, str)}
     rows = {}
     if wanted:
@@ -250,13 +327,15 @@ def named_labels(index: LabelIndex, names: Sequence[str]) -> list[str]:
     Raises:
         NotInIndex: a label that is not in the index, or a text that several labels have; also a KeyError.
     """
-    several(names, "labels")
+    names = given_list(names, "labels")
     live = live_labels(index)
     uids, by_text = {uid for uid, _ in live}, dict[str, list[str]]()
     for uid, text in live:
         by_text.setdefault(text.casefold(), []).append(uid)
-    found = []
+    found: list[str] = []
     for name in names:
+        if not isinstance(name, str):
+            raise SettingsError(f"{name!r:.60} is no name of a label", hint="give uids or texts")
         own = [name] if name in uids else by_text.get(name.casefold(), [])
         if len(own) > 1:
             raise NotInIndex(f"{len(own)} labels are called {name!r}; give one of their uids: {', '.join(own[:10])}")
@@ -299,23 +378,25 @@ def plain(text: str) -> str:
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
 
 
-def several(labels: Any, what: str) -> None:
-    """Raise a SettingsError if one label is given where a list is expected: its letters would be read as labels."""
-    if isinstance(labels, str):
-        raise SettingsError(f"{what} is one string; expected a list", hint=f"pass [{labels[:40]!r}]")
-
-
 def with_label_ids(index: LabelIndex, search: SearchOptions) -> SearchOptions:
     """Search options in which ids stand for the labels that `allowed` and `forbidden` give by uid.
 
     Raises:
         NotInIndex: a label that is not in the index.
     """
-    given = {"allowed": search.allowed, "forbidden": search.forbidden}
-    for name, its in given.items():
-        several(its, name)
-    ids: dict[str, Any] = {name: label_ids(index, list(its)) for name, its in given.items() if names_uids(its)}
-    return replace(search, **ids)
+    if search.where is not None and not isinstance(search.where, Mapping):
+        raise SettingsError(
+            f"where is {search.where!r:.60}", hint='expected a dict of column to value: {"scheme": "topic"}'
+        )
+    given: dict[str, Any] = {}
+    for name, its in {"allowed": search.allowed, "forbidden": search.forbidden}.items():
+        if its is not None and not (isinstance(its, np.ndarray) and its.dtype != object):  # ids, or a mask
+            its = given_list([its] if isinstance(its, int) else its, name)
+            given[name] = its if its else np.zeros(0, np.int64)
+        elif its is not None:
+            given[name] = its
+    ids = {name: label_ids(index, list(its)) for name, its in given.items() if names_uids(its)}
+    return replace(search, **{**given, **ids})
 
 
 def names_uids(labels: Any) -> bool:

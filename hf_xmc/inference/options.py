@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import isnan
+from operator import index
 from typing import Any
 
 from hf_xmc.errors import SettingsError
@@ -67,7 +69,7 @@ class SelectionOptions:
             (see `Confidence.sets`).
 
     Raises:
-        SettingsError: k is below 1.
+        SettingsError: k is no whole number from 1 on, or the threshold no number.
     """
 
     k: int = 5
@@ -76,8 +78,28 @@ class SelectionOptions:
     set_method: str = "fnr"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise SettingsError(f"k is {self.k}; it must be at least 1")
+        object.__setattr__(self, "k", positive(self.k, "k"))
+        if isinstance(self.threshold, float) and isnan(self.threshold):
+            raise SettingsError("the threshold is nan; expected a number")
+
+
+def positive(number: Any, name: str) -> int:
+    """A whole number from 1 on, of Python or numpy.
+
+    Raises:
+        SettingsError: it is something else.
+
+    >>> positive(2.5, "k")
+    Traceback (most recent call last):
+    hf_xmc.errors.SettingsError: k is 2.5; it must be a whole number
+    """
+    try:
+        found = index(number)
+    except TypeError:
+        raise SettingsError(f"{name} is {number!r:.40}; it must be a whole number") from None
+    if found < 1:
+        raise SettingsError(f"{name} is {found}; it must be at least 1")
+    return found
 
 
 def split_options(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from hf_xmc.inference.explain.passages import add_passages
 from hf_xmc.inference.given_texts import given_texts
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.label_names import IdToLabel, LabelToId
-from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_options
+from hf_xmc.inference.options import SearchOptions, SelectionOptions, positive, split_options
 from hf_xmc.inference.selection import describe, select
 from hf_xmc.retrieval.channels import FusedChannel, QueryMemory
 from hf_xmc.retrieval.confidence import Confidence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from hf_xmc.inference.labels import NewLabels
     from hf_xmc.modeling import XMCDualEncoderModel
 
+logger = logging.getLogger(__name__)
 WEIGHTS = "model*.safetensors*"  # what a graph replaces
 CELLS = 2**22  # predictions held at a time
 
@@ -149,7 +151,9 @@ class XMCPipeline:
 
         Raises:
             ModelFolderError: the label head of the model belongs to other labels.
+            DataError: a label without uid or text, or a uid that two labels have.
         """
+        labels = changes.checked_catalogue(labels)
         labels = changes.gathered(labels) if texts == "rich" else labels
         encoded = changes.encode_catalogue(model, labels, texts, batch_size)
         return cls(model, changes.build_index(model, labels, encoded, factory, texts, **index))
@@ -251,16 +255,17 @@ class XMCPipeline:
         Returns:
             For one text a list of `{"label": text, "uid", "id", "score"}`, for several a list of such lists. The score
             is the dot product of the embeddings, fused with the scores of other channels if there are any. If the
-            pipeline is calibrated, there is a `"probability"` as well.
+            pipeline is calibrated, there is a `"probability"` as well. An empty text has no labels.
 
         Raises:
             SettingsError: an unknown option, one that needs a confidence, and there is none for this ranking, or a
                 text that is no string.
         """
         rows = given_texts([texts] if isinstance(texts, str) else texts)
+        batch_size = positive(batch_size, "batch_size")
         found = split_options(options if k is None else {**options, "k": k}, search, selection)
         embeddings = self.encode(rows, batch_size)
-        tagged = self.tag(rows, embeddings, *found)
+        tagged = without_blank(rows, self.tag(rows, embeddings, *found))
         if explain:
             ids = [[tag["id"] for tag in tags] for tags in tagged]
             for tags, known in zip(tagged, self.channel_evidence(rows, embeddings, ids, found[0]), strict=True):
@@ -283,17 +288,16 @@ class XMCPipeline:
         search: SearchOptions | None = None,
         **options: Any,
     ) -> TopK:
-        """The same as arrays: label ids and scores, `[N, k]`. Options are those of [`SearchOptions`], and `top_k`."""
-        k = k if (top_k := options.pop("top_k", None)) is None else top_k
-        if k < 1:  # before anything is encoded
-            raise SettingsError(f"k is {k}; it must be at least 1")
+        """The ranking as arrays: label ids and scores, `[N, k]`, of every text, also of an empty one, so that rows are
+        those of the texts. Options are those of [`SearchOptions`], and `top_k`."""
+        k = positive(k if (top_k := options.pop("top_k", None)) is None else top_k, "k")  # before anything is encoded
         rows = given_texts(texts)
         return self.rank(self.encode(rows, batch_size, progress), k, rows, search, **options)
 
     def encode(self, texts: Sequence[str], batch_size: int = 64, progress: bool = False) -> Any:
         """Embeddings of texts, float32 `[N, D]`; if long texts are cut, those of their passages ([`Bags`]). The
         passages of all texts share the batches."""
-        pieces = self.pieces(texts)
+        pieces = self.pieces(given_texts(texts))
         return pieces.embedded(self.model.encode_queries(pieces.texts, batch_size, progress))
 
     def pieces(self, texts: Sequence[str]) -> Pieces:
@@ -476,6 +480,13 @@ class XMCPipeline:
         them."""
         with TemporaryDirectory() as scratch:
             return fingerprint(self, Path(scratch))
+
+
+def without_blank(texts: Sequence[str], tagged: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """The labels of texts, and none where a text is empty, which is logged: an encoder ranks nothing too."""
+    if blank := sum(not text.strip() for text in texts):
+        logger.warning("%d of %d texts are empty and get no labels", blank, len(texts))
+    return [tags if text.strip() else [] for text, tags in zip(texts, tagged, strict=True)]
 
 
 def check_parts(

@@ -94,16 +94,15 @@ class AsymmetricFocalLoss(StreamingLoss):
         Args:
             positives: tensors, like the embeddings; ids are rows of `labels`. Weights multiply the terms of the
                 positives; the divisor of the mean does not depend on them.
-            sampled: must be None; every entry counts in this loss.
+            sampled: use these positives only; the others take no part, as if they were ignored, and their
+                co-occurrence does not count.
             ignored: pairs that are neither positive nor negative; the mean is over the other entries.
 
         Raises:
-            SettingsError: `sampled` is given; another number of labels than `label_counts` or `co_occurrence` has.
+            SettingsError: another number of labels than `label_counts` or `co_occurrence` has.
             ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
         """
-        if sampled is not None:
-            raise SettingsError("this loss compares every query with every label; it takes no sampled positives")
-        batch = self.read(queries, labels, positives, None, ignored)
+        batch = self.read(queries, labels, positives, sampled, ignored)
         shard = batch.shard
         for name, table in (("label_counts", self.rarity), ("co_occurrence", self.co_occurrence)):
             if table is not None and len(table) != shard.num_labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -66,6 +67,16 @@ class Loss(nn.Module):
         return queries_with_positives(positives, num_labels, ignored)
 
     @property
+    def called(self) -> str:
+        """What to call this loss in a message."""
+        return self.name or type(self).__name__
+
+    @property
+    def takes_sampled(self) -> bool:
+        """Whether the loss can run over the positives that a step has drawn alone."""
+        return takes(self, "sampled")
+
+    @property
     def sharded(self) -> bool:
         """Whether `labels` is only this process's part of the label table."""
         return self.process_group is not None
@@ -94,6 +105,16 @@ class OtherLoss(Loss):
             )
         self.module = module
 
+    @property
+    def called(self) -> str:
+        """See [`Loss`]."""
+        return type(self.module).__name__
+
+    @property
+    def takes_sampled(self) -> bool:
+        """See [`Loss`]: whether the module's own `forward` names it."""
+        return takes(self.module, "sampled")
+
     def forward(
         self,
         queries: Tensor,
@@ -111,3 +132,9 @@ class OtherLoss(Loss):
 def as_loss(module: nn.Module) -> Loss:
     """The module itself if it is a `Loss`; any other module wrapped in one."""
     return module if isinstance(module, Loss) else OtherLoss(module)
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Whether the `forward` of a module has an argument of this name, or takes any."""
+    parameters = signature(module.forward).parameters
+    return name in parameters or any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_xmc.retrieval.factories import EFFORT, family, set_effort
+from hf_xmc.retrieval.factories import EFFORT, family, inner, set_effort
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.retrieval.vectors import VectorIndex
 
@@ -63,6 +63,9 @@ def tune(
     if not len(queries):
         return 1.0
     truth = label_ids[exact_search(queries, matrix, min(DEPTH, len(matrix))).ids]
+    if family(index.factory) == "rabitq":
+        index.parameters["k_factor"] = candidates_needed(index, queries, truth, target)
+        set_effort(index.index, index.factory, index.parameters)
     recall = recall_of(index, queries, truth)
     name, most = EFFORT.get(family(index.factory), ("", 0))
     if name == "nprobe":
@@ -74,9 +77,24 @@ def tune(
     return recall
 
 
+def candidates_needed(index: VectorIndex, queries: np.ndarray, truth: np.ndarray, target: float) -> int:
+    """The `k_factor` at which the candidates of an index of codes hold enough of the true labels `[n, k]`: one search
+    of the codes says it for all values, where each search would read all of them."""
+    factor, most = index.parameters["k_factor"], EFFORT["rabitq"][1]
+    labels, depth = index.row_labels(), index.depth(truth.shape[1])
+    rows = inner(index.index).base_index.search(queries, min(depth * most, index.num_rows))[1]  # [n, candidates]
+    while factor < most and recall_among(labels[rows[:, : depth * factor]], truth) < target:
+        factor = min(2 * factor, most)
+    return factor
+
+
 def recall_of(index: VectorIndex, queries: np.ndarray, truth: np.ndarray) -> float:
     """Mean share of the true labels `[n, k]` that a search for k labels finds."""
-    found = index.search(queries, truth.shape[1])[1]
+    return recall_among(index.search(queries, truth.shape[1])[1], truth)
+
+
+def recall_among(found: np.ndarray, truth: np.ndarray) -> float:
+    """Mean share of the true labels `[n, k]` that are among those found, `[n, m]`."""
     return float(
         np.mean([len(set(a) & set(b)) / len(set(b)) for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
     )

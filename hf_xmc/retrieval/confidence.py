@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.documents import read_arrays, read_document, write_arrays, write_document
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
@@ -240,6 +238,7 @@ class Confidence:
                 arrays |= {f"{name}.x": made.x, f"{name}.y": made.y}
         for name, risk in self.risks.items():
             arrays |= {f"{name}.scores": risk.scores, f"{name}.weights": risk.weights}
+        missed = {"distances", *(f"{name}.scores" for name in self.risks)}  # what was not found is -inf
         about = {
             "format": FORMAT,
             "settings": self.settings,
@@ -256,8 +255,8 @@ class Confidence:
             replacing(staging / ARRAYS) as numbers,
         ):
             forget_checksums(staging)
-            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, str(numbers))
+            write_document(about, description, CONFIDENCE)
+            write_arrays(arrays, numbers, ARRAYS, missed)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **hub: Any) -> Confidence:

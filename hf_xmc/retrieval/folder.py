@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from hf_xmc.data.damage import first_damage
 from hf_xmc.data.hub_access import hub_or_cache
 from hf_xmc.data.transaction import OURS, finish
-from hf_xmc.errors import ModelFolderError, XMCError
+from hf_xmc.errors import DivergenceError, ModelFolderError, XMCError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def fetch_folder(
@@ -175,16 +175,43 @@ def check_weights(model: nn.Module, info: Mapping[str, Any], folder: Path) -> No
     Raises:
         ModelFolderError: names the first such tensor.
     """
-    import torch
-
     again = "copy or download the folder again"
     if missing := sorted(info.get("missing_keys") or ()):
         raise ModelFolderError(f"{len(missing)} tensors are missing, the first: {missing[0]}", folder, hint=again)
     if others := sorted(map(str, info.get("mismatched_keys") or ())):
         raise ModelFolderError(f"tensors of another shape than in config.json: {others[0]:.200}", folder, hint=again)
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
-            raise ModelFolderError(f"the tensor {name} holds numbers that are not finite", folder, hint=again)
+    if bad := not_finite(model.state_dict()):
+        raise ModelFolderError(f"the tensor {bad} holds numbers that are not finite", folder, hint=again)
+
+
+def check_before_writing(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse to write weights that are not finite.
+
+    Args:
+        what: whose they are, for the message.
+
+    Raises:
+        DivergenceError: names the first such tensor.
+    """
+    if bad := not_finite(tensors):
+        raise DivergenceError(
+            f"the tensor {bad} of {what} holds NaN or infinity, and is not written",
+            hint="the training diverged: lower learning_rate, or use bf16 in place of fp16",
+        )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor with numbers that are not finite, or nothing."""
+    import torch
+
+    return next(
+        (
+            name
+            for name, tensor in tensors.items()
+            if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all()
+        ),
+        "",
+    )
 
 
 def first_line(error: Exception) -> str:

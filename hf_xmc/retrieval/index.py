@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -17,7 +16,7 @@ import numpy as np
 
 from hf_xmc.data.arrow import as_rows, read_table, write_parquet
 from hf_xmc.data.checksums import MANIFEST, check_manifest, forget_checksums
-from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.documents import read_arrays, read_document, write_document
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import OURS, read_whole, transaction
 from hf_xmc.data.writing import remove
@@ -424,7 +423,7 @@ class LabelIndex:
                 "size_bytes": vectors.stat().st_size,
                 "faiss_version": faiss.__version__,
             }
-            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            write_document(about, description, ABOUT)
             write_parquet(self.labels, staging / LABELS)
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from hf_xmc.data.documents import write_document
 from hf_xmc.data.files import read_json, replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, same_encoder
+from hf_xmc.retrieval.folder import check_before_writing
 from hf_xmc.retrieval.rerank import RERANKER, register_reranker
 from hf_xmc.retrieval.token_states import content_tokens, encode_token_states
 
@@ -244,22 +245,16 @@ class LateInteractionReranker:
         import torch
         from safetensors.torch import save_file
 
+        weights = {"query": self.query.contiguous(), "label": self.label.contiguous()}
+        weights["scale"] = torch.tensor(self.scale)
+        check_before_writing(weights, "the reranker")
         (Path(folder) / RERANKER).mkdir(parents=True, exist_ok=True)
         with replacing(Path(folder) / WEIGHTS) as temporary:
-            save_file(
-                {
-                    "query": self.query.contiguous(),
-                    "label": self.label.contiguous(),
-                    "scale": torch.tensor(self.scale),
-                },
-                temporary,
-            )
+            save_file(weights, temporary)
         with replacing(Path(folder) / SETTINGS) as temporary:
-            about = {
-                "first_stage_weight": self.first_stage_weight,
-                "encoder_fingerprint": encoder_fingerprint(self.model),
-            }
-            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            fingerprint = encoder_fingerprint(self.model)
+            about = {"first_stage_weight": self.first_stage_weight, "encoder_fingerprint": fingerprint}
+            write_document(about, temporary, SETTINGS)
 
     @classmethod
     def from_pretrained(

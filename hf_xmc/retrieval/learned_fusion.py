@@ -9,7 +9,6 @@ later.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +18,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from safetensors.numpy import save_file
 from scipy.special import expit
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.documents import read_arrays, read_document, write_arrays, write_document
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import ModelFolderError
@@ -306,8 +304,8 @@ class LearnedFusion:
             replacing(staging / COUNTS) as numbers,
         ):
             forget_checksums(staging)
-            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            save_file({"label_counts": np.ascontiguousarray(self.label_counts, dtype=np.int32)}, str(numbers))
+            write_document(about, description, FUSION)
+            write_arrays({"label_counts": np.asarray(self.label_counts, dtype=np.int32)}, numbers, COUNTS)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], /) -> LearnedFusion:

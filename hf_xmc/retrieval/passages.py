@@ -7,7 +7,6 @@ between these two.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from bisect import bisect_left, bisect_right
@@ -21,7 +20,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.documents import read_document
+from hf_xmc.data.documents import read_document, write_document
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import SettingsError
@@ -124,8 +123,7 @@ class Passages:
         """Write `passages.json` into a trained folder."""
         with transaction(folder) as staging, replacing(staging / PASSAGES) as temporary:
             forget_checksums(staging)
-            content = json.dumps({"format": FORMAT, **asdict(self)}, indent=2)
-            temporary.write_text(content + "\n", encoding="utf-8")
+            write_document({"format": FORMAT, **asdict(self)}, temporary, PASSAGES)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], /) -> Passages:

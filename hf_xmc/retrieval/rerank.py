@@ -18,7 +18,7 @@ from hf_xmc.data.transaction import transaction
 from hf_xmc.data.writing import remove
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
-from hf_xmc.retrieval.folder import check_weights, fetch_folder, loading_encoder, loading_weights
+from hf_xmc.retrieval.folder import check_before_writing, check_weights, fetch_folder, loading_encoder, loading_weights
 from hf_xmc.types import TopK
 
 if TYPE_CHECKING:
@@ -184,11 +184,14 @@ class CrossEncoderReranker:
 
     def save_pretrained(self, folder: str | os.PathLike[str], /) -> None:
         """Write model and tokenizer into `reranker/` of a trained folder."""
+        from hf_xmc.modeling.tokens_xmc import save_tokenizer  # needs torch
+
+        check_before_writing(self.model.state_dict(), "the reranker")
         self.tokenizer.model_max_length = self.max_length
         with transaction(folder) as staging:
             remove(staging / RERANKER)  # the reranker before: transformers would write through links to its files
             self.model.save_pretrained(staging / RERANKER)
-            self.tokenizer.save_pretrained(staging / RERANKER)
+            save_tokenizer(self.tokenizer, staging / RERANKER)
 
     def fingerprint(self) -> str:
         """A hash of the weights and of `max_length`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -31,6 +31,9 @@ ANNIF_REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"description": f"{meaning}, as an RFC 7807 problem."}
     for status, meaning in ((400, "A value is missing or wrong"), (404, "Another project"), (413, "Too long a text"))
 }
+UNREADABLE = "it is nested too deeply, has too long a number, or is not UTF-8"
+PLACES = ("body", "query", "path")  # of values, which are told apart by their names
+TRIED = ("float", "bool", "constrained-str", "constrained-float")  # kinds of value where several are possible
 INTERNAL = "Something went wrong in the server; its log has more under the id of this request"
 
 logger = logging.getLogger(__name__)
@@ -101,7 +104,7 @@ def build_app(
         return Observed(app, figures, routes)
     from hf_xmc.serving.page import mount_page  # needs gradio, which is slow to import
 
-    changes: dict[str, Any] = {"shared_changes": shared_changes, "changed": changed}
+    changes: dict[str, Any] = {"shared_changes": shared_changes, "changed": changed, "batcher": lambda: made[0]}
     if app.state.keys.changing:
         changes["may_change"] = lambda request: request.state.role is Role.CHANGES
     return Observed(mount_page(app, service, path="/", **changes), figures, routes)
@@ -130,9 +133,12 @@ async def refusal(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestRefused):
         kind, status, message = error.kind, error.status, str(error)
     elif isinstance(error, RequestValidationError):
-        kind, status, message = "invalid", 422, "; ".join(spoken(one) for one in error.errors()[:3])
+        kind, status, message = "invalid", 422, spoken(error.errors())
         if any(one["type"] == "json_invalid" for one in error.errors()):
             kind, status = "not_json", 400
+    elif isinstance(error, HTTPException) and isinstance(error.__cause__, RecursionError | ValueError):
+        # FastAPI could not read the body: too deep, a number of thousands of digits, not UTF-8, ...
+        kind, status, message = "not_json", 400, f"The body is not JSON that can be read: {UNREADABLE}"
     elif isinstance(error, HTTPException):
         status, message, headers = error.status_code, f"{error.detail}", error.headers
         kind = "not_found" if status == 404 else "refused"
@@ -158,13 +164,36 @@ def methods_of(request: Request) -> str:
     return ", ".join(filter(takes, METHODS))
 
 
-def spoken(error: dict[str, Any]) -> str:
-    """One finding of pydantic in words: where, and what is wrong there.
+def spoken(errors: Sequence[Mapping[str, Any]]) -> str:
+    """The first findings of pydantic in words: for each value where it is, and what is wrong with it.
 
-    >>> spoken({"loc": ("body", "k"), "msg": "Input should be less than or equal to 100"})
+    >>> spoken([{"loc": ("body", "k"), "type": "x", "msg": "Input should be less than or equal to 100"}])
     'k: Input should be less than or equal to 100'
+    >>> long = {"type": "string_too_long", "input": "abc", "ctx": {"max_length": 2}, "msg": ""}
+    >>> spoken([{"loc": ("body", "texts", 0), **long}])
+    'texts.0: has 3 characters and at most 2 are accepted; cut or split it'
     """
-    if error.get("type") == "model_attributes_type":
-        return "The body is not a JSON object; send one, with the header Content-Type: application/json"
-    where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
-    return f"{where}: {error['msg']}" if where else str(error["msg"])
+    found: dict[str, list[str]] = {}
+    for error in errors:
+        where, said = placed(error)
+        found.setdefault(where, []).append(said)
+    sentences = [f"{where}: {' or '.join(said)}" if where else said[0] for where, said in found.items()]
+    return "; ".join(sentences[:3])
+
+
+def placed(error: Mapping[str, Any]) -> tuple[str, str]:
+    """Where a finding of pydantic is, without the kinds of value that were tried there, and what it says."""
+    kind, steps = error["type"], [step for step in error["loc"] if step not in PLACES and step not in TRIED]
+    if kind == "model_attributes_type":
+        return "", "The body is not a JSON object; send one, with the header Content-Type: application/json"
+    if kind == "json_invalid":
+        return (
+            "",
+            f"The body is not JSON from character {steps[-1]} on: {error.get('ctx', {}).get('error', 'an error')}",
+        )
+    if kind == "string_too_long" and isinstance(error.get("input"), str):
+        numbers = len(error["input"]), error["ctx"]["max_length"]
+        said = "has {:,} characters and at most {:,} are accepted; cut or split it".format(*numbers)
+    else:
+        said = str(error["msg"])
+    return ".".join(map(str, steps)), said

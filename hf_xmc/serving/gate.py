@@ -12,7 +12,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_xmc.serving.access import Keys, Role
-from hf_xmc.serving.limits import Limits, RequestRefused, megabytes
+from hf_xmc.serving.bodies import Bodies, Incoming, Replay, length_of, thrown_away, too_large
+from hf_xmc.serving.limits import Limits, RequestRefused, timed_out, too_busy
 
 OPEN = ("/healthz",)  # answered without a key
 INTERFACES = ("/api/", "/v1/", "/mcp")  # what programs call; all else belongs to the page
@@ -23,7 +24,8 @@ UNUSED = (
     *("/gradio_api/component_server", "/custom_component/", "/gradio_api/custom_component/", "/monitoring"),
 )
 ELSEWHERE = (b"cross-site", b"same-site")  # how a browser says that the page of another address sends a request
-DRAINED = 4  # times the largest body that is read and thrown away, so that a client reads why it was refused
+READING = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
+UPLOAD = "/gradio_api/upload"  # where the page takes files
 RETRY_AFTER = "1"  # seconds after which a busy server may be asked again
 
 
@@ -35,85 +37,98 @@ class Gate:
         app: what answers the others.
         limits: see `Limits`.
         keys: who may do what.
+        own_pages_only: whether what pages of other addresses make a browser send is refused.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, keys: Keys) -> None:
-        self.app, self.limits, self.keys = app, limits, keys
-        self.running = 0  # requests of programs
+    def __init__(self, app: ASGIApp, limits: Limits, keys: Keys, own_pages_only: bool = True) -> None:
+        self.app, self.limits, self.keys, self.own_pages_only = app, limits, keys, own_pages_only
+        self.running = 0  # requests with a body that are answered, but for files
+        self.bodies = Bodies(limits.queue_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        role = self.keys.role(headers)
-        scope.setdefault("state", {})["role"] = role
-        if role is Role.NOBODY and scope["path"] not in OPEN:
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            else:
-                found = RequestRefused(
-                    "no_key", "This server needs a key", "send it as Authorization: Bearer KEY", 401
-                )
-                await refuse(scope, send, found)
-            return
-        if scope["path"].startswith(UNUSED) and scope["type"] == "http":
-            await refuse(scope, send, RequestRefused("not_found", "There is nothing at this address", "", 404))
-        elif scope["type"] == "websocket" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        headers, incoming = dict(scope["headers"]), Incoming(receive)
+        scope.setdefault("state", {})["role"] = self.keys.role(headers)
+        error = self.at_the_door(scope, headers)
+        if error is not None and scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif error is not None:
+            await refuse(scope, incoming, send, error)
+        elif scope["type"] == "websocket" or scope["method"] in READING:
             await self.app(scope, receive, send)
-        elif from_elsewhere(headers):  # the browser may add the key that its owner once gave
-            found = RequestRefused(
-                "other_site",
-                "A page of another address sent this request",
-                "open the page of this server instead",
-                403,
-            )
-            await refuse(scope, send, found)
-        elif scope["path"].startswith(INTERFACES):
-            await self.one_of_many(scope, receive, send, length_of(headers))
+        elif scope["path"].startswith(UPLOAD):
+            await self.upload(scope, incoming, send, length_of(headers))
         else:
-            await self.upload(scope, receive, send, length_of(headers))
+            await self.one_of_many(scope, incoming, send, length_of(headers))
 
-    async def one_of_many(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
-        """A request of a program: its body is read at once, unless it is too large or too many wait."""
-        if self.running >= self.limits.queue:
-            found = f"{self.running:,} requests are waiting already, which is the maximum"
-            await refuse(scope, send, RequestRefused("too_busy", found, "try again in a second", 503))
-            return
-        self.running += 1
-        started = Started(send)
+    def at_the_door(self, scope: Scope, headers: Mapping[bytes, bytes]) -> RequestRefused | None:
+        """Why a request gets no further, as far as its address and headers tell."""
+        if scope["state"]["role"] is Role.NOBODY and scope["path"] not in OPEN:
+            return RequestRefused("no_key", "This server needs a key", "send it as Authorization: Bearer KEY", 401)
+        if scope["type"] == "websocket":
+            return None
+        if scope["path"].startswith(UNUSED):
+            return RequestRefused("not_found", "There is nothing at this address", "", 404)
+        if scope["method"] in READING:
+            return None
+        if self.own_pages_only and from_elsewhere(headers):  # the browser may add the key that its owner once gave
+            found = "A page of another address sent this request"
+            return RequestRefused("other_site", found, "open the page of this server instead", 403)
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            return RequestRefused("compressed", "The body of the request is compressed", "send it as it is", 415)
+        return None
+
+    async def one_of_many(self, scope: Scope, receive: Incoming, send: Send, length: int) -> None:
+        """A request with a body that is read at once, unless it is too large or too many wait."""
+        started, body, counted, error = Started(send), b"", 0, None
         try:
             async with asyncio.timeout(self.limits.seconds):
-                body = await read(receive, self.limits.request_bytes, length)
+                self.check_queue()
+                body = await self.bodies.read(receive, self.limits.request_bytes, length)
+                self.check_queue()  # a slow sender has no place in it
+                self.running += (counted := 1)
                 await self.app(scope, Replay(body, receive), started)
-        except RequestRefused as error:
-            await refuse(scope, send, error)
+        except RequestRefused as refused:
+            error = refused
         except TimeoutError:
-            if not started.answered:
-                found = f"The request took longer than {self.limits.seconds:g} seconds and was given up"
-                await refuse(scope, send, RequestRefused("timed_out", found, "send fewer or shorter texts", 504))
+            error = timed_out(self.limits.seconds)
         finally:
-            self.running -= 1
+            self.running -= counted
+            self.bodies.forget(body)
+        if error is not None and not started.answered:
+            await refuse(scope, receive, send, error)
 
-    async def upload(self, scope: Scope, receive: Receive, send: Send, length: int) -> None:
-        """A request of the page, such as a file: passed on as it comes, up to the largest size."""
+    def check_queue(self) -> None:
+        """Refuse a request if too many are answered at the moment."""
+        if self.running >= self.limits.queue:
+            raise too_busy(f"{self.running:,} requests", f"{self.limits.queue:,}")
+
+    async def upload(self, scope: Scope, receive: Incoming, send: Send, length: int) -> None:
+        """A file for the page: passed on as it comes, up to the largest size."""
         most, started, count = self.limits.upload_bytes, Started(send), 0
+
+        async def counted() -> Message:
+            nonlocal count
+            try:
+                async with asyncio.timeout(self.limits.seconds if receive.more else None):
+                    message = await receive()
+            except TimeoutError:
+                found = f"Nothing of the file came for {self.limits.seconds:g} seconds"
+                raise RequestRefused("timed_out", found, "send it again", 408) from None
+            count += len(message.get("body", b""))
+            if count > most:
+                raise too_large(count, most)
+            return message
+
         try:
             if length > most:
-                raise too_large(await drained(receive, length, DRAINED * most), most)
-
-            async def counted() -> Message:
-                nonlocal count
-                message = await receive()
-                count += len(message.get("body", b""))
-                if count > most:
-                    raise too_large(count, most)
-                return message
-
+                raise too_large(length, most)
             await self.app(scope, counted, started)
         except RequestRefused as error:
             if not started.answered:
-                await refuse(scope, send, error)
+                await refuse(scope, receive, send, error)
 
 
 def from_elsewhere(headers: Mapping[bytes, bytes]) -> bool:
@@ -142,82 +157,25 @@ class Started:
         await self.send(message)
 
 
-class Replay:
-    """A `receive` that gives a body that was read before, and then what the connection says."""
-
-    def __init__(self, body: bytes, receive: Receive) -> None:
-        self.body: bytes | None = body
-        self.receive = receive
-
-    async def __call__(self) -> Message:
-        if self.body is None:
-            return await self.receive()
-        body, self.body = self.body, None
-        return {"type": "http.request", "body": body, "more_body": False}
-
-
-async def read(receive: Receive, most: int, length: int) -> bytes:
-    """The body of a request.
-
-    Args:
-        most: bytes that are read.
-        length: the length that its header says; 0 if it says none.
-
-    Raises:
-        RequestRefused: a larger body, which is not kept.
-    """
-    if length > most:
-        raise too_large(await drained(receive, length, DRAINED * most), most)
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            break
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        more = message.get("more_body", False)
-        if size > most:
-            parts.clear()
-            raise too_large(size + (await drained(receive, DRAINED * most, DRAINED * most) if more else 0), most)
-    return b"".join(parts)
-
-
-async def drained(receive: Receive, length: int, most: int) -> int:
-    """Read a body and keep nothing of it: a client that still writes would not see an answer. A much too large one is
-    not read. Returns its length, as far as it is known."""
-    size, more = 0, length <= most
-    while more and size <= most:
-        message = await receive()
-        size += len(message.get("body", b""))
-        more = message.get("more_body", False)
-    return max(size, length if length > most else 0)
-
-
-def too_large(size: int, most: int) -> RequestRefused:
-    found = f"The request has {megabytes(size)} and at most {megabytes(most)} are accepted"
-    return RequestRefused("request_too_large", found, "send less at a time", 413, size=size, most=most)
-
-
-def length_of(headers: dict[bytes, bytes]) -> int:
-    """The length of the body as the headers say; 0 if they do not."""
-    given = headers.get(b"content-length", b"0")
-    return int(given) if given.isdigit() else 0
-
-
-async def refuse(scope: Scope, send: Send, error: RequestRefused) -> None:
-    """Answer with an error."""
+async def refuse(scope: Scope, receive: Incoming, send: Send, error: RequestRefused) -> None:
+    """Answer with an error at once, whatever of the body is still to come. The rest is then read and thrown away, as
+    far as `thrown_away` goes: a client that sends everything before it reads would not see the answer otherwise."""
     answer, kind = error_answer(error.kind, str(error), error.status, scope)
     headers = [(b"content-type", kind.encode())]
+    asks_first = b"expect" in dict(scope["headers"])  # and sends nothing after a refusal
     if error.status == 401:
         headers += [(b"www-authenticate", b'Basic realm="hf-xmc", charset="UTF-8"'), (b"www-authenticate", b"Bearer")]
     if error.status == 503:
         headers.append((b"retry-after", RETRY_AFTER.encode()))
-    if error.status == 413:
+    if error.status in (408, 413) or asks_first:
         headers.append((b"connection", b"close"))
     body = json.dumps(answer).encode()
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": not asks_first})
+    if not asks_first:
+        await thrown_away(receive)
+        await send({"type": "http.response.body", "body": b""})
 
 
 def error_answer(kind: str, message: str, status: int, scope: Scope) -> tuple[dict[str, Any], str]:
@@ -225,6 +183,8 @@ def error_answer(kind: str, message: str, status: int, scope: Scope) -> tuple[di
     answer: dict[str, Any] = {
         "error": {"kind": kind, "message": message, "request_id": scope.get("state", {}).get("request_id", "")}
     }
+    if not scope["path"].startswith(INTERFACES):  # the page's script shows what it finds here
+        answer["detail"] = message
     if not scope["path"].startswith("/v1/"):
         return answer, "application/json"
     problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": message}

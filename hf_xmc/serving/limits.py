@@ -42,6 +42,7 @@ class Limits:
         unpacked_bytes: of such a file once it is unpacked, if it is a spreadsheet or Parquet.
         seconds: that a request may take before it is given up.
         queue: requests that may wait for the encoder at a time.
+        queue_bytes: of the bodies of all requests at a time.
         name_characters: of the name of a label, and of what is searched for.
         definition_characters: of the definition of a label.
         session_labels: labels that a visitor may add in a session.
@@ -61,6 +62,7 @@ class Limits:
     unpacked_bytes: int = 256 * 2**20
     seconds: float = 30.0
     queue: int = 256
+    queue_bytes: int = 64 * 2**20
     name_characters: int = 300
     definition_characters: int = 5_000
     session_labels: int = 200
@@ -176,6 +178,18 @@ class Limits:
         if not 1 <= limit <= 1000 or offset < 0:
             found = f"A list of {limit:,} entries from entry {offset:,} on was asked for"
             raise RequestRefused("page_out_of_range", found, "give a limit of 1 to 1,000 and an offset of 0 or more")
+
+
+def too_busy(waiting: str, most: str) -> RequestRefused:
+    """The refusal where too much waits already."""
+    found = f"{waiting} are waiting already, and at most {most} may"
+    return RequestRefused("too_busy", found, "try again in a second", 503)
+
+
+def timed_out(seconds: float, what: str = "The request took longer than {} seconds") -> RequestRefused:
+    """The refusal of what took, or waited, too long."""
+    found = what.format(f"{seconds:g}") + " and was given up"
+    return RequestRefused("timed_out", found, "try again, with fewer or shorter texts", 504, seconds=f"{seconds:g}")
 
 
 def megabytes(size: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Condition, Lock
 
-from hf_xmc.serving.limits import RequestRefused
+from hf_xmc.serving.limits import timed_out
 
 
 class ReadWriteLock:
@@ -65,10 +65,10 @@ class Turn:
         seconds: that a caller waits, at most.
 
     >>> turn = Turn(seconds=0.01)
-    >>> with turn, turn:
+    >>> with turn, turn:  # doctest: +ELLIPSIS
     ...     pass
     Traceback (most recent call last):
-    hf_xmc.serving.limits.RequestRefused: The request waited 0.01 seconds for the encoder and was given up; try again
+    hf_xmc.serving.limits.RequestRefused: The request waited 0.01 seconds for the encoder and was given up; t...
     """
 
     def __init__(self, seconds: float) -> None:
@@ -76,8 +76,7 @@ class Turn:
 
     def __enter__(self) -> None:
         if not self.lock.acquire(timeout=self.seconds):
-            found = f"The request waited {self.seconds:g} seconds for the encoder and was given up"
-            raise RequestRefused("timed_out", found, "try again", 504, seconds=f"{self.seconds:g}")
+            raise timed_out(self.seconds, "The request waited {} seconds for the encoder")
 
     def __exit__(self, *error: object) -> None:
         self.lock.release()

@@ -16,7 +16,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hf_xmc.serving.gate import INTERFACES
+from hf_xmc.serving.gate import INTERFACES, OPEN
 from hf_xmc.serving.service import TaggingService
 
 ID = re.compile(rb"[\w.\-]{1,64}")  # of a request, as a client may give it
@@ -66,7 +66,8 @@ class Observed:
     def __init__(self, app: ASGIApp, figures: Figures, routes: Iterable[Any]) -> None:
         self.app, self.figures = app, figures
         paths = [getattr(route, "path", "") for route in routes]
-        self.whole = frozenset(path for path in paths if path.startswith("/") and "{" not in path) - {"/"}
+        whole = frozenset(path or "" for path in paths if path and "{" not in path) - {"/"}
+        self.whole = whole | {*OPEN}  # which FastAPI does not list, since it stands in a router
         self.streams: set[asyncio.Task[Any]] = set()  # of open pages, which end when the server stops
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

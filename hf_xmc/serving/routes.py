@@ -108,6 +108,7 @@ def tag_routes(service: TaggingService, batcher: Callable[[], Batcher]) -> APIRo
         k: Whole = Field(3, ge=1, le=limits.explained_labels, description="Labels to explain: the best ones.")
         labels: list[str] | None = Field(
             None,
+            min_length=1,
             max_length=limits.explained_labels,
             description="Uids of labels to explain in place of the best ones.",
         )

@@ -381,7 +381,9 @@ class TaggingService:
                 hint = f"give one of {', '.join(KINDS[1:])}"
                 raise RequestRefused("unknown_kind", f"There is no kind {kind!r:.40} of further texts", hint)
             if len(its) > MOST_TEXTS:
-                raise RequestRefused("too_many_texts", f"{len(its):,} texts of one kind", f"give at most {MOST_TEXTS}")
+                raise RequestRefused(
+                    "too_many_of_kind", f"{len(its):,} texts of one kind", f"give at most {MOST_TEXTS}"
+                )
             for text in its:
                 self.limits.check_words(kind, text, self.limits.definition_characters)
                 if not text.strip() or not printable(text):
@@ -475,7 +477,8 @@ class TaggingService:
         for what, text in (("name", name), ("uid", uid or ""), ("uri", uri or ""), *(("name", its) for its in others)):
             self.limits.check_words(what, text, most)
         self.limits.check_words("definition", definition, self.limits.definition_characters)
-        if any(not printable(text) for text in (name, definition, uid or "", uri or "", *others)):
+        seen = all(visible(text) for text in (name, uid) if text)
+        if not seen or any(not printable(text) for text in (name, definition, uid or "", uri or "", *others)):
             raise RequestRefused("unprintable", "The label has characters that cannot be printed", "remove them")
         row: dict[str, Any] = {"text": join_text(name, definition), "texts": [its for its in others if its.strip()]}
         for kind, value in (("definition", definition or None), ("uri", uri)):
@@ -490,9 +493,13 @@ class TaggingService:
             RequestRefused: `"label_exists"` or `"unknown_label"`.
         """
         uid = record.get("uid")
-        if uid is not None and (not uid.strip() or view.vocabulary.row(uid) is not None):
-            found = f"There is a label {uid!r} already" if uid.strip() else "The uid is empty"
-            raise RequestRefused("label_exists", found, "give another uid, or none", 409, uid=uid)
+        if uid is not None and not uid.strip():
+            raise RequestRefused("label_exists", "The uid is empty", "give another uid, or none", 409, uid=uid)
+        # The same characters can be written in several ways, which nobody sees.
+        for its in () if uid is None else {uid, *(unicodedata.normalize(form, uid) for form in ("NFC", "NFD"))}:
+            if view.vocabulary.row(its) is not None:
+                found = f"There is a label {its!r} already"
+                raise RequestRefused("label_exists", found, "give another uid, or none", 409, uid=its)
         for parent in record["parents"]:
             self.row_of(view, parent)
 
@@ -717,3 +724,12 @@ def certainty(probability: float) -> str:
 def printable(text: str) -> bool:
     """Whether a text has no control characters and no halves of surrogate pairs, which cannot be stored."""
     return all(unicodedata.category(character) not in ("Cc", "Cs") for character in text)
+
+
+def visible(text: str) -> bool:
+    """Whether a text has a character that can be seen.
+
+    >>> visible("red"), visible("\u200b\u00a0")
+    (True, False)
+    """
+    return any(unicodedata.category(character)[0] not in "CZ" for character in text)

@@ -40,7 +40,13 @@ CHOICES = {
 }
 SHARES = ("lr_decay_factor", "label_random_share", "label_head_loss_weight", "static_dropout")
 NOT_NEGATIVE = (
-    *("label_refresh", "cluster_start_epoch", "mining_absolute_margin", "mining_relative_margin"),
+    *(
+        "label_refresh",
+        "cluster_start_epoch",
+        "mining_start_epoch",
+        "mining_absolute_margin",
+        "mining_relative_margin",
+    ),
     *("learning_rate", "num_train_epochs", "weight_decay", "static_learning_rate"),
     *("triplet_margin", "triplet_temperature", "prob_contrastive_threshold"),
 )
@@ -315,6 +321,11 @@ class XMCTrainingArguments(CandidateArguments):
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
         self.check_best_metric()
         rule_named(self.label_strategy).check(self)
+        if self.drawn_pairs and self.label_strategy != "in_batch":
+            raise SettingsError(
+                f"drawn_pairs is set, but label_strategy is {self.label_strategy}: only in_batch compares drawn pairs",
+                hint="set label_strategy in_batch, or leave drawn_pairs out",
+            )
         if self.remove_unused_columns:
             raise SettingsError("remove_unused_columns must stay false: a batch carries more than the model's inputs")
 

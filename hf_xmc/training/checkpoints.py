@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there: written into a separate folder, and renamed once all of it is on the disk.
 
 A run that is killed while it writes leaves nothing that `resume_from_checkpoint=True` would pick up. Older checkpoints
-are deleted after that, so that a full disk leaves the previous one as it was.
+are deleted after that, so that a full disk leaves the previous one as it was. The Trainer deletes file by file, the
+last checkpoint too where an earlier one is the best: each lists its files, and one that lacks some is passed over.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from hf_xmc.data.writing import sync
 from hf_xmc.errors import DiskFullError, ModelFolderError
 
 logger = logging.get_logger(__name__)
-BATCHES = "batches.json"  # how many queries a step has
+BATCHES = "batches.json"  # how many queries a step has, and which files the checkpoint has
+FILES = "files"  # the key of the latter
+NEEDED = (TRAINER_STATE_NAME, "optimizer.*", "scheduler.pt", "rng_state*.pth")  # where they are not listed
 ALMOST_FULL = 2**20  # free bytes
 UNFINISHED = ".unfinished"  # not a name that the Trainer takes for a checkpoint
 
@@ -100,7 +103,8 @@ def is_full(error: Exception, folder: Path) -> bool:
 def publish(args: TrainingArguments, state: TrainerState, written: Path, final: Path, aside: Path) -> None:
     """Rename a checkpoint that is whole, and delete older ones."""
     state.save_to_json(str(written / TRAINER_STATE_NAME))
-    (written / BATCHES).write_text(json.dumps(batches_of(args)) + "\n", encoding="utf-8")
+    files = sorted(path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file())
+    (written / BATCHES).write_text(json.dumps({**batches_of(args), FILES: files}) + "\n", encoding="utf-8")
     for path in written.rglob("*"):
         sync(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -155,12 +159,14 @@ def own_comparison() -> Iterator[None]:
 
 
 def warn_of_other_batches(checkpoint: Path, args: TrainingArguments) -> None:
-    """Warn where a run that is resumed will see other batches than it would have seen."""
-    if difference := changed_batches(checkpoint, args):
-        logger.warning(
-            f"{checkpoint} comes from a run with {difference}. Weights and optimizer resume from there, but the next "
-            "batches differ from those of that run. Use the same numbers to resume exactly."
-        )
+    """Warn where a run that is resumed will go on otherwise than it would have done."""
+    if not (difference := changed_batches(checkpoint, args)):
+        return
+    if " per " in difference:
+        what = "the next batches differ from those of that run. Use the same numbers to resume exactly."
+    else:
+        what = "dropout is drawn anew. The next batches have the queries that they would have had."
+    logger.warning(f"{checkpoint} comes from a run with {difference}. Weights and optimizer resume from there; {what}")
 
 
 def changed_batches(checkpoint: Path, args: TrainingArguments) -> str:
@@ -184,8 +190,28 @@ def changed_batches(checkpoint: Path, args: TrainingArguments) -> str:
     )
 
 
+def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The last checkpoint in a folder of which no file is missing; None if there is none."""
+    whole = [path for path in numbered(Path(folder)).values() if not missing_file(path)]
+    return str(whole[-1]) if whole else None
+
+
+def numbered(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by their steps, in this order."""
+    found = {path.name.rpartition("-")[2]: path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()}
+    return {int(step): found[step] for step in sorted(filter(str.isdecimal, found), key=int)}
+
+
+def missing_file(checkpoint: Path) -> str:
+    """A file that a checkpoint should have and has not, or nothing."""
+    listed = read_json(checkpoint / BATCHES).get(FILES) if (checkpoint / BATCHES).is_file() else None
+    if listed is None:  # of an earlier version, or its list is deleted already
+        return next((name for name in NEEDED if not any(checkpoint.glob(name))), "")
+    return next((name for name in listed if not (checkpoint / name).is_file()), "")
+
+
 def check_checkpoint(checkpoint: Path) -> None:
-    """Refuse a checkpoint with a damaged file before anything is loaded from it.
+    """Refuse a checkpoint with a missing or damaged file before anything is loaded from it.
 
     Raises:
         ModelFolderError: there is one; the message names it and an earlier checkpoint.
@@ -194,17 +220,19 @@ def check_checkpoint(checkpoint: Path) -> None:
         raise ModelFolderError(f"no checkpoint, without {TRAINER_STATE_NAME}", checkpoint, hint=earlier(checkpoint))
     if found := first_damage(checkpoint.iterdir())[0]:
         raise ModelFolderError(found, checkpoint, hint=earlier(checkpoint))
+    if (checkpoint / BATCHES).is_file() and (name := missing_file(checkpoint)):
+        raise ModelFolderError(f"{name} is missing from the checkpoint", checkpoint, hint=earlier(checkpoint))
 
 
 def earlier(checkpoint: Path) -> str:
     """What to do without a checkpoint."""
-    steps = {}
-    for path in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        number = path.name.rpartition("-")[2]
-        if number.isdigit() and path != checkpoint and not first_damage(path.iterdir())[0]:
-            steps[int(number)] = path
+    whole = [
+        path
+        for path in numbered(checkpoint.parent).values()
+        if path != checkpoint and not missing_file(path) and not first_damage(path.iterdir())[0]
+    ]
     again = "remove it and train again from the start"
-    return f"resume from an earlier one: --resume_from_checkpoint {steps[max(steps)]}" if steps else again
+    return f"resume from an earlier one: --resume_from_checkpoint {whole[-1]}" if whole else again
 
 
 def batches_of(args: TrainingArguments) -> dict[str, int]:

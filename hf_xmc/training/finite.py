@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_xmc.errors import DivergenceError
 from hf_xmc.losses.sharding import Shard
+from hf_xmc.training.checkpoints import last_checkpoint
 
 MOST_SKIPPED = 20  # in a row; a GradScaler that starts at 2^16 has come down to 2^-4 by then
 
@@ -64,6 +65,24 @@ class FiniteGuard:
         self.skipped += 1
         loss = self.loss is None or bool(torch.isfinite(self.loss))
         return scaler is not None and loss and self.skipped < MOST_SKIPPED
+
+
+class StopWhereNotFinite(TrainerCallback):
+    """For the small trainings that are plain `Trainer`s: stops one before an optimizer step whose gradients are not
+    finite, which a loss that is not finite makes them. In fp16 the GradScaler skips such steps."""
+
+    def on_pre_optimizer_step(
+        self, args: Any, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        if args.fp16:
+            return
+        gradients = [(name, x.grad) for name, x in model.named_parameters() if x.grad is not None]
+        if bad := not_finite(gradients):
+            raise DivergenceError(
+                f"Training stopped at step {state.global_step}: gradients that hold NaN or infinity: {parts_of(bad)}. "
+                "Nothing was written",
+                hint=f"lower learning_rate, which is {args.learning_rate:g}",
+            )
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
@@ -142,7 +161,7 @@ def diverged(
         where = f"weights that hold NaN or infinity: {parts_of(weights)}"
     else:
         where = f"gradients that hold NaN or infinity: {parts_of(gradients) or 'none when the step was run again'}"
-    last = get_last_checkpoint(str(args.output_dir)) if Path(str(args.output_dir)).is_dir() else None
+    last = last_checkpoint(str(args.output_dir))
     kept = f"the last checkpoint, {last}, is finite" if last else "no checkpoint had been written"
     advice = f"lower learning_rate, which is {args.learning_rate:g}" + (", use bf16 in place of fp16" if fp16 else "")
     return DivergenceError(

@@ -18,6 +18,7 @@ from hf_xmc.losses import ConditionalTransportLoss
 from hf_xmc.retrieval.late_interaction import PLAN_TEMPERATURE, LateInteractionReranker, max_sim
 from hf_xmc.retrieval.rerank import label_texts
 from hf_xmc.retrieval.token_states import TokenStates, encode_token_states
+from hf_xmc.training.finite import StopWhereNotFinite
 from hf_xmc.training.reranker import candidates_of, regularised_softmax
 from hf_xmc.types import Positives, TopK
 
@@ -65,7 +66,10 @@ def train_projections(
         label_states = encode_token_states(reranker.model, [*names.values()], "label")
         collator = CandidateCollator(states, label_states, names, num_negatives)
         made = Projections(reranker, transport_weight)
-        result = Trainer(model=made, args=args, train_dataset=data, data_collator=collator).train()
+        trainer = Trainer(
+            model=made, args=args, train_dataset=data, data_collator=collator, callbacks=[StopWhereNotFinite()]
+        )
+        result = trainer.train()
     reranker.query, reranker.label = (layer.weight.detach().cpu() for layer in (made.query, made.label))
     reranker.scale = float(made.log_scale.detach().exp())
     reranker.cached.clear()

@@ -15,6 +15,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_xmc.errors import DataError
 from hf_xmc.retrieval.rerank import CrossEncoderReranker, label_texts
+from hf_xmc.training.finite import StopWhereNotFinite
 from hf_xmc.types import Positives, TopK
 
 
@@ -50,6 +51,7 @@ def train_cross_encoder(
         data_collator=PairCollator(reranker, texts, label_texts(labels, np.concatenate([row["ids"] for row in data]))),
     )
     trainer.rho = rho
+    trainer.add_callback(StopWhereNotFinite())
     result = trainer.train()
     reranker.model.eval()
     return result

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from torch import Tensor, nn
 from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, IntervalStrategy, get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, IntervalStrategy
 from transformers.utils import PushInProgress, logging
 
 from hf_xmc.data.collator import QueryCollator
@@ -34,7 +34,13 @@ from hf_xmc.training.allocation import kept_memory
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines, QueryProgressCallback, TrainerHooks
 from hf_xmc.training.candidates.registry import rule_named
-from hf_xmc.training.checkpoints import check_checkpoint, own_comparison, warn_of_other_batches, whole_checkpoint
+from hf_xmc.training.checkpoints import (
+    check_checkpoint,
+    last_checkpoint,
+    own_comparison,
+    warn_of_other_batches,
+    whole_checkpoint,
+)
 from hf_xmc.training.correction import LabelCorrection
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
@@ -255,6 +261,7 @@ class XMCTrainer(Trainer):
             model, self.args, self.label_tokens, self.kept_tables, self.head.vectors, self.static
         )
         self.rule = rule_named(self.args.label_strategy).make(self.args, self.encoder, self.ranks, split)
+        self.rule.check_loss(self.loss)
         self.evaluator = Evaluator(self.encoder, self.loss, self.ranks)
 
     @property
@@ -326,8 +333,7 @@ class XMCTrainer(Trainer):
         self.query_batches.reset()
         checkpoint: Any = resume_from_checkpoint
         if checkpoint is True:
-            folder = str(self.args.output_dir)
-            checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+            checkpoint = last_checkpoint(str(self.args.output_dir))
             if checkpoint is None:
                 raise SettingsError(f"There is no checkpoint in {self.args.output_dir} to resume from")
         self.resumed_from = Path(checkpoint) if checkpoint else None

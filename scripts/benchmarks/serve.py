@@ -11,6 +11,8 @@ after a quarter of the time and at the end.
 
 With --labels N a tagger of that many labels with random vectors and made-up names is written and served,
 memory-mapped, and the seconds until it answers are counted, with the page and without it. 0 leaves that out.
+
+At the end ten megabytes of text are sent to every door of the server, as `large_texts.py` does.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--labels", type=int, default=100_000, help="Labels of the tagger that is started; 0: none.")
+    parser.add_argument("--large", type=int, default=50, help="Times that 10 MB are sent in every way; 0: none.")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/serve.json"))
     args = parser.parse_args()
     texts = texts_of(args.tagger)
@@ -80,11 +83,16 @@ def main() -> None:
         "share_of_pipeline": load["texts_per_second"] / alone,
         "pipeline_processor_milliseconds_per_text": processor,
         **({} if not args.labels else started_with(args.labels)),
+        **({} if not args.large else large_texts(args.tagger, args.large)),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "versions": versions(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors",
     }
     show(document)
+    if args.large:
+        from large_texts import show as show_large  # beside this file, which it imports
+
+        show_large(document)
     print(write_json(document, args.output))
 
 
@@ -232,6 +240,13 @@ def started_with(labels: int) -> dict[str, Any]:
     return found
 
 
+def large_texts(tagger: Path, times: int) -> dict[str, Any]:
+    """What becomes of ten megabytes at every door; see the script of that name."""
+    from large_texts import measure
+
+    return measure(tagger, times)
+
+
 def write_large_tagger(folder: Path, labels: int) -> None:
     """A trained folder with made-up names of labels, and random vectors."""
     from datasets import Dataset
@@ -262,7 +277,7 @@ def show(document: dict[str, Any]) -> None:
     """Print the figures."""
     table = Table("", "")
     for name, value in document.items():
-        if name not in ("versions", "first_errors"):
+        if name not in ("versions", "first_errors", "large_requests"):
             its = value.items() if isinstance(value, dict) else [("", value)]
             for part, number in its:
                 table.add_row(f"{name} {part}".strip(), f"{number:,.2f}" if isinstance(number, float) else str(number))

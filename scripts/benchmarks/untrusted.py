@@ -8,14 +8,16 @@
 - `recovery`: half of the training pairs are dropped (at least one of a query is kept), and the data set is audited. Of
   the first 100, 1,000, 10,000 suggestions, and of as many as were dropped: the share that was dropped. And, after a
   share of the pairs was replaced, how many of the doubtful annotations are replaced ones.
-- `miss` (T-miss): trains on all pairs, on half of them, and on half of them with each remedy: losses, and the
-  suggestions of the audit as ignored pairs or as soft positives. `--rare` drops pairs of rare labels more often.
-- `noise` (T-noise): trains after a share of the pairs was replaced by any label, or by one with a near text.
+- `miss` (T-miss): trains on all pairs, on half of them, and on half of them with each remedy: losses, and what
+  `hf-xmc audit --accept` finds, as soft positives or as ignored pairs. `--rare` drops pairs of rare labels more often.
+- `noise` (T-noise): trains after a share of the pairs was replaced by any label, or by one with a near text: with each
+  loss, and with `hf-xmc audit --accept`, also with `--set_aside`.
 - `catalogues`: each query keeps the labels of one of two catalogues; trained with and without what it was asked for.
 
 Models are static towers over all labels without a transformer (`--static_dim`), so that a run takes a minute of one
-core; the test split is clean, and propensities are those of the original counts. Baselines are shown at each of
-`--temperatures`. Prints a table (mean over seeds, and half of the range) and writes untrusted_<part>_<data>.json.
+core, or with `--fit` what `hf-xmc fit --preset fast` makes. The test split is clean, and propensities are those of the
+original counts. Baselines are shown at each of `--temperatures`. Prints a table (mean over seeds, half of the range)
+and writes untrusted_<part>_<data>.json.
 """
 
 from __future__ import annotations
@@ -34,10 +36,19 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from hf_xmc import Positives, XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
+from hf_xmc import (
+    Positives,
+    XMCDataset,
+    XMCDualEncoderModel,
+    XMCTrainer,
+    XMCTrainingArguments,
+    fit_tagger,
+    load_xmc_dataset,
+)
 from hf_xmc.audit.audit import audit
 from hf_xmc.audit.findings import Findings
 from hf_xmc.audit.pool import Pool
+from hf_xmc.audit.review import accept_unseen
 from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.hub.run import versions, write_json
 from hf_xmc.inference.evaluation.evaluate import score
@@ -62,6 +73,7 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.05])
     parser.add_argument("--ldr_margin", type=float, default=0.0)
     parser.add_argument("--ldr_alpha", type=float, default=0.0)
+    parser.add_argument("--fit", action="store_true", help="Measure hf-xmc fit --preset fast, not a static tower.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--static_dim", type=int, default=256)
@@ -169,23 +181,33 @@ def miss(data: XMCDataset, settings: argparse.Namespace, seed: int) -> Figures:
     figures = {f"all pairs, {name}": trained(data, settings, seed, *how) for name, how in plain(settings).items()}
     for name, how in losses(settings).items():
         figures[f"dropped, {name}"] = trained(half, settings, seed, *how)
-    with tempfile.TemporaryDirectory() as folder:
-        suggested = audit(half, folder, most=int(gone.sum()) // 2).missing
-    suggested = Findings(
-        *(part[suggested.rows < len(pairs)] for part in (suggested.rows, suggested.labels, suggested.scores))
-    )
-    for name, weights in (("ignored", 0.0), ("soft", np.clip(suggested.scores, 0, 1))):
-        soft = SoftPositives.of(suggested.rows, suggested.labels, weights, "teacher")
-        how = next(iter(plain(settings).values()))
-        figures[f"dropped, audit as {name}"] = trained(replace(half, soft=soft), settings, seed, *how)
+    accepted = accepted_unseen(half)
+    ignored = replace(accepted, weights=np.zeros_like(accepted.weights))
+    how = next(iter(plain(settings).values()))
+    figures["all pairs, audit --accept"] = trained(replace(data, soft=accepted_unseen(data)), settings, seed, *how)
+    figures["dropped, audit --accept"] = trained(replace(half, soft=accepted), settings, seed, *how)
+    figures["dropped, the same pairs ignored"] = trained(replace(half, soft=ignored), settings, seed, *how)
     return figures
+
+
+def accepted_unseen(data: XMCDataset, set_aside: float = 0.0) -> SoftPositives:
+    """What `hf-xmc audit --accept` adds."""
+    with tempfile.TemporaryDirectory() as folder:
+        soft = accept_unseen(data, audit(data, folder, set_aside=set_aside), set_aside).data.soft
+    return soft if soft is not None else SoftPositives.empty()
 
 
 def noise(data: XMCDataset, settings: argparse.Namespace, seed: int) -> Figures:
     """T-noise."""
     noisy = with_labels(data, "train", replaced(data, data.positives("train"), settings.share, settings.kind, seed))
     figures = {f"clean, {name}": trained(data, settings, seed, *how) for name, how in plain(settings).items()}
-    return figures | {name: trained(noisy, settings, seed, *how) for name, how in losses(settings).items()}
+    figures |= {name: trained(noisy, settings, seed, *how) for name, how in losses(settings).items()}
+    for set_aside in (0.0, settings.share):
+        remedied = replace(noisy, soft=accepted_unseen(noisy, set_aside))
+        for at, how in plain(settings).items():
+            name = f"{at}, audit --accept" + (f" --set_aside {set_aside:g}" if set_aside else "")
+            figures[name] = trained(remedied, settings, seed, *how)
+    return figures
 
 
 def catalogues(data: XMCDataset, settings: argparse.Namespace, seed: int) -> Figures:
@@ -230,7 +252,8 @@ def losses(settings: argparse.Namespace) -> dict[str, tuple[str, float]]:
     return {f"{loss} {t:g}": (loss, t) for loss in settings.losses for t in settings.temperatures}
 
 
-MODELS: dict[Any, tuple[np.ndarray, np.ndarray]] = {}  # embeddings of a training that another measurement needs too
+# Embeddings of a training that another measurement needs too, and its data, whose id() must not be used again.
+MODELS: dict[Any, tuple[XMCDataset, np.ndarray, np.ndarray]] = {}
 
 
 def trained(
@@ -241,12 +264,14 @@ def trained(
     temperature: float,
     only: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Train a static tower, and measure it on the test split: over all labels, or over some."""
+    """Train a static tower, and measure it on the test split: over all labels, or over some. Or `hf-xmc fit`."""
+    if settings.fit:
+        return fitted(data, seed)
     key = id(data), seed, loss, temperature
     if key not in MODELS:
         MODELS.clear()
-        MODELS[key] = embeddings(data, settings, seed, loss, temperature)
-    queries, labels = MODELS[key]
+        MODELS[key] = data, *embeddings(data, settings, seed, loss, temperature)
+    _, queries, labels = MODELS[key]
     positives = data.positives("test")
     if only is not None:
         positives = positives.keep(np.isin(positives.indices, only))
@@ -261,6 +286,14 @@ def trained(
         found = replace(found, ids=found.ids[rows], scores=found.scores[rows])
         return {name: value for name, value in score(found, test, "test").items() if name in MEASURES}
     return {name: value for name, value in score(found, data, "test").items() if name in MEASURES}
+
+
+def fitted(data: XMCDataset, seed: int) -> dict[str, float]:
+    """Measures of `hf-xmc fit --preset fast` on the test split."""
+    with tempfile.TemporaryDirectory() as folder:
+        data.save(Path(folder) / "set")
+        metrics = fit_tagger(Path(folder) / "set", Path(folder) / "tagger", "fast", seed=seed, minutes=60).metrics
+    return {name: value for name, value in metrics.items() if name in MEASURES}
 
 
 def embeddings(

@@ -16,7 +16,7 @@ from hf_xmc import Positives, load_xmc_dataset
 from hf_xmc.audit.audit import Audit, audit
 from hf_xmc.audit.completeness import Completeness
 from hf_xmc.audit.leave_one_out import LeaveOneOut
-from hf_xmc.audit.review import apply_review
+from hf_xmc.audit.review import accept_unseen, apply_review
 from hf_xmc.cli.main import app
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import DataError
@@ -153,6 +153,36 @@ def test_a_review_becomes_soft_positives(tmp_path: Path) -> None:
     )
     assert again.exit_code == 0, again.output
     assert load_xmc_dataset(tmp_path / "plain" / "data").soft is None
+
+
+def test_the_surest_findings_are_accepted_without_a_review(audited: Audit, tmp_path: Path) -> None:
+    """By command and function: half of what is estimated to be missing, and of the doubtful ones a share."""
+    data, truth, wrong = made()
+    data.save(tmp_path / "set")
+    output = ["--output_dir", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["audit", str(tmp_path / "set"), "--accept", "--set_aside", "0.2", *output])
+    assert result.exit_code == 0, result.output
+    written = load_xmc_dataset(tmp_path / "out" / "data")
+    applied = accept_unseen(data, audit(data, tmp_path / "again", set_aside=0.2), 0.2)
+    assert f"{applied.added:,} pairs added, {applied.removed:,} annotations set aside" in " ".join(
+        result.output.split()
+    )
+    assert written.soft is not None
+    assert applied.data.soft is not None
+    assert written.soft.counts() == applied.data.soft.counts() == {"teacher": applied.added + applied.removed}
+    assert applied.added == int(audited.completeness.missing / 2)
+    assert applied.removed == round(0.2 * len(data.positives("train").indices))
+    added, aside = (
+        applied.data.soft.keep(mask) for mask in (applied.data.soft.weights > 0, applied.data.soft.weights == 0)
+    )
+    right = [label in truth[row] for row, label in zip(added.rows, added.labels, strict=True)]
+    assert np.mean(right) > 0.9
+    assert set(wrong) <= set(zip(aside.rows.tolist(), aside.labels.tolist(), strict=True))
+    with pytest.raises(DataError, match=r"set_aside is 0\.5"):
+        accept_unseen(data, audited, 0.5)
+    refused = CliRunner().invoke(app, ["audit", str(tmp_path / "set"), "--set_aside", "0.2", *output])
+    assert refused.exit_code
+    assert "--accept" in str(refused.exception or refused.output)
 
 
 def test_what_is_wrong_with_a_review_is_said(tmp_path: Path) -> None:

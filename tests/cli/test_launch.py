@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -13,17 +15,19 @@ from accelerate.commands.config.config_args import load_config_from_file
 from hf_xmc import XMCDualEncoderModel
 from hf_xmc.cli.launch import CONFIGS, config_path, names, relaunch
 from hf_xmc.cli.train import train_from
+from hf_xmc.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_configuration_is_read_by_accelerate() -> None:
-    assert names() == ["cpu_2proc", "multi_gpu", "multi_node", "single_gpu"]
+    assert names() == ["cpu_2proc", "cpu_multi_node", "multi_gpu", "multi_node", "single_gpu"]
     for name in names():
         config = load_config_from_file(str(config_path(name)))
         assert config.use_cpu == name.startswith("cpu")
     assert load_config_from_file(str(CONFIGS / "cpu_2proc.yaml")).num_processes == 2
-    assert load_config_from_file(str(CONFIGS / "multi_node.yaml")).num_machines == 2
+    for name in ("multi_node", "cpu_multi_node"):
+        assert load_config_from_file(str(CONFIGS / f"{name}.yaml")).num_machines == 2
 
 
 def test_what_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -42,6 +46,35 @@ def test_what_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert tails[0][2:] == ["--num_processes=4", *command, "--dataset", "x", "--learning_rate", "1e-3"]
     assert tails[1][2:] == ["--machine_rank=1", *command, "--max_steps", "2"]
     assert tails[2] == ["--config_file", str(own), *command]
+
+
+def test_what_would_wait_for_ever_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "execv", lambda program, argv: pytest.fail("started"))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")  # which is set here otherwise, and would stay
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for flags, message in (
+            (
+                ["--main_process_port", port],
+                rf"main_process_port {port} is taken on this machine, .* on every machine, such as",
+            ),
+            (["--num_processes", "5"], "num_processes is 5, which 2 machines cannot share evenly; .* of all machines"),
+            (["--machine_rank", "2"], "machine_rank is 2, but there are 2 machines"),
+            (["--main_process_port", "0"], "each would choose another one"),
+            (["--main_process_port", "http"], "main_process_port is 'http'; expected a whole number"),
+            (["--main_process_port", "99999"], "a port is at most 65535"),
+        ):
+            with pytest.raises(SettingsError) as error:
+                relaunch("train", ["--accelerate_config", "cpu_multi_node", *flags])
+            assert re.search(message, str(error.value)), error.value
+        with pytest.raises(SettingsError, match="leave it out, or give 0"):
+            relaunch("train", ["--accelerate_config", "cpu_2proc", "--main_process_port", port])
+        monkeypatch.setattr(os, "execv", lambda program, argv: None)
+        relaunch(
+            "train", ["--accelerate_config", "cpu_multi_node", "--machine_rank", "1", "--main_process_port", port]
+        )
 
 
 @pytest.mark.multiprocess

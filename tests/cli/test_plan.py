@@ -83,6 +83,27 @@ def test_a_plan_for_another_device(
         plan_from([*flags, "--device", "h1000"])
 
 
+def test_processes_share_the_memory_of_their_own_machine(
+    tiny_encoder: str, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dataset", str(toy), "--model_name_or_path", tiny_encoder, "--output_dir", str(tmp_path)]
+    flags += ["--seconds", "0.1", "--use_cpu", "true", "--num_processes", "8"]
+    one = json.loads(plan_from(flags).read_text())
+    assert "--accelerate_config cpu_2proc --num_processes 8" in capsys.readouterr().out
+    four = json.loads(plan_from([*flags, "--num_machines", "4"]).read_text())
+    output = capsys.readouterr().out
+    assert "--accelerate_config cpu_multi_node --num_processes 8 --num_machines 4 --machine_rank 0" in output
+    assert four["settings"]["num_machines"] == 4
+    launch = ["--accelerate_config", "cpu_multi_node", "--machine_rank", "1"]  # as train takes them
+    settings = json.loads(plan_from([*flags[:-2], *launch]).read_text())["settings"]
+    assert (settings["num_processes"], settings["num_machines"]) == (4, 2)
+    assert four["memory"]["available"] / one["memory"]["available"] == pytest.approx(4, rel=0.2)
+    assert four["step"]["label_tokens"] == one["step"]["label_tokens"]
+    for wrong, message in (("3", "8, which 3 machines cannot share"), ("0", "num_machines is 0"), ("x", "whole num")):
+        with pytest.raises(SettingsError, match=message):
+            plan_from([*flags, "--num_machines", wrong])
+
+
 def test_sizes() -> None:
     assert read_bytes("2g") == 2**31
     with pytest.raises(ValueError, match="expected a size"):

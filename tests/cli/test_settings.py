@@ -14,7 +14,7 @@ from hf_xmc.cli.settings import write_settings
 from hf_xmc.cli.train import early_stopping, parse, train_from
 from hf_xmc.errors import SettingsError
 from hf_xmc.fit.settings import read_config
-from hf_xmc.inference.fitting.tagger import last_checkpoint
+from hf_xmc.inference.fitting.tagger import checkpoint_of
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.trainer import XMCTrainer
 
@@ -171,9 +171,9 @@ def test_where_a_run_goes_on(tmp_path: Path) -> None:
         ("run/Checkpoint-9", "run", "run/Checkpoint-9"),
     ):
         _, args = parsed(*NEEDED, "--output_dir", tmp_path / folder, "--resume_from_checkpoint", given)
-        assert last_checkpoint(args, tmp_path / folder) == expected
+        assert checkpoint_of(args, tmp_path / folder) == expected
     _, args = parsed(*NEEDED)
-    assert last_checkpoint(args, tmp_path / "run") is None
+    assert checkpoint_of(args, tmp_path / "run") is None
 
 
 def test_what_transformers_refuses_is_one_line(

@@ -22,6 +22,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from hf_xmc.cli.launch import LAUNCH
 from hf_xmc.cli.main import app
 from hf_xmc.cli.train import parse
 from tests.conftest import COLOURS, THINGS, write_lines
@@ -223,7 +224,7 @@ def check_hf_xmc(words: list[str], where: str) -> None:
     assert group.get_command(parent, command) is not None, f"{where}: there is no hf-xmc {command}"
     if command in ("train", "plan"):
         flags = [word.split("=")[0] for word in rest if word.startswith("--")]
-        launch = {"--accelerate_config", "--num_processes"}
+        launch = {"--accelerate_config", *(f"--{name}" for name in LAUNCH)}
         known = set(training_flags()) | launch | ({"--memory"} if command == "plan" else set())
         assert set(flags) <= known, f"{where}: hf-xmc {command} has no {set(flags) - known}"
         return

@@ -35,6 +35,7 @@ class Command:
         see: what a reader of the output sees, as JSON, given the folder {work}. It raises where there is no output.
         start: parts of {given} that are copied into {work} before: source -> target.
         again: what is run after a kill; by default the same command.
+        needs: parts of {given} that a function reads; a command names them itself.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Command:
     see: Callable[[Path], Any]
     start: tuple[tuple[str, str], ...] = ()
     again: Sequence[str] | None = None
+    needs: tuple[str, ...] = ()
 
     def __call__(self, given: Path, work: Path, again: bool = False) -> None:
         """Run it in this process, as the shell would."""
@@ -115,6 +117,9 @@ def see_page(work: Path, *names: str) -> Any:
 def see_evaluation(work: Path) -> Any:
     import pyarrow.parquet as pq
 
+    from hf_xmc.data.transaction import finish
+
+    finish(work / "evaluation")
     found = json.loads((work / "evaluation" / "metrics.json").read_text())
     tables = sorted((work / "evaluation").glob("*.parquet"))
     return {"metrics": found["metrics"], "predictions": [pq.read_table(path).to_pylist() for path in tables]}
@@ -127,12 +132,19 @@ def see_vectors(work: Path) -> Any:
 
 
 def see_sentence_transformers(work: Path) -> Any:
+    """As sentence-transformers loads it, after hf_xmc has put the files in their places."""
     from sentence_transformers import SentenceTransformer
 
+    from hf_xmc.data.transaction import finish
+
+    finish(work / "exported")
     return SentenceTransformer(str(work / "exported"), device="cpu").encode(TEXTS).tolist()
 
 
 def see_audit(work: Path) -> Any:
+    from hf_xmc.data.transaction import finish
+
+    finish(work / "audit")
     return {**see_files(work, "audit/missing.csv", "audit/wrong.csv"), **see_page(work, "audit/audit.html")}
 
 
@@ -162,6 +174,13 @@ def fit_fast(given: Path, work: Path) -> None:
     fit_tagger(given / "table.csv", work / "tagger", "fast", test=0.2, config=SMALL)
 
 
+def fit_further(given: Path, work: Path) -> None:
+    """`hf-xmc fit --from` an earlier tagger."""
+    from hf_xmc.fit.fit import fit_tagger
+
+    fit_tagger(given / "more.csv", work / "tagger", "fast", config=SMALL, from_tagger=given / "fitted" / "tagger")
+
+
 TAGGER = (("tagger", "tagger"),)
 DATASET = "--dataset={given}/data"
 COMMANDS = (
@@ -178,9 +197,17 @@ COMMANDS = (
             "--resume_from_checkpoint=auto",
         ],
     ),
-    Command("fit --preset fast", fit_fast, see_tagger),
+    Command("fit --preset fast", fit_fast, see_tagger, needs=("table.csv",)),
+    Command("fit --from", fit_further, see_tagger, needs=("more.csv", "fitted")),
+    Command(
+        "demo",
+        ["demo", DATASET, "--output_dir={work}", "--model_name_or_path={given}/encoder", "--max_steps=2"],
+        partial(see_tagger, name="model"),
+    ),
+    Command("index an encoder", ["index", "{given}/encoder", DATASET, "--output_dir={work}/tagger"], see_tagger),
     Command("index --dataset", ["index", "{work}/tagger", "--dataset={given}/other"], see_tagger, TAGGER),
     Command("index --factory", ["index", "{work}/tagger", "--factory=hnsw"], see_tagger, TAGGER),
+    Command("index --texts rich", ["index", "{work}/tagger", "--texts=rich"], see_tagger, (("described", "tagger"),)),
     Command("calibrate", ["calibrate", "{work}/tagger", DATASET], see_tagger, (("plain", "tagger"),)),
     Command(
         "calibrate again",
@@ -192,17 +219,42 @@ COMMANDS = (
     Command(
         "rerank",
         [
-            *("rerank", "{work}/tagger", DATASET, "--encoder={given}/encoder", "--k=4"),
-            *("--num_train_epochs=1", "--max_length=12", "--batch_size=16"),
+            *("rerank", "{work}/tagger", DATASET, "--kind=cross_encoder", "--encoder={given}/encoder"),
+            *("--k=4", "--num_train_epochs=1", "--max_length=12", "--batch_size=16"),
         ],
         see_tagger,
         TAGGER,
     ),
+    Command(
+        "rerank --kind late_interaction",
+        [
+            *("rerank", "{work}/tagger", DATASET, "--kind=late_interaction", "--k=4"),
+            *("--num_train_epochs=1", "--dim=4", "--batch_size=16"),
+        ],
+        see_tagger,
+        TAGGER,
+    ),
+    Command("labels --add", ["labels", "{work}/tagger", "--add={given}/new.csv"], see_tagger, TAGGER),
     Command("labels --update", ["labels", "{work}/tagger", "--update={given}/texts.csv"], see_tagger, TAGGER),
     Command("labels --remove", ["labels", "{work}/tagger", "--remove=red"], see_tagger, TAGGER),
+    Command("describe --texts", ["describe", "{work}/tagger", "--texts={given}/kinds.csv"], see_tagger, TAGGER),
+    Command(
+        "describe --answers", ["describe", "{work}/tagger", "--answers={given}/answers.jsonl"], see_tagger, TAGGER
+    ),
+    Command(
+        "describe --prompts",
+        ["describe", "{given}/tagger", "--prompts={work}/prompts.jsonl"],
+        lambda work: see_files(work, "prompts.jsonl"),
+    ),
     Command("serve --save", add_by_service, see_tagger, TAGGER),
     Command("card", write_card, lambda work: see_files(work, "tagger/README.md"), TAGGER),
     Command("export --to onnx", ["export", "{work}/tagger", "--to=onnx"], partial(see_tagger, backend="onnx"), TAGGER),
+    Command(
+        "export --to onnx --int8",
+        ["export", "{work}/tagger", "--to=onnx", "--int8", DATASET],
+        partial(see_tagger, backend="onnx"),
+        TAGGER,
+    ),
     Command(
         "export --to vectors",
         ["export", "{given}/tagger", "--to=vectors", "--output={work}/vectors.parquet"],
@@ -227,11 +279,39 @@ COMMANDS = (
         see_evaluation,
     ),
     Command(
+        "evaluate over another",
+        ["evaluate", "{given}/tagger", DATASET, "--output_dir={work}/evaluation", "--no_baselines", "--k=3"],
+        see_evaluation,
+        (("evaluated", "evaluation"),),
+    ),
+    Command(
+        "evaluate into the folder",
+        ["evaluate", "{work}/tagger", DATASET, "--output_dir={work}/tagger", "--no_baselines"],
+        see_tagger,
+        TAGGER,
+    ),
+    Command(
         "explain --output",
         ["explain", "{given}/tagger", "--text=a red car", "--k=2", "--output={work}/why.json"],
         lambda work: see_files(work, "why.json"),
     ),
+    Command(
+        "explain --output page",
+        ["explain", "{given}/tagger", "--text=a red car", "--k=2", "--output={work}/why.html"],
+        lambda work: see_page(work, "why.html"),
+    ),
     Command("audit", ["audit", "{given}/data", "--output_dir={work}/audit"], see_audit),
+    Command(
+        "audit over another",
+        ["audit", "{given}/other", "--output_dir={work}/audit", "--most=5"],
+        see_audit,
+        (("audited", "audit"),),
+    ),
+    Command(
+        "audit --drop",
+        ["audit", "{given}/reviewed", "--drop=corrected", "--output_dir={work}"],
+        see_data,
+    ),
     Command(
         "audit --apply",
         ["audit", "{given}/data", "--apply={given}/reviewed.csv", "--output_dir={work}"],
@@ -253,7 +333,23 @@ COMMANDS = (
         ],
         lambda work: see_files(work, "tagged.csv"),
     ),
+    Command(
+        "predict --overwrite",
+        [
+            *("predict", "{given}/tagger", "--input={given}/queries.csv", "--output={work}/tagged.csv"),
+            *("--window=20", "--overwrite"),
+        ],
+        lambda work: see_files(work, "tagged.csv"),
+        (("texts.csv", "tagged.csv"),),
+    ),
 )
+# What writes and has no row, by the words on the command line, and why.
+ELSEWHERE = {
+    "push": "it uploads; what it writes before is the row card",
+    "export --to openvino": "it needs another library; onnx is written by the same lines",
+    "export --to postgresql": "a database, whose transactions are used",
+    "export --to qdrant": "a database, whose labels count from when its collection is named",
+}
 
 
 # ---- Inputs, made once ----
@@ -263,8 +359,8 @@ def make_inputs(given: Path, commands: Sequence[Command]) -> None:
     """Write what these commands start from; in a fork, since it computes."""
     given.mkdir(parents=True, exist_ok=True)
     for command in commands:
-        named = re.findall(r"{given}/([\w.]+)", " ".join(command.run)) if not callable(command.run) else ["table.csv"]
-        for name in [*named, *(source for source, _ in command.start)]:
+        named = () if callable(command.run) else re.findall(r"{given}/([\w.]+)", " ".join(command.run))
+        for name in (*named, *command.needs, *(source for source, _ in command.start)):
             make_input(given, name)
 
 
@@ -323,6 +419,34 @@ def make_queries(given: Path) -> None:
     (given / "queries.csv").write_text("\n".join(["text", *(row["text"] for row in rows_of(60, 4))]) + "\n")
 
 
+def make_more(given: Path) -> None:
+    lines = [f"{row['text']} again,{COLOURS[row['labels'][0]]}" for row in rows_of(60, 5)]
+    (given / "more.csv").write_text("\n".join(["text,labels", *lines, "a violet car,violet"]) + "\n")
+
+
+def make_kinds(given: Path) -> None:
+    lines = ["uid,text,kind", "red,scarlet,synonym", "blue,the colour of the sky,definition", "car,has four wheels,"]
+    (given / "kinds.csv").write_text("\n".join(lines) + "\n")
+
+
+def make_answers(given: Path) -> None:
+    write_lines(given / "answers.jsonl", [{"uid": "red", "answer": '["scarlet", "like blood"]'}])
+
+
+def make_described(given: Path) -> None:
+    shutil.copytree(given / "tagger", given / "described")
+    run_line(given, "describe", "{given}/described", "--texts={given}/kinds.csv")
+
+
+def make_soft(given: Path) -> None:
+    run_line(given, "audit", "{given}/data", "--apply={given}/reviewed.csv", "--output_dir={given}/made")
+    (given / "made" / "data").rename(given / "reviewed")
+
+
+def make_evaluated(given: Path) -> None:
+    run_line(given, "evaluate", "{given}/tagger", DATASET, "--output_dir={given}/evaluated", "--no_baselines")
+
+
 def make_reviewed(given: Path) -> None:
     lines = [f"trn{i},white,0.9,yes" for i in range(3)]
     (given / "reviewed.csv").write_text("\n".join(["query_uid,label_uid,score,accept", *lines]) + "\n")
@@ -336,12 +460,21 @@ INPUTS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "data.zip": (("data",), make_archive),
     "prepared": (("data",), lambda given: run_line(given, "prepare", "{given}/data", "--output_dir={given}/prepared")),
     "table.csv": ((), make_table),
+    "more.csv": ((), make_more),
+    "fitted": (("table.csv",), lambda given: fit_fast(given, given / "fitted")),
     "queries.csv": ((), make_queries),
     "texts.csv": ((), lambda given: (given / "texts.csv").write_text("uid,text\nred,scarlet\nblue,azure\n")),
+    "new.csv": ((), lambda given: (given / "new.csv").write_text("uid,text\nviolet,the violet\n")),
+    "kinds.csv": ((), make_kinds),
+    "answers.jsonl": ((), make_answers),
     "reviewed.csv": ((), make_reviewed),
+    "reviewed": (("data", "reviewed.csv"), make_soft),
+    "audited": (("data",), lambda given: run_line(given, "audit", "{given}/data", "--output_dir={given}/audited")),
     "plain": (("encoder", "data"), make_plain),
     "classifier": (("encoder", "data"), make_classifier),
     "tagger": (("plain",), make_tagger),
+    "described": (("tagger", "kinds.csv"), make_described),
+    "evaluated": (("tagger",), make_evaluated),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -20,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 STEPS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
+PASSED_OVER = re.compile(r"\.hf_xmc\.(staging-.*|lock|holder\.json)|\..*\.tmp")
+PROGRESS = re.compile(r"/\.|/checkpoint-|/(tagger|model)/fit/|/train\.yaml$|\.csv\.parts/")
+TIMED = re.compile(rb"second|runtime|kWh|written by hf_xmc")
+UNLIKE = ("manifest.json", "run.json", "fit.json", "fit.html")  # they hold times, or hashes of files that do
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -104,15 +109,36 @@ def files(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def digest(folder: Path) -> str:
-    """A hash of the names and contents of a tree. The random part of hidden names is left out."""
+def digest(folder: Path, passed_over: bool = True) -> str:
+    """A hash of the names and contents of a tree. The random part of hidden names is left out.
+
+    Args:
+        passed_over: with what readers pass over: staging folders, locks and temporary files.
+    """
     lines = []
     for name in files(folder):
-        plain = os.sep.join("." if part[:1] == "." and part != "." else part for part in name.split(os.sep))
+        parts = name.split(os.sep)
+        if not passed_over and any(PASSED_OVER.fullmatch(part) for part in parts):
+            continue
+        plain = os.sep.join("." if part[:1] == "." and part != "." else part for part in parts)
         path = folder / name
         content = "" if path.is_dir() or not path.is_file() else hashlib.sha1(path.read_bytes()).hexdigest()
         lines.append(f"{plain} {content}")
     return hashlib.sha1("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def shown(folder: Path) -> dict[str, str]:
+    """The files that a command is for, and a hash of each: without hidden ones, the cache, checkpoints, the settings
+    that a training writes when it begins and the work of `fit`, and without the lines that name a time."""
+    found = {}
+    for name in files(folder):
+        if name.startswith("cache/") or name.endswith(os.sep) or PROGRESS.search(f"/{name}"):
+            continue
+        content = (folder / name).read_bytes()
+        if name.endswith((".json", ".md", ".html")):
+            content = b"\n".join(line for line in content.split(b"\n") if not TIMED.search(line))
+        found[name] = "" if name.endswith(UNLIKE) else hashlib.sha1(content).hexdigest()
+    return found
 
 
 def restore(source: Path, target: Path) -> None:

@@ -1,7 +1,11 @@
 """Flips, cuts, swaps and crafts the files of a trained folder, loads it, and says what came of it.
 
-    python -m tests.fuzz.folders --cases 2000                 # the manifest is as it was saved
-    python -m tests.fuzz.folders --cases 2000 --recomputed    # an attacker has computed the manifest again
+    python -m tests.fuzz.folders                 # 2,000 files; the manifest is as it was saved
+    python -m tests.fuzz.folders --recomputed    # an attacker has computed the manifest again
+
+With the manifest as it was saved no file may change an answer, and a file that nothing reads must be found by
+`hf-xmc verify`. Against an attacker who can write all files there is no defence but a signature: there, nothing may
+crash, hang or end in a traceback.
 
 Cases run in a forked process, which is started again after a crash, so a segmentation fault is an outcome of one case.
 """
@@ -28,24 +32,57 @@ TEXTS = ["a black river", "the red boat", ""]
 SECONDS = 30  # after which a case hangs
 LARGE = (2**40, -1, 2**31 - 1, 2**63 - 1, 0, -(2**40))
 VALUES: tuple[Any, ...] = (None, -1, 2**40, 0, "x", "", [], {}, True, 1e308, float("nan"), [[[]]], "\x1b[31m", -0.5)
+KINDS = {
+    "as it is": 2,
+    "parts": 10,
+    "late interaction": 4,
+    "hnsw": 2,
+    "ivf-flat": 2,
+    "ivf-sq8": 2,
+    "rabitq": 2,
+}  # shares
 REFUSED, SAME, OTHER = "refused with one line", "same answers", "silently other answers"
 TRACEBACK, CRASH, HANG = "traceback", "crash", "hang"
 
 
-def make_folder(folder: Path, factory: str) -> None:
-    """A small tagger with every part that has a file of its own: channels, fusion, confidence."""
-    from hf_xmc import LabelIndex, XMCPipeline
-    from hf_xmc.retrieval.channels import CHANNELS
-    from hf_xmc.retrieval.channels.channel import TrainQueries
-    from hf_xmc.retrieval.learned_fusion import LearnedFusion, feature_names
-    from hf_xmc.types import Positives
+def make_folder(folder: Path, kind: str) -> None:
+    """A small tagger: `"as it is"`, of version 0.1; `"parts"`, with every part that has a file of its own; or with an
+    index of a kind."""
+    from hf_xmc import XMCPipeline
 
     shutil.copytree(SEED_FOLDER, folder)
-    if factory == "as it is":
+    if kind == "as it is":
         XMCPipeline.from_pretrained(folder).save_pretrained(folder)
-        return
-    tagger = XMCPipeline.from_pretrained(folder)
-    names = tagger.index.labels["text"][:]
+    elif kind == "parts":
+        make_parts(folder)
+    elif kind == "late interaction":
+        make_late_interaction(folder)
+    else:
+        make_index(folder, kind)
+
+
+def make_parts(folder: Path) -> None:
+    """Labels with texts of several kinds, knowledge, passages, channels, learned fusion, confidence, reranker, map and
+    the encoder as a graph."""
+    from hf_xmc import LabelIndex, XMCPipeline
+    from hf_xmc.hub.folder import save_parts
+    from hf_xmc.inference.export.export import export
+    from hf_xmc.inference.map.layout import Layout
+    from hf_xmc.retrieval.channels import CHANNELS
+    from hf_xmc.retrieval.channels.channel import TrainQueries
+    from hf_xmc.retrieval.knowledge import Knowledge
+    from hf_xmc.retrieval.learned_fusion import LearnedFusion, feature_names
+    from hf_xmc.retrieval.passages import Passages
+    from hf_xmc.retrieval.rerank import CrossEncoderReranker
+    from hf_xmc.types import Positives
+    from tests.conftest import make_tiny_encoder
+
+    first = XMCPipeline.from_pretrained(folder)
+    tagger = XMCPipeline.build(first.model, first.index.labels, texts="rich")
+    uids, names = tagger.index.labels["uid"][:], tagger.index.labels["text"][:]
+    kinds = {"synonym": "crimson", "definition": "a colour of the sea", "descriptor": ["far away", "near"]}
+    tagger.set_label_texts({uids[0]: kinds, uids[1]: {"synonym": "a second name"}})
+    tagger.model.knowledge = Knowledge({"black": "without any light", "boat": "it floats on a river"})
     texts = [f"{name} and {other}" for name in names for other in names]
     truth = Positives.from_lists([sorted({i, j}) for i in range(len(names)) for j in range(len(names))])
     train = TrainQueries(texts, np.asarray(tagger.model.encode_queries(texts)), truth, tagger.index.labels)
@@ -56,23 +93,73 @@ def make_folder(folder: Path, factory: str) -> None:
     weights = np.linspace(0.5, 1.5, len(feature_names(used)))
     counts = truth.label_counts(len(names)).astype(np.int32)
     fusion = LearnedFusion(used, weights, -1.0, dict.fromkeys(used, 0.1), counts, {})
-    about = {name: tagger.index.about[name] for name in ("encoder_fingerprint", "head_fingerprint")}
-    vectors = tagger.index.vectors()
-    index = LabelIndex.build(vectors, tagger.index.labels, factory, **about)
-    XMCPipeline(tagger.model, index, tagger.run, None, tagger.confidence, None, channels, fusion).save_pretrained(
-        folder
-    )
+    assert isinstance(tagger.index, LabelIndex)
+    with tempfile.TemporaryDirectory() as scratch:
+        make_tiny_encoder(Path(scratch))
+        reranker = CrossEncoderReranker.from_encoder(scratch, max_length=16)
+    cut = Passages("max", tokens=8, overlap=2)
+    XMCPipeline(
+        tagger.model, tagger.index, first.run, None, first.confidence, reranker, channels, fusion, passages=cut
+    ).save_pretrained(folder)
+    ids = np.arange(len(names))
+    places = np.random.default_rng(0).normal(size=(len(ids), 2)).astype(np.float32)
+    save_parts(folder, {"map": Layout(ids, places)})
+    export(folder, "onnx")
 
 
-def answers(folder: Path) -> list[list[tuple[Any, ...]]]:
-    """What the tagger says about a few texts."""
+def make_late_interaction(folder: Path) -> None:
+    """A classifier beside the text of labels, learned together, and the reranker that compares tokens."""
+    from tests.faults.commands import DATASET, make_input, run_line
+
+    with tempfile.TemporaryDirectory() as scratch:
+        given = Path(scratch)
+        make_input(given, "classifier")
+        run_line(given, "fuse", "{given}/classifier", DATASET)
+        run_line(given, "calibrate", "{given}/classifier", DATASET, "--method=isotonic", "--channels=memory,names")
+        late = ["--kind=late_interaction", "--k=4", "--num_train_epochs=1", "--dim=4", "--batch_size=16"]
+        run_line(given, "rerank", "{given}/classifier", DATASET, *late)
+        shutil.rmtree(folder)
+        shutil.copytree(given / "classifier", folder)
+
+
+def make_index(folder: Path, factory: str) -> None:
+    """An index of a kind, of so many labels that it has cells or codes."""
+    from datasets import Dataset
+
     from hf_xmc import XMCPipeline
 
     tagger = XMCPipeline.from_pretrained(folder)
-    found = tagger(TEXTS, k=4)
+    names = tagger.index.labels["text"][:]
+    texts = [f"{name} {other}" for name in names for other in names] if factory != "hnsw" else names
+    table = Dataset.from_dict({"uid": [f"u{i}" for i in range(len(texts))], "text": texts})
+    XMCPipeline.build(tagger.model, table, factory, recall_target=0.5).save_pretrained(folder)
+
+
+def answers(folder: Path, changed: str | None = None) -> dict[str, Any]:
+    """What the tagger says about a few texts, in all the ways it can be asked.
+
+    Args:
+        changed: the file that was changed; the ways that do not read it are left out.
+    """
+    from hf_xmc import XMCPipeline
+    from hf_xmc.inference.map.layout import Layout
+
+    def asked(part: str) -> bool:
+        return (folder / part).exists() and (changed is None or changed.startswith(part))
+
+    tagger = XMCPipeline.from_pretrained(folder)
+    found = {"tags": tagger(TEXTS, k=4)}
     if tagger.confidence is not None:
         tagger.confidence.threshold()
-    return [[(tag["uid"], tag["label"], tag["score"], tag.get("probability")) for tag in tags] for tags in found]
+    if asked("reranker/"):
+        top = tagger.predict(TEXTS, 4, rerank=4)
+        found["reranked"] = [top.ids.tolist(), top.scores.tolist()]
+    if asked("onnx/"):
+        found["onnx"] = XMCPipeline.from_pretrained(folder, backend="onnx")(TEXTS, k=4)
+    if asked("map/"):
+        ids = np.flatnonzero(~np.isin(np.arange(len(tagger.index.labels)), [*tagger.index.removed]))
+        found["map"] = Layout.from_pretrained(folder).places(tagger.index, ids).tolist()
+    return json.loads(json.dumps(found))
 
 
 def change(folder: Path, rng: np.random.Generator) -> str:
@@ -231,20 +318,33 @@ def recompute(folder: Path) -> None:
 def outcome(folder: Path, good: Path, expected: Any, seed: int, recomputed: bool) -> tuple[str, str, str]:
     """What came of one case: its kind, what was done, and the message."""
     from hf_xmc.errors import XMCError
+    from hf_xmc.inference.verification import verify
 
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(good, folder)
     done = change(folder, np.random.default_rng(seed))
     if recomputed:
         recompute(folder)
+    name = done.partition(":")[0]
     try:
-        found = answers(folder)
+        found = answers(folder, name)
+        same = all(found[way] == expected[way] for way in found)
+        if same and not recomputed and is_listed(folder, name):
+            same = any(part.findings for part in verify(folder))  # nothing reads the file, and yet it is damaged
     except XMCError as error:
         message = str(error)
         return (REFUSED if "\n" not in message.strip() else TRACEBACK), done, message
     except BaseException:
         return TRACEBACK, done, traceback.format_exc()
-    return (SAME if found == expected else OTHER), done, ""
+    return (SAME if same else OTHER), done, ""
+
+
+def is_listed(folder: Path, name: str) -> bool:
+    """Whether the manifest has another checksum of a file than it has now."""
+    from hf_xmc.data.files import file_fingerprint
+
+    listed = json.loads((folder / "manifest.json").read_bytes())["files"] if name != "manifest.json" else {}
+    return name in listed and file_fingerprint(folder / name) != listed[name]
 
 
 def worker(cases: Iterator[int], pipe: int, good: Path, expected: Any, recomputed: bool) -> None:
@@ -318,22 +418,28 @@ def table(found: list[tuple[str, str, str]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0, help="of the first case; case i has seed + i")
+    parser.add_argument("--cases", type=int, default=2000, help="number of changed files, over all kinds of folders")
+    parser.add_argument("--seed", type=int, default=0, help="of the first case of each kind; case i has seed + i")
     parser.add_argument("--recomputed", action="store_true", help="an attacker has computed the manifest again")
-    parser.add_argument("--factory", default="as it is", help="kind of index; 'as it is' is the folder of version 0.1")
+    parser.add_argument("--kinds", nargs="*", default=[*KINDS], help=f"kinds of folders: {', '.join(KINDS)}")
     parser.add_argument("--show", nargs="*", default=[OTHER, TRACEBACK, CRASH, HANG], help="outcomes to print")
     args = parser.parse_args()
+    found = []
+    shares = sum(KINDS[kind] for kind in args.kinds)
     with tempfile.TemporaryDirectory() as scratch:
-        good = Path(scratch, "good")
-        make_folder(good, args.factory)
-        found = run(good, range(args.seed, args.seed + args.cases), args.recomputed)
-    for i, (kind, done, message) in enumerate(found):
-        if kind in args.show:
-            print(
-                f"{args.seed + i}  {kind}: {done}\n    {message.strip().splitlines()[-1] if message.strip() else ''}"
-            )
+        for kind in args.kinds:
+            good = Path(scratch, kind.replace(" ", "-"))
+            make_folder(good, kind)
+            some = run(good, range(args.seed, args.seed + -(-args.cases * KINDS[kind] // shares)), args.recomputed)
+            for i, (what, done, message) in enumerate(some):
+                if what in args.show:
+                    last = message.strip().splitlines()[-1] if message.strip() else ""
+                    print(f"{kind} {args.seed + i}  {what}: {done}\n    {last}", flush=True)
+            found += some
     print(table(found))
+    bad = [case for case in found if case[0] in (TRACEBACK, CRASH, HANG, *([] if args.recomputed else [OTHER]))]
+    print(f"{len(found):,} changed files, {len(bad)} of them not as they should be")
+    raise SystemExit(int(bool(bad)))
 
 
 if __name__ == "__main__":

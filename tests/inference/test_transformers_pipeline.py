@@ -63,9 +63,9 @@ def test_arguments_may_be_given_at_the_start(folder: str, fitted: XMCPipeline, t
     [
         "from transformers import pipeline, AutoModel; import hf_xmc",
         "import hf_xmc; from transformers import AutoTokenizer, AutoModel, pipeline",
-        "import hf_xmc; from transformers import pipeline",
+        pytest.param("import hf_xmc; from transformers import pipeline", marks=pytest.mark.slow),
         "from transformers import pipeline; import hf_xmc",
-        "import torch, hf_xmc; from transformers import pipeline, Trainer",
+        pytest.param("import torch, hf_xmc; from transformers import pipeline, Trainer", marks=pytest.mark.slow),
     ],
 )
 def test_the_import_is_enough_in_any_order(folder: str, imports: str, python: str) -> None:

@@ -1,6 +1,6 @@
 """What the two-process test launches: trains by several settings and writes each loss curve, and the world size.
 
-Arguments: encoder, data set, folder to write to, queries a process.
+Arguments: encoder, data set, folder to write to, queries a process, names of settings.
 """
 
 from __future__ import annotations
@@ -58,6 +58,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "in_batch, static tower alone": {"label_strategy": "in_batch", "static_dim": 8, "encoder": None},
 }
 
+# One of each part that processes share: labels, bank, heads, clusters, mined labels with accumulation, static tower.
+FEW = [
+    "all",
+    "selective",
+    "all, residual head",
+    "in_batch, classifier",
+    "in_batch, clustered",
+    "mined, accumulated",
+    "all, static tower",
+]
+
 
 def curve(
     encoder: str | None,
@@ -96,18 +107,18 @@ def curve(
     }
 
 
-def curves(encoder: str, folder: Path, out: Path, batch: int) -> dict[str, dict[str, Any]]:
-    """What `curve` gives for each of the settings."""
+def curves(encoder: str, folder: Path, out: Path, batch: int, names: list[str]) -> dict[str, dict[str, Any]]:
+    """What `curve` gives for each of the named settings."""
     return {
-        name: curve(**{"encoder": encoder, "folder": folder, "out": out, "batch": batch, **settings})
-        for name, settings in SETTINGS.items()
+        name: curve(**{"encoder": encoder, "folder": folder, "out": out, "batch": batch, **SETTINGS[name]})
+        for name in names
     }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    encoder, folder, out, batch = sys.argv[1:]
-    found = curves(encoder, Path(folder), Path(out), int(batch))
+    encoder, folder, out, batch, *names = sys.argv[1:]
+    found = curves(encoder, Path(folder), Path(out), int(batch), names)
     world = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
     Path(out, f"curves-{world}-{rank}.json").write_text(json.dumps(found))

@@ -96,7 +96,7 @@ def test_the_pipeline_reads_a_million_characters_and_refuses_what_is_no_text(
             pipeline(texts)  # type: ignore[arg-type]  # as a mistake would be
         with pytest.raises(SettingsError, match=said):
             pipeline.predict(texts)  # type: ignore[arg-type]  # as above
-    with pytest.raises(SettingsError, match="in place of a list of texts"):
+    with pytest.raises(SettingsError, match="texts is one string; expected a list"):
         pipeline.predict("a red car")
     for k in (0, -5):
         with pytest.raises(SettingsError, match=f"k is {k}; it must be at least 1"):

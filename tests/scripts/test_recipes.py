@@ -289,6 +289,23 @@ def test_every_published_setting_is_in_the_documentation() -> None:
         assert f"| {repository} " in table
 
 
+def test_the_hard_negatives_of_dexml_train_by_the_flags_of_the_documentation(
+    tiny_encoder: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one published kind of DEXML that no recipe has."""
+    text = (RECIPES.parents[1] / "docs/experiments.md").read_text(encoding="utf-8")
+    (flags,) = re.findall(r"\| DEXML `dist-de-hnm_decoupled-softmax`[^|]*\| `(--config [^`]*)`", text)
+    where = ["--dataset", str(toy), "--model_name_or_path", tiny_encoder, "--output_dir", str(tmp_path)]
+    monkeypatch.chdir(RECIPES.parents[1])
+    script, args, _ = trained(["train", *flags.split(), *where], monkeypatch)
+    assert (args.label_strategy, args.num_positives, args.num_hard_negatives) == ("mixed", 1, 1)
+    assert (args.mining_start_epoch, args.mining_refresh_epochs, args.mining_depth) == (6, 5, 100)
+    for key, small in {**SMALL, "mining_start_epoch": 1, "max_steps": -1, "num_train_epochs": 2}.items():
+        setattr(args, key, small)
+    tagger = train_tagger(str(toy), tiny_encoder, tmp_path, args, **script.model_settings())
+    assert tagger is not None
+
+
 def test_options_reach_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare, train, evaluate = expand(
         "dexml", "bible_xref", data="raw set", dataset="tables", output_dir="a run", loss="soft_top_k"

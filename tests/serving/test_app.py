@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import logging
 import threading
@@ -20,6 +21,7 @@ from hf_xmc.errors import ModelFolderError
 from hf_xmc.serving.access import Keys
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.batching import Batcher
+from hf_xmc.serving.bodies import Bodies
 from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.observed import JSONLines
 from hf_xmc.serving.service import Encoded, Tagged, TaggingService, TagOptions
@@ -75,6 +77,7 @@ def test_explain_model_health_and_labels(client: TestClient) -> None:
         ("/api/tag", {"text": "a", "surprise": 1}, 422),
         ("/api/tag-batch", {"texts": ["a"] * 257}, 422),
         ("/api/explain", {"text": "a", "k": 11}, 422),
+        ("/api/explain", {"text": "a", "labels": []}, 422),
         ("/api/explain", {"text": "a", "labels": ["nothing"]}, 404),
     ],
 )
@@ -106,7 +109,50 @@ def test_a_body_that_is_too_large_is_refused_whether_or_not_it_says_so(client: T
         yield from (body[start : start + 2**20] for start in range(0, len(body), 2**20))
 
     assert error_of(client.post("/api/tag", content=chunks())) == (413, "request_too_large")
-    assert error_of(client.post("/upload", content=b"x" * (33 * 2**20))) == (413, "request_too_large")
+    upload = client.post("/gradio_api/upload", content=b"x" * (33 * 2**20))
+    assert error_of(upload) == (413, "request_too_large")
+    packed = client.post("/api/tag", content=gzip.compress(body), headers={"Content-Encoding": "gzip"})
+    assert error_of(packed) == (415, "compressed")
+
+
+def test_what_bodies_hold_together_has_a_limit() -> None:
+    """A single small body always gets in, one after the other; what is refused leaves nothing behind."""
+
+    async def part(more: bool) -> Any:
+        return {"type": "http.request", "body": b"12345", "more_body": more}
+
+    async def read() -> list[Any]:
+        bodies, found = Bodies(8), []
+        found.append(await bodies.read(lambda: part(False), 100, 5))
+        found.append(await bodies.read(lambda: part(False), 100, 5))
+        for most, length in ((100, 0), (7, 0), (7, 8)):
+            with pytest.raises(RequestRefused) as refused:
+                await bodies.read(lambda: part(True), most, length)
+            found.append((refused.value.kind, bodies.held))
+        bodies.forget(found[0])
+        return [*found, bodies.held]
+
+    too_large = ("request_too_large", 10)
+    assert asyncio.run(read()) == [b"12345", b"12345", ("too_busy", 10), too_large, too_large, 5]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b'{"text":' * 20_000, 400, "not JSON that can be read"),
+        (b'{"text": "a", "k": ' + b"9" * 5000 + b"}", 400, "not JSON that can be read"),
+        (b'{"text": "a" "k": 3}', 400, "not JSON from character 13 on: Expecting ',' delimiter"),
+        (b'{"text": "' + b"a" * 100_001 + b'"}', 422, "text: has 100,001 characters and at most 100,000 are accepted"),
+        (b'{"text": "a", "threshold": "best"}', 422, "threshold: Input should be a valid number or String should"),
+        (b'{"text": "a", "k": true}', 422, "k: Input should be a valid integer"),
+        (b'{"text": "a", "k": Infinity}', 422, "k: Input should be a valid integer"),
+        (b'{"text": "a", "k": 5, "k": 1000}', 422, "k: Input should be less than or equal to 100"),
+    ],
+)
+def test_what_is_refused_is_said_in_words(client: TestClient, body: bytes, status: int, said: str) -> None:
+    answer = client.post("/api/tag", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert said in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/api", "/api/nope", "/api/tag/", "/v1/nope", "/v1", "/mcp"])

@@ -16,14 +16,17 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlparse
 
 import pytest
+import uvicorn
 from mcp import Client, StdioServerParameters
 from typer.testing import CliRunner
 
 from hf_xmc import XMCPipeline
 from hf_xmc.cli.main import app
+from hf_xmc.serving.server import Server
 from tests.conftest import ROOT
 
 SERVE = ["-m", "hf_xmc.cli.main", "serve"]
@@ -80,6 +83,35 @@ def test_it_tags_and_refuses_ten_megabytes(at: str) -> None:
         post(f"{at}/api/tag", {"text": "word " * 2_000_000})
     assert refused.value.code == 413
     assert "8.0 MB are accepted" in json.load(refused.value)["error"]["message"]
+
+
+def test_a_body_that_is_announced_is_refused_before_it_is_sent(at: str) -> None:
+    """Also where the sender asks first, sends slowly, or never."""
+    place = urlparse(at)
+    for header in ("Content-Length: 10485760", "Content-Length: 10485760\r\nExpect: 100-continue"):
+        with socket.create_connection((place.hostname or "", place.port or 0), timeout=20) as connection:
+            connection.sendall(f"POST /api/tag HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n".encode())
+            answer = b""
+            while b"8.0 MB are accepted" not in answer:
+                received = connection.recv(65536)
+                assert received, answer
+                answer += received
+        assert answer.startswith(b"HTTP/1.1 413")
+
+
+def test_connections_without_a_request_are_closed() -> None:
+    """However slowly their bytes come; one that sends requests stays, and one whose request is answered just now."""
+    server = Server(uvicorn.Config(object), seconds=10)
+    silent, steady, running = (Mock(cycle=None) for _ in range(3))
+    running.cycle = Mock(response_complete=False)
+    connections: Any = server.server_state.connections
+    for now in (0, 6, 12):
+        steady.cycle = Mock(response_complete=True)  # of another request each time
+        connections.update((silent, steady, running))
+        server.close_idle(now)
+    assert silent.transport.close.called
+    assert not steady.transport.close.called
+    assert not running.transport.close.called
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

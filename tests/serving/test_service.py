@@ -170,6 +170,12 @@ def test_labels_come_change_and_go(service: TaggingService) -> None:
     assert service.describe_label("thing").num_children == 7
     with refused("label_exists"):
         service.add_label("car", uid="car")
+    service.add_label("caf\u00e9", uid="caf\u00e9")
+    with refused("label_exists"):  # as anybody sees it, the same uid
+        service.add_label("coffee", uid="cafe\u0301")
+    for name, uid in (("\u200b", "seen"), ("seen", "\u200b")):
+        with refused("unprintable"):
+            service.add_label(name, uid=uid)
     with refused("unknown_label"):
         service.add_label("x", parents=["nowhere"])
     with refused("empty_name"):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from datasets import Dataset
@@ -83,6 +84,16 @@ def test_too_much_gets_a_clear_message(client: Client) -> None:
         client.predict("a" * 2000, api_name="/predict")
 
 
+def test_ten_megabytes_are_refused_before_they_are_read(client: Client) -> None:
+    body = b'{"data": ["' + b"x" * (10 * 2**20) + b'", 3]}'
+    answer = httpx.post(f"{client.src}gradio_api/call/predict", content=body)
+    assert answer.status_code == 413
+    assert "8.0 MB are accepted" in answer.json()["detail"], "where the page's script looks for it"
+    foreign = {"Origin": "http://a.example", "Sec-Fetch-Site": "cross-site"}  # a page of its visitors' own may use it
+    good = httpx.post(f"{client.src}gradio_api/call/predict", json={"data": ["a red car", 3]}, headers=foreign)
+    assert good.status_code == 200
+
+
 def test_one_endpoint_is_public(client: Client) -> None:
     endpoints: Any = client.view_api(return_format="dict", print_info=False)
     assert list(endpoints["named_endpoints"]) == ["/predict"]
@@ -107,6 +118,7 @@ def test_make_space_serves_a_trained_folder(pipeline: XMCPipeline, tmp_path: Pat
         port = probe.getsockname()[1]
     environment = os.environ | {
         "XMC_MODEL": str(tmp_path / "model"),
+        "XMC_LIMITS": "k=2 text_characters=1000",
         "GRADIO_SERVER_PORT": str(port),
         "PYTHONPATH": str(SPACE.parents[1]),
         "HF_HUB_OFFLINE": "1",
@@ -117,6 +129,8 @@ def test_make_space_serves_a_trained_folder(pipeline: XMCPipeline, tmp_path: Pat
             assert (
                 client.predict("a red car", 1, api_name="/predict")[0]["uid"] == pipeline("a red car", k=1)[0]["uid"]
             )
+            with pytest.raises(AppError, match="give 1 to 2"):
+                client.predict("a red car", 3, api_name="/predict")
         finally:
             process.terminate()
 

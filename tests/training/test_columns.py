@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +51,7 @@ def test_wrong_columns_are_named(case: str, model: XMCDualEncoderModel, tmp_path
 
 def test_a_damaged_file_of_a_checkpoint_is_named(tmp_path: Path) -> None:
     for step in (5, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        make_checkpoint(tmp_path / f"checkpoint-{step}")
     last = tmp_path / "checkpoint-10"
     checkpoints.check_checkpoint(last)
     np.save(tmp_path / "cut.npy", np.zeros(3))
@@ -59,8 +60,35 @@ def test_a_damaged_file_of_a_checkpoint_is_named(tmp_path: Path) -> None:
         with pytest.raises(XMCError, match=f"{name} is cut off.*--resume_from_checkpoint .*checkpoint-5"):
             checkpoints.check_checkpoint(last)
         (last / name).write_text("{}")
-        if name != "trainer_state.json":
+        if name == "model.safetensors":
             (last / name).unlink()
+        elif name == "optimizer.pt":
+            zipfile.ZipFile(last / name, "w").close()
+
+
+def test_a_checkpoint_that_is_being_deleted_is_passed_over(tmp_path: Path) -> None:
+    """A kill in the midst of that leaves some of its files."""
+    for step in (5, 10):
+        make_checkpoint(tmp_path / f"checkpoint-{step}")
+    last = tmp_path / "checkpoint-10"
+    files = [path.name for path in last.iterdir()]
+    assert checkpoints.last_checkpoint(tmp_path) == str(last)
+    (last / checkpoints.BATCHES).write_text(json.dumps({"files": files}))
+    for name in files:
+        content = (last / name).read_bytes()
+        (last / name).unlink()
+        assert checkpoints.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+        with pytest.raises(XMCError, match=f"{name}.*--resume_from_checkpoint .*checkpoint-5"):
+            checkpoints.check_checkpoint(last)
+        (last / name).write_bytes(content)
+    assert checkpoints.last_checkpoint(tmp_path) == str(last)
+
+
+def make_checkpoint(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "trainer_state.json").write_text("{}")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        zipfile.ZipFile(folder / name, "w").close()
 
 
 def test_the_same_queries_in_other_micro_batches_are_no_other_step(tmp_path: Path) -> None:

@@ -250,3 +250,23 @@ def test_each_step_draws_others(tiny_encoder: str, data: XMCDataset, tmp_path: P
     positives = trainer.train_dataset.positives
     drawn = np.array([draw[0][0] for draw in draws])  # of the first query, whose only positives these are
     assert set(drawn.tolist()) == set(positives.row(0).tolist())
+
+
+def test_negatives_from_a_later_epoch_on(tiny_encoder: str, data: XMCDataset, tmp_path: Path) -> None:
+    """As `dist-de-hnm` of DEXML 7690769: before, the candidates are the positives of the batch."""
+    settings = {"num_positives": 1, "mining_start_epoch": 2, "mining_refresh_epochs": 5}
+    trainer = mining_trainer(tiny_encoder, data, tmp_path, **settings)
+    batch, rule = one_batch(trainer, range(6)), rule_of(trainer)
+    for epoch in (0, 1):
+        trainer.begin_epoch(epoch)
+        assert rule.mined.table is None
+        step = trainer.new_step([batch])
+        _, queries, _ = step.loss()
+        assert step.candidates.ids is not None
+        assert step.candidates.ids.tolist() == sorted({*step.window(queries).positives(1, 42).indices.tolist()})
+    assert [rule.due(epoch) for epoch in range(4)] == [False, False, True, True]
+    trainer.begin_epoch(2)
+    assert rule.mined.table is not None
+    assert [rule.due(epoch) for epoch in (3, 6, 7)] == [False, False, True]
+    with pytest.raises(ValueError, match="mining_start_epoch is 2, but label_strategy mined"):
+        mining_trainer(tiny_encoder, data, tmp_path, **settings, label_strategy="mined")

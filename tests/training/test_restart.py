@@ -151,6 +151,10 @@ def test_other_batches_after_a_restart_are_named(
     trainer_for(tiny_encoder, str(toy), str(tmp_path), **args).train(resume_from_checkpoint=str(checkpoint))
     assert len(said) == 1
     assert "2 processes (here 1), 16 queries per step (here 8)" in said[0]
+    (checkpoint / "batches.json").write_text(json.dumps({"processes": 2, "queries per step": 16}))
+    training_checkpoints.warn_of_other_batches(checkpoint, trainer_for(tiny_encoder, str(toy), str(tmp_path)).args)
+    assert "2 processes (here 1)." in said[1]
+    assert "dropout is drawn anew. The next batches have the queries that they would have had" in said[1]
 
 
 def test_a_step_that_was_saved_before_is_replaced(tiny_encoder: str, toy: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ def open_source(path: Path, options: Options) -> Source:
     Raises:
         DataError: no format fits, or a file that the format needs is missing.
     """
+    from hf_xmc.data.formats.unread import not_read, saved_otherwise  # slow, as in `folder_of`
+
     path = folder_of(path)
     known = readers()
     for reader in known:
@@ -23,10 +25,13 @@ def open_source(path: Path, options: Options) -> Source:
         if reason is not None:
             source = reader.open_source(path, options)
             source.reason = source.reason or reason
+            if unread := not_read(path, source):
+                source.choices.said.append(unread)
             return source
-    inside = sorted(p.name for p in path.iterdir()) if path.is_dir() else [path.name]
-    expected = "; ".join(reader.expected for reader in known)
-    raise DataError(f"no data set (found {', '.join(inside[:8]) or 'nothing'})", path, hint=f"expected {expected}")
+    inside = sorted(path.iterdir()) if path.is_dir() else [path]
+    expected = saved_otherwise(inside) or "expected " + "; ".join(reader.expected for reader in known)
+    found = ", ".join(one.name for one in inside[:8]) or "nothing"
+    raise DataError(f"no data set (found {found})", path, hint=expected)
 
 
 def readers() -> list[Reader]:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
+from itertools import filterfalse, islice
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.files import find_file, lines, plain_suffix, read_json
+from hf_xmc.data.files import find_file, first_lines, lines, plain_suffix, read_json
 from hf_xmc.data.formats import label_table, skos, table
-from hf_xmc.data.formats.fields import LABEL_COLUMNS, SPLIT_WORDS, URI, URI_CELL, name_of, named_column, uris_in
+from hf_xmc.data.formats.fields import LABEL_COLUMNS, SPLIT_WORDS, named_column
+from hf_xmc.data.formats.label_cells import URI, URI_CELL, names_in, uris_in
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
@@ -71,11 +72,7 @@ def is_lines(path: Path) -> bool:
     """Whether a `.tsv` file has lines of a text, a tab and uris, without a header."""
     if plain_suffix(path) not in (".tsv", ".tab"):
         return False
-    try:
-        some = [text for _, text in islice(lines(path), LOOKED_AT) if "\t" in text]
-    except DataError:
-        return False
-    cells = [text.partition("\t") for text in some]
+    cells = [text.partition("\t") for text in first_lines(path, LOOKED_AT) if "\t" in text]
     return any(uris_in(uris) for _, _, uris in cells) and not any(
         URI_CELL.fullmatch(text.strip()) or (uris.strip() and not uris_in(uris)) for text, _, uris in cells[:1]
     )
@@ -86,19 +83,11 @@ def without_header(folder: Path) -> list[Path]:
     found = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and plain_suffix(path) == ".tsv":
-            first = first_line(path)
+            first = next(iter(first_lines(path, 1)), "")
             usual = named_column(first.split("\t"), (*LABEL_COLUMNS, "label_1", "label1"))
             if not URI_CELL.match(first.strip()) and not usual:
                 found.append(path)
     return found
-
-
-def first_line(path: Path) -> str:
-    """The first line of a file that is not blank; empty if it cannot be read."""
-    try:
-        return next((text for _, text in lines(path) if text.strip()), "")
-    except DataError:
-        return ""
 
 
 def open_source(path: Path, options: Options) -> Source:
@@ -191,15 +180,21 @@ def documents(folder: Path) -> Iterator[Path]:
 
 def texts_in(folder: Path) -> list[Path]:
     """The `.txt` files of a folder, and the `.json` files without one of the same name."""
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in (".txt", ".json")]
-    texts = {path.stem for path in files if path.suffix == ".txt"}
-    return [path for path in files if path.suffix == ".txt" or path.stem not in texts]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".txt", ".json")]
+    texts = {path.stem for path in files if path.suffix.lower() == ".txt"}
+    return [path for path in files if path.suffix.lower() == ".txt" or path.stem not in texts]
+
+
+def subjects_of(path: Path) -> Path | None:
+    """The file with the subjects of a text; None if there is none."""
+    names = (path.with_suffix(suffix) for suffix in (".tsv", ".key", ".TSV", ".KEY"))
+    return next((name for name in names if name.is_file()), None)
 
 
 def is_document(path: Path) -> bool:
     """Whether a text has a file with its subjects, or holds them."""
-    if path.suffix == ".txt":
-        return path.with_suffix(".key").is_file() or path.with_suffix(".tsv").is_file()
+    if path.suffix.lower() == ".txt":
+        return subjects_of(path) is not None
     try:
         found = read_json(path)
     except DataError:
@@ -224,6 +219,9 @@ def line_queries(path: Path, names: LabelNames, options: Options, problems: Prob
 
 def document_queries(folder: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
     """The queries of a full-text corpus. The number of the file is used as the line in messages."""
+    for path in filterfalse(is_document, texts_in(folder)):
+        handled = "left out; expected a file with its subjects, .key or .tsv, of the same name"
+        problems.note("documents without subjects", str(path), handled, lost=True)
     for number, path in enumerate(documents(folder), start=1):
         try:
             yield number, document(path, names, options, problems)
@@ -233,16 +231,16 @@ def document_queries(folder: Path, names: LabelNames, options: Options, problems
 
 def document(path: Path, names: LabelNames, options: Options, problems: Problems) -> Record:
     """A text with its subjects as a query."""
-    if path.suffix == ".json":
+    listed = subjects_of(path)
+    if listed is None:
         found = read_json(path, options.encoding)
         about = found.get("metadata") if isinstance(found.get("metadata"), dict) else {}
         title = found.get("title") or about.get("title")
         text = as_sentences([str(value) for value in (title, found.get("text")) if value])
-        subjects = [str(name_of(item)) for item in found["subjects"] if item]
+        subjects = names_in([item for item in found["subjects"] if item], None, path, 1)
         uid = str(found.get("document_id") or path.stem)
         return {"uid": uid, "text": text, "labels": names.ids(subjects, path, 1, problems)}
     text = "\n".join(line for _, line in lines(path, options.encoding))
-    listed = path.with_suffix(".tsv" if path.with_suffix(".tsv").is_file() else ".key")
     ids: list[int] = []
     for line, subject in lines(listed, options.encoding):
         ids += [id_ for id_ in names.ids([subject_of(subject)], listed, line, problems) if id_ not in ids]

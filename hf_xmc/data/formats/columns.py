@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_xmc.data.formats.fields import (
-    HOT,
     LABEL_COLUMNS,
-    ONE,
     TEXT_FIELDS,
     UID_COLUMNS,
-    check_not_multi_hot,
     find_column,
     named_column,
-    names_in,
     text_columns,
 )
+from hf_xmc.data.formats.label_cells import check_not_multi_hot, is_hot, is_one, names_in
 from hf_xmc.data.formats.label_names import LabelNames
 from hf_xmc.data.formats.separators import DELIMITERS, delimiter_of
 from hf_xmc.data.formats.source import Options, Record
@@ -106,7 +103,7 @@ class Columns:
     def are_hot(self, columns: list[str]) -> bool:
         """Whether several columns have only 0 and 1, and not each of them in every row: they are no ids of labels."""
         cells = [[str(row.get(name)) for name in columns] for row in self.sample]
-        hot = len(columns) > 1 and all(cell in HOT for row in cells for cell in row)
+        hot = len(columns) > 1 and all(is_hot(cell) for row in cells for cell in row)
         return hot and any(len({*row}) < len(row) for row in cells)
 
     def hot_columns(self) -> list[str]:
@@ -115,14 +112,14 @@ class Columns:
         found = []
         for name in self.header:
             cells = {str(cell) for row in self.sample if (cell := row.get(name)) is not None}
-            if name not in taken and cells and cells <= {*HOT, ""}:
+            if name not in taken and any(map(is_hot, cells)) and all(is_hot(cell) or not cell for cell in cells):
                 found.append(name)
         return found
 
     def label_cells(self, record: Record) -> list[Any]:
         """The cells of a row with its labels; the names of columns that are 1, where each label has a column."""
         if self.hot:
-            return [[name] for name in self.labels if str(record.get(name)) in ONE]
+            return [[name] for name in self.labels if is_one(record.get(name))]
         return [record.get(name) for name in self.labels]
 
     def one_row_per_label(self) -> str:
@@ -197,6 +194,8 @@ class Columns:
         others = [name for name in self.header if plain_name(name) in LABEL_COLUMNS and name not in used]
         if others and self.options.label_column is None:
             said.append(f"Labels are those in {self.labels[0]!r}; --label_column {others[0]} takes the others")
+        if twice := [name for name in self.texts if f"{name}.1" in self.header]:
+            said.append(f"Several columns are called {twice[0]!r}, and the first is read; rename the others")
         if self.pairs:
             by = repr(self.uid) if self.pairs == "uid" else "text"
             said.append(f"There is one row per label: rows with the same {by} are one query")

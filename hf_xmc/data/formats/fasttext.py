@@ -8,12 +8,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from hf_xmc.data.files import find_file, lines, plain_suffix
+from hf_xmc.data.files import find_file, first_lines, lines, plain_suffix
 from hf_xmc.data.formats.fields import SPLIT_NAMES
 from hf_xmc.data.formats.source import LabelNames, Options, Reader, Records, Source, Split
-from hf_xmc.errors import DataError, Problems
+from hf_xmc.errors import Problems
 
 MARK = "__label__"
+FIRST = 20  # lines, of which some may have no label
 SUFFIXES = (".txt", ".ft", ".fasttext")
 
 
@@ -22,11 +23,10 @@ def detect(path: Path) -> str | None:
     train = path if path.is_file() else find_file(path, *(f"{stem}.txt" for stem in SPLIT_NAMES["train"]))
     if train is None or plain_suffix(train) not in SUFFIXES:
         return None
-    try:
-        first = next((text for _, text in lines(train) if text.strip()), "")
-    except DataError:
-        return None
-    return f"{train.name} begins with {MARK}" if first.startswith(MARK) else None
+    some = first_lines(train, FIRST)
+    if any(text.startswith(MARK) for text in some[:1]):
+        return f"{train.name} begins with {MARK}"
+    return f"{train.name} has lines that begin with {MARK}" if any(text.startswith(MARK) for text in some) else None
 
 
 def open_source(path: Path, options: Options) -> Source:
@@ -63,6 +63,7 @@ def queries(path: Path, names: LabelNames, options: Options, problems: Problems)
         words = text.split()
         if not words:
             continue
-        labels = [word.removeprefix(MARK) for word in words if word.startswith(MARK)]
+        marked = [word for word in words if word.startswith(MARK)]
+        labels = [name.rstrip(",;") for word in marked for name in word.split(MARK) if name]
         body = " ".join(word for word in words if not word.startswith(MARK))
         yield line, {"uid": f"row-{line - 1}", "text": body, "labels": names.ids(labels, path, line, problems)}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hf_xmc.data.formats.label_cells import as_text
 from hf_xmc.data.formats.source import Record
 from hf_xmc.data.reading import plain_name
 from hf_xmc.data.templates import Template as Template
@@ -94,20 +93,6 @@ SPLIT_WORDS = {  # whole words in the name of a file: no letter before or after 
     "validation": r"validation|validate|valid|val|dev",
     "train": r"train|training|trn",
 }
-SCHEME = r"(?:[a-z][a-z0-9+.\-]*://|urn:)"
-# In angle brackets, or bare: up to white space or a separator. A comma may be part of it if no other URI follows.
-URIS = rf"<[^<>\s]+>|{SCHEME}(?>[^\s<>|;,]|,(?!\s|$|<|{SCHEME}))+"
-URI = re.compile(r"<([^<>\s]+)>")
-URI_CELL = re.compile(URIS, re.IGNORECASE)
-URI_CELLS = re.compile(rf"\s*(?>(?>{URIS})[\s,;|]*)+", re.IGNORECASE)
-NUMBERS = re.compile(
-    r"(?:tensor|array)?\(?\[?\s*([01]\.?0?(?:[\s,]+[01]\.?0?)+)\s*\]?(?:,\s*dtype=[\w.]+)?\)?"
-)  # 0 and 1
-ARRAY = re.compile(r"""\[\s*(?:'[^']*'|"[^"]*")(?:\s+(?:'[^']*'|"[^"]*"))+\s*\]""")  # as numpy prints strings
-QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
-COLD, ONE = ("0", "0.", "0.0", "False", "false"), ("1", "1.", "1.0", "True", "true")
-HOT = (*COLD, *ONE)
-LONG_LIST = 100_000  # characters of a cell beyond which it is not read as a list of Python
 
 
 def named_column(header: Iterable[str], usual: Iterable[str]) -> str:
@@ -187,8 +172,7 @@ def uid_of(record: Record, path: Path, line: int) -> str:
         DataError: the uid is missing, or neither a string nor an integer.
     """
     uid = record.get("uid")
-    if type(uid) is int:
-        return str(uid)
+    uid = as_text(uid)
     if not isinstance(uid, str):
         found = "is missing" if uid is None else f"is {uid!r:.60}"
         raise DataError(f'"uid" {found}', path, line, "it must be a string")
@@ -215,120 +199,9 @@ def find_column(header: list[str], path: Path, given: str | None, usual: tuple[s
             f"no column with one of the names {shown}",
             path,
             1,
-            f"it has {', '.join(header)[:200]}; name it with {flag}",
+            f"it has {', '.join(header)[:200]}; name it with {flag}, if the first row has the names of the columns",
         )
     return found
-
-
-def names_in(cell: Any, delimiter: str | None, path: Path, line: int) -> list[str]:
-    """The label names in a cell, stripped of white space; empty names are dropped. A cell that is written as a list
-    (of JSON, Python or numpy, or URIs in angle brackets) is read as one, whatever the other cells are.
-
-    >>> names_in("red; dark blue;", ";", Path("a.csv"), 1), names_in(["red"], None, Path("a.parquet"), 1)
-    (['red', 'dark blue'], ['red'])
-    >>> names_in("['red', 'car']", None, Path("a.csv"), 1), names_in("<http://x/1> http://x/2", None, Path(), 1)
-    (['red', 'car'], ['http://x/1', 'http://x/2'])
-    """
-    if cell is None or cell != cell:  # NaN, as pandas writes an empty cell
-        return []
-    if isinstance(cell, str) and (written := listed(cell)) is not None:
-        cell = written
-    elif delimiter == "json" and isinstance(cell, str):
-        if not cell.strip():
-            return []
-        raise DataError(f"found the labels {cell!r:.60}", path, line, "expected a list, as in other rows")
-    if isinstance(cell, list | tuple):
-        names = [name_of(item) for item in cell]
-        if not all(isinstance(name, str | int) for name in names):
-            raise DataError(f"found the labels {cell!r:.60}", path, line, "expected a list of names")
-        return [str(name) for name in names]
-    if not isinstance(cell, str | int):
-        raise DataError(f"found the labels {cell!r:.60}", path, line, "expected names")
-    names = str(cell).split(delimiter) if delimiter and delimiter != "json" else [str(cell)]
-    return [name.strip() for name in names if name.strip()]
-
-
-def listed(cell: str) -> list[Any] | None:
-    """The items of a cell that is written as a list; None if it is not.
-
-    >>> listed('["a", "b"]'), listed("['red' 'car']"), listed("[sic]"), listed("red")
-    (['a', 'b'], ['red', 'car'], None, None)
-    """
-    cell = cell.strip()
-    if uris := uris_in(cell):
-        return uris
-    if not (cell.startswith("[") and cell.endswith("]")):
-        return None
-    if ARRAY.fullmatch(cell):
-        return [one or other for one, other in QUOTED.findall(cell)]
-    for parse in (json.loads, ast.literal_eval if len(cell) < LONG_LIST else json.loads):  # neither runs anything
-        try:
-            found = parse(cell)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            continue
-        return found if isinstance(found, list) else None
-    return None
-
-
-def uris_in(cell: str) -> list[str]:
-    """The URIs in a cell that holds nothing else, in angle brackets or not; empty if there is something else.
-
-    >>> uris_in("<http://x/1> <http://x/2>"), uris_in("http://x/1,2 http://x/3"), uris_in("see http://x/1")
-    (['http://x/1', 'http://x/2'], ['http://x/1,2', 'http://x/3'], [])
-    """
-    cell = cell.strip()
-    return [uri_of(found[0]) for found in URI_CELL.finditer(cell)] if URI_CELLS.fullmatch(cell) else []
-
-
-def uri_of(cell: str) -> str:
-    """A URI without the angle brackets that it may stand in."""
-    cell = cell.strip()
-    return cell[1:-1] if cell.startswith("<") and cell.endswith(">") else cell
-
-
-def name_of(item: Any) -> Any:
-    """The name of a label in a list: the item itself, or the URI or name of an object, as Annif writes subjects."""
-    if not isinstance(item, dict):
-        return item
-    return next(
-        (item[key] for key in ("uri", "uid", "id", "notation", "label", "name", "text") if item.get(key)), item
-    )
-
-
-def check_not_multi_hot(rows: Iterable[Any], path: Path) -> None:
-    """Refuse rows of labels that are vectors of 0 and 1 with a place for each label of the catalogue.
-
-    Args:
-        rows: labels of each row; lists of names or ids are fine, and so is what is no list.
-
-    Raises:
-        DataError: all lists are equally long and have nothing but 0 and 1, both of them, and one repeats them or is
-            out of order.
-
-    >>> check_not_multi_hot([[0, 1], [1]], Path("a.csv"))
-    >>> check_not_multi_hot([["0", "1", "1"], ["1", "0", "0"]], Path("a.csv"))
-    Traceback (most recent call last):
-    hf_xmc.errors.DataError: a.csv: labels are multi-hot vectors, as ['0', '1', '1']; expected the names or ids of ...
-    """
-    lists = [found for row in rows if (found := vector_or_list(row) if isinstance(row, str) else row) is not None]
-    first = next((row for row in lists if isinstance(row, list | tuple) and len(row) > 1), None)
-    if first is None or not all(isinstance(row, list | tuple) and len(row) == len(first) for row in lists):
-        return
-    found = {str(item) for row in lists for item in row}
-    both = found <= {*HOT} and found & {*COLD} and found & {*ONE}
-    if both and any(list(row) != sorted({*row}) for row in lists):
-        hint = "expected the names or ids of a row's labels: [name for name, hot in zip(names, row) if hot]"
-        raise DataError(f"labels are multi-hot vectors, as {[*first]!r:.60}", path, hint=hint)
-
-
-def vector_or_list(cell: str) -> list[Any] | None:
-    """The items of a cell that is written as a list, or as numpy, torch and people write vectors of 0 and 1.
-
-    >>> vector_or_list("[0 1 1]"), vector_or_list("tensor([0., 1.])"), vector_or_list("0 1"), vector_or_list("red")
-    (['0', '1', '1'], ['0.', '1.'], ['0', '1'], None)
-    """
-    match = NUMBERS.fullmatch(cell.strip())
-    return re.split(r"[\s,]+", match[1]) if match else listed(cell)
 
 
 def checked_schemes(schemes: Any, path: Path, line: int) -> list[str]:

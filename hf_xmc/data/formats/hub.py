@@ -28,11 +28,11 @@ from hf_xmc.data.formats.fields import (
     checked_schemes,
     checked_weights,
     find_column,
-    names_in,
     template,
     text_columns,
     text_of,
 )
+from hf_xmc.data.formats.label_cells import as_text, names_in
 from hf_xmc.data.formats.separators import delimiter_of
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
@@ -130,6 +130,7 @@ def open_source(name: str | Path, options: Options, tried: str = "") -> Source:
         labels=stream,
         label_path=Path(name),
         labels_last=label_table is None and not isinstance(kind, ClassLabel),
+        ids_given=numbers,
         description={"name": called, "licence": train.info.license or "", "source": train.info.homepage or ""},
         files=files,
         choices=Choices(reading),
@@ -183,7 +184,7 @@ def queries(
     for i, record in enumerate(record for batch in batches(table) for record in batch.to_pylist()):
         try:
             found: Record = {
-                "uid": f"row-{i}" if not uid or record[uid] is None else str(record[uid]),
+                "uid": f"row-{i}" if not uid or record[uid] is None else str(as_text(record[uid])),
                 "text": text_of(record, by_template, fields, path, i + 1)
                 if reading is None
                 else reading.text_of(record, path, i + 1),
@@ -215,7 +216,7 @@ def labels(table: Dataset, names: LabelNames, name: str, options: Options, probl
     for i, record in enumerate(record for batch in batches(table) for record in batch.to_pylist()):
         text = text_of(record, by_template, (field,), path, i + 1)
         rest = {key: value for key, value in record.items() if key not in (*IGNORED, uid, field)}
-        label = {"uid": str(record[uid]) if uid else text, "text": text, **rest}
+        label = {"uid": str(as_text(record[uid])) if uid else text, "text": text, **rest}
         names.add(label["uid"], i, text.strip())
         yield i + 1, label
 

@@ -38,6 +38,7 @@ from hf_xmc.data.formats.label_table import language_columns
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
+    Choices,
     LabelNames,
     Options,
     Reader,
@@ -74,14 +75,16 @@ def detect(folder: Path) -> str | None:
     return None
 
 
-def has_names(path: Path) -> bool:
+def has_names(path: Path, encoding: str | None = None) -> bool:
     """Whether the first queries have names or uids as labels, rather than row numbers."""
-    try:
-        some = islice(json_lines(path, Problems(stop=False)), FIRST)
-        lists = [record.get(name) for _, record in some for name in ID_FIELDS]
-    except DataError:
-        return False
-    return any(isinstance(item, str) for found in lists if isinstance(found, list) for item in found)
+    for code in (encoding, "latin-1"):  # in which anything can be read
+        try:
+            some = islice(json_lines(path, Problems(stop=False), code), FIRST)
+            lists = [record.get(name) for _, record in some for name in ID_FIELDS]
+            return any(isinstance(item, str) for found in lists if isinstance(found, list) for item in found)
+        except DataError:
+            continue
+    return False
 
 
 def open_source(folder: Path, options: Options) -> Source:
@@ -101,16 +104,19 @@ def open_source(folder: Path, options: Options) -> Source:
         for stem, split in SPLITS.items()
         if (path := find_file(folder, *(f"filter_labels_{end}.txt" for end in FILTERS[stem])))
     }
-    names = LabelNames(closed=True) if has_names(paths["trn"]) else None
+    names = LabelNames(closed=True) if has_names(paths["trn"], options.encoding) else None
+    choices = Choices()
     return Source(
         format="xc_json" if ".json" in label_path.suffixes else "jsonl",
         reason="",
         splits={SPLITS[stem]: Split(path, partial(queries, path, options, names)) for stem, path in paths.items()},
-        labels=partial(labels, label_path, parents_path, options, names),
+        labels=partial(labels, label_path, parents_path, options, names, choices),
         label_path=label_path,
+        ids_given=names is None,
         description=describe(folder),
         filters=filters,
         files=[*paths.values(), label_path, *filters.values(), *([parents_path] if parents_path else [])],
+        choices=choices,
     )
 
 
@@ -181,6 +187,8 @@ def query(
     ids_field = next((name for name in ID_FIELDS if name in record), "labels")
     ids = record.get(ids_field)
     query: Record = {"uid": uid_of(record, path, line), "text": text_of(record, by_template, TEXT_FIELDS, path, line)}
+    if isinstance(ids, list):  # also 3.0, as programs write ids that are stored as fractions
+        ids = [int(id_) if isinstance(id_, float) and id_.is_integer() else id_ for id_ in ids]
     if not isinstance(ids, list) or not all(type(id_) is int for id_ in ids):
         raise DataError(
             f'"{ids_field}" is {ids!r:.60}', path, line, f'expected a list of label ids, as in "{ids_field}": [3, 17]'
@@ -202,7 +210,12 @@ def xc_template(record: Record) -> Template | None:
 
 
 def labels(
-    path: Path, parents_path: Path | None, options: Options, names: LabelNames | None, problems: Problems
+    path: Path,
+    parents_path: Path | None,
+    options: Options,
+    names: LabelNames | None,
+    choices: Choices,
+    problems: Problems,
 ) -> Records:
     """The records of the label file, with their parents if there is a hierarchy.
 
@@ -211,6 +224,7 @@ def labels(
     """
     by_template, spelled = template(options.label_template), usual_names(path, options, label_fields)
     parents = {} if parents_path is None else parent_uids(parents_path, options.encoding)
+    from_one = names is None  # so far
     for i, (line, record) in enumerate(json_lines(path, Problems(), options.encoding)):
         if line != i + 1:
             raise DataError("the line is blank", path, i + 1, "remove it, or add the label that is missing there")
@@ -222,7 +236,13 @@ def labels(
             label.setdefault("parents", parents.get(label["uid"], []))
         if names is not None:
             names.add(label["uid"], i, text.strip())
+        from_one = from_one and label["uid"] == str(i + 1)
         yield line, label
+    if from_one:
+        choices.said.append(
+            f"Labels of queries are rows of {path.name}, counted from 0, and not its uids, which begin with 1; write "
+            "uids as strings where they are meant"
+        )
 
 
 def describe(folder: Path) -> dict[str, Any]:

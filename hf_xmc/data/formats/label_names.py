@@ -15,6 +15,7 @@ UNKNOWN = "headings that are not in the vocabulary"
 SHARED = "headings that several labels share"
 PATH = re.compile(r"\s*(?:>|\u203a|\u00bb|\u2192)\s*")  # also as single and double angle quotes, and as an arrow
 MOST_PIECES = 6  # of a name with separators in it
+NUMBER = re.compile(r"0*(\d+)(?:\.0+)?")  # in any spelling: 7, 007, 7.0
 LEVELS = ("code", "other name", "name in another language", "other name in another language", "end of the uri")
 
 
@@ -26,6 +27,9 @@ class LabelNames:
     nothing before it fits: the text as it is written; the text without regard to case and white space; and the other
     names that `also` was given, level by level. Of several labels that share a heading the one is taken that stands
     above the others in the hierarchy; else the one with most labels below it; else the first.
+
+    A number is found in another spelling too, as programs write it that take it for one: `7` or `7.0` for `007`, if no
+    other label has that number.
 
     Args:
         closed: the label file decides which labels there are.
@@ -47,6 +51,8 @@ class LabelNames:
         self.uids: dict[int, str] = {}  # the inverse of `id_of`, made when it is needed
         self.parents: dict[str, list[str]] = {}
         self.folded: dict[str, int] | None = None
+        self.numbers: dict[str, int] | None = None  # number of a uid or text -> id, -1 for several
+        self.respelled: dict[str, int] = {}  # numbers that were found in another spelling
         self.seen, self.unknown = 0, Counter[str]()
         self.first: dict[str, str] = {}  # where an unknown name, or a shared one, was met first
         self.chosen: dict[str, tuple[int, list[int]]] = {}
@@ -55,7 +61,7 @@ class LabelNames:
     def add(self, uid: str | None, id_: int, *texts: str, parents: Iterable[str] = ()) -> None:
         """Add a label of the label file: its uid, if it has one, its texts, and the uids of its parents."""
         self.count = max(self.count, id_ + 1)
-        self.folded = None
+        self.folded = self.numbers = None
         if uid is not None:
             self.id_of.setdefault(uid, id_)
         for text in texts:
@@ -101,7 +107,31 @@ class LabelNames:
         for level in range(1, len(LEVELS)):
             if (id_ := self.others[level].get(key)) is not None:
                 return id_ if id_ >= 0 else self.choose(name, self.sharing[level, key])
-        return None
+        return self.find_number(name)
+
+    def find_number(self, name: str) -> int | None:
+        """The id of the only label whose uid or text is the same number in another spelling.
+
+        >>> names = LabelNames(closed=True)
+        >>> names.add("007", 0, "Bond"), names.add("1", 1, "first"), names.add("01", 2, "one")
+        (None, None, None)
+        >>> names.find("7.0"), names.find("1.0")
+        (0, None)
+        """
+        match = NUMBER.fullmatch(name)
+        if match is None:
+            return None
+        if self.numbers is None:
+            self.numbers = {}
+            for table in (self.id_of, self.by_text):
+                for known, id_ in table.items():
+                    if found := NUMBER.fullmatch(known):
+                        same = self.numbers.setdefault(found[1], id_) == id_
+                        self.numbers[found[1]] = id_ if same else -1
+        id_ = self.numbers.get(match[1], -1)
+        if id_ >= 0:
+            self.respelled[name] = id_
+        return id_ if id_ >= 0 else None
 
     def choose(self, name: str, ids: list[int]) -> int:
         """Of labels that share a heading: the one above the others, the one with most labels below it, the first."""
@@ -215,7 +245,11 @@ class LabelNames:
             for name, (best, ids) in self.chosen.items():
                 message = f"{name!r}, first in {self.first.get(name, '')}: labels {', '.join(map(str, sorted(ids)))}"
                 problems.note(SHARED, message, f"label {best} was taken; write the uid where another is meant")
-        self.seen, self.unknown, self.chosen = 0, Counter(), {}
+        if self.respelled:
+            name, id_ = next(iter(self.respelled.items()))
+            uid = next(uid for uid, its in self.id_of.items() if its == id_)
+            said.append(f"{len(self.respelled):,} numbers were found in another spelling, as {name!r} for {uid!r}")
+        self.seen, self.unknown, self.chosen, self.respelled = 0, Counter(), {}, {}
         return said
 
     def records(self, problems: Problems | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -249,9 +283,10 @@ class LabelNames:
 
 
 def fold(name: str) -> str:
-    """A name without regard to case, width and white space.
+    """A name without regard to case, width, white space, and quotes around it.
 
-    >>> fold("  Café\\u00a0 Noir "), fold("STRASSE") == fold("Straße")
-    ('café noir', True)
+    >>> fold("  Café\\u00a0 Noir "), fold("STRASSE") == fold("Straße"), fold('"Hamlet"')
+    ('café noir', True, 'hamlet')
     """
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return folded[1:-1] if len(folded) > 2 and folded[0] == folded[-1] in "'\"" else folded

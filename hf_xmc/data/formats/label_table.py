@@ -10,13 +10,11 @@ from pathlib import Path
 from hf_xmc.data.files import lines, plain_suffix
 from hf_xmc.data.formats.fields import (
     TERM_TEXTS,
-    URI_CELL,
-    names_in,
     template,
     term_columns,
     text_of,
-    uri_of,
 )
+from hf_xmc.data.formats.label_cells import URI_CELL, as_text, names_in, uri_of
 from hf_xmc.data.formats.languages import chosen_language, language_code, note_elsewhere
 from hf_xmc.data.formats.separators import delimiter_of
 from hf_xmc.data.formats.source import Choices, LabelNames, Options, Record, Records
@@ -66,7 +64,7 @@ def labels(
         stream = in_one_column(path, field, options)
     delimiters = {name: column_delimiter(path, name, options) for name in LIST_COLUMNS if name in header}
     for i, (line, record, text, elsewhere) in enumerate(stream):
-        label: Record = {"uid": uri_of(str(record[uid])) if uid else text, "text": text}
+        label: Record = {"uid": uri_of(str(as_text(record[uid]))) if uid else text, "text": text}
         label |= {key: value for key, value in record.items() if key not in (uid, field, "uid", "text")}
         for key, delimiter in delimiters.items():
             if isinstance(label.get(key), str):
@@ -90,7 +88,8 @@ def only_column(free: list[str], path: Path) -> str:
     rest = [name for name in free if plain_name(name) not in (*LIST_COLUMNS, "weight", "notation", "description")]
     if len(rest) > 1:
         found = f"no column is clearly the text of labels; it has {', '.join(free)[:200]}"
-        raise DataError(found, path, 1, "call the column with the texts text, and the one that identifies labels uid")
+        hint = "call the column with the texts text, and the one that identifies labels uid, in the first row"
+        raise DataError(found, path, 1, hint)
     return "".join(rest or free[:1])
 
 
@@ -139,7 +138,7 @@ def in_languages(
     count = 0
     for line, record in rows(path, options.encoding, Problems()):
         own, others = cells(record, [language]), cells(record, (code for code in columns if code != language))
-        name = uri_of(str(record[uid])) if uid else f"line {line}"
+        name = uri_of(str(as_text(record[uid]))) if uid else f"line {line}"
         if not own and not others:
             problems.note(WITHOUT_NAME, f"{path}, line {line}: {name!r:.80}", "left out as deprecated")
             continue

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from hf_xmc.data.formats.fields import listed
+from hf_xmc.data.formats.label_cells import listed
 from hf_xmc.data.formats.label_names import PATH, LabelNames
 
-DELIMITERS = ("|", ";", "\t", "\n", ",")
-STRONG = ("|", ";", "\t")  # rarely part of a name
+DELIMITERS = ("|", ";", "\t", "\n", ",", "\uff1b", "\u3001")  # the last two in Chinese and Japanese
+STRONG = ("|", ";", "\t", "\uff1b")  # rarely part of a name
+NOTED = (*DELIMITERS, "\uff0c", "::", " / ", "/", " & ")  # also what separates nothing unless the user says so
 FEW = 0.05  # share of the cells below which a mark may be part of a name
 ENOUGH = 20  # cells from which that can be said
 COMMA = 0.5  # what a comma counts against other marks: many names have one
@@ -73,7 +74,7 @@ def looks_otherwise(cell: Any, delimiter: str | None, names: LabelNames) -> str:
     """
     if not isinstance(cell, str) or delimiter == "json" or listed(cell) is not None:
         return ""
-    for mark in DELIMITERS:
+    for mark in NOTED:
         if mark == delimiter or mark not in cell:
             continue
         weak = delimiter in (None, ",") or delimiter not in cell

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,13 @@ VOCABULARIES = {
     ".owl": "xml",
     ".jsonld": "json-ld",
     ".json-ld": "json-ld",
+    ".trig": "trig",
+    ".nq": "nquads",
 }
+WITH_GRAPHS = ("trig", "nquads", "json-ld")  # in which statements may be in graphs that have names
 SKOS = "http://www.w3.org/2004/02/skos/core#"
+SKOS_XL = "http://www.w3.org/2008/05/skos-xl#"
+KINDS_OF_BROADER = "http://purl.org/iso25964/skos-thes#"  # broaderGeneric, broaderPartitive, broaderInstantial
 MAX_BYTES = 2**31  # of a vocabulary, which is parsed as a whole
 MAX_ENTITY = 250  # characters; what files declare as an entity is the beginning of an address
 
@@ -65,10 +71,12 @@ def concepts(
     """
     from rdflib import DCTERMS, OWL, Literal, Namespace, URIRef
 
-    skos, graph = Namespace(SKOS), parsed(path)
+    skos, graph = Namespace(SKOS), parsed(path, options.encoding)
     problems = problems or Problems()
     uris = concept_uris(graph)
-    old = {uri for uri in uris if str(graph.value(uri, OWL.deprecated)).lower() == "true"}
+    old = {uri for uri in uris if str(graph.value(uri, OWL.deprecated)).strip().lower() in ("true", "1")}
+    for name in nameless_nodes(graph):
+        problems.note("concepts without a uri", f"{path}: {name!r:.80}", "left out; give the concept a uri")
     names_found = names_by_language(graph, (uri for uri in uris if uri not in old))
     language = chosen_language(names_found, options, choices, evidence, path)
     by_template = template(options.label_template)
@@ -153,36 +161,79 @@ class Names:
         self.elsewhere = in_language(given["prefLabel"], ""), rest
 
 
-def parsed(path: Path) -> Any:
+def parsed(path: Path, encoding: str | None = None) -> Any:
     """A vocabulary as a graph. Nothing that it refers to is fetched.
+
+    Args:
+        encoding: of the file, if it has no byte order mark, and is not XML, which states its own.
 
     Raises:
         DataError: it cannot be read, is too large, declares XML entities that grow, or needs a JSON-LD context from
             elsewhere.
     """
-    from rdflib import Graph
+    from rdflib import Dataset, Graph
 
-    graph, kind = Graph(), VOCABULARIES[plain_suffix(path)]
+    kind = VOCABULARIES[plain_suffix(path)]
+    graph = Dataset(default_union=True) if kind in WITH_GRAPHS else Graph()
     logging.getLogger("rdflib").setLevel(logging.ERROR)  # it warns about every invalid date
     try:
         with open_bytes(path) as file:
-            content: bytes | str = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
+            raw: bytes = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
             raise DataError(f"larger than {MAX_BYTES:,} bytes", path, hint="keep the concepts that you need")
-        mark = next((name for start, name in BYTE_ORDER_MARKS if content.startswith(start)), "")  # type: ignore[arg-type]
-        if mark and isinstance(content, bytes):
-            content = content.decode(mark)
+        mark = next((name for start, name in BYTE_ORDER_MARKS if raw.startswith(start)), "")
+        kind = syntax_of(raw) or kind
+        content: bytes | str = raw
+        if mark or kind != "xml":
+            content = raw.decode(mark or encoding or "utf-8")
             content = re.sub(r"^\s*<\?xml[^>]*\?>", "", content)  # its encoding is that of the file, not of the text
         if kind == "json-ld" and (remote := remote_context(json.loads(content))):
             raise DataError(f"its context is at {remote!r:.100}", path, hint="put the context into the file")
         if kind == "xml":
             refuse_entities(content, path)
-        graph.parse(data=content, format=kind)
+        graph.parse(BytesIO(content) if isinstance(content, bytes) else StringIO(content), format=kind)
+        name_by_literals(graph)
     except DataError:
         raise
+    except UnicodeError as error:
+        hint = "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ...)"
+        raise DataError(f"not {encoding or 'UTF-8'} ({getattr(error, 'reason', error)})", path, hint=hint) from error
     except Exception as error:  # rdflib's parsers raise exceptions of many kinds
         raise DataError(f"not a SKOS vocabulary ({error!s:.120})", path, hint="is the file complete?") from error
     return graph
+
+
+def syntax_of(content: bytes) -> str:
+    """The syntax of a vocabulary where its beginning leaves no doubt, whatever the file is called; else empty."""
+    start = content[:500].lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0").replace(b"\0", b"")  # of UTF-8 and UTF-16
+    if start.startswith((b"<?xml", b"<rdf:", b"<!DOCTYPE", b"<!--")):
+        return "xml"
+    return "turtle" if re.match(rb"@prefix\s|@base\s|PREFIX\s", start) and b"{" not in content else ""
+
+
+def name_by_literals(graph: Any) -> None:
+    """Give concepts that are named by resources of SKOS-XL the plain names that these stand for, as the standard says
+    (SKOS Reference, section B.3.4.1)."""
+    from rdflib import Namespace
+
+    skos, xl = Namespace(SKOS), Namespace(SKOS_XL)
+    for kind in ("prefLabel", "altLabel", "hiddenLabel"):
+        found = [
+            (concept, literal)
+            for concept, label in graph.subject_objects(xl[kind])
+            for literal in graph.objects(label, xl.literalForm)
+        ]
+        for concept, literal in found:
+            graph.add((concept, skos[kind], literal))
+
+
+def nameless_nodes(graph: Any) -> list[str]:
+    """The names of concepts without a uri, which nothing can refer to."""
+    from rdflib import RDF, BNode, Namespace
+
+    skos = Namespace(SKOS)
+    nodes = [node for node in graph.subjects(RDF.type, skos.Concept) if isinstance(node, BNode)]
+    return sorted(str(next(graph.objects(node, skos.prefLabel), "")) for node in nodes)
 
 
 class RootReached(Exception):
@@ -260,6 +311,10 @@ def broader(graph: Any) -> dict[str, list[str]]:
     skos = Namespace(SKOS)
     pairs = {(str(child), str(parent)) for child, parent in graph.subject_objects(skos.broader)}
     pairs |= {(str(child), str(parent)) for parent, child in graph.subject_objects(skos.narrower)}
+    for kind in ("Generic", "Partitive", "Instantial"):
+        its = Namespace(KINDS_OF_BROADER)
+        pairs |= {(str(child), str(parent)) for child, parent in graph.subject_objects(its[f"broader{kind}"])}
+        pairs |= {(str(child), str(parent)) for parent, child in graph.subject_objects(its[f"narrower{kind}"])}
     above: dict[str, list[str]] = {}
     for child, parent in sorted(pairs):
         above.setdefault(child, []).append(parent)
@@ -286,7 +341,8 @@ def in_language(values: Iterable[Any], language: str, exactly: str = "") -> list
     Args:
         exactly: the language with its region, as in `"en-GB"`; literals of just this one come first.
     """
-    tagged = [(str(getattr(value, "language", None) or "").lower(), str(value)) for value in values]
+    tagged = [(str(getattr(value, "language", None) or "").lower(), str(value).strip()) for value in values]
+    tagged = [(tag, text) for tag, text in tagged if text]
     exactly = exactly.replace("_", "-")
     found = sorted({(tag != exactly.lower() if exactly else False, tag, text) for tag, text in tagged})
     if not language:

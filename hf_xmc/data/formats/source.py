@@ -97,6 +97,7 @@ class Source:
         splits: queries by split.
         labels: a function that streams the labels.
         label_path: the file with the labels, for error messages.
+        ids_given: labels of queries are ids as the source has them, and not found by name.
         labels_last: labels are known only after all queries were read, because only the queries name them.
         description: name, licence, source, propensity constants and maximum lengths, as far as the source states them.
         filters: split -> file of pairs that are excluded from evaluation, one `row label` per line.
@@ -110,6 +111,7 @@ class Source:
     labels: Stream
     label_path: Path
     labels_last: bool = False
+    ids_given: bool = False
     description: dict[str, Any] = field(default_factory=dict)
     filters: dict[str, Path] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)

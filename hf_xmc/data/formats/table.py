@@ -16,15 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.files import find_file, plain_suffix
+from hf_xmc.data.files import find_file, first_lines, plain_suffix
 from hf_xmc.data.formats import label_table, skos
 from hf_xmc.data.formats.columns import Columns
 from hf_xmc.data.formats.fields import (
     SPLIT_NAMES,
     SPLIT_WORDS,
     checked_schemes,
-    names_in,
 )
+from hf_xmc.data.formats.label_cells import as_text, is_empty, names_in
 from hf_xmc.data.formats.label_names import fold
 from hf_xmc.data.formats.separators import looks_otherwise
 from hf_xmc.data.formats.source import (
@@ -67,7 +67,7 @@ def tables_in(folder: Path) -> dict[str, Path]:
     if "train" in named:
         return named
     files = [p for p in sorted(folder.iterdir()) if p.is_file() and plain_suffix(p) in SUFFIXES]
-    files = [p for p in files if plain_suffix(p) != ".json"]  # of which most are settings
+    files = [p for p in files if plain_suffix(p) != ".json" or begins_a_list(p)]  # most are settings
     tables = [p for p in files if p.name.split(".")[0].lower() not in LABEL_FILES] or files
     if len(tables) == 1:
         return {"train": tables[0]}
@@ -78,6 +78,11 @@ def tables_in(folder: Path) -> dict[str, Path]:
     if "train" not in splits and len(splits.get("", ())) == 1:
         splits["train"] = splits.pop("")
     return {s: splits[s][0] for s in SPLIT_NAMES if len(splits.get(s, ())) == 1} if "train" in splits else {}
+
+
+def begins_a_list(path: Path) -> bool:
+    """Whether a JSON file is a list."""
+    return next(iter(first_lines(path, 1)), "").lstrip().startswith("[")
 
 
 def open_source(path: Path, options: Options) -> Source:
@@ -196,7 +201,7 @@ def queries(
 
 def uid_in(record: Record, columns: Columns) -> str:
     """The uid of a row; empty if it has none."""
-    return str(record[columns.uid]) if columns.uid and record.get(columns.uid) is not None else ""
+    return str(as_text(record[columns.uid])) if columns.uid and not is_empty(record.get(columns.uid)) else ""
 
 
 def key_of(record: Record, columns: Columns, text: str) -> str | int:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from hf_xmc.data.files import find_file, lines
+from hf_xmc.data.files import find_file, first_lines, lines
 from hf_xmc.data.formats.source import (
     LEFT_OUT,
     UNREADABLE,
@@ -51,6 +51,7 @@ OLD = ("{}.txt",)
 FILTERS = ("filter_labels_{}.txt", "{}_filter_labels.txt", "filter_{}.txt")
 LABELS = ("Y.txt", "lbl.txt", "label.raw.txt", "labels.txt", "output-items.txt", "Yf.txt", "label_map.txt")
 FEATURE_NAMES = ("Xf.txt", "vocab.txt")
+LOOKED_AT = 1000  # lines of the label file that show whether they have their numbers
 
 
 def named(folder: Path, patterns: tuple[str, ...], stems: tuple[str, ...] = ("",)) -> Path | None:
@@ -82,10 +83,7 @@ def old_file(folder: Path, stems: tuple[str, ...]) -> Path | None:
 
 def first_line(path: Path) -> str:
     """The first line of a text file; empty if it cannot be read."""
-    try:
-        return next(lines(path), (1, ""))[1]
-    except DataError:
-        return ""
+    return next(iter(first_lines(path, 1)), "")
 
 
 def open_source(folder: Path, options: Options) -> Source:
@@ -119,6 +117,7 @@ def open_source(folder: Path, options: Options) -> Source:
         labels=stream,
         label_path=label_path or splits["train"].path,
         labels_last=label_path is None,
+        ids_given=not by_name,
         filters=filters,
         files=[*files, *more, *filters.values()],
     )
@@ -198,13 +197,32 @@ def feature_names(folder: Path, path: Path, encoding: str | None) -> list[str]:
 
 
 def labels(path: Path, names: LabelNames, options: Options, problems: Problems) -> Records:
-    """One label text per line; if the line has a tab, the uid comes before it."""
+    """One label text per line; if the line has a tab, the uid comes before it. A number of the line, in front of the
+    text or behind it, is the uid."""
+    side = numbered(first_lines(path, LOOKED_AT))
     for line, text in lines(path, options.encoding):
-        yield label(line, text, names)
+        yield label(line, text, names, side)
 
 
-def label(line: int, text: str, names: LabelNames) -> tuple[int, Record]:
+def numbered(some: list[str]) -> int:
+    """Where all lines have their number, counted from 0 or 1: 0 in front, 1 behind a tab at the end, -1 nowhere.
+
+    >>> numbered(["red\\t0", "car\\t1"]), numbered(["1 red", "2 dark blue"]), numbered(["red", "1"])
+    (1, 0, -1)
+    """
+    for side in (0, 1):
+        pairs = [text.split(None, 1) if side == 0 else text.rsplit("\t", 1) for text in some]
+        found = [pair[side].strip() if len(pair) == 2 else "" for pair in pairs]
+        if len(found) > 1 and any(found == [str(row + start) for row in range(len(found))] for start in (0, 1)):
+            return side
+    return -1
+
+
+def label(line: int, text: str, names: LabelNames, side: int = -1) -> tuple[int, Record]:
     """A line of the label file as a label."""
+    if side >= 0:
+        pair = text.split(None, 1) if side == 0 else [*reversed(text.rsplit("\t", 1))]
+        text = "\t".join(pair)
     uid, tab, rest = text.partition("\t")
     record = {"uid": uid, "text": rest} if tab and uid.strip() else {"uid": f"label-{line - 1}", "text": text.strip()}
     names.add(uid if record["uid"] == uid else None, line - 1, record["text"].strip())  # not a made-up uid

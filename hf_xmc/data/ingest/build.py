@@ -14,7 +14,7 @@ from datasets import Dataset, Features
 from hf_xmc.data.arrow import ArrowTableWriter, batches, list_column, map_table
 from hf_xmc.data.formats.source import UNREADABLE, Source
 from hf_xmc.data.ingest.filters import read_filter, write_filters
-from hf_xmc.data.ingest.findings import leave_out_repeated, note_findings, note_moved_examples
+from hf_xmc.data.ingest.findings import leave_out_repeated, note_findings, note_moved_examples, sayings
 from hf_xmc.data.ingest.labels import stage_labels
 from hf_xmc.data.ingest.queries import (
     MAX_LABELS,
@@ -73,7 +73,7 @@ def build(
     write_filters(staged, places, filters, folder)
     note_findings(staged, places, labels, counts, problems)
     note_moved_examples(positives, given, labels, problems)
-    about = source.description
+    about, said = source.description, [*source.choices.said, *sayings(labels, problems)]
     description = {
         "name": name,
         "licence": str(about.get("licence", "")),
@@ -82,7 +82,7 @@ def build(
         "num_train_queries": len(in_train),
         **({"max_lengths": about["max_lengths"]} if "max_lengths" in about else {}),
         **({"reading": source.choices.reading.to_json()} if source.choices.reading else {}),
-        **({"said": source.choices.said} if source.choices.said else {}),
+        **({"said": said} if said else {}),
     }
     (folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     (folder / "staged-labels.arrow").rename(folder / "labels.arrow")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import numpy as np
 from datasets import Dataset
 
@@ -10,6 +13,10 @@ from hf_xmc.data.hierarchy import table_pairs
 from hf_xmc.data.ingest.queries import Staged, hashes, repeated_in_pool
 from hf_xmc.errors import DataError, Problems
 from hf_xmc.types import Positives
+
+MEANINGLESS = "labels whose text is a number or an address"
+NUMBER_OR_ADDRESS = re.compile(r"[-+]?\d+([.,]\d+)*|(?:https?://|urn:)\S+", re.IGNORECASE)
+EMPTY_CELL = re.compile(r"none|null|n/?a|#n/a|#(?:ref|value|num|null)!|#name\?|#div/0!|-", re.IGNORECASE)
 
 
 def note_findings(
@@ -33,6 +40,7 @@ def note_findings(
         problems.note("labels without training queries", message, "kept; predicted from its text alone", 0)
     problems.counts["labels without training queries"] += int((counts == 0).sum())
     note_shared_label_texts(labels, problems)
+    note_meaningless_labels(labels, problems)
     note_unknown_parents(labels, problems)
     problems.counts += type(problems.counts)()  # removes kinds that were not found
 
@@ -86,6 +94,41 @@ def note_shared_label_texts(labels: Dataset, problems: Problems) -> None:
         message = f"label {row} ({labels[row]['uid']!r}, {excerpt(labels[row]['text'])})"
         problems.note("labels with the text of another", message, "kept; an encoder gives both the same score", 0)
     problems.counts["labels with the text of another"] += len(later)
+
+
+def note_meaningless_labels(labels: Dataset, problems: Problems) -> None:
+    """Note labels whose text is a number or an address, of which an encoder learns nothing, looks like an empty cell,
+    or is the uid of another label."""
+    kinds: dict[str, tuple[str, Callable[[str], object]]] = {
+        MEANINGLESS: (
+            "kept; a label file with their names (--label_file) helps every label that has few examples",
+            NUMBER_OR_ADDRESS.fullmatch,
+        ),
+        "labels that look like an empty cell": (
+            "kept; if cells were empty, write nothing into them",
+            EMPTY_CELL.fullmatch,
+        ),
+    }
+    row, row_of = 0, {uid: row for row, uid in enumerate(labels["uid"][:])}
+    for batch in batches(labels, ["uid", "text"]):
+        for uid, text in zip(batch["uid"].to_pylist(), batch["text"].to_pylist(), strict=True):
+            for kind, (handled, matches) in kinds.items():
+                if matches(text.strip()):
+                    problems.note(kind, f"label {row} ({uid!r}, {excerpt(text)})", handled)
+            if row_of.get(text, row) != row:
+                handled = "kept; this name always means the label with the uid"
+                message = f"label {row} ({uid!r}) has the text {excerpt(text)}, the uid of label {row_of[text]}"
+                problems.note("labels whose text is the uid of another", message, handled)
+            row += 1
+
+
+def sayings(labels: Dataset, problems: Problems) -> list[str]:
+    """What was found of the labels and is said even where findings are not printed."""
+    count = problems.counts[MEANINGLESS]
+    if 10 * count < 9 * len(labels):
+        return []
+    text = next(iter(labels.take(1)["text"]))
+    return [f"Labels are numbers or addresses, as {text!r:.60}; --label_file names a table of what they mean"]
 
 
 def note_unknown_parents(labels: Dataset, problems: Problems) -> None:

@@ -18,7 +18,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from hf_xmc.data.arrow import BATCH_CHARACTERS, BATCH_ROWS, ArrowTableWriter, batches, map_table
-from hf_xmc.data.formats.fields import check_not_multi_hot
+from hf_xmc.data.formats.label_cells import check_not_multi_hot
 from hf_xmc.data.formats.source import LEFT_OUT, Record, Source
 from hf_xmc.errors import DataError, Problems
 
@@ -82,7 +82,7 @@ def stage_queries(
     with ArrowTableWriter(target, Features({**QUERY_FEATURES, **OPTIONAL_FEATURES})) as writer:
         for numbers, records in in_batches(stream):
             numbers, records = drop_non_text(numbers, records, path, problems)
-            if not lines:
+            if not lines and source.ids_given:
                 check_not_multi_hot((record["labels"] for record in records), label_path)
             here = {name for name in OPTIONAL_FEATURES if any(name in record for record in records)}
             found |= here
@@ -193,7 +193,8 @@ def repair_labels(
                 f"the labels of row {number} refer to id {id_:,}",
                 path,
                 line,
-                f"the label table has {num_labels:,} rows; was it built from another split?",
+                f"the label table has {num_labels:,} rows, counted from 0; "
+                + ("do ids begin with 1 here?" if id_ == num_labels else "was it built from another split?"),
             )
             problems.error("bad ids", error, "the id was left out")
         elif id_ in kept:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.hub.card import write_model_card
 from hf_xmc.hub.folder import CONFIG, load_model
-from hf_xmc.hub.run import RUN, read_json, versions, write_json
+from hf_xmc.hub.run import METRICS, RUN, read_json, versions, write_json
 from hf_xmc.inference.evaluation.confidence import measure_confidence
 from hf_xmc.inference.evaluation.predictions import read_predictions, write_predictions
 from hf_xmc.inference.evaluation.report import Texts, render_report
@@ -56,7 +55,8 @@ from hf_xmc.types import Positives, TopK
 
 logger = logging.get_logger(__name__)
 KS = (1, 3, 5)
-PREDICTIONS = "predictions.parquet"
+PREDICTIONS, REPORT, DETAILS = "predictions.parquet", "report.html", "details.json"
+FILES = (METRICS, DETAILS, PREDICTIONS, REPORT)  # of an evaluation, which are written as one
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def evaluate(
         ranked["before reranking"] = before
     folder = Path(output_dir)
     trained = (folder / CONFIG).is_file()  # the trained folder itself
-    with transaction(folder) if trained else nullcontext(folder) as target:
+    with transaction(folder, only=None if trained else FILES) as target:
         found = evaluate_predictions(
             topk,
             data,
@@ -410,9 +410,9 @@ def evaluate_predictions(
     )
     folder = Path(output_dir)
     write_predictions(topk, rows["uid"][:], folder / PREDICTIONS)
-    write_page(page, folder / "report.html")
-    write_json(details, folder / "details.json")
-    write_json(document, folder / "metrics.json")
+    write_page(page, folder / REPORT)
+    write_json(details, folder / DETAILS)
+    write_json(document, folder / METRICS)
     return Evaluation(
         metrics,
         compared,

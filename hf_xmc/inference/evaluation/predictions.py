@@ -12,6 +12,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from hf_xmc.data.files import replacing
+from hf_xmc.data.transaction import finish
 from hf_xmc.errors import DataError
 from hf_xmc.types import TopK
 
@@ -107,6 +108,7 @@ def _are_other_numbers(label_uids: Sequence[str]) -> bool:
 
 
 def _read(path: Path) -> pa.Table:
+    finish(path.parent)
     if not path.is_file():
         raise DataError("no such file", path)
     try:

@@ -12,7 +12,10 @@ from hf_xmc.errors import SettingsError
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference.explain.explanations import Explanation, explain_text
 from hf_xmc.inference.explain.faithfulness import measure_explanation
+from hf_xmc.inference.given_texts import given_list, given_texts
 from hf_xmc.inference.loading import AnyDataset, AnyTagger, as_dataset, as_tagger
+from hf_xmc.inference.options import positive
+from hf_xmc.retrieval.catalogue import whole_numbers
 from hf_xmc.retrieval.index import LabelIndex
 
 
@@ -60,14 +63,14 @@ def explain(
         for found in explain("outputs/demo/model", "Aligns short reads to a reference genome", measure=True):
             print(found.label, found.words, found.faithfulness)
     """
-    if k < 1:
-        raise SettingsError(f"k is {k}; it must be at least 1")
+    k, rows = positive(k, "k"), given_texts([texts] if isinstance(texts, str) else texts)
     tagger = as_tagger(tagger)
     ids = None if label_ids is None else with_ids(tagger.index, label_ids)
     train = train_queries if dataset is None else as_dataset(dataset).queries["train"]
     found = [
         one
-        for text in ([texts] if isinstance(texts, str) else texts)
+        for text in rows
+        if text.strip()  # an empty one has no labels
         for one in explain_text(tagger, text, k, ids, method, how, unit, train_queries=train, **options)
     ]
     if not measure:
@@ -84,9 +87,10 @@ def with_ids(index: LabelIndex, labels: Sequence[str | int]) -> list[int]:
     Raises:
         SettingsError: a uid that is not in the index.
     """
+    labels = given_list(labels, "label_ids")
     named = [label for label in labels if isinstance(label, str)]
     try:
         rows = dict(zip(named, changes.label_ids(index, named).tolist(), strict=True))
     except KeyError as error:
         raise SettingsError(str(error.args[0]).rstrip("."), hint="give the uid of a label of the tagger") from error
-    return [rows[label] if isinstance(label, str) else int(label) for label in labels]
+    return whole_numbers([rows[label] if isinstance(label, str) else label for label in labels]).tolist()

@@ -105,9 +105,11 @@ def export(
         target = Path(output) if output is not None else beside.with_name(f"{beside.name}-sentence-transformers")
         written = export_sentence_transformers(load_model(path), target, side)
     else:
-        written = (export_onnx if to == "onnx" else export_openvino)(path, load_model(path), int8)
-    cost = measure_cost(path, to, as_dataset(dataset)) if int8 and dataset is not None else {}
-    return Exported(written, size_of(written), cost)
+        with transaction(path) as staging:  # graph and cost as one
+            written = (export_onnx if to == "onnx" else export_openvino)(path, load_model(path), int8)
+            cost = measure_cost(staging, to, as_dataset(dataset)) if int8 and dataset is not None else {}
+        return Exported(written, size_of(written), cost)
+    return Exported(written, size_of(written))
 
 
 def export_static(folder: Path, dataset: AnyDataset | None, target: Path) -> Exported:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoConfig, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_xmc.data.arrow import read_parquet
 from hf_xmc.data.dataset import XMCDataset
@@ -30,6 +29,7 @@ from hf_xmc.retrieval.folder import loading_encoder
 from hf_xmc.retrieval.index import ABOUT, LABELS
 from hf_xmc.retrieval.knowledge import KNOWLEDGE, Knowledge
 from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.checkpoints import last_checkpoint
 from hf_xmc.training.trainer import XMCTrainer
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def train_tagger(
         peft_config=peft_config,
         callbacks=[*callbacks],
     )
-    seconds = trainer.train(resume_from_checkpoint=last_checkpoint(args, folder)).metrics["train_runtime"]
+    seconds = trainer.train(resume_from_checkpoint=checkpoint_of(args, folder)).metrics["train_runtime"]
     pushes, trainer.args.push_to_hub = args.push_to_hub, False  # the complete folder is pushed below
     if not trainer.is_world_process_zero():
         trainer.save_model(str(folder))  # takes part in what the first process saves
@@ -217,10 +217,10 @@ def new_model(model_name_or_path: str, max_lengths: dict[str, int], seed: int, *
         return XMCDualEncoderModel.from_encoder(model_name_or_path, **{**usual, **settings})
 
 
-def last_checkpoint(args: XMCTrainingArguments, folder: Path) -> str | bool | None:
+def checkpoint_of(args: XMCTrainingArguments, folder: Path) -> str | bool | None:
     """What `resume_from_checkpoint` asks for, as the Trainer takes it: a folder; `true` for the last checkpoint of the
     run; or `auto` for the last one if there is any, so that the same command starts and resumes a run."""
     given = str(args.resume_from_checkpoint).lower()
     if given == "auto":
-        return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        return last_checkpoint(folder)
     return {"true": True, "false": False}.get(given, args.resume_from_checkpoint)

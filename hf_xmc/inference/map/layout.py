@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 
 from hf_xmc.data.checksums import check_manifest, forget_checksums
+from hf_xmc.data.documents import read_arrays, write_arrays
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import ModelFolderError
@@ -61,11 +62,9 @@ class Layout:
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the layout into a trained folder."""
-        from safetensors.numpy import save_file
-
         with transaction(folder) as staging, replacing(staging / POSITIONS) as temporary:
             forget_checksums(staging)
-            save_file({"ids": self.ids, "positions": self.positions}, temporary)
+            write_arrays({"ids": self.ids, "positions": self.positions}, temporary, POSITIONS)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> Layout:
@@ -74,16 +73,12 @@ class Layout:
         Raises:
             ModelFolderError: the file is damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
         check_manifest(folder, {POSITIONS})
-        try:
-            held = load_file(folder / POSITIONS)
-            return cls(held["ids"], held["positions"])
-        except (SafetensorError, KeyError) as error:
-            hint = f"delete {folder / POSITIONS}; hf-xmc map makes it again"
-            raise ModelFolderError(f"{POSITIONS} cannot be read ({error!s:.200})", folder, hint=hint) from error
+        hint = f"delete {folder / POSITIONS}; hf-xmc map makes it again"
+        held = read_arrays(folder / POSITIONS, {"ids": ("i", 1), "positions": ("f", 2)}, hint=hint)
+        if held["positions"].shape != (len(held["ids"]), 2) or (np.diff(held["ids"]) <= 0).any():
+            raise ModelFolderError("these are not places of labels", folder / POSITIONS, hint=hint)
+        return cls(held["ids"], held["positions"])
 
 
 def tsne(vectors: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -8,7 +8,6 @@ later have no classifier.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from safetensors.numpy import save_file
 from scipy.sparse import csc_array, csr_array
 from scipy.special import expit
 from tqdm.auto import tqdm
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.documents import read_arrays, read_document, write_arrays, write_document
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import ModelFolderError, SettingsError
@@ -182,8 +180,8 @@ class LexicalLabels:
             replacing(staging / ARRAYS) as numbers,
         ):
             forget_checksums(staging)
-            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            save_file(self.arrays(), str(numbers))
+            write_document(about, description, LEXICAL)
+            write_arrays(self.arrays(), numbers, ARRAYS)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], /) -> LexicalLabels:

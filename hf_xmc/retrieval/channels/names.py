@@ -8,7 +8,6 @@ texts with this name carry the label. A logistic model turns these into a probab
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from safetensors.numpy import save_file
 from scipy.special import expit, logit
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.documents import read_arrays, read_document
+from hf_xmc.data.documents import read_arrays, read_document, write_arrays, write_document
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import ModelFolderError, SettingsError
@@ -332,8 +330,8 @@ class LabelNames:
             replacing(staging / ARRAYS) as numbers,
         ):
             forget_checksums(staging)
-            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            save_file({name: np.ascontiguousarray(column) for name, column in arrays.items()}, str(numbers))
+            write_document(about, description, NAMES)
+            write_arrays(arrays, numbers, ARRAYS)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], /) -> LabelNames:

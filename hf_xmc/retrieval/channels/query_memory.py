@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
 from hf_xmc.data.checksums import forget_checksums
-from hf_xmc.data.documents import is_sound, read_arrays, read_document
+from hf_xmc.data.documents import is_sound, read_arrays, read_document, write_arrays, write_document
 from hf_xmc.data.files import replacing
 from hf_xmc.data.transaction import read_whole, transaction
 from hf_xmc.errors import DataError, ModelFolderError, SettingsError
@@ -293,8 +291,8 @@ class QueryMemory:
             replacing(staging / EMBEDDINGS) as vectors,
         ):
             forget_checksums(staging)
-            description.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-            save_file(arrays, str(pairs))
+            write_document(about, description, MEMORY)
+            write_arrays(arrays, pairs, POSITIVES)
             with vectors.open("wb") as file:  # numpy would add a suffix to a name
                 np.save(file, self.embeddings, allow_pickle=False)
 

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio import processing_utils
+from starlette.middleware import Middleware
 
+from hf_xmc.serving.access import Keys
+from hf_xmc.serving.batching import Batcher, Queued, in_background
+from hf_xmc.serving.gate import Gate
 from hf_xmc.serving.page.about import about_tab
 from hf_xmc.serving.page.catalogue import catalogue_tab
 from hf_xmc.serving.page.language import LANGUAGES, Words
@@ -32,6 +36,7 @@ def build_page(
     shared_changes: bool = False,
     may_change: Callable[[gr.Request], bool] = lambda request: True,
     changed: Callable[[], None] = lambda: None,
+    batcher: Callable[[], Batcher] | None = None,
 ) -> gr.Blocks:
     """Build the page: one address for each language, `/`, `/de` and `/fi`, and the API `/predict`.
 
@@ -41,15 +46,18 @@ def build_page(
             them.
         may_change: whether the visitor who sent a request may add labels that are there for everybody.
         changed: called after each change of such labels.
+        batcher: gives the queue in which texts wait for the encoder; by default one of the page's own.
     """
+    batcher = batcher or in_background(service)
+    changes = (shared_changes, may_change, changed, batcher)
     about = service.about()
     first, *others = LANGUAGES
     with gr.Blocks(title=title_of(about), analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as made:
-        build_language(service, about, first, shared_changes, may_change, changed)
-        gr.api(predict_function(service), api_name="predict")
+        build_language(service, about, first, *changes)
+        gr.api(predict_function(Queued(service, batcher)), api_name="predict")
     for language in others:
         with made.route(LANGUAGES[language], f"/{language}", show_in_navbar=False):
-            build_language(service, about, language, shared_changes, may_change, changed)
+            build_language(service, about, language, *changes)
     made.state_session_capacity = MOST_VISITS
     return made.queue(max_size=service.limits.queue, default_concurrency_limit=AT_A_TIME)
 
@@ -58,7 +66,7 @@ def build_language(service: TaggingService, about: About, language: str, *change
     """The page in one language, inside a `gr.Blocks`.
 
     Args:
-        *changes: `shared_changes`, `may_change` and `changed` of `Page`.
+        *changes: `shared_changes`, `may_change`, `changed` and `batcher` of `Page`.
     """
     w = Words(language)
     visit = gr.State(Visit(), time_to_live=KEPT_SECONDS)
@@ -100,7 +108,7 @@ def mount_page(app: FastAPI, service: TaggingService, path: str = "/", **changes
     """Put the page on a FastAPI app; at `/` it comes after all other routes, since it takes what is left.
 
     Args:
-        **changes: of `build_page`: `shared_changes`, `may_change`, `changed`.
+        **changes: of `build_page`: `shared_changes`, `may_change`, `changed`, `batcher`.
 
     Pages of Gradio in this process download nothing for visitors any more.
     """
@@ -119,7 +127,8 @@ def launch_page(service: TaggingService, shared_changes: bool = False, **options
         **options: of `gr.Blocks.launch`.
     """
     made = build_page(service, shared_changes)
-    own = {"state_session_capacity": MOST_VISITS}
+    gate = Middleware(Gate, limits=service.limits, keys=Keys(), own_pages_only=False)  # any page may use a Space
+    own: dict[str, Any] = {"state_session_capacity": MOST_VISITS, "app_kwargs": {"middleware": [gate]}}
     made.launch(**{**page_options(service), **own, **options, "prevent_thread_lock": True})
     guard(made)
     if not options.get("prevent_thread_lock"):

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from hf_xmc.errors import DataError, SettingsError
+from hf_xmc.serving.batching import Batcher, Queued
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import STATUS, note
@@ -32,6 +33,7 @@ class Page:
         shared_changes: whether labels that a visitor adds are there for all visitors.
         may_change: whether the visitor who sent a request may add such labels.
         changed: called after each of these changes.
+        batcher: gives the queue in which texts wait for the encoder; without it a text goes there by itself.
     """
 
     service: TaggingService
@@ -41,10 +43,16 @@ class Page:
     shared_changes: bool = False
     may_change: Callable[[gr.Request], bool] = lambda request: True
     changed: Callable[[], None] = lambda: None
+    batcher: Callable[[], Batcher] | None = None
 
     def service_of(self, visit: Visit) -> TaggingService:
         """The tagger with the visitor's own labels."""
         return visit.service or self.service
+
+    def tagger_of(self, visit: Visit) -> TaggingService | Queued:
+        """What tags the visitor's texts."""
+        service = self.service_of(visit)
+        return service if self.batcher is None else Queued(service, self.batcher)
 
     def add_label(self, visit: Visit, request: gr.Request, name: str, definition: str) -> Label:
         """Add a label for the visitor, or for everybody.

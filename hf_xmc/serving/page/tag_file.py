@@ -19,6 +19,7 @@ from hf_xmc.data.spreadsheets import unpacked_size
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.tag_files import OUTPUTS, LabelColumns, Summary, as_text, merge, tag_file_of, write_part
 from hf_xmc.inference.text_files import KINDS, TextFile, first_rows, open_texts, read_rows, read_windows, texts_of
+from hf_xmc.serving.batching import BATCH, Queued
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import PRIVATE, note, render
@@ -171,7 +172,7 @@ def tagged_file(
         raise RequestRefused("no_column", "No column is chosen", "choose the column that holds the texts")
     source = open_texts(path, [*columns])
     target = tag_file_of(visit.folder / f"{path.stem}-tags.{ending}", source, rows, overwrite=True)
-    total, service = count_rows(source), page.service_of(visit)
+    total, service, tagger = count_rows(source), page.service_of(visit), page.tagger_of(visit)
     with service.lock.reading():
         labels = LabelColumns.of(service.view().pipeline.index.labels, page.about.calibrated)
     uris: dict[int, str | None] = {}  # of the labels that were found: others may be added meanwhile
@@ -180,7 +181,7 @@ def tagged_file(
     for window in read_windows(source, WINDOW):
         texts = texts_of(window, source.reading, path)
         parts.append(target.path.with_name(f"{window.number}{target.part_suffix}"))
-        tagged = tags_of(service, texts, selection)
+        tagged = tags_of(tagger, texts, selection)
         uris.update({tag.id: tag.uri for tags in tagged for tag in tags})
         tags = [[as_record(tag) for tag in its] for its in tagged]
         schema, its = write_part(window, texts, tags, parts[-1], target, labels, schema)
@@ -218,12 +219,15 @@ def summary_of(w: Words, found: Summary) -> Iterator[str]:
         yield w.count("file.blank", found.blank)
 
 
-def tags_of(service: TaggingService, texts: Sequence[str], selection: SelectionOptions) -> list[tuple[Tag, ...]]:
+def tags_of(
+    service: TaggingService | Queued, texts: Sequence[str], selection: SelectionOptions
+) -> list[tuple[Tag, ...]]:
     """The tags of each text; none for a blank one. Of a very long text the beginning is read, as the encoder does
     anyway."""
-    most = service.limits.text_characters
+    most, step = service.limits.text_characters, min(BATCH, service.limits.texts)  # others get their turn in between
     given = [text[:most] for text in texts if text.strip()]
-    tagged = iter(service.tag(given, selection.k, selection.threshold) if given else ())
+    batches = (given[start : start + step] for start in range(0, len(given), step))
+    tagged = (one for batch in batches for one in service.tag(batch, selection.k, selection.threshold))
     return [next(tagged).tags if text.strip() else () for text in texts]
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from hf_xmc.inference.tag_files import harmless
+from hf_xmc.serving.batching import Queued
 from hf_xmc.serving.limits import whole
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import BUTTONS, PRIVATE, note, render
@@ -100,7 +101,7 @@ def answered(
     if not text.strip():
         return w("tag.empty"), note(w, w("tag.empty"), "error"), gr.update(visible=False)
     try:
-        service = page.service_of(visit)
+        service = page.tagger_of(visit)
         found = tagged(service, text, *settings)
         number = visit.keep(text, found.tags)
         reasons = reasons_for(service, text, found) if explained else {}
@@ -110,7 +111,9 @@ def answered(
     return said, answer_html(w, visit.seen[number], number, found, reasons), gr.update(visible=not explained)
 
 
-def tagged(service: TaggingService, text: str, how: str, k: float, threshold: float, coverage: float) -> Tagged:
+def tagged(
+    service: TaggingService | Queued, text: str, how: str, k: float, threshold: float, coverage: float
+) -> Tagged:
     """The tags of a text as the settings ask for them."""
     if how == SET:
         return service.tag([text], conformal=coverage / 100, evidence=True)[0]
@@ -120,7 +123,7 @@ def tagged(service: TaggingService, text: str, how: str, k: float, threshold: fl
     return service.tag([text], k=int(k), evidence=True)[0]
 
 
-def reasons_for(service: TaggingService, text: str, found: Tagged) -> dict[str, Reason]:
+def reasons_for(service: TaggingService | Queued, text: str, found: Tagged) -> dict[str, Reason]:
     """What speaks for the first tags, by uid."""
     uids = [tag.uid for tag in found.tags[:MOST_EXPLAINED]]
     return {one.tag.uid: one for one in service.explain(text, labels=uids).reasons} if uids else {}
@@ -168,7 +171,7 @@ def verdict_of(event: gr.EventData) -> bool | None:
     return event.verdict == "accept" if event.on == "true" else None
 
 
-def predict_function(service: TaggingService) -> Callable[..., list[dict[str, Any]]]:
+def predict_function(service: TaggingService | Queued) -> Callable[..., list[dict[str, Any]]]:
     """The function behind the address `/predict` of the page's API."""
 
     def predict(text: str, k: int = 5) -> list[dict[str, Any]]:

@@ -83,6 +83,13 @@ class CandidateArguments(TrainingArguments):
             "(label_strategy mixed and mined)."
         },
     )
+    mining_start_epoch: int = field(
+        default=0,
+        metadata={
+            "help": "Epoch at which the search for hard negatives begins; before it, queries are compared with the "
+            "positives of the batch alone (label_strategy mixed with negative_source index; DEXML: 6)."
+        },
+    )
     mining_depth: int = field(
         default=100,
         metadata={

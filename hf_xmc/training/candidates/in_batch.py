@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses import Loss
 from hf_xmc.sampling.candidates import in_batch
 from hf_xmc.training.candidates.arguments import CandidateArguments
 from hf_xmc.training.candidates.rule import CandidateRule, Candidates, Demand, Sizes, Window
@@ -42,14 +43,17 @@ class InBatchLabels(CandidateRule):
     def draws_for_loss(self) -> bool:
         return self.args.drawn_pairs
 
+    def check_loss(self, loss: Loss) -> None:
+        super().check_loss(loss)
+        if self.args.drawn_pairs and loss.sharded:
+            raise SettingsError(
+                f"drawn_pairs repeats labels, which the loss {loss.called} cannot hold in parts",
+                hint="train with one process, or with the loss triplet_margin",
+            )
+
     def choose(self, window: Window) -> Candidates:
         positives = window.positives(self.args.num_positives, self.args.seed)
         if not self.args.drawn_pairs:
             return Candidates(in_batch(positives))
-        if window.loss.sharded:
-            raise SettingsError(
-                f"drawn_pairs repeats labels, which the loss {window.loss.name} cannot hold in parts",
-                hint="train with one process, or with the loss triplet_margin",
-            )
         ids, counts = torch.unique(positives.indices, return_counts=True)
         return Candidates(ids, counts=counts) if len(ids) else Candidates(in_batch(positives))

@@ -40,6 +40,12 @@ class MinedLabels(MixedLabels):
                 f"negative_source is {args.negative_source!r}, but label_strategy mined needs an index",
                 hint="use negative_source index, or label_strategy mixed",
             )
+        if args.mining_start_epoch:
+            raise SettingsError(
+                f"mining_start_epoch is {args.mining_start_epoch}, but label_strategy mined compares with mined "
+                "negatives alone, and would have none before",
+                hint="use label_strategy mixed, or leave mining_start_epoch out",
+            )
         super().check(args)
 
     def choose(self, window: Window) -> Candidates:

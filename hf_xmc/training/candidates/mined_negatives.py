@@ -31,8 +31,9 @@ RESULTS = 2**21  # of a search at a time
 class MinedNegatives:
     """The best negatives of each training query, as of the last search (ANCE, Xiong et al., ICLR 2021).
 
-    Before every `mining_refresh_epochs`-th epoch all training queries search all labels, and the best `mining_depth`
-    negatives of each query are kept. Each rank searches for its part of the queries; all hold the whole table.
+    From `mining_start_epoch` on, before every `mining_refresh_epochs`-th epoch, all training queries search all
+    labels, and the best `mining_depth` negatives of each query are kept. Each rank searches for its part of the
+    queries; all hold the whole table.
     """
 
     def __init__(self, args: CandidateArguments, ranks: Shard, split: TokenizedQueries | None, progress: bool) -> None:
@@ -45,7 +46,9 @@ class MinedNegatives:
         self.too_close = 0.0  # share of the negatives found that did not keep a margin
 
     def of(self, rows: Tensor) -> Positives:
-        """The mined negatives of some training queries, as catalogue ids."""
+        """The mined negatives of some training queries, as catalogue ids; none before the first search is due."""
+        if self.table is None and self.args.mining_start_epoch:
+            return Positives.from_padded(torch.full((len(rows), 1), -1, device=rows.device))
         if self.table is None:
             raise RuntimeError(
                 "No negatives have been mined yet: train() does so before an epoch. To compute a loss outside of "
@@ -55,6 +58,8 @@ class MinedNegatives:
 
     def due(self, epoch: int) -> bool:
         """Whether negatives are to be mined before this epoch."""
+        if epoch < self.args.mining_start_epoch:
+            return False
         return self.table is None or epoch >= self.mined_at + self.args.mining_refresh_epochs
 
     def update(self, queries: Tensor, labels: Tensor, epoch: int) -> None:

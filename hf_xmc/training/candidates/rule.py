@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_xmc.data.tokenized import TokenizedQueries
+from hf_xmc.errors import SettingsError
 from hf_xmc.losses import Loss
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.draws import draw_pairs
@@ -80,6 +81,19 @@ class CandidateRule:
         """Whether the loss runs over the `num_positives` drawn positives alone. Otherwise they choose candidates, and
         the loss of a query runs over all of its positives among these."""
         return False
+
+    def check_loss(self, loss: Loss) -> None:
+        """Check that this loss can be used.
+
+        Raises:
+            SettingsError: it cannot.
+        """
+        if self.args.num_positives is not None and self.draws_for_loss and not loss.takes_sampled:
+            raise SettingsError(
+                f"num_positives is {self.args.num_positives}, but the loss {loss.called} has no argument 'sampled' "
+                f"for the drawn positives, which label_strategy {self.name} passes to it",
+                hint="add the argument to the loss, or leave num_positives out",
+            )
 
     def prepare(self, window: Window) -> None:
         """Called before `choose`, to bring the state of the rule up to date."""

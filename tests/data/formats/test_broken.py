@@ -51,7 +51,7 @@ def pickled_npz(folder: Path) -> None:
 BROKEN: dict[str, tuple[str, Break, str, str, str]] = {
     # what: format, how, file and line, found, hint
     "truncated gzip": ("xc_json", truncate_gzip, "trn.json.gz, line", "cannot be read", "complete"),
-    "not gzip": ("xc_json", content("trn.json.gz", b"{}"), "trn.json.gz, line 1", "gzip", "complete"),
+    "another kind": ("csv", content("train.csv", b"PAR1\0\0"), "train.csv", "Parquet", "right ending"),
     "wrong header": ("xc_pairs", edit("trn_X_Y.txt", b"4 3", b"four 3"), "trn_X_Y.txt, line 1", "four 3", "header of 2 counts"),
     "header of more rows": ("xc_pairs", edit("trn_X_Y.txt", b"4 3", b"5 3"), "trn_X_Y.txt, line 5", "header says 5", "complete"),
     "header of fewer rows": ("xc_pairs", edit("trn_X_Y.txt", b"4 3", b"3 3"), "trn_X_Y.txt, line 5", "more rows", "header"),
