@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
 from hf_xmc.data.arrow import PARQUET_ROWS, batches, cached_folder, file_key, list_column, map_table, parquet_to_arrow
+from hf_xmc.data.files import refuse_pointer
 from hf_xmc.data.ingest.build import open_built
 from hf_xmc.data.ingest.splits import SPLITS
 from hf_xmc.data.soft_positives import SoftPositives
@@ -128,6 +129,8 @@ def read_tables(folder: Path) -> dict[str, Any]:
     if "train" not in splits:
         raise DataError("there is no data/train.parquet", folder, hint="run hf-xmc prepare again")
     files = [folder / DESCRIPTION, folder / LABELS, *(folder / "data" / f"{name}.parquet" for name in splits)]
+    for path in files:
+        refuse_pointer(path)
     try:
         keys = [VERSION, *map(file_key, files)]
         fields = open_built(cached_folder("prepared", keys, lambda target: fill(folder, splits, target)))

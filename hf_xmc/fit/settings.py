@@ -35,6 +35,8 @@ class FitSettings:
             labels are found, by propensity-scored precision), or `"balanced"`.
         max_query_length, max_label_length: tokens of a text and of a label that the encoder reads. The static tower
             and the channels always read whole texts.
+        passages: whether to try reading long texts in passages, which are kept if they help on validation texts; by
+            default if 5 % of the texts are longer than what the encoder reads, and there is time.
         epochs, batch_size, learning_rate: of the training over all labels.
         temperature: of its loss.
         static_dim, static_buckets, static_weight, static_dropout, static_learning_rate: of the static tower
@@ -60,6 +62,7 @@ class FitSettings:
     prefer: str = "balanced"
     max_query_length: int | None = None
     max_label_length: int = 64
+    passages: bool | None = None
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float = 1e-3

@@ -148,7 +148,8 @@ def said(errors: Sequence[Any]) -> str:
 
 async def form_of(request: Request) -> SuggestForm:
     """The form of a request. Unlike forms that FastAPI reads, an empty text is a text. Files in it are no texts."""
-    async with request.form(max_files=0) as form:
+    most = len(await request.body())  # which has the size that a request may have: its parts are not limited further
+    async with request.form(max_files=0, max_part_size=max(most, 1)) as form:
         return SuggestForm.model_validate(dict(form))
 
 

@@ -17,6 +17,8 @@ import pyarrow as pa
 from hf_xmc.data.transaction import locked, stamps
 from hf_xmc.hub.folder import save_parts
 from hf_xmc.hub.run import METRICS, read_json
+from hf_xmc.inference.explain.passages import add_passages
+from hf_xmc.inference.explain.texts import add_matched
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.pipeline import XMCPipeline
@@ -27,7 +29,18 @@ from hf_xmc.retrieval.index import ABOUT, INDEX, LABELS
 from hf_xmc.retrieval.label_kinds import KINDS, NAME
 from hf_xmc.retrieval.label_texts import join_text
 from hf_xmc.retrieval.search import as_matrix
-from hf_xmc.serving.answers import About, Explained, LabelList, MatchedText, NearText, Reason, Tag, Tagged, Word
+from hf_xmc.serving.answers import (
+    About,
+    Explained,
+    LabelList,
+    MatchedText,
+    NearText,
+    Reason,
+    SpokenPassage,
+    Tag,
+    Tagged,
+    Word,
+)
 from hf_xmc.serving.facts import base_model, count_tokens, label_counts, languages, max_tokens, shown_name
 from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.locks import ReadWriteLock, Turn
@@ -163,7 +176,8 @@ class TaggingService:
                 `"precision=0.9"`, ... as `hf-xmc calibrate` fitted them.
             conformal: the set of labels that has the coverage that was fitted (True), or another one such as 0.9, in
                 place of the best k.
-            evidence: say of each tag which channels found it.
+            evidence: say of each tag which channels found it, which passages of a long text speak for it, and which of
+                its texts matches best. Nothing is encoded for that.
 
         Raises:
             RequestRefused: a text, a number or an option outside the limits.
@@ -225,6 +239,8 @@ class TaggingService:
             if options.evidence:
                 ids = [[tag["id"] for tag in tags] for tags in tagged]
                 said = view.pipeline.channel_evidence(texts, embeddings, ids)
+                add_passages(view.pipeline.index, texts, embeddings, tagged)
+                add_matched(view.pipeline.index, embeddings, tagged)
             most = max_tokens(view.pipeline.model)
             return [
                 Tagged(
@@ -238,8 +254,8 @@ class TaggingService:
 
     def explain(self, text: str, k: int = 3, labels: Sequence[str] | None = None) -> Explained:
         """The best labels of a text, or the given ones, with the words, channels and training texts that speak for
-        each. The encoder reads the text once for each of its words, so that of a long text only the beginning is
-        explained, and sentence by sentence.
+        each. The encoder reads the text once for each of its words, so that a long text is explained sentence by
+        sentence: the best passage for each label if the tagger cuts texts into passages, else the beginning.
 
         Args:
             k: labels, at most.
@@ -256,8 +272,8 @@ class TaggingService:
         if isinstance(self.pipeline.model, GraphEncoder):
             found = "The tagger runs as an exported graph, which cannot be explained"
             raise RequestRefused("cannot_explain", found, "serve it without --backend", 501)
-        part = text[: self.limits.explained_characters]
-        unit = "word" if len(units(part)) <= MOST_WORDS else "sentence"
+        part = text if self.pipeline.passages is not None else text[: self.limits.explained_characters]
+        unit = "word" if len(units(part[: self.limits.explained_characters])) <= MOST_WORDS else "sentence"
         with self.encoder, self.lock.reading():
             view = self.view()
             pipeline = view.pipeline
@@ -707,6 +723,8 @@ def described(
             parents=label.parents,
             channels=channels,
             notation=label.notation,
+            passages=tuple(SpokenPassage(**one) for one in tag.get("passages", ())),
+            matched=MatchedText(**tag["matched"]) if "matched" in tag else None,
         )
         for tag, label, channels in zip(tags, labels, evidence, strict=True)
     )

@@ -7,6 +7,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import gradio as gr
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from hf_xmc import Passages
 from hf_xmc.errors import DataError
 from hf_xmc.fit.sources import read_source
 from hf_xmc.inference.batch import predict_file
@@ -278,8 +280,8 @@ def test_the_api_refuses_what_is_too_much_in_a_sentence(shared_service: TaggingS
     assert len(predict("a red car", 50)) == 14, "as many as there are"
     with pytest.raises(gr.Error, match="1,000,000"):
         predict("a red car", 1_000_000)
-    with pytest.raises(gr.Error, match="400,000 characters"):
-        predict("a" * 400_000)
+    with pytest.raises(gr.Error, match="1,400,000 characters"):
+        predict("a" * 1_400_000)
     assert len(predict("a red car", 2.0)) == 2  # type: ignore[arg-type]  # as JSON has it
     for text, k, said in ((None, 5, "of type NoneType"), ("a", "x", "of type str"), ("caf\udce9", 5, "half of a")):
         with pytest.raises(gr.Error, match=said):
@@ -357,3 +359,20 @@ def test_files_that_unpack_to_very_much_are_refused(english: Page, tmp_path: Pat
         for _ in range(257):
             part.write(bytes(2**20))
     assert "256" in tag_file.looked_into(english, Visit(), str(bomb))[0]
+
+
+def test_the_page_shows_the_passage_that_a_tag_came_from(new_pipeline: Any) -> None:
+    pipeline = new_pipeline()
+    pipeline.passages = Passages(overlap=2)
+    service = TaggingService(pipeline, name="toys")
+    page = Page(service, service.about(), Words("en"), gr.State())
+    text = "\U0001f600 a red <b>car</b>. " * 12 + "Then there is a green house. " * 12
+    _, html, _ = answered(page, Visit(), text, (NUMBER, 3, 0, 0))
+    found = re.findall(r'<mark>(.*?)</mark>.*?data-select-start="(\d+)" data-select-end="(\d+)"', html, re.DOTALL)
+    assert len(found) == 3
+    units = text.encode("utf-16-le")
+    for shown, start, end in found:
+        part = units[2 * int(start) : 2 * int(end)].decode("utf-16-le")
+        assert part.strip() == unescape(shown).strip()
+        assert "<b>" not in shown
+    assert "<mark>" not in answered(page, Visit(), "a red car", (NUMBER, 3, 0, 0))[1]
