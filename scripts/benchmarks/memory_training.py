@@ -76,8 +76,8 @@ def measured(data: XMCDataset, args: argparse.Namespace, seed: int, query_keys: 
     """The metrics of one training, by split and by what ranks."""
     fast = args.preset == "fast"
     settings = settings_from(
-        args.preset, seed=seed, epochs=args.epochs, batch_size=256, channels=tuple(args.channels),
-        max_query_length=None if fast else args.tokens,
+        args.preset, seed=seed, query_keys=query_keys, epochs=args.epochs, batch_size=256,
+        channels=tuple(args.channels), max_query_length=None if fast else args.tokens,
     )  # fmt: skip
     weight = 1.0 if fast else args.static_weight
     plan = Plan((), settings, args.label_strategy, hidden=0 if fast else 384, weights=(weight,))
@@ -87,7 +87,6 @@ def measured(data: XMCDataset, args: argparse.Namespace, seed: int, query_keys: 
         trainer.args.eval_strategy = trainer.args.save_strategy = "no"
         trainer.args.load_best_model_at_end = False
         trainer.args.encode_dtype = "auto"
-        trainer.args.query_keys = query_keys
         started = time.process_time()
         trainer.train()
         seconds = time.process_time() - started
