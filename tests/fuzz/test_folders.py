@@ -45,8 +45,8 @@ def test_an_index_can_be_built_without_reading_the_faiss_file(
     monkeypatch.delattr("faiss.read_index")
     loaded = XMCPipeline.from_pretrained(folder, trust_index=False)
     assert loaded.index.factory == "hnsw"
-    assert [tag["uid"] for tag in loaded("a black river", k=4)] == [tag[0] for tag in expected[0]]
+    assert [tag["uid"] for tag in loaded("a black river", k=4)] == [tag["uid"] for tag in expected["tags"][0]]
     assert len(LabelIndex.from_pretrained(folder, trust_index=False)) == 12
     (folder / "index" / "vectors.safetensors").unlink()
     loaded = XMCPipeline.from_pretrained(folder, trust_index=False)
-    assert [tag["uid"] for tag in loaded("a black river", k=4)] == [tag[0] for tag in expected[0]]
+    assert [tag["uid"] for tag in loaded("a black river", k=4)] == [tag["uid"] for tag in expected["tags"][0]]
