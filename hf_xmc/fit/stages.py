@@ -192,6 +192,7 @@ def trainer_for(
     args = XMCTrainingArguments(
         str(folder / "checkpoints"),
         label_strategy=plan.label_strategy,
+        query_keys=settings.query_keys,
         freeze_encoder=model.config.encoder_config is not None,
         num_train_epochs=settings.epochs or 1,
         max_steps=settings.max_steps,

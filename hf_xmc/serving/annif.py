@@ -33,9 +33,12 @@ from hf_xmc.data.formats.source import Choices, LabelNames, Options
 from hf_xmc.data.reading import Reading, places
 from hf_xmc.errors import DataError, Problems, XMCError
 from hf_xmc.inference.given_texts import is_unicode
+from hf_xmc.serving.answers import Tag, Tagged
 from hf_xmc.serving.batching import Batcher
+from hf_xmc.serving.facts import languages
 from hf_xmc.serving.limits import RequestRefused
-from hf_xmc.serving.service import Tag, Tagged, TaggingService, TagOptions, languages
+from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.tagging import TagOptions
 
 BLOCK = 1000  # labels that are read at a time
 DOCUMENTS = 32  # in one batch, as in Annif
