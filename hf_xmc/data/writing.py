@@ -115,6 +115,18 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def says_full(error: BaseException) -> bool:
+    """Whether something could not be written for want of space. Libraries in other languages raise errors of their
+    own, with the words of the operating system.
+
+    >>> says_full(OSError(errno.ENOSPC, "No space left on device")), says_full(ValueError("a full moon"))
+    (True, False)
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return any(words in str(error) for words in ("No space left", "os error 28", "File too large", "os error 27"))
+
+
 def sync_all(folder: Path) -> None:
     """`sync` a folder and everything in it."""
     for path in (*folder.rglob("*"), folder):
