@@ -42,12 +42,16 @@ class Positives:
         """Build from one list of label ids per query; ids are sorted, and weights follow their id.
 
         Raises:
-            DataError: a row repeats a label id, or its weights are not as many as its ids.
+            DataError: an id that is no whole number, a row that repeats one, or weights of another number.
         """
-        rows = list(rows)
+        rows = [list(row) if isinstance(row, Iterable) else [row] for row in rows]
+        flat = np.asarray([id_ for row in rows for id_ in row])
+        if flat.size and flat.dtype.kind not in "iu":
+            wrong = next((id_ for row in rows for id_ in row if type(id_) is not int), flat[0])
+            raise DataError(f"{wrong!r:.60} is no label id; give whole numbers, which are rows of the label table.")
         indptr = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in rows], out=indptr[1:])
-        indices = np.fromiter((id_ for row in rows for id_ in row), dtype=np.int64, count=int(indptr[-1]))
+        indices = flat.astype(np.int64)
         row_of_pair = np.repeat(np.arange(len(rows)), np.diff(indptr))
         order = np.lexsort((indices, row_of_pair))
         values = None

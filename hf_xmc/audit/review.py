@@ -10,7 +10,10 @@ import numpy as np
 
 from hf_xmc.audit.audit import Audit
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.data.rows import rows
+from hf_xmc.data.dialect import encoding_of
+from hf_xmc.data.files import plain_suffix
+from hf_xmc.data.formats.label_cells import as_text
+from hf_xmc.data.rows import JSON, rows
 from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.data.transaction import finish
 from hf_xmc.errors import DataError, Problems
@@ -62,7 +65,11 @@ def apply_review(data: XMCDataset, tables: Sequence[Path], accept_above: float |
     elsewhere = 0
     for path in tables:
         finish(path.parent)
-        for number, row in rows(path, None, Problems(stop=True)):
+        if not path.is_file():
+            raise DataError("no such file", path)
+        for number, row in rows(
+            path, encoding_of(path)[0] if plain_suffix(path) in JSON else None, Problems(stop=True)
+        ):
             query, label, score = read_row(row, path, number)
             verdict = decision(str(row.get("accept") or ""), path, number)
             sure = verdict is None and accept_above is not None and score >= accept_above
@@ -142,7 +149,11 @@ def read_row(row: dict[str, object], path: Path, number: int) -> tuple[str, str,
     if missing := [name for name in COLUMNS if name not in row]:
         raise DataError(f"no column {missing[0]}", path, number, "keep the columns that hf-xmc audit wrote")
     try:
-        return str(row["query_uid"]), str(row["label_uid"]), float(str(row["score"]).replace(",", "."))
+        return (
+            str(as_text(row["query_uid"])),
+            str(as_text(row["label_uid"])),
+            float(str(row["score"]).replace(",", ".")),
+        )
     except ValueError:
         raise DataError(f"the score {row['score']!r} is not a number", path, number) from None
 

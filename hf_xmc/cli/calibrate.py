@@ -57,7 +57,7 @@ def calibrate(
         typer.Option(
             "--passages",
             help="Cut long texts into passages from now on, scored by lse, max or mean, with settings such as "
-            "lse,tokens=128; or off (default: as in the folder).",
+            "lse,tokens=128; auto to choose on validation; or off (default: as in the folder).",
         ),
     ] = "",
     method: Annotated[
@@ -77,11 +77,12 @@ def calibrate(
     """Choose ranking channels on half of validation, and fit probabilities, thresholds and label sets on the rest."""
     from hf_xmc.data.dataset import load_xmc_dataset
     from hf_xmc.inference.fitting.calibration import calibrate as fit
+    from hf_xmc.inference.fitting.passages import passages_in_words
     from hf_xmc.retrieval.passages import Passages
 
     if not dataset:
         raise typer.BadParameter("name the data set with --dataset: sample, a folder, or a name in $HF_XMC_DATA")
-    cut: Any = "off" if passages == "off" else Passages.parse(passages) if passages else None
+    cut: Any = passages if passages in ("off", "auto") else Passages.parse(passages) if passages else None
     data = load_xmc_dataset(dataset)
     names = [name.strip() for name in channels.split(",") if name.strip()] or None
     given = (level, memory, centroids, method, batch_size, seed, max_depth)
@@ -101,6 +102,8 @@ def calibrate(
         print_channels(summary["channels"], learned=fitted.pipeline.fusion is not None)
     if centroids and summary["centroids"] is None:
         console.print("[yellow]No centroids: on the other half of validation they did not help.[/]")
+    if tried := summary.get("passages"):
+        console.print(passages_in_words(tried), highlight=False)
     print_confidence(summary["calibration"], summary["sets"])
     folders = [f"{name}/" for name in kept]
     learned = ["fusion.json"] if fitted.pipeline.fusion is not None else []

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hf_xmc.cli.terminal import Console
-from hf_xmc.errors import XMCError
+from hf_xmc.errors import XMCError, printable
 
 BUG = "This is a bug in hf_xmc, or in a library that it uses: please report it with the lines above."
+
+
+class Printable(logging.Formatter):
+    """Warnings and errors of loggers without control characters: they quote texts, which may be anybody's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 @contextmanager
@@ -21,6 +30,8 @@ def user_errors() -> Iterator[None]:
     Set HF_XMC_DEBUG=1 to see the traceback of every error.
     """
     console = Console(stderr=True)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Printable())
     try:
         yield
     except (XMCError, OSError) as error:
@@ -30,6 +41,9 @@ def user_errors() -> Iterator[None]:
         console.print(str(error) or type(error).__name__, markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except Exception:
-        console.print_exception(show_locals=False) if console.is_terminal else sys.excepthook(*sys.exc_info())
+        if console.is_terminal:
+            console.print_exception(show_locals=False)
+        else:
+            sys.stderr.write(printable(traceback.format_exc()))
         console.print(f"\n{BUG}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -29,10 +29,7 @@ def relaunch(command: str, argv: Sequence[str]) -> list[str]:
     Raises:
         SettingsError: there is no such configuration, or its numbers or its port are not possible.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("accelerate_config", *LAUNCH):
-        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name)
-    given, rest = parser.parse_known_args(argv)
+    given, rest = launch_options(argv)
     if given.accelerate_config is None:
         if found := [name for name in LAUNCH if getattr(given, name) is not None]:
             raise SettingsError(
@@ -40,23 +37,46 @@ def relaunch(command: str, argv: Sequence[str]) -> list[str]:
             )
         return list(argv)
     path = config_path(given.accelerate_config)
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
-        raise SettingsError(f"the configuration {path} is not YAML ({error!s:.200})") from error
-    if not isinstance(config, dict):
-        raise SettingsError(f"the configuration {path} holds no settings", hint="make one with accelerate config")
+    config = read_configuration(path)
     if config.get("use_cpu"):
         os.environ["ACCELERATE_USE_CPU"] = "true"  # which the launcher of several processes does not set
     if given.num_processes is None and "num_processes" not in config:
         import torch
 
         given.num_processes = str(max(torch.cuda.device_count(), 1))
-    check_machines({**config, **{name: value for name in LAUNCH if (value := getattr(given, name)) is not None}})
-    options = [f"--{name}={value}" for name in LAUNCH if (value := getattr(given, name)) is not None]
+    check_machines({**config, **flags_of(given)})
+    options = [f"--{name}={value}" for name, value in flags_of(given).items()]
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(path), *options]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *launcher, "-m", "hf_xmc.cli.main", command, *rest])  # nosec B606: no shell
+
+
+def launch_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The launch options among some arguments, None where they are not given, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("accelerate_config", *LAUNCH):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name)
+    return parser.parse_known_args(argv)
+
+
+def flags_of(given: argparse.Namespace) -> dict[str, str]:
+    """The launch options that are given."""
+    return {name: value for name in LAUNCH if (value := getattr(given, name)) is not None}
+
+
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The settings of an accelerate configuration.
+
+    Raises:
+        SettingsError: the file holds none.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
+        raise SettingsError(f"the configuration {path} is not YAML ({error!s:.200})") from error
+    if not isinstance(config, dict):
+        raise SettingsError(f"the configuration {path} holds no settings", hint="make one with accelerate config")
+    return config
 
 
 def check_machines(settings: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hf_xmc.cli.launch import whole_number
+from hf_xmc.cli.launch import config_path, flags_of, launch_options, read_configuration, whole_number
 from hf_xmc.cli.settings import changed_settings
 from hf_xmc.cli.tables import console, print_next, quoted
 from hf_xmc.cli.train import PASS_ON as PASS_ON
@@ -48,7 +48,10 @@ def plan(context: typer.Context) -> None:
 
 def plan_from(argv: Sequence[str]) -> Path:
     """Measure for some seconds, print the plan and write `plan.json` into the output folder; returns its path."""
-    parser, given = parse(argv, "hf-xmc plan", EXAMPLE, OWN)
+    launch, rest = launch_options(argv)
+    started = {} if launch.accelerate_config is None else read_configuration(config_path(launch.accelerate_config))
+    started |= flags_of(launch)
+    parser, given = parse(rest, "hf-xmc plan", EXAMPLE, OWN)
     own = {name: vars(given).pop(name) for name in OWN}
     # For another device, transformers must not look for one here: it would refuse bf16 on a machine without a GPU.
     elsewhere = {} if own["device"] is None else {"use_cpu": True}
@@ -58,8 +61,8 @@ def plan_from(argv: Sequence[str]) -> Path:
         script,
         args,
         limit=None if own["memory"] is None else read_bytes(own["memory"]),
-        num_processes=counted("num_processes", own["num_processes"], args.world_size),
-        num_machines=counted("num_machines", own["num_machines"], 1),
+        num_processes=counted("num_processes", started.get("num_processes"), args.world_size),
+        num_machines=counted("num_machines", started.get("num_machines"), 1),
         seconds=float(own["seconds"] or 10),
         device=own["device"],
     )
@@ -205,7 +208,7 @@ def available_bytes(on_gpu: bool, num_processes: int) -> int:
     return min(free, free if allowed == "max" else int(allowed)) // num_processes
 
 
-def counted(name: str, text: str | None, default: int) -> int:
+def counted(name: str, text: Any, default: int) -> int:
     """A number of processes or machines.
 
     >>> counted("num_processes", "8", 1), counted("num_machines", None, 1)

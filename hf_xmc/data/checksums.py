@@ -77,7 +77,7 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 def check_manifest(folder: Path, names: Collection[str] | None = None) -> None:
     """Compare the files of a folder with its manifest; without a manifest, or for files that it does not list, there
-    is nothing to compare.
+    is nothing to compare, but pointers of Git LFS are noticed.
 
     Args:
         names: the files that will be read; by default all that are listed. A listed one that is missing counts as
@@ -86,6 +86,9 @@ def check_manifest(folder: Path, names: Collection[str] | None = None) -> None:
     Raises:
         ModelFolderError: a file that is not as it was saved.
     """
+    for name in sorted(names or ()):
+        if damage := pointer(folder / name):
+            raise ModelFolderError(damage[0], folder, hint=damage[1])
     about = read_manifest(folder)
     listed: dict[str, str] = about.get("files") or {}
     asked = [name for name in listed if names is None or name in names]

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from hf_xmc.data.damage import damage_of, is_pointer
 from hf_xmc.data.writing import replacing as replacing  # of one file; a folder has `transaction`
 from hf_xmc.errors import DataError, Problems
 
@@ -28,6 +29,10 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+)
+ENCODINGS = (
+    "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ... of hf-xmc prepare, fit, "
+    "predict and labels)"
 )
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException)
 COMPRESSIONS = ((b"\x1f\x8b", ".gz"), (b"BZh", ".bz2"), (b"\xfd7zXZ\0", ".xz"), (b"\x28\xb5\x2f\xfd", ".zst"))
@@ -105,7 +110,7 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
             f"not {'UTF-8' if encoding in (None, 'utf-8') else encoding} ({getattr(error, 'reason', error)})",
             path,
             number + 1,
-            "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ...)",
+            ENCODINGS,
         ) from error
     except LookupError as error:
         raise DataError(f"unknown encoding {encoding!r}", path, hint="use a name that Python knows") from error
@@ -138,6 +143,7 @@ def open_bytes(path: Path) -> Any:
     """Open for reading. What is compressed (gzip, bzip2, xz, Zstandard) is decompressed, whatever it is called."""
     if path.is_fifo():  # which would be waited for without end
         raise DataError("this is a pipe, not a file", path, hint="write it to a file first, and give that")
+    refuse_pointer(path)
     with path.open("rb") as file:
         start = file.read(8)
     kind = next((suffix for mark, suffix in COMPRESSIONS if start.startswith(mark)), "")
@@ -150,6 +156,17 @@ def open_bytes(path: Path) -> Any:
     if kind == ".zst":
         return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), 2**20)
     return path.open("rb")
+
+
+def refuse_pointer(path: Path) -> None:
+    """Refuse a pointer of Git LFS, whose lines would be read as data.
+
+    Raises:
+        DataError: it is one.
+    """
+    if path.is_file() and is_pointer(path):
+        found, hint = damage_of(path)
+        raise DataError(found, path, hint=hint)
 
 
 def refuse_other_kind(path: Path) -> None:

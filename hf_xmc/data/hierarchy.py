@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from hf_xmc.data.arrow import batches
+from hf_xmc.data.dialect import encoding_of
 from hf_xmc.data.files import lines
 from hf_xmc.errors import DataError
 
@@ -36,7 +37,7 @@ def read_parents(path: str | Path, label_uids: list[str]) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise DataError("no such file", path, hint="expected lines of child uid, tab, parent uid, below a header line")
-    pairs = list(file_pairs(path))
+    pairs = list(file_pairs(path, encoding_of(path)[0]))
     if not {child for child, _ in pairs} & set(label_uids):
         raise DataError("none of its children is a label", path, hint="does it belong to another label table?")
     return _as_ids(pairs, label_uids)

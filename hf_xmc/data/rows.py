@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_xmc.data.dialect import LINES, UNQUOTED, Dialect, dialect_of, table_lines, table_rows
-from hf_xmc.data.files import json_lines, plain_suffix
+from hf_xmc.data.files import json_lines, plain_suffix, refuse_pointer
 from hf_xmc.data.spreadsheets import spreadsheet_rows
 from hf_xmc.errors import DataError, Problems
 
@@ -70,6 +70,7 @@ def header_of(path: Path, encoding: str | None) -> list[str]:
     """The column names."""
     suffix = plain_suffix(path)
     if suffix == ".parquet":
+        refuse_pointer(path)
         try:
             return pq.read_schema(path).names
         except (OSError, pa.ArrowException) as error:
@@ -142,6 +143,7 @@ def probed(path: Path, encoding: str | None, size: int, changed: int) -> Dialect
 def parquet_rows(path: Path) -> Rows:
     """The rows of a Parquet file, read in batches."""
     row = 0
+    refuse_pointer(path)
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=10_000):

@@ -17,8 +17,8 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 class PropensityDocument(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
-    a: float
-    b: float
+    a: Annotated[float, Field(ge=0)]
+    b: Annotated[float, Field(gt=0)]
 
 
 class DatasetDocument(BaseModel):

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 from xml.etree.ElementTree import ParseError  # nosec B405: the error only
 
-from hf_xmc.data.files import replacing
+from hf_xmc.data.files import refuse_pointer, replacing
 from hf_xmc.errors import DataError
 
 MAX_ROWS = 1_048_576  # of a sheet
@@ -76,6 +76,7 @@ def opened(path: Path) -> Any:
     """A workbook, read as it streams."""
     import openpyxl  # slow, and needed by few
 
+    refuse_pointer(path)
     check_size(path)
     try:
         with warnings.catch_warnings():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from datasets import Dataset, IterableDatasetDict, load_dataset
 
 from hf_xmc.data.arrow import read_parquet
+from hf_xmc.data.documents import read_document
 from hf_xmc.data.formats import hub
 from hf_xmc.data.ingest.splits import SPLITS
 from hf_xmc.data.parquet_folder import DESCRIPTION, LABELS, detect
@@ -55,6 +55,8 @@ def stream(name: str, path: Path | None, tried: str) -> StreamedDataset:
     Raises:
         DataError: there is no such data set, or it was not written by `hf-xmc prepare`.
     """
+    from hf_xmc.data.schemas import DatasetDocument  # slow to import
+
     folder = hub.pull_prepared(name, queries=False) if path is None else path
     if folder is None:
         hint = f"{tried}; one of another format is prepared and pushed first, with hf-xmc prepare and hf-xmc push"
@@ -65,7 +67,7 @@ def stream(name: str, path: Path | None, tried: str) -> StreamedDataset:
             folder,
             hint=f"run hf-xmc prepare {name} --output_dir FOLDER, and load FOLDER",
         )
-    about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    about = read_document(folder / DESCRIPTION, DatasetDocument, hint="run hf-xmc prepare again", error=DataError)
     # The folder of a download is called after its commit: queries and label ids are of the same one.
     base = f"hf://datasets/{name}@{folder.name}" if path is None else folder.absolute().as_posix()
     files = {split: f"{base}/data/{split}.parquet" for split in SPLITS if split in about["counts"]}

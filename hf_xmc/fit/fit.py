@@ -6,9 +6,9 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from shlex import quote
@@ -19,6 +19,7 @@ from transformers.utils import logging
 from hf_xmc.data.arrow import file_key
 from hf_xmc.data.dataset import XMCDataset, load_xmc_dataset, local_path
 from hf_xmc.data.formats.source import Options
+from hf_xmc.data.labelled import check_labelled
 from hf_xmc.data.transaction import locked, transaction
 from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.fit import stages
@@ -26,7 +27,7 @@ from hf_xmc.fit.journal import Journal
 from hf_xmc.fit.machine import Machine, seconds_a_token, this_machine
 from hf_xmc.fit.measure import BASELINES, KS, TAGGER, folder_bytes, measure, metrics_of
 from hf_xmc.fit.plan import Plan, make_plan, measure_speed
-from hf_xmc.fit.report import FIGURES, Report, main_split
+from hf_xmc.fit.report import FIGURES, Report, labels_in_words, main_split
 from hf_xmc.fit.settings import FitSettings, settings_from
 from hf_xmc.fit.sources import DATA, WORK, read_source
 from hf_xmc.fit.survey import Survey, survey
@@ -35,12 +36,15 @@ from hf_xmc.hub.folder import CONFIG, files_to_push, pipeline_parts, save_parts
 from hf_xmc.hub.run import read_json
 from hf_xmc.inference.evaluation.evaluate import metrics_document
 from hf_xmc.inference.fitting.confidence import FEWEST, Fit
+from hf_xmc.inference.fitting.passages import passages_in_words
 from hf_xmc.inference.fitting.tagger import knowledge_for
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.packaged import NAME, default_encoder
+from hf_xmc.retrieval.pooling_learning import PoolingFit
 
 HUB_NAME = re.compile(r"[^\w.-]+")  # characters that the name of a repository may not have
+CHARACTERS_SAMPLE = 50  # texts that say how many characters a token has
 TOKENS_SAMPLE = 1000  # texts whose token counts the plan looks at
 
 
@@ -157,8 +161,13 @@ class Run:
             plan = self.plan(data, found, machine, earlier)
             self.watcher.planned(found, machine, plan)
             trained = self.train(plan, data, earlier)
+            if texts := label_texts_json(trained.pooling):
+                self.watcher.note(labels_in_words(texts))
+            trained = self.with_passages(trained, plan, data)
             with self.stage("combine"):
                 fitted = stages.combine(trained, plan, data)
+            if tried := fitted.summary.get("passages"):
+                self.watcher.note(passages_in_words(tried))
             with self.stage("measure"):
                 figures = self.finish(fitted, trained, plan, data, found, machine)
             return Fitted(fitted.pipeline, self.folder, figures)
@@ -173,11 +182,11 @@ class Run:
         self.journal.spend("read", start)
         self.journal.finish("read")
         self.watcher.read(data, problems)
-        if not len(data.positives("train").indices):
-            raise DataError("no training query has a label", source, hint="see hf-xmc prepare --check")
-        if len(data.labels) < 2:
+        if data.num_labels < 2:  # nobody wants what the rule for training allows
             hint = "a tagger chooses among labels; are they in another column?"
             raise DataError("there is only one label, which every text gets", source, hint=hint)
+        hint = f"see hf-xmc prepare {source} --check"
+        check_labelled(data.positives("train"), data.num_labels, "training query", hint)
         return data
 
     @property
@@ -198,7 +207,7 @@ class Run:
             if hidden:
                 rows = range(min(TOKENS_SAMPLE, len(data.queries["train"])))
                 texts = data.queries["train"].select(rows)["text"][:]
-                lengths = [len(ids) for ids in model.tokenize(texts, "query")]
+                lengths = token_lengths(model, texts)
                 token = seconds_a_token(model, texts)
         speed = measure_speed(token, self.settings.static_dim)
         self.journal.spend("plan", start)
@@ -230,6 +239,17 @@ class Run:
         name = (self.settings.encoder or NAME) if plan.hidden else ""
         seconds = self.journal.seconds.get("encode", 0.0) + self.journal.seconds.get("train", 0.0)
         return stages.embed(trainer, data, stages.record(plan, data, trainer.args, name, seconds))
+
+    def with_passages(self, trained: stages.Trained, plan: Plan, data: XMCDataset) -> stages.Trained:
+        """The same with the passages of long texts, if they are to be tried: encoded once, and kept in the work
+        folder."""
+        if not plan.settings.passages or len(data.queries["validation"]) < FEWEST:
+            return trained
+        if "passages" in self.journal.done:
+            return replace(trained, bags=stages.read_bags(self.work / "passages", data))
+        with self.stage("passages"):
+            bags = stages.encode_passages(trained.tagger, data, self.work / "passages", self.watcher.advance)
+        return replace(trained, bags=bags)
 
     def try_weights(self, plan: Plan, data: XMCDataset, encoder: str | None, earlier: str | Path | None) -> None:
         """Train with each share of the static tower, and keep the model that is best on validation texts."""
@@ -288,13 +308,15 @@ class Run:
                 "settings": asdict(plan.settings),
                 "stages": [{**asdict(s), "seconds": round(seconds_of.get(s.name, 0.0), 1)} for s in plan.stages],
                 "channels": fitted.summary["channels"],
+                "passages": fitted.summary.get("passages"),
+                "label_texts": label_texts_json(trained.pooling),
                 "confidence": confidence_in_words(fitted),
                 "bytes": folder_bytes(staging, files_to_push(staging)),
                 **measured,
             }
             figures["next"] = next_commands(self.folder, data)
             save_parts(self.folder, {"report": Report(figures)})
-        for name in ("checkpoints", "model", "encoder"):
+        for name in ("checkpoints", "model", "encoder", "passages"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         return figures
 
@@ -354,6 +376,26 @@ def request(
         "from": None if earlier is None else str(earlier),
         "options": None if options is None else asdict(options),
     }
+
+
+def token_lengths(model: Any, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, also of those that are longer than the model reads: these by their characters."""
+    lengths = [len(ids) for ids in model.tokenize(texts, "query")]
+    most = model.config.max_query_length
+    some = [text[:most] for text in texts[:CHARACTERS_SAMPLE]]  # a token has a character or more
+    tokens = sum(len(ids) for ids in model.tokenize(some, "query"))
+    each = tokens / max(sum(map(len, some)), 1)
+    return [
+        max(found, round(each * len(text))) if found >= most else found
+        for found, text in zip(lengths, texts, strict=True)
+    ]
+
+
+def label_texts_json(fitted: PoolingFit | None) -> dict[str, Any] | None:
+    """What was tried of the further texts of labels; None if there are none."""
+    if fitted is None or not fitted.tried:
+        return None
+    return {"kept": fitted.gain >= stages.LEAST_GAIN, "gain": fitted.gain, "tried": fitted.tried}
 
 
 def confidence_in_words(fitted: Fit) -> str:

@@ -41,7 +41,7 @@ def measure(fitted: Fit, trained: Trained, data: XMCDataset, seed: int) -> dict[
         if split not in data.queries or not len(data.queries[split]):
             continue
         rows = measured_rows(len(data.queries[split]), split, seed)
-        ranked = rankings(fitted.pipeline, trained.embeddings[split][rows], data, split, rows)
+        ranked = rankings(fitted.pipeline, trained, data, split, rows)
         found["systems"][split] = {name: scored(topk, data, split, rows, seed) for name, topk in ranked.items()}
         found["queries"][split] = len(rows)
         found["weak"] = weaknesses(ranked[TAGGER], data, split, rows)
@@ -57,16 +57,19 @@ def measured_rows(num_queries: int, split: str, seed: int) -> np.ndarray:
     return rows
 
 
-def rankings(
-    tagger: XMCPipeline, embeddings: np.ndarray, data: XMCDataset, split: str, rows: np.ndarray
-) -> dict[str, TopK]:
-    """What each system predicts for some queries: baselines, label vectors, each channel alone, and the tagger."""
+def rankings(tagger: XMCPipeline, trained: Trained, data: XMCDataset, split: str, rows: np.ndarray) -> dict[str, TopK]:
+    """What each system predicts for some queries: baselines, label vectors (of passages, and of the beginnings of the
+    texts as well), each channel alone, and the tagger."""
+    embeddings = trained.read_as(tagger.passages)[split][rows]
     filters = data.filters.get(split)
     depth = search_depth(max(KS), filters)
     texts = data.queries[split].select(rows)["text"][:]
     train = data.queries["train"]["text"][:]
     systems = dict(baseline_predictions(data, split, max(KS), rows))
     systems[BASELINES[-1]] = tfidf_neighbours(texts, train, data.positives("train"), depth)
+    if tagger.passages is not None:
+        beginning = trained.embeddings[split][rows]
+        systems[f"{VECTORS}, beginning of texts"] = tagger.rank(beginning, depth, texts, channels=())
     systems[VECTORS] = tagger.rank(embeddings, depth, texts, channels=())
     for channel in tagger.channels:
         alone = channel.rank(texts, embeddings, depth)

@@ -18,6 +18,7 @@ from hf_xmc.errors import SettingsError
 from hf_xmc.fit.machine import Machine, gigabytes
 from hf_xmc.fit.settings import FitSettings
 from hf_xmc.fit.survey import Survey
+from hf_xmc.retrieval.passages import WORDS, Passages
 
 LENGTHS = (32, 48, 64, 96, 128, 192, 256)  # maximum tokens of a text that are tried
 COVERED = 95  # per cent of the texts that should not be cut, if there is time
@@ -36,6 +37,8 @@ BASE_MEMORY = 700 * 2**20  # bytes of Python, torch and the encoder
 FINE_TUNING_MEMORY = 2 * 2**30  # activations, gradients and optimizer of a small encoder
 SPARE_MEMORY = 0.8  # share of the free memory that a plan may use
 OVERHEAD = 0.02  # seconds of a training step that do not depend on its size
+LONG_TEXTS = 0.05  # share of the texts that must be longer than what the encoder reads for passages to be tried
+PASSAGES_SHARE = 0.3  # of the budget that encoding them may take
 PASSES = 3  # forward, and backward to both factors
 LABEL_BUDGET = 8192  # labels that a step over a part of the catalogue compares with
 
@@ -146,9 +149,11 @@ def make_plan(
             settings, texts, survey.labels, token_lengths, speed, ENCODING_SHARE * seconds
         )
         tuning_epochs, tuning = choose_fine_tuning(settings, survey, token_lengths, length, speed, seconds - encoding)
-        cut = float(np.mean(np.asarray(token_lengths) > length)) if len(token_lengths) else 0.0
-        if cut > (100 - COVERED) / 100 + 0.01:
-            notes.append(f"The encoder reads the first {length} tokens of a text; {cut:.0%} of the texts are longer.")
+    long = long_texts(survey, token_lengths, length)
+    passages, reading = choose_passages(settings, survey, long, speed, PASSAGES_SHARE * seconds)
+    if long.share > (100 - COVERED) / 100 + 0.01 or settings.passages:
+        read = f"The encoder reads the first {length} tokens" if hidden else f"A passage has {WORDS} words"
+        notes.append(f"{read}, and {long.share:.0%} of the texts are longer: {said_of(passages)}.")
     epochs, strategy, step = choose_epochs(settings, survey, speed, hidden, TRAINING_SHARE * seconds)
     steps = epochs * steps_an_epoch(settings, survey)
     weights = choose_weights(settings, hidden, steps * step, TRAINING_SHARE * seconds)
@@ -162,24 +167,90 @@ def make_plan(
     chosen = replace(
         settings,
         max_query_length=length or settings.max_query_length,
+        passages=passages,
         fine_tune_epochs=tuning_epochs,
         epochs=epochs,
         batch_size=size,
     )
     held = survey.queries.get("validation", 0) + survey.queries.get("test", 0)
-    searching = (held + survey.queries["train"]) * survey.labels * dimension(settings, hidden) * speed.multiply
+    parts = held * long.passages if passages else 0.0  # passages of all validation and test texts, besides the first
+    searching = (held + parts + survey.queries["train"]) * survey.labels * dimension(settings, hidden) * speed.multiply
     voting = held * survey.queries["train"] * dimension(settings, hidden) * speed.multiply
-    memory = memory_needed(settings, survey, hidden, strategy)
+    memory = memory_needed(settings, survey, hidden, strategy, int(parts))
+    reads = Stage("passages", "Read long texts in passages", reading / 60, memory["passages"])
     stages = [
         *([Stage("fine_tune", "Fine-tune the encoder", tuning / 60, memory["fine_tune"])] if tuning_epochs else []),
         *([Stage("encode", "Encode texts and labels", encoding / 60, memory["encode"])] if hidden else []),
         Stage("train", training_title(chosen, hidden), len(weights) * steps * step / 60, memory["train"]),
-        Stage("combine", "Combine the evidence, calibrate", (5 + 2 * searching + voting) / 60, memory["combine"]),
+        *([reads] if passages else []),
+        Stage(
+            "combine",
+            "Combine the evidence, calibrate",
+            (1 + passages) * (5 + 2 * searching + voting) / 60,
+            memory["combine"],
+        ),
         Stage("measure", "Measure, write the report", (3 + searching) / 60, memory["combine"]),
     ]
     plan = Plan(tuple(stages), chosen, strategy, tuple(notes), hidden, weights)
     check_memory(plan, survey, machine, hidden)
     return plan
+
+
+@dataclass(frozen=True)
+class LongTexts:
+    """Texts that are longer than what the encoder reads.
+
+    Args:
+        share: of all texts.
+        passages: mean passages of a text, besides the first one of each.
+        tokens: mean tokens (words, without an encoder) that these have.
+    """
+
+    share: float
+    passages: float
+    tokens: float
+
+
+def long_texts(survey: Survey, token_lengths: Sequence[int], length: int) -> LongTexts:
+    """What passages of the default settings would be cut, from the lengths of some texts.
+
+    Args:
+        length: tokens that the encoder reads; 0 without an encoder.
+
+    >>> long_texts(Survey({}, 1, 0, 1.0, 50, 900, 2.0, 0.5), [], 0).share
+    0.05
+    """
+    usual = Passages()
+    if not length:  # of words only the median and the 95th percentile are known
+        lengths, length = np.array(10 * [survey.words] + 9 * [survey.words] + [survey.words_95]), WORDS
+    else:
+        lengths = np.asarray(token_lengths)
+    if not len(lengths):
+        return LongTexts(0.0, 0.0, 0.0)
+    step = max(1, length - min(usual.overlap, length // 2))
+    counts = np.minimum(1 + np.ceil(np.maximum(lengths - length, 0) / step), usual.most)
+    long = counts > 1
+    return LongTexts(float(long.mean()), float((counts - 1).mean()), float((counts * long).mean()) * length)
+
+
+def choose_passages(
+    settings: FitSettings, survey: Survey, long: LongTexts, speed: Speed, seconds: float
+) -> tuple[bool, float]:
+    """Whether passages are tried, and the seconds that encoding them takes, which grow with their number: if texts are
+    long, and there is time."""
+    held = survey.queries.get("validation", 0) + survey.queries.get("test", 0)
+    cost = held * long.tokens * (speed.token + 3 * settings.static_dim * speed.lookup)
+    wanted = settings.passages
+    if wanted is None:
+        wanted = long.share >= LONG_TEXTS and cost <= seconds
+    return wanted, cost if wanted else 0.0
+
+
+def said_of(passages: bool) -> str:
+    """What is done about long texts."""
+    if passages:
+        return "they are also read in passages, which is kept if it helps on validation texts"
+    return "of these the beginning is read (passages: true in --config tries all of it)"
 
 
 def training_title(settings: FitSettings, hidden: int) -> str:
@@ -292,8 +363,14 @@ def dimension(settings: FitSettings, hidden: int) -> int:
     return hidden + settings.static_dim
 
 
-def memory_needed(settings: FitSettings, survey: Survey, hidden: int, strategy: str) -> dict[str, int]:
-    """Bytes that each stage needs, about."""
+def memory_needed(
+    settings: FitSettings, survey: Survey, hidden: int, strategy: str, passages: int = 0
+) -> dict[str, int]:
+    """Bytes that each stage needs, about.
+
+    Args:
+        passages: of validation and test texts, if they are cut; memory grows with them by a few embeddings each.
+    """
     texts, labels = sum(survey.queries.values()), survey.labels
     width = dimension(settings, hidden)
     compared = labels if strategy == "all" else min(labels, LABEL_BUDGET)
@@ -309,11 +386,13 @@ def memory_needed(settings: FitSettings, survey: Survey, hidden: int, strategy: 
         + 4 * width * compared
         + 12 * batch_size(settings, survey) * compared
     )
-    combine = states + table + 3 * vectors + 6 * width * survey.queries["train"]
+    cut = 3 * 4 * width * passages
+    combine = cut + states + table + 3 * vectors + 6 * width * survey.queries["train"]
     return {
         "fine_tune": int(BASE_MEMORY + FINE_TUNING_MEMORY),
         "encode": int(BASE_MEMORY + states),
         "train": int(BASE_MEMORY + train),
+        "passages": int(BASE_MEMORY + table + 2 * vectors + cut),
         "combine": int(BASE_MEMORY + combine),
     }
 

@@ -10,6 +10,7 @@ from hf_xmc.data.files import write_page
 from hf_xmc.fit.machine import gigabytes
 from hf_xmc.fit.measure import SHOWN, TAGGER
 from hf_xmc.hub.run import write_json
+from hf_xmc.inference.fitting.passages import passages_in_words
 from hf_xmc.metrics.meaning import meaning
 from hf_xmc.pages.page import render
 
@@ -58,6 +59,7 @@ def write_report(folder: Path, document: Mapping[str, Any]) -> Path:
         chart={"title": f"First label right, {split}", "bars": system_bars(document["systems"][split])},
         channels=channel_table(document["channels"]),
         channels_note="Measured on validation texts. A channel is kept only if it helps.",
+        chosen=[*passages_part(document.get("passages")), *label_texts_part(document.get("label_texts"))],
         weak=[
             {"title": title, "bars": [bar(row) for row in document["weak"][key]]}
             for key, title in GROUPS.items()
@@ -136,6 +138,46 @@ def channel_table(channels: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
         size = "" if row["bytes"] is None else gigabytes(row["bytes"])
         rows.append((row["name"], "yes" if row["kept"] else "no", *gains, size, f"{row['seconds']:.1f}"))
     return {"columns": columns, "rows": rows}
+
+
+def passages_part(tried: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Whether long texts are read in passages, and what each pooling was worth; nothing if that was not tried."""
+    if not tried:
+        return []
+    metrics = [name for name in tried["tried"][0] if name not in ("pool", "total")]
+    rows = [(row["pool"], *(f"{100 * row[name]:.1f}" for name in metrics)) for row in tried["tried"]]
+    caption = "What each pooling is worth, by label vectors alone, on the half of validation that chooses; per cent"
+    columns = ("score of a label", *metrics)
+    title, said = "Long texts", passages_in_words(tried)
+    return [{"id": "long", "title": title, "said": said, "caption": caption, "columns": columns, "rows": rows}]
+
+
+def label_texts_part(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Which texts of labels are searched, and what each pooling was worth; nothing if labels have names alone."""
+    if not found:
+        return []
+    rows = []
+    for row in found["tried"]:
+        kinds = ", ".join(f"{kind} {weight:.2f}" for kind, weight in row["weights"].items() if weight)
+        rows.append((row["pool"], kinds, f"{100 * row['P@1']:.1f}", f"{100 * row['nDCG@5']:.1f}"))
+    caption = "What each way is worth on the half of validation that chooses; per cent"
+    columns = ("pooling", "weights by kind", "P@1", "nDCG@5")
+    title, said = "Synonyms, definitions and other texts of labels", labels_in_words(found)
+    return [{"id": "labels", "title": title, "said": said, "caption": caption, "columns": columns, "rows": rows}]
+
+
+def labels_in_words(found: Mapping[str, Any]) -> str:
+    """Which texts of labels are searched, in a sentence.
+
+    Args:
+        found: `kept`, and what was `tried`, names alone first.
+    """
+    if not found["kept"]:
+        return "Labels are searched by their names: on validation texts their other texts bring too little."
+    names, best = found["tried"][0], max(found["tried"], key=lambda row: row["P@1"] + row["nDCG@5"])
+    gains = ", ".join(f"{name} {names[name]:.1%} \u2192 {best[name]:.1%}" for name in ("P@1", "nDCG@5"))
+    kinds = ", ".join(kind for kind, weight in best["weights"].items() if weight)
+    return f"Labels are searched by the {best['pool']} of their texts ({kinds}): on validation texts {gains}."
 
 
 def gain(row: Mapping[str, Any], metric: str) -> str:

@@ -35,6 +35,8 @@ class FitSettings:
             labels are found, by propensity-scored precision), or `"balanced"`.
         max_query_length, max_label_length: tokens of a text and of a label that the encoder reads. The static tower
             and the channels always read whole texts.
+        passages: whether to try reading long texts in passages, which are kept if they help on validation texts; by
+            default if 5 % of the texts are longer than what the encoder reads, and there is time.
         epochs, batch_size, learning_rate: of the training over all labels.
         temperature: of its loss.
         static_dim, static_buckets, static_weight, static_dropout, static_learning_rate: of the static tower
@@ -43,6 +45,8 @@ class FitSettings:
         label_head_learning_rate: of these vectors.
         channels: further sources of evidence to try, by default all that there are; each is kept only if it helps on
             validation queries.
+        query_keys: whether the texts of a step without a common label are kept apart as well (`--query_keys` of
+            `hf-xmc train`), which helps similar training texts to vote, and rare labels.
         fine_tune_epochs: epochs of training the whole encoder before the rest; 0 for none. By default the preset best
             fine-tunes if there is time.
         max_steps: training steps at most, for a quick try; -1 for no limit.
@@ -60,6 +64,7 @@ class FitSettings:
     prefer: str = "balanced"
     max_query_length: int | None = None
     max_label_length: int = 64
+    passages: bool | None = None
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float = 1e-3
@@ -72,6 +77,7 @@ class FitSettings:
     label_vectors: bool = True
     label_head_learning_rate: float = 0.03
     channels: tuple[str, ...] | None = None
+    query_keys: bool = False
     fine_tune_epochs: int | None = None
     max_steps: int = -1
     level: float = 0.9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.fit.plan import Plan
 from hf_xmc.hub.run import describe_run
 from hf_xmc.inference.fitting.confidence import FEWEST, Fit, fit_from_embeddings
+from hf_xmc.inference.fitting.passages import fit_with_passages
 from hf_xmc.inference.fitting.rich_labels import learn_pooling
 from hf_xmc.inference.labels import build_index, encode_catalogue, gathered
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.modeling.tokens_xmc import save_tokenizer
+from hf_xmc.retrieval.bags import Bags
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.knowledge import Knowledge
 from hf_xmc.retrieval.label_kinds import count_texts
+from hf_xmc.retrieval.passages import Passages
+from hf_xmc.retrieval.pooling_learning import PoolingFit
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.callbacks import LogLines
 from hf_xmc.training.checkpoints import last_checkpoint
@@ -42,6 +46,7 @@ FINE_TUNING: dict[str, Any] = {
 }
 MOST_LABEL_TEXTS = 100_000  # synonyms, definitions, ... that are tried; each is encoded
 LEAST_GAIN = 0.005  # in the mean of P@1 and nDCG@5 on validation, which they must bring
+CUT_TOGETHER = 256  # texts whose passages are encoded together
 LONGEST = 512  # tokens of a text that are looked at before the plan chooses how many to read
 Advance = Callable[[float], None]  # told the share of a stage that is done
 
@@ -73,10 +78,20 @@ class Trained:
     Args:
         tagger: model and label index.
         embeddings: split -> embeddings of its queries, `[N, D]`.
+        pooling: what was found for the further texts of labels; None if there are none.
+        bags: split -> passages of its queries, of validation and test; empty if they are not cut.
     """
 
     tagger: XMCPipeline
     embeddings: Mapping[str, np.ndarray]
+    pooling: PoolingFit | None = None
+    bags: Mapping[str, Bags] = field(default_factory=dict)
+
+    def read_as(self, passages: Passages | None) -> Mapping[str, Any]:
+        """The embeddings of all splits, as a tagger with these passages reads them."""
+        if passages is None:
+            return self.embeddings
+        return {**self.embeddings, **{split: bags.pooled_by(passages) for split, bags in self.bags.items()}}
 
 
 def untrained(encoder: str | None, earlier: str | Path | None) -> XMCDualEncoderModel:
@@ -177,6 +192,7 @@ def trainer_for(
     args = XMCTrainingArguments(
         str(folder / "checkpoints"),
         label_strategy=plan.label_strategy,
+        query_keys=settings.query_keys,
         freeze_encoder=model.config.encoder_config is not None,
         num_train_epochs=settings.epochs or 1,
         max_steps=settings.max_steps,
@@ -243,40 +259,70 @@ def embed(trainer: XMCTrainer, data: XMCDataset, run: Mapping[str, Any]) -> Trai
     for split, queries in data.queries.items():
         tokenized = trainer.tokenize(model, queries, None)
         embeddings[split] = trainer.table(tokenized.tokens, "query").numpy()
-    index = index_of_all_texts(model, data, embeddings) or build_index(model, data.labels, labels)
-    return Trained(XMCPipeline(model, index, run), embeddings)
+    index, pooling = index_of_all_texts(model, data, embeddings)
+    return Trained(XMCPipeline(model, index or build_index(model, data.labels, labels), run), embeddings, pooling)
 
 
 def index_of_all_texts(
     model: XMCDualEncoderModel, data: XMCDataset, embeddings: Mapping[str, np.ndarray]
-) -> LabelIndex | None:
-    """The index of synonyms, definitions and other texts of labels, if there are some and they help on validation."""
+) -> tuple[LabelIndex | None, PoolingFit | None]:
+    """The index of synonyms, definitions and other texts of labels, if there are some and they help on validation; and
+    what was tried."""
     table = gathered(data.labels)
     if len(data.queries["validation"]) < FEWEST or not data.num_labels < count_texts(table) <= MOST_LABEL_TEXTS:
-        return None
+        return None, None
     encoded = encode_catalogue(model, table, "rich")
     fitted = learn_pooling(model, table, encoded, data, queries=embeddings["validation"])
     if fitted.pooling is None or fitted.gain < LEAST_GAIN:
-        return None
-    return build_index(model, table, encoded, texts="rich", pooling=fitted.pooling)
+        return None, fitted
+    return build_index(model, table, encoded, texts="rich", pooling=fitted.pooling), fitted
+
+
+def encode_passages(tagger: XMCPipeline, data: XMCDataset, folder: Path, advance: Advance) -> dict[str, Bags]:
+    """Cut the long texts of validation and test into passages, encode them, and write them into a folder."""
+    passages = Passages()
+    cutting = XMCPipeline(tagger.model, tagger.index, passages=passages)
+    splits = [split for split in ("validation", "test") if split in data.queries]
+    total, done = sum(len(data.queries[split]) for split in splits), 0
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for split in splits:
+        texts, parts = data.queries[split]["text"][:], list[Bags]()
+        for start in range(0, len(texts), CUT_TOGETHER):
+            parts.append(cutting.encode(texts[start : start + CUT_TOGETHER]))
+            done += len(parts[-1])
+            advance(done / total)
+        counts = np.concatenate([part.counts for part in parts])
+        spans = np.concatenate([part.spans for part in parts if part.spans is not None])
+        np.savez(
+            folder / f"{split}.npz", vectors=np.concatenate([p.vectors for p in parts]), counts=counts, spans=spans
+        )
+    return read_bags(folder, data)
+
+
+def read_bags(folder: Path, data: XMCDataset) -> dict[str, Bags]:
+    """What `encode_passages` wrote."""
+    found = {}
+    for path in (folder / f"{split}.npz" for split in data.queries):
+        if path.is_file():
+            with np.load(path) as held:
+                indptr = np.concatenate([[0], np.cumsum(held["counts"])])
+                found[path.stem] = Bags(held["vectors"], indptr, Passages(), held["spans"])
+    return found
 
 
 def combine(trained: Trained, plan: Plan, data: XMCDataset) -> Fit:
     """Keep the channels that help on one half of validation, learn how to weigh them there, and calibrate on the other
-    half. Without enough validation texts the tagger stays as it is: label vectors alone, and no probabilities."""
+    half. If there are passages, they are kept if the ranking with them is better. Without enough validation texts the
+    tagger stays as it is: label vectors alone, and no probabilities."""
     settings = plan.settings
     if len(data.queries["validation"]) < FEWEST:
         return Fit(trained.tagger, {"channels": [], "calibrated_on": 0})
-    return fit_from_embeddings(
-        trained.tagger,
-        data,
-        trained.embeddings,
-        level=settings.level,
-        seed=settings.seed,
-        channels=settings.channels,
-        fusion="auto",
-        prefer=settings.prefer,
-    )
+    options: dict[str, Any] = {name: getattr(settings, name) for name in ("level", "seed", "channels", "prefer")}
+    given = (trained.tagger, data, trained.embeddings)
+    if trained.bags:
+        return fit_with_passages(*given, trained.bags["validation"], **options).fit
+    return fit_from_embeddings(*given, **options)
 
 
 def record(plan: Plan, data: XMCDataset, args: XMCTrainingArguments, encoder: str, seconds: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import hf_xmc.retrieval.late_interaction  # noqa: F401  # makes its kind of rerankers known
 from hf_xmc import modeling
 from hf_xmc.data.checksums import MANIFEST, check_manifest, checksums, read_manifest, write_manifest
+from hf_xmc.data.damage import first_damage
 from hf_xmc.data.documents import read_document
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.data.transaction import read_whole, transaction, unshare
@@ -392,15 +393,15 @@ def read_parts(
     **options: Any,
 ) -> dict[str, Any]:
     """`load_parts`, of a folder that nobody changes."""
+    replaced = {*GRAPHS, "sentence_transformers", "map", "run", *(("model",) if model is not None else ())}
+    used = [part for part in parts() if part.name not in replaced]
+    check_manifest(folder, {name for part in used for name in part.files_in(folder)})
     if is_plain_encoder(folder) and not (folder / INDEX).is_file() and engine is None:
         raise ModelFolderError(
             "a plain encoder, which has no labels to predict",
             folder,
             hint=f"make a tagger of it with hf-xmc index {folder} --dataset NAME --output_dir FOLDER",
         )
-    replaced = {*GRAPHS, "sentence_transformers", "map", "run", *(("model",) if model is not None else ())}
-    used = [part for part in parts() if part.name not in replaced]
-    check_manifest(folder, {name for part in used for name in part.files_in(folder)})
     check_origins(folder, {part.name for part in used})
     model = load_model(folder, verify=False, **options) if model is None else model
     model = model if device is None else model.to(device)
@@ -483,6 +484,8 @@ def load_model(folder: Path, verify: bool = True, **options: Any) -> XMCDualEnco
     with loading_weights(folder, "model"):
         model, info = XMCDualEncoderModel.from_pretrained(folder, verify=verify, output_loading_info=True, **options)
     check_weights(model, info, folder)
+    if model.tokenizer is None and (damage := first_damage(folder.glob("tokenizer*.json")))[0]:
+        raise ModelFolderError(damage[0], folder, hint=damage[1])
     return cast("XMCDualEncoderModel", model)
 
 

@@ -22,15 +22,19 @@ class Pieces(NamedTuple):
         texts: of all passages, text after text.
         indptr: the passages of text i are `indptr[i]` to `indptr[i + 1]`, `[N + 1]`; None if texts are not cut.
         passages: the settings; None if texts are not cut.
+        spans: where each passage begins and ends in its text, in characters, `[sum T, 2]`; None if texts are not cut.
     """
 
     texts: list[str]
     indptr: np.ndarray | None = None
     passages: Passages | None = None
+    spans: np.ndarray | None = None
 
     def embedded(self, vectors: Any) -> Any:
         """The embeddings of the texts, from those of their pieces: bags, or the same if texts are not cut."""
-        return vectors if self.indptr is None or self.passages is None else Bags(vectors, self.indptr, self.passages)
+        if self.indptr is None or self.passages is None:
+            return vectors
+        return Bags(vectors, self.indptr, self.passages, self.spans)
 
 
 class Cutter:
@@ -78,9 +82,11 @@ class Cutter:
 
     def pieces(self, texts: Sequence[str]) -> Pieces:
         """The passages of texts, for the encoder."""
-        found = [[passage.text for passage in self(text)] for text in texts]
+        found = [self(text) for text in texts]
         indptr = np.concatenate([[0], np.cumsum([len(its) for its in found], dtype=np.int64)])
-        return Pieces([text for its in found for text in its], indptr, self.passages)
+        passages = [passage for its in found for passage in its]
+        spans = np.array([(one.start, one.end) for one in passages], np.int64).reshape(-1, 2)
+        return Pieces([one.text for one in passages], indptr, self.passages, spans)
 
 
 def untruncated(tokenizer: Any) -> Any:

@@ -19,6 +19,7 @@ from hf_xmc.inference import ranking
 from hf_xmc.inference.cutting import Cutter, Pieces
 from hf_xmc.inference.explain.channels import Evidence, channel_evidence
 from hf_xmc.inference.explain.passages import add_passages
+from hf_xmc.inference.explain.texts import add_matched
 from hf_xmc.inference.given_texts import given_texts
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.label_names import IdToLabel, LabelToId
@@ -247,7 +248,8 @@ class XMCPipeline:
             batch_size: texts encoded at a time.
             explain: add to each label `"channels"`, what each ranking channel says of it, and an `"explanation"`, by
                 `"occlusion"` (True) or `"gradient"`; `"channels"` adds the first one only, which is quick. Of a text
-                that is cut into passages also `"passages"`, those that speak most for the label.
+                that is cut into passages also `"passages"`, those that speak most for the label; of a label with
+                several texts also `"matched"`, the one that matches best.
             search, selection: ready-made groups of options.
             **options: single options by name: `threshold`, `conformal` and `set_method` of [`SelectionOptions`];
                 `memory`, `channels`, `allowed`, `forbidden`, `where`, `geometry` and `rerank` of [`SearchOptions`].
@@ -271,8 +273,8 @@ class XMCPipeline:
             for tags, known in zip(tagged, self.channel_evidence(rows, embeddings, ids, found[0]), strict=True):
                 for tag, evidence in zip(tags, known, strict=True):
                     tag["channels"] = {name: one.to_dict() for name, one in evidence.items()}
-            if self.passages is not None:
-                add_passages(self, rows, embeddings, tagged)
+            add_passages(self.index, rows, embeddings, tagged)
+            add_matched(self.index, embeddings, tagged)
         if explain and explain != "channels":
             from hf_xmc.inference.explain.explanations import add_explanations  # slow to import
 

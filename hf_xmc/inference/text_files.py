@@ -12,18 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_xmc.data.dialect import Dialect, dialect_cells, dialect_of, encoding_of
-from hf_xmc.data.files import json_lines, lines, plain_suffix
+from hf_xmc.data.files import json_lines, lines, plain_suffix, refuse_pointer
 from hf_xmc.data.reading import Reading, places, plain_name
-from hf_xmc.data.rows import unique
+from hf_xmc.data.rows import JSON, OTHER_PROGRAMS, SPREADSHEETS, TABLES, TEXT_TABLES, unique
 from hf_xmc.data.spreadsheets import spreadsheet_rows
 from hf_xmc.data.templates import Template
 from hf_xmc.errors import DataError, Problems, SettingsError
 
-KINDS = (".csv", ".tsv", ".xlsx", ".jsonl", ".parquet", ".txt")
+KINDS = (*TABLES, ".txt")
 SAMPLE = 100  # rows that are looked at to find the text
 PARTS = ("title", "abstract", "description")  # make up a text together, if there is no column of texts
 USUAL = ("text", "sentence", "content", "document", "body", "query", *PARTS)
-OTHER_PROGRAMS = {".xls": ".xlsx", ".ods": ".xlsx", ".numbers": ".xlsx", ".docx": ".txt", ".json": ".jsonl"}
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,10 @@ def open_texts(
         raise SettingsError("text_column and query_template are both given", hint="the template names its columns")
     said = []
     kind, dialect = plain_suffix(path), None
-    if kind in (".csv", ".tsv"):
+    if kind in TEXT_TABLES:
         dialect = dialect_of(path, encoding)
         encoding, guessed = dialect.encoding, dialect.guessed
-    elif kind in (".txt", ".jsonl"):
+    elif kind == ".txt" or kind in JSON:
         encoding, guessed = (encoding, False) if encoding else encoding_of(path)
     else:
         guessed = False
@@ -126,6 +125,7 @@ def check_kind(path: Path) -> None:
         raise DataError(f"cannot read {suffix or 'a file without an ending'}", path, hint=hint)
     if not path.is_file():
         raise DataError("no such file", path)
+    refuse_pointer(path)
 
 
 def first_rows(path: Path, encoding: str | None, dialect: Dialect | None) -> tuple[tuple[str, ...], list[Any]]:
@@ -244,17 +244,17 @@ def read_rows(
     encoding that is not given is found from the file."""
     check_kind(path)
     suffix = plain_suffix(path)
-    if encoding is None and suffix in (".txt", ".jsonl"):
+    if encoding is None and (suffix == ".txt" or suffix in JSON):
         encoding, _ = encoding_of(path)
     if suffix == ".txt":
         yield from ((line, {"text": text}) for line, text in lines(path, encoding))
-    elif suffix == ".jsonl":
+    elif suffix in JSON:
         yield from json_lines(path, Problems(), encoding)
     elif suffix == ".parquet":
         for window in parquet_windows(path, 10_000):
             assert isinstance(window.rows, pa.Table)
             yield from zip(window.lines, window.rows.to_pylist(), strict=True)
-    elif suffix == ".xlsx":
+    elif suffix in SPREADSHEETS:
         yield from with_header(spreadsheet_rows(path), path)
     else:
         yield from with_header(dialect_cells(path, dialect or dialect_of(path, encoding)), path)

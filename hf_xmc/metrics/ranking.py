@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -75,17 +76,17 @@ def checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: there are none, or one is below 1.
     """
-    cutoffs = tuple(int(k) for k in ks)
-    if not cutoffs or min(cutoffs) < 1:
-        raise SettingsError(f"Cut-offs must be integers from 1 on, found ks={list(ks)}.")
-    return cutoffs
+    found = list(ks) if isinstance(ks, Iterable) and not isinstance(ks, str) else [ks]
+    if not found or not all(isinstance(k, Integral) and k >= 1 for k in found) or isinstance(ks, int):
+        raise SettingsError(f"Cut-offs must be a list of integers from 1 on, found ks={ks!r:.60}.")
+    return tuple(int(k) for k in found)
 
 
 def checked_weights(inverse_propensity: Array, positives: Positives) -> np.ndarray:
     """The weights as float64 `[L]`.
 
     Raises:
-        ValueError: a positive label has no weight.
+        ValueError: a positive label has no weight, or a weight is no finite number from 0 on.
     """
     tensor = inverse_propensity
     weights = np.asarray(tensor.cpu() if hasattr(tensor, "cpu") else tensor, dtype=np.float64)
@@ -93,6 +94,10 @@ def checked_weights(inverse_propensity: Array, positives: Positives) -> np.ndarr
         raise DataError(
             f"There are {len(weights):,} inverse propensities, but positives refer to label id "
             f"{positives.indices.max():,}; give one for each row of the label table."
+        )
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise DataError(
+            f"An inverse propensity is {weights[~(np.isfinite(weights) & (weights >= 0))][0]}; expected 1 or more."
         )
     return weights
 

@@ -25,16 +25,18 @@ class Bags:
         vectors: of all passages, text after text, `[sum T, D]`, array or tensor.
         indptr: the passages of text i are `indptr[i]` to `indptr[i + 1]`, `[N + 1]`.
         passages: how they give the score of a label.
+        spans: where each passage begins and ends in its text, in characters, int64 `[sum T, 2]`, if that is known.
 
     >>> bags = Bags(np.eye(3), np.array([0, 2, 3]), Passages())
     >>> len(bags), bags[1:].vectors.tolist(), np.asarray(bags, float)[0].round(2).tolist()
     (2, [[0.0, 0.0, 1.0]], [0.71, 0.71, 0.0])
     """
 
-    def __init__(self, vectors: Any, indptr: np.ndarray, passages: Passages) -> None:
+    def __init__(self, vectors: Any, indptr: np.ndarray, passages: Passages, spans: np.ndarray | None = None) -> None:
         self.vectors = as_matrix(vectors)
         self.indptr = np.asarray(indptr, dtype=np.int64)
         self.passages = passages
+        self.spans = spans
 
     def __len__(self) -> int:
         """Number of texts."""
@@ -62,7 +64,11 @@ class Bags:
         counts = self.counts[chosen]
         indptr = np.concatenate([[0], np.cumsum(counts)])
         places = np.arange(indptr[-1]) + np.repeat(self.indptr[:-1][chosen] - indptr[:-1], counts)
-        return Bags(self.vectors[places], indptr, self.passages)
+        return Bags(self.vectors[places], indptr, self.passages, None if self.spans is None else self.spans[places])
+
+    def pooled_by(self, passages: Passages) -> Bags:
+        """The same passages, which give the score of a label in another way."""
+        return Bags(self.vectors, self.indptr, passages, self.spans)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if not len(self):

@@ -249,6 +249,24 @@ class LabelIndex:
         ids = self.catalogue.known(label_ids)
         return self.index.vectors_of(ids) if len(ids) else np.empty((0, self.dimension), np.float32)
 
+    def text_vectors(self, label_ids: Any) -> tuple[LabelTexts, np.ndarray] | None:
+        """The texts that some labels are searched by, numbered by their label's place among the rising ids, and their
+        vectors, `[m, D]`; None if the index does not keep the texts of a label apart.
+
+        Args:
+            label_ids: rising, `[n]`.
+        """
+        if kept(self.about["texts"], self.pooling) == "mean" or self.index.kind == "ivf":
+            return None
+        ids = np.asarray(label_ids, np.int64)
+        texts = LabelTexts.of(self.catalogue.arrow.take(as_rows(ids)))
+        if self.pooling is not None:
+            texts = texts.take(self.pooling.shares(texts.labels, texts.kinds) > 0)
+        starts, vectors = self.index.rows_of_labels(ids)
+        counts = np.bincount(texts.labels, minlength=len(ids))
+        same = np.array_equal(counts, np.diff(np.append(starts, len(vectors))))
+        return (texts, vectors) if same else None
+
     def all_vectors(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Label ids `[m]` and vectors `[m, D]` of all labels that are not removed, in batches; a label with several
         texts is repeated."""

@@ -67,6 +67,11 @@ class LabelTexts:
         """Number of texts."""
         return len(self.texts)
 
+    def take(self, mask: np.ndarray) -> LabelTexts:
+        """Some of the texts, bool `[M]`."""
+        rows = np.flatnonzero(mask).tolist()
+        return LabelTexts(self.labels[mask], [self.texts[row] for row in rows], [self.kinds[row] for row in rows])
+
 
 def rows_of_texts(table: Dataset | pa.Table) -> Iterator[list[tuple[str, str]]]:
     """Text and kind of each text of each label, the name first."""

@@ -11,7 +11,7 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -114,6 +114,10 @@ class Passages:
         if self.pool == "mean":
             return scores.mean(axis=0)
         return (logsumexp(self.sharpness * scores, axis=0) - np.log(len(scores))) / self.sharpness
+
+    def with_pool(self, pool: str, sharpness: float | None = None) -> Passages:
+        """The same passages, which give the score of a label in another way."""
+        return replace(self, pool=pool, sharpness=self.sharpness if sharpness is None else sharpness)
 
     def fingerprint(self) -> str:
         """A hash of the settings."""

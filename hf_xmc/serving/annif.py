@@ -33,9 +33,12 @@ from hf_xmc.data.formats.source import Choices, LabelNames, Options
 from hf_xmc.data.reading import Reading, places
 from hf_xmc.errors import DataError, Problems, XMCError
 from hf_xmc.inference.given_texts import is_unicode
+from hf_xmc.serving.answers import Tag, Tagged
 from hf_xmc.serving.batching import Batcher
+from hf_xmc.serving.facts import languages
 from hf_xmc.serving.limits import RequestRefused
-from hf_xmc.serving.service import Tag, Tagged, TaggingService, TagOptions, languages
+from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.tagging import TagOptions
 
 BLOCK = 1000  # labels that are read at a time
 DOCUMENTS = 32  # in one batch, as in Annif
@@ -148,7 +151,8 @@ def said(errors: Sequence[Any]) -> str:
 
 async def form_of(request: Request) -> SuggestForm:
     """The form of a request. Unlike forms that FastAPI reads, an empty text is a text. Files in it are no texts."""
-    async with request.form(max_files=0) as form:
+    most = len(await request.body())  # which has the size that a request may have: its parts are not limited further
+    async with request.form(max_files=0, max_part_size=max(most, 1)) as form:
         return SuggestForm.model_validate(dict(form))
 
 

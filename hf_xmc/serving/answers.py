@@ -10,6 +10,25 @@ from hf_xmc.serving.vocabulary import Label, Named
 
 
 @dataclass(frozen=True)
+class MatchedText:
+    """A text of a label, its kind (`"synonym"`, `"definition"`, ...) and its own score."""
+
+    text: str
+    kind: str
+    score: float
+
+
+@dataclass(frozen=True)
+class SpokenPassage:
+    """A passage of a long text, its place (`text[start:end]`), and its own score for the label."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
 class Tag:
     """A label that was given to a text.
 
@@ -25,6 +44,10 @@ class Tag:
         channels: what each ranking channel says of the label, if that was asked for: channel -> `contribution`, and
             `score`, `rank` and `words` if it lists the label.
         notation: its code in the vocabulary, if it has one.
+        passages: of a text that is cut into passages those that speak most for the label, best first, if that was
+            asked for.
+        matched: the synonym, definition or other text of the label that matches best, if that was asked for and the
+            label is searched by several texts.
     """
 
     uid: str
@@ -38,6 +61,8 @@ class Tag:
     parents: tuple[Named, ...] = ()
     channels: dict[str, dict[str, Any]] | None = None
     notation: str | None = None
+    passages: tuple[SpokenPassage, ...] = ()
+    matched: MatchedText | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, ready for JSON."""
@@ -50,7 +75,7 @@ class Tagged:
 
     Args:
         tags: the labels.
-        tokens: of the text, for the encoder; 0 if the tagger has no encoder.
+        tokens: of the text, for the encoder, of a very long text about so many; 0 if the tagger has no encoder.
         max_tokens: that the encoder reads; None if there is no limit.
         truncated: whether the encoder has read the beginning of the text only. Channels that read words, and a static
             tower, read all of it.
@@ -84,15 +109,6 @@ class NearText:
     row: int
     similarity: float
     text: str | None = None
-
-
-@dataclass(frozen=True)
-class MatchedText:
-    """A text of a label, its kind (`"synonym"`, `"definition"`, ...) and its own score."""
-
-    text: str
-    kind: str
-    score: float
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,19 @@ import numpy as np
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.pipeline import XMCPipeline
 
+COUNTED = 50_000  # characters of a text whose tokens are counted; those of the rest are taken to be as many
+
 
 def count_tokens(model: Any, texts: Sequence[str]) -> list[int]:
-    """Tokens of each text as an encoder would read it if it had no limit; 0 without an encoder."""
+    """Tokens of each text as an encoder would read it if it had no limit, of a very long text about so many; 0 without
+    an encoder."""
+    found = tokens_of(model, [text[:COUNTED] for text in texts])
+    lengths = [max(1.0, len(text) / COUNTED) for text in texts]
+    return [round(count * length) for count, length in zip(found, lengths, strict=True)]
+
+
+def tokens_of(model: Any, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text; 0 without an encoder."""
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None or max_tokens(model) is None:
         return [0] * len(texts)

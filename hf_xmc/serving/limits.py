@@ -52,7 +52,7 @@ class Limits:
     hf_xmc.serving.limits.RequestRefused: The text has 23 characters and at most 10 are accepted; cut or split it
     """
 
-    text_characters: int = 100_000
+    text_characters: int = 1_000_000
     explained_characters: int = 4_000
     explained_labels: int = 10
     k: int = 100

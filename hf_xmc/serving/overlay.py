@@ -19,6 +19,7 @@ from hf_xmc.retrieval.catalogue import Catalogue
 from hf_xmc.retrieval.channels import LabelNames
 from hf_xmc.retrieval.channels.names import NameMatch
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.label_kinds import LabelTexts
 from hf_xmc.retrieval.name_table import Names, checksums, texts_of
 from hf_xmc.retrieval.search import as_matrix, exact_search
 from hf_xmc.types import TopK
@@ -81,6 +82,11 @@ class OverlayIndex(LabelIndex):
     def has_several_texts(self) -> bool:
         """As in the index below; an added label has one text."""
         return self.shared.has_several_texts
+
+    def text_vectors(self, label_ids: Any) -> tuple[LabelTexts, np.ndarray] | None:
+        """As `LabelIndex.text_vectors`; added labels are left out, since each has one text."""
+        ids = np.asarray(label_ids, np.int64)
+        return self.shared.text_vectors(ids[ids < self.first])
 
     def vectors(self, label_ids: Any = None) -> np.ndarray:
         """As `LabelIndex.vectors`."""

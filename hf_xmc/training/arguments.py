@@ -350,3 +350,9 @@ class XMCTrainingArguments(CandidateArguments):
                 f"metric_for_best_model is {self.metric_for_best_model!r}; expected one of {', '.join(known)}",
                 hint="a larger --eval_k adds metrics at that k",
             )
+        if splits is None and self.greater_is_better is not None and self.greater_is_better == name.endswith("loss"):
+            better = "lower" if name.endswith("loss") else "higher"
+            logger.warning(
+                f"greater_is_better is {self.greater_is_better}, but {better} is better for {name}: "
+                "the worst checkpoint is kept as the best; leave it out."
+            )

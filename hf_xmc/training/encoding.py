@@ -68,10 +68,10 @@ class TextEncoder:
             if tower is not None:
                 tower.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode, dynamic=True)
 
-    def queries(self, rows: Tensor, tokens: TokenTable) -> Tensor:
-        """Embeddings of the queries `rows` of a table with gradients, `[B, D]`."""
+    def queries(self, rows: Tensor, tokens: TokenTable, caching: bool | None = False) -> Tensor:
+        """Embeddings of the queries `rows` of a table with gradients, `[B, D]`; `caching` as `gradient_caching`."""
         static = self.static_vectors(tokens, rows.cpu().numpy(), "query")
-        return self.model.joined(self.dense_queries(rows, tokens), static)
+        return self.model.joined(self.dense_queries(rows, tokens, caching), static)
 
     def static_vectors(self, tokens: TokenTable, rows: np.ndarray | None, side: Side) -> Tensor | None:
         """The static tower's part of the embeddings of texts (all for `None`), `[n, S]`; None without one."""
@@ -79,13 +79,13 @@ class TextEncoder:
             return None
         return self.static.embed(tokens.features, np.arange(len(tokens)) if rows is None else rows, side)
 
-    def dense_queries(self, rows: Tensor, tokens: TokenTable) -> Tensor | None:
+    def dense_queries(self, rows: Tensor, tokens: TokenTable, caching: bool | None) -> Tensor | None:
         """The encoder's part of `queries`; None without an encoder."""
         if self.model.query_encoder is None:
             return None
         if self.args.freeze_encoder:
             return self.model(pooled=self.frozen(tokens, "query")[rows], side="query").dense
-        return self.encode(tokens, rows.cpu().numpy(), "query", caching=False)
+        return self.encode(tokens, rows.cpu().numpy(), "query", caching)
 
     @property
     def trains_queries(self) -> bool:

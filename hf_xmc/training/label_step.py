@@ -21,6 +21,7 @@ from hf_xmc.sampling.draws import draw_pairs
 from hf_xmc.training.candidates.rule import CandidateRule, Candidates, Window
 from hf_xmc.training.distributed import GatherLabels, concatenate
 from hf_xmc.training.encoding import TextEncoder
+from hf_xmc.training.query_keys import QueryKeys
 from hf_xmc.types import Positives
 
 Batch = dict[str, Tensor]
@@ -68,6 +69,8 @@ class LabelStep:
         self.done = 0  # micro-batches
         self.candidates = Candidates(None)
         self.log_weights: Tensor | None = None  # of this rank's labels, `[c]`
+        self.keys: QueryKeys | None = None  # with `query_keys`: the window's queries, behind the labels
+        self.num_rows = 0  # of `labels` that are labels
         # [c, D] for each of the encoder's V views; this rank's part, of all where the loss is not sharded
         self.labels: Tensor | None = None
         self.detached: Tensor | None = None
@@ -91,7 +94,7 @@ class LabelStep:
                 labels.register_hook(lambda gradient: gradient + earlier)
         loss = self.compare(queries, labels, self.pairs(self.done)) * self.shares[self.done]
         self.done += 1
-        return loss, queries, labels[:, : queries.shape[1]]
+        return loss, queries, labels[: self.num_rows, : queries.shape[1]]
 
     def open(self, queries: Tensor) -> None:
         """Choose the candidates, encode them, and count what the window's mean divides by.
@@ -118,9 +121,32 @@ class LabelStep:
         self.log_weights = log_weights if log_weights is None or not self.sharded else log_weights[own]
         if self.ranks.group is not None and not self.sharded:
             labels = GatherLabels.apply(labels, self.ranks, own)
+        self.num_rows = len(labels)
+        if self.rule.args.query_keys:
+            labels = self.with_query_keys(labels, queries, own, window.true)
+            assert self.keys is not None
+            count = self.keys.num_columns
         self.labels = labels
         self.detached = labels.detach().requires_grad_(labels.requires_grad)
         self.shares = self.count_shares(count if counts is None else int(counts.sum()))
+
+    def with_query_keys(self, labels: Tensor, queries: Tensor, own: slice, true: Positives) -> Tensor:
+        """The label embeddings and behind them the window's queries as further keys, with gradients.
+
+        The queries of a single micro-batch are at hand. With accumulation all of them are encoded once more, within
+        the memory of a chunk where `gradient_caching` says so.
+        """
+        self.keys = QueryKeys(true, own.stop - own.start, self.ranks, self.sharded)
+        keys = queries
+        if len(self.batches) > 1 and len(true):
+            rows = torch.cat([batch["row"] for batch in self.batches])
+            keys = self.encoder.queries(rows, self.tokens, self.encoder.args.gradient_caching)
+        if self.ranks.group is not None and not self.sharded:
+            first = self.keys.layout.first_query
+            keys = GatherLabels.apply(keys, self.ranks, slice(first, first + len(true)))
+        if self.log_weights is not None:
+            self.log_weights = torch.cat([self.log_weights, self.log_weights.new_zeros(len(keys))])
+        return torch.cat([labels, keys.to(labels.dtype).repeat(1, len(self.encoder.view_weights))])
 
     def window(self, queries: Tensor) -> Window:
         """What the rule sees of this step; `queries` are the embeddings of the first micro-batch."""
@@ -174,8 +200,19 @@ class LabelStep:
         return torch.cat([queries.detach(), *others])
 
     def pairs(self, index: int) -> StepPairs:
-        """The pairs of a micro-batch; all others are negatives. Ids are columns of the candidates; pairs whose label
-        is no candidate fall away."""
+        """The pairs of a micro-batch; all others are negatives. Ids are columns of the candidates, and of the queries
+        behind them; pairs whose label is no candidate fall away."""
+        found, keys = self.label_pairs(index), self.keys
+        if keys is None:
+            return found
+        start = sum(len(batch["row"]) for batch in self.batches[:index])
+        shared = keys.shared(start, start + len(self.batches[index]["row"]))
+        ignored = None if found.ignored is None else keys.labels(found.ignored)
+        drawn = None if found.drawn is None else keys.labels(found.drawn)
+        return StepPairs(keys.labels(found.true), left_out(ignored, shared), drawn)
+
+    def label_pairs(self, index: int) -> StepPairs:
+        """The pairs of a micro-batch with columns of the candidates."""
         batch, ids = self.batches[index], self.candidates.ids
         positives, ignored = (self.to_columns(unpack(batch, name)) for name in ("positives", "ignored"))
         assert positives is not None

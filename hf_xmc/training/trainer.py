@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput, HubStrategy, IntervalStra
 from transformers.utils import PushInProgress, logging
 
 from hf_xmc.data.collator import QueryCollator
+from hf_xmc.data.labelled import check_labelled
 from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
 from hf_xmc.data.training_columns import check_labels, check_texts
@@ -164,8 +165,6 @@ class XMCTrainer(Trainer):
         if "text" not in label_dataset.column_names:
             raise DataError(f"the label table has the columns {label_dataset.column_names}; it needs 'text' as well")
         check_texts(label_dataset, "label table")
-        if len(label_dataset) == 1:
-            logger.warning("The label table has one label: every text gets it, and there is nothing to learn.")
         if (model is None) == (model_init is None):
             raise SettingsError("XMCTrainer needs a model, or model_init, a function that makes one: one of the two")
         self.given_loss, self.peft_config, self.label_dataset = loss, peft_config, label_dataset
@@ -324,11 +323,9 @@ class XMCTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As in `Trainer`. A frozen encoder is trainable again afterwards, if it was before."""
-        if isinstance(self.train_dataset, TokenizedQueries) and not len(self.train_dataset.positives.indices):
-            found = "no training query has a label" if len(self.train_dataset) else "there are no training queries"
-            raise DataError(
-                found, hint="training learns from pairs of a text and its labels; see hf-xmc prepare --check"
-            )
+        if isinstance(self.train_dataset, TokenizedQueries):
+            hint = "training learns from pairs of a text and its labels; see hf-xmc prepare --check"
+            check_labelled(self.train_dataset.positives, len(self.label_dataset), "training query", hint)
         self.rule.reset()
         self.query_batches.reset()
         checkpoint: Any = resume_from_checkpoint

@@ -8,8 +8,12 @@ if the tagger has other channels, by all of them) of: the beginning that the enc
 the embeddings of all passages; passages by each pooling; and an oracle that is given the eight queries apart. Passages
 are cut without knowing where a query begins.
 
+The pooling is chosen on bags of validation queries, and marked in the table of test queries.
+
 Localisation is the AUC of a passage's own score for a label: passages more than half of which are from a query with
-the label, against the other passages of the text; the mean over labels. Also the largest memory by number of passages,
+the label, against the other passages of the text; the mean over labels. Other scores of a passage are tried as well:
+its share of the softmax over all labels, the score among those of all labels (z), and what the whole tagger says of
+the passage as a text, with channels that read its words. Also the largest memory by number of passages,
 and the seconds that a text of 300 pages takes. Writes bags-DATASET.json to --output_dir.
 """
 
@@ -18,13 +22,14 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy.special import log_softmax
 
 from hf_xmc import Passages, Positives, XMCPipeline, load_xmc_dataset
 from hf_xmc.data.dataset import XMCDataset
@@ -36,9 +41,10 @@ from hf_xmc.retrieval.bags import Bags, passage_scores
 
 POOLINGS = (
     Passages("max"),
-    *(Passages("lse", sharpness=r) for r in (5.0, 10.0, 20.0, 50.0)),
+    *(Passages("lse", sharpness=r) for r in (5.0, 10.0, 20.0, 50.0, 100.0)),
     Passages("mean"),
 )
+COLUMNS = ("vectors", "all channels")
 PAGE = 300  # words
 
 
@@ -70,25 +76,30 @@ def main() -> None:
         tagger = XMCPipeline.from_pretrained(args.tagger)
     else:
         tagger = XMCPipeline.build(load_model(encoder), data.labels)
-    bags = joined(data, args.bags, args.joined, args.seed)
+    bags = {split: joined(data, split, args.bags, args.joined, args.seed) for split in ("validation", "test")}
     result: dict[str, Any] = {name: getattr(args, name) for name in ("dataset", "bags", "joined", "tokens", "seed")}
     if args.pages:  # before anything else: what was freed is used again, and hides what is needed
         result["memory"] = [memory(tagger, data, number) for number in (64, 256, 512, 1024)]
         result["long_text"] = long_text(tagger, data, args.pages)
-    result["P@5"], result["localisation"] = compared(tagger, bags, args.tokens)
+    for split, its in bags.items():
+        result[split] = dict(zip(("P@5", "localisation"), compared(tagger, its, args.tokens), strict=True))
+    ways = [way for way in result["validation"]["P@5"] if way.startswith("passages, ")]
+    for how in ("vectors", *(["all channels"] if tagger.channels else [])):
+        scores = {way: result["validation"]["P@5"][way][how] for way in ways}
+        result[f"chosen by {how}"] = max(scores, key=lambda way: scores[way])
     show(result)
     write_json(result, args.output_dir / f"bags-{data.name}.json")
 
 
-def joined(data: XMCDataset, number: int, size: int, seed: int) -> list[Bag]:
-    """Texts of test queries drawn at random; queries without labels are left out."""
-    positives = data.positives("test")
+def joined(data: XMCDataset, split: str, number: int, size: int, seed: int) -> list[Bag]:
+    """Texts of queries of a split drawn at random; queries without labels are left out."""
+    positives = data.positives(split)
     rows = np.flatnonzero(positives.counts > 0)
     draw = np.random.default_rng(seed)
     found = []
     for _ in range(number):
         own = draw.choice(rows, size, replace=False)
-        queries = [text.strip() for text in data.queries["test"].select(own)["text"][:]]
+        queries = [text.strip() for text in data.queries[split].select(own)["text"][:]]
         ends = np.cumsum([len(text) + 1 for text in queries]) - 1  # joined by a space
         spans = [(int(end) - len(text), int(end)) for text, end in zip(queries, ends, strict=True)]
         found.append(Bag(" ".join(queries), queries, spans, [positives.row(row).tolist() for row in own]))
@@ -120,29 +131,59 @@ def compared(tagger: XMCPipeline, bags: Sequence[Bag], tokens: int) -> tuple[dic
         found[way] = {"vectors": p_at_5(tagger, embeddings, texts, truth, channels=())}
         if tagger.channels:
             found[way]["all channels"] = p_at_5(tagger, embeddings, texts, truth)
-    places = {"passages": localisation(tagger, bags, given, spans)}
-    places["oracle"] = localisation(tagger, bags, apart, [bag.spans for bag in bags])
+    read = [text[start:end] for text, its in zip(texts, spans, strict=True) for start, end in its]
+    places = {name: localisation(bags, given, spans, score) for name, score in scorers(tagger, read).items()}
+    alone = [query for bag in bags for query in bag.queries]
+    for name, score in scorers(tagger, alone).items():
+        places[f"oracle, {name}"] = localisation(bags, apart, [bag.spans for bag in bags], score)
     return found, places
+
+
+Scorer = Callable[[np.ndarray, slice], np.ndarray]  # vectors of passages, and their places -> scores [T, L]
+
+
+def scorers(tagger: XMCPipeline, texts: Sequence[str]) -> dict[str, Scorer]:
+    """Ways to score all labels for passages, whose texts are given."""
+    count = len(tagger.index.labels)
+    every = np.arange(count)
+
+    def own(vectors: np.ndarray, places: slice) -> np.ndarray:
+        return passage_scores(tagger.index, vectors, every)
+
+    def softmax(vectors: np.ndarray, places: slice) -> np.ndarray:
+        return log_softmax(own(vectors, places) / tagger.model.config.temperature, axis=1)
+
+    def among_labels(vectors: np.ndarray, places: slice) -> np.ndarray:
+        scores = own(vectors, places)
+        return (scores - scores.mean(axis=1, keepdims=True)) / scores.std(axis=1, keepdims=True)
+
+    def whole(vectors: np.ndarray, places: slice) -> np.ndarray:
+        topk = tagger.rank(vectors, count, texts[places])
+        scores = np.full((len(vectors), count + 1), -np.inf)  # the last is for padding
+        np.put_along_axis(scores, topk.ids, topk.scores, axis=1)
+        return scores[:, :count]
+
+    ways: dict[str, Scorer] = {"own score": own, "softmax over labels": softmax, "z over labels": among_labels}
+    return {**ways, "whole tagger": whole} if tagger.channels else ways
 
 
 def p_at_5(tagger: XMCPipeline, embeddings: Any, texts: Sequence[str], truth: Positives, **options: Any) -> float:
     return ranking_metrics(tagger.rank(embeddings, 5, texts, **options), truth, (5,))["P@5"]
 
 
-def localisation(
-    tagger: XMCPipeline, bags: Sequence[Bag], given: Bags, spans: Sequence[Sequence[tuple[int, int]]]
-) -> float:
+def localisation(bags: Sequence[Bag], given: Bags, spans: Sequence[Sequence[tuple[int, int]]], score: Scorer) -> float:
     """The mean AUC over the labels of all texts that some passages carry and some do not."""
     found = []
     for row, bag in enumerate(bags):
         labels = sorted({label for its in bag.labels for label in its})
-        scores = passage_scores(tagger.index, given[row], np.array(labels))  # [T, n]
+        places = slice(int(given.indptr[row]), int(given.indptr[row + 1]))
+        scores = score(given[row], places)[:, labels]  # [T, n]
         source = [source_of(span, bag.spans) for span in spans[row]]
         for place, label in enumerate(labels):
             carries = np.array([query is not None and label in bag.labels[query] for query in source])
             if carries.any() and not carries.all():
-                above = scores[carries, place][:, None] - scores[~carries, place]
-                found.append(float(((above > 0) + 0.5 * (above == 0)).mean()))
+                high, low = scores[carries, place][:, None], scores[~carries, place]
+                found.append(float(((high > low) + 0.5 * (high == low)).mean()))
     return float(np.mean(found))
 
 
@@ -195,15 +236,18 @@ def long_text(tagger: XMCPipeline, data: XMCDataset, pages: int) -> dict[str, fl
 
 
 def show(result: dict[str, Any]) -> None:
-    table = Table("way", "P@5, label vectors", "P@5, all channels", title=f"{result['dataset']}, per cent")
-    for way, row in result["P@5"].items():
-        if isinstance(row, dict):
-            table.add_row(
-                way, *(f"{100 * row[name]:.1f}" if name in row else "" for name in ("vectors", "all channels"))
-            )
     console = Console()
-    console.print(table)
-    console.print({name: value for name, value in result.items() if name != "P@5"})
+    for split in ("validation", "test"):
+        title = f"{result['dataset']}, bags of {split} queries, per cent; * chosen on validation"
+        table = Table("way", "P@5, label vectors", "P@5, all channels", title=title)
+        for way, row in result[split]["P@5"].items():
+            if isinstance(row, dict):
+                marks = {name: "*" * (result.get(f"chosen by {name}") == way) for name in row}
+                cells = (f"{100 * row[name]:.1f}{marks[name]}" if name in row else "" for name in COLUMNS)
+                table.add_row(way, *cells)
+        console.print(table)
+        console.print(result[split]["localisation"])
+    console.print({name: value for name, value in result.items() if name not in ("validation", "test")})
 
 
 if __name__ == "__main__":

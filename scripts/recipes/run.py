@@ -1,4 +1,4 @@
-"""Run a recipe: NGAME or DEXML on a public set, from the raw files to the result on test.
+"""Run a recipe: NGAME, DEXML or RAE-XMC on a public set, from the raw files to the result on test.
 
     python scripts/recipes/run.py ngame LF-AmazonTitles-131K --data downloads/LF-AmazonTitles-131K.zip
     python scripts/recipes/run.py dexml biotools_edam --show   # print the commands, run nothing
@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-METHODS = ("dexml", "ngame")
+METHODS = ("dexml", "ngame", "rae_xmc")
 
 Flags = dict[str, Any]
 
@@ -76,10 +76,12 @@ def expand(
 
     prepare = ["hf-xmc", "prepare", data or name, "--builder", name, "--output_dir", dataset]
     test = ["--dataset", dataset, "--split", "test", "--output_dir", str(out / "evaluation")]
-    if method == "dexml":
+    if method != "ngame":
+        memory = ["hf-xmc", "calibrate", str(out), "--dataset", dataset, "--channels", "memory", "--fusion", "weights"]
         return [
             (prepare, Path(dataset) / "dataset.json"),
             train("train", encoder, out, loss=loss, learning_rate=learning_rate),
+            *([(memory, None)] if method == "rae_xmc" else []),
             (["hf-xmc", "evaluate", str(out), *test], None),
         ]
     dual_encoder, model = out / "encoder", out / "model"
@@ -150,8 +152,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning_rate", help="DEXML only: learning rate for the batch of all GPUs.")
     parser.add_argument("--show", action="store_true", help="Print the commands instead of running them.")
     options = parser.parse_args()
-    if options.method == "ngame" and (options.loss or options.learning_rate):
-        parser.error("--loss and --learning_rate are for dexml: the stages of ngame have their own.")
+    if options.method != "dexml" and (options.loss or options.learning_rate):
+        parser.error("--loss and --learning_rate are for dexml: the stages of the others have their own.")
     return options
 
 

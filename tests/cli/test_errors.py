@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -146,3 +147,14 @@ def test_the_command_line_starts_without_torch() -> None:
     script = "import sys, hf_xmc.cli.main; print({'torch', 'transformers', 'datasets'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()", "hf-xmc --help would take seconds"
+
+
+def test_texts_in_warnings_and_tracebacks_cannot_give_orders(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), user_errors():
+        raise RuntimeError("about \x1b]0;title\x07")
+    said = capfd.readouterr().err
+    assert "RuntimeError: about ]0;title\n" in said
+    assert "\x1b" not in said
+    record = logging.LogRecord("hf_xmc", logging.WARNING, "", 0, "a label called \x1b[2Jred", (), None)
+    assert logging.lastResort is not None
+    assert logging.lastResort.format(record) == "a label called [2Jred"

@@ -188,6 +188,20 @@ def test_a_baseline_that_is_better_is_said(capsys: pytest.CaptureFixture[str]) -
     assert "popularity" not in text
 
 
+@pytest.mark.parametrize(("metric", "greater"), [("nDCG@5", False), ("eval_nDCG@5", False), ("loss", True)])
+def test_the_worst_checkpoint_is_not_kept_in_silence(
+    metric: str, greater: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_xmc.training import arguments
+
+    said: list[str] = []
+    monkeypatch.setattr(arguments.logger, "warning", said.append)
+    for given in (greater, not greater, None):
+        arguments.XMCTrainingArguments(str(tmp_path), metric_for_best_model=metric, greater_is_better=given)
+    assert len(said) == 1
+    assert "the worst checkpoint is kept as the best" in said[0]
+
+
 def test_the_best_metric_is_checked_before_training(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"metric_for_best_model is 'P@10'; expected one of P@1, .*--eval_k"):
         XMCTrainingArguments(str(tmp_path), metric_for_best_model="P@10")

@@ -94,6 +94,9 @@ def test_processes_share_the_memory_of_their_own_machine(
     output = capsys.readouterr().out
     assert "--accelerate_config cpu_multi_node --num_processes 8 --num_machines 4 --machine_rank 0" in output
     assert four["settings"]["num_machines"] == 4
+    launch = ["--accelerate_config", "cpu_multi_node", "--machine_rank", "1"]  # as train takes them
+    settings = json.loads(plan_from([*flags[:-2], *launch]).read_text())["settings"]
+    assert (settings["num_processes"], settings["num_machines"]) == (4, 2)
     assert four["memory"]["available"] / one["memory"]["available"] == pytest.approx(4, rel=0.2)
     assert four["step"]["label_tokens"] == one["step"]["label_tokens"]
     for wrong, message in (("3", "8, which 3 machines cannot share"), ("0", "num_machines is 0"), ("x", "whole num")):

@@ -13,7 +13,12 @@ from hf_xmc import XMCPipeline
 from hf_xmc.cli.main import app
 from hf_xmc.errors import DataError, ModelFolderError
 from hf_xmc.fit.fit import Fitted, fit_tagger
+from hf_xmc.fit.machine import Machine
+from hf_xmc.fit.plan import Plan
+from hf_xmc.fit.survey import Survey
 from hf_xmc.fit.watcher import Silent
+from hf_xmc.inference.evaluation.evaluate import evaluate
+from hf_xmc.inference.fitting.passages import LEAST_GAIN
 from tests.conftest import write_lines
 from tests.fit.conftest import COLOURS, THINGS, rows, write_table
 
@@ -180,3 +185,43 @@ def test_synonyms_of_labels_are_used_where_they_help(tmp_path: Path) -> None:
     assert index.pooling is not None
     assert index.pooling.weights["synonym"] > 0
     assert fitted.tagger.index.labels["kinds"][0] == ["synonym"]
+
+
+def test_long_texts_are_read_in_passages_where_that_helps(tiny_encoder: str, tmp_path: Path) -> None:
+    """Every other text begins with more words than the encoder reads, which say nothing."""
+    table = tmp_path / "long.csv"
+    labels = [labels for _, labels in rows(300, seed=1)]  # the tokens of a colour and a thing, one each
+    texts = [f"{'x y z. ' * 10 * (number % 2)}a {its.replace(';', ' ')}." for number, its in enumerate(labels)]
+    lines = [f"{text},{its}" for text, its in zip(texts, labels, strict=True)]
+    table.write_text("\n".join(["text,labels", *lines]), encoding="utf-8")
+    told = Told()
+    config = {"encoder": tiny_encoder, "max_query_length": 24, "static_dim": 0, "batch_size": 64, "epochs": 4}
+    fitted = fit_tagger(table, tmp_path / "tagger", test=0.2, config={**config, "channels": []}, watcher=told)
+    tried = fitted.figures["passages"]
+    assert 0.4 < tried["long"] < 0.6
+    assert tried["kept"] == (tried["with"]["total"] >= tried["without"]["total"] + LEAST_GAIN)
+    assert tried["kept"]
+    assert "Passages are kept" in " ".join(told.notes)
+    assert "also read in passages" in " ".join(told.plan.notes)
+    assert any(stage["name"] == "passages" for stage in fitted.figures["stages"])
+    loaded = XMCPipeline.from_pretrained(tmp_path / "tagger")
+    assert loaded.passages is not None
+    assert loaded.confidence_for() is not None
+    vectors = fitted.figures["systems"]["test"]
+    assert vectors["label vectors"]["P@1"][0] > vectors["label vectors, beginning of texts"]["P@1"][0]
+    assert "Long texts" in (tmp_path / "tagger" / "fit.html").read_text(encoding="utf-8")
+    evaluated = evaluate(tmp_path / "tagger", tmp_path / "tagger" / "fit" / "data", output_dir=tmp_path / "out")
+    assert evaluated.metrics["P@1"] == pytest.approx(fitted.metrics["P@1"])
+
+
+class Told(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def planned(self, survey: Survey, machine: Machine, plan: Plan) -> None:
+        self.plan = plan
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

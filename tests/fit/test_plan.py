@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hf_xmc import load_xmc_dataset
 from hf_xmc.errors import SettingsError
+from hf_xmc.fit import stages
 from hf_xmc.fit.machine import Machine
 from hf_xmc.fit.plan import EPOCHS, STEPS, Plan, Speed, make_plan, memory_needed
 from hf_xmc.fit.settings import settings_from
@@ -83,3 +86,13 @@ def test_too_little_memory_says_what_would_fit() -> None:
 def test_a_plan_survives_json() -> None:
     plan = make_plan(settings_from("default"), surveyed(), MACHINE, QUICK, LENGTHS, hidden=384)
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_query_keys_reach_the_training(toy: Path, tmp_path: Path) -> None:
+    data = load_xmc_dataset(toy)
+    for wanted in (False, True):
+        settings = settings_from("fast", query_keys=wanted, epochs=1, static_dim=8, static_buckets=64)
+        plan = Plan((), settings)
+        model = stages.new_model(plan, None, 1.0)
+        trainer = stages.trainer_for(model, plan, data, tmp_path, stages.ShareDone(lambda share: None))
+        assert trainer.args.query_keys == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from hf_xmc import XMCDualEncoderModel, XMCPipeline, explain
-from hf_xmc.errors import DataError, SettingsError
+from hf_xmc.errors import DataError, ModelFolderError, SettingsError
 
 LABELS = ["red", "green", "blue", "car"]
 
@@ -163,3 +164,25 @@ def test_options_that_cannot_be(name: str, value: Any, tagger: XMCPipeline) -> N
     with pytest.raises(SettingsError, match=name):
         tagger("a car", **{name: value})
     assert len(tagger("a car", k=np.int64(2))) == 2
+
+
+BROKEN = {
+    "tokenizer.json": "not JSON",
+    "config.json": "pointer of Git LFS",
+    "labels.parquet": "pointer of Git LFS",
+    "index/index.faiss": "pointer of Git LFS",
+    "index/index.json": "pointer of Git LFS",
+}
+
+
+def test_damaged_files_of_a_folder_without_a_manifest_are_named(tagger: XMCPipeline, tmp_path: Path) -> None:
+    tagger.save_pretrained(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    for name, said in BROKEN.items():
+        before = (tmp_path / name).read_bytes()
+        pointer = b"version https://git-lfs.github.com/spec/v1\nsize 12345\n"
+        (tmp_path / name).write_bytes(before[: len(before) // 2] if said == "not JSON" else pointer)
+        with pytest.raises(ModelFolderError, match=rf"{Path(name).name} is .*{said}"):
+            XMCPipeline.from_pretrained(tmp_path)
+        (tmp_path / name).write_bytes(before)
+    assert XMCPipeline.from_pretrained(tmp_path)("a car", k=1) == tagger("a car", k=1)

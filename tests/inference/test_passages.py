@@ -7,17 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from typer.testing import CliRunner
 
-from hf_xmc import Passages, XMCPipeline
+from hf_xmc import LabelIndex, Passages, Positives, XMCPipeline
 from hf_xmc.cli.main import app
 from hf_xmc.cli.predict import quick_pipeline
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.batch import predict_file
 from hf_xmc.inference.fitting.calibration import calibrate
+from hf_xmc.inference.fitting.channels import Held
+from hf_xmc.inference.fitting.passages import choose_pool
 from hf_xmc.inference.options import SearchOptions
 from hf_xmc.retrieval.bags import Bags
+from hf_xmc.retrieval.preference import Preference
 
 LONG = "a red car. " * 9 + "It is a long text about a blue house and a tree. " * 6 + "a white bird. " * 9
 TEXTS = ["a red car", LONG, "", "a blue house"]
@@ -135,3 +139,29 @@ def test_passages_that_do_not_fit(numbers_pipeline: XMCPipeline) -> None:
     tagger = XMCPipeline(numbers_pipeline.model, numbers_pipeline.index, passages=Passages(tokens=40))
     with pytest.raises(SettingsError, match="longer than the encoder reads"):
         tagger(LONG)
+
+
+def test_calibrate_keeps_passages_only_if_they_help(
+    cutting: XMCPipeline, numbers_folder: Path, tmp_path: Path
+) -> None:
+    XMCPipeline(cutting.model, cutting.index).save_pretrained(tmp_path)
+    command = ["calibrate", str(tmp_path), "--dataset", str(numbers_folder), "--passages", "auto"]
+    done = CliRunner().invoke(app, [*command, "--channels", "names"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "On validation texts" in said
+    kept = "Passages are kept" in said
+    assert kept == (XMCPipeline.from_pretrained(tmp_path).passages is not None)
+
+
+def test_the_pooling_is_the_best_one_on_the_queries_that_choose() -> None:
+    """The label of a text is in one of its passages alone, and another label is a little in all of them."""
+    vectors = np.tile([[0.9, 0.0, 0.436]] + 3 * [[0.0, 0.5, 0.866]], (10, 1))
+    bags = Bags(vectors, np.arange(0, 41, 4), Passages())
+    labels = Dataset.from_dict({"uid": ["a", "b"], "text": ["one", "all"]})
+    index = LabelIndex.build(np.eye(3)[:2], labels)
+    for label, expected in ((0, {"lse", "max"}), (1, {"mean", "lse"})):
+        best, tried = choose_pool(index, Held(bags, Positives.from_lists(10 * [[label]]), None), Preference())
+        assert best.pool in expected
+        assert max(one["P@1"] for one in tried) == 1
+        assert min(one["P@1"] for one in tried) == 0

@@ -44,6 +44,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "all, accumulated": {"label_strategy": "all", "accumulation": 2},
     "all, static tower": {"label_strategy": "all", "static_dim": 8, "static_dropout": 0.0, "label_head": "residual"},
+    "selective, query keys": {
+        "label_strategy": "selective",
+        "label_budget": 10,
+        "query_keys": True,
+        "accumulation": 2,
+    },
+    "in_batch, triplet_margin, query keys": {
+        "label_strategy": "in_batch",
+        "loss": "triplet_margin",
+        "query_keys": True,
+    },
     "in_batch, static tower alone": {"label_strategy": "in_batch", "static_dim": 8, "encoder": None},
 }
 

@@ -111,7 +111,7 @@ def row(name: str) -> list[str]:
 
 
 def test_every_set_has_both_recipes() -> None:
-    assert set(TABLE) == {"kinds", "ngame", "dexml"}
+    assert set(TABLE) == {"kinds", "ngame", "dexml", "rae_xmc"}
     assert set(TABLE["ngame"]) == set(TABLE["dexml"]) == set(NAMES)
 
 
@@ -212,6 +212,23 @@ def check_dexml(name: str, commands: Commands, stage: Any) -> None:
     assert options(evaluate)["split"] == "test"
 
 
+@pytest.mark.parametrize("name", TABLE["rae_xmc"])
+def test_rae_xmc_trains_with_queries_as_keys_and_then_fits_the_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = expand("rae_xmc", name)
+    assert [argv[0] for argv in commands] == ["prepare", "train", "calibrate", "evaluate"]
+    prepare, train, calibrate, evaluate = commands
+    assert prepare == expand("dexml", name)[0]
+    model, args, _ = trained(train, monkeypatch)
+    assert (args.query_keys, args.label_strategy, args.num_positives) == (True, "mixed", 1)
+    assert args.freeze_encoder == (gpus("rae_xmc", name) == 0)
+    assert model.model_settings()["temperature"] == 0.04
+    assert options(calibrate)["channels"] == "memory"
+    assert Path(options(calibrate)["run"]) == Path(options(evaluate)["run"]) == Path(args.output_dir or "")
+    assert "has not been run" in RUNNER.describe("rae_xmc", name)
+
+
 # Of the published settings, those that differ in more than sizes: set, a loss in place of the recipe's, stages.
 PUBLISHED = [
     ("dexml", "LF-AmazonTitles-131K", None, 1),
@@ -219,6 +236,7 @@ PUBLISHED = [
     ("dexml", "LF-Wikipedia-500K", "softmax", 1),
     ("ngame", "LF-AmazonTitles-131K", None, 2),
     ("ngame", "LF-WikiSeeAlso-320K", None, 2),
+    ("rae_xmc", "LF-AmazonTitles-131K", None, 1),
 ]
 SMALL = {
     **{"per_device_train_batch_size": 8, "num_train_epochs": 1, "max_steps": 2, "use_cpu": True, "report_to": []},
@@ -258,7 +276,7 @@ def test_published_settings_train_on_made_data(
         "soft_top_k": [("soft_top_k", 5)],
         "softmax": [("softmax", 1)],
     }
-    assert found == ([("decoupled_softmax", 1)] if (method, loss) == ("dexml", None) else expected[loss])
+    assert found == ([("decoupled_softmax", 1)] if method in ("dexml", "rae_xmc") and loss is None else expected[loss])
 
 
 def test_every_published_setting_is_in_the_documentation() -> None:

@@ -99,7 +99,7 @@ def test_limit_and_threshold(client: TestClient) -> None:
         ("toys-en/suggest", {"data": {"text": "a", "limit": "many"}}, 400, "limit: Input should be a valid integer"),
         ("toys-en/suggest", {"data": {"text": "a", "threshold": "2"}}, 400, "threshold: Input should be less than"),
         ("toys-en/suggest", {"data": {"text": "a", "language": "fi"}}, 400, 'language "fi" not supported'),
-        ("toys-en/suggest", {"data": {"text": "a " * 60_000}}, 413, "120,000 characters and at most 100,000"),
+        ("toys-en/suggest", {"data": {"text": "a " * 600_000}}, 413, "1,200,000 characters and at most 1,000,000"),
         ("toys-en/suggest-batch", {"json": {"documents": [{"text": "a"}] * 33}}, 400, "at most 32 items"),
         (
             "toys-en/suggest-batch",

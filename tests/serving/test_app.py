@@ -19,12 +19,14 @@ from fastapi.testclient import TestClient
 from hf_xmc import XMCPipeline
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.serving.access import Keys
+from hf_xmc.serving.answers import Tagged
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.bodies import Bodies
 from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.observed import JSONLines
-from hf_xmc.serving.service import Encoded, Tagged, TaggingService, TagOptions
+from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.tagging import Encoded, TagOptions
 from tests.conftest import COLOURS, THINGS
 
 
@@ -70,7 +72,7 @@ def test_explain_model_health_and_labels(client: TestClient) -> None:
         ("/api/tag", {"text": "a", "k": 1_000_000}, 422),
         ("/api/tag", {"text": "a", "k": "5"}, 422),
         ("/api/tag", {"text": " "}, 422),
-        ("/api/tag", {"text": "x" * 100_001}, 422),
+        ("/api/tag", {"text": "x" * 1_000_001}, 422),
         ("/api/tag", {"text": "a", "threshold": "best"}, 422),
         ("/api/tag", {"text": "a", "threshold": 0.5, "conformal": True}, 422),
         ("/api/tag", {"text": "a", "conformal": 2}, 422),
@@ -142,7 +144,7 @@ def test_what_bodies_hold_together_has_a_limit() -> None:
         (b'{"text":' * 20_000, 400, "not JSON that can be read"),
         (b'{"text": "a", "k": ' + b"9" * 5000 + b"}", 400, "not JSON that can be read"),
         (b'{"text": "a" "k": 3}', 400, "not JSON from character 13 on: Expecting ',' delimiter"),
-        (b'{"text": "' + b"a" * 100_001 + b'"}', 422, "text: has 100,001 characters and at most 100,000 are accepted"),
+        (b'{"text": "' + b"a" * 1_000_001 + b'"}', 422, "has 1,000,001 characters and at most 1,000,000 are accepted"),
         (b'{"text": "a", "threshold": "best"}', 422, "threshold: Input should be a valid number or String should"),
         (b'{"text": "a", "k": true}', 422, "k: Input should be a valid integer"),
         (b'{"text": "a", "k": Infinity}', 422, "k: Input should be a valid integer"),
@@ -213,7 +215,7 @@ def test_the_description_of_the_api_needs_no_other_machine(client: TestClient) -
     assert client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
     schema = client.get("/openapi.json").json()
     text = schema["components"]["schemas"]["TagRequest"]["properties"]["text"]
-    assert (text["minLength"], text["maxLength"]) == (1, 100_000)
+    assert (text["minLength"], text["maxLength"]) == (1, 1_000_000)
 
 
 def test_keys(service: TaggingService) -> None:

@@ -7,9 +7,11 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,12 +20,13 @@ import gradio as gr
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from hf_xmc import Passages
 from hf_xmc.errors import DataError
 from hf_xmc.fit.sources import read_source
 from hf_xmc.inference.batch import predict_file
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.text_files import read_rows
-from hf_xmc.serving import limits, service
+from hf_xmc.serving import limits, service, tagging
 from hf_xmc.serving.access import Keys
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.limits import RequestRefused
@@ -77,7 +80,7 @@ def test_every_text_that_the_page_uses_is_there() -> None:
 
 def test_every_refusal_of_the_service_has_a_sentence_in_each_language() -> None:
     kinds = set()
-    for module in (limits, service):
+    for module in (limits, service, tagging):
         for node in ast.walk(ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestRefused":
                 kinds |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}
@@ -278,8 +281,8 @@ def test_the_api_refuses_what_is_too_much_in_a_sentence(shared_service: TaggingS
     assert len(predict("a red car", 50)) == 14, "as many as there are"
     with pytest.raises(gr.Error, match="1,000,000"):
         predict("a red car", 1_000_000)
-    with pytest.raises(gr.Error, match="400,000 characters"):
-        predict("a" * 400_000)
+    with pytest.raises(gr.Error, match="1,400,000 characters"):
+        predict("a" * 1_400_000)
     assert len(predict("a red car", 2.0)) == 2  # type: ignore[arg-type]  # as JSON has it
     for text, k, said in ((None, 5, "of type NoneType"), ("a", "x", "of type str"), ("caf\udce9", 5, "half of a")):
         with pytest.raises(gr.Error, match=said):
@@ -357,3 +360,29 @@ def test_files_that_unpack_to_very_much_are_refused(english: Page, tmp_path: Pat
         for _ in range(257):
             part.write(bytes(2**20))
     assert "256" in tag_file.looked_into(english, Visit(), str(bomb))[0]
+
+
+def test_the_page_shows_the_passage_that_a_tag_came_from(new_pipeline: Any) -> None:
+    pipeline = new_pipeline()
+    pipeline.passages = Passages(overlap=2)
+    service = TaggingService(pipeline, name="toys")
+    page = Page(service, service.about(), Words("en"), gr.State())
+    text = "\U0001f600 a red <b>car</b>. " * 12 + "Then there is a green house. " * 12
+    _, html, _ = answered(page, Visit(), text, (NUMBER, 3, 0, 0))
+    found = re.findall(r'<mark>(.*?)</mark>.*?data-select-start="(\d+)" data-select-end="(\d+)"', html, re.DOTALL)
+    assert len(found) == 3
+    units = text.encode("utf-16-le")
+    for shown, start, end in found:
+        part = units[2 * int(start) : 2 * int(end)].decode("utf-16-le")
+        assert part.strip() == unescape(shown).strip()
+        assert "<b>" not in shown
+    assert "<mark>" not in answered(page, Visit(), "a red car", (NUMBER, 3, 0, 0))[1]
+
+
+def test_a_long_text_that_a_file_holds_once_counts_as_often_as_it_is_there(english: Page, tmp_path: Path) -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["a red car " * 50_000]))
+    pq.write_table(pa.table({"text": column}), tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 1_000_000
+    assert "286.1 MB" in tag_file.looked_into(english, Visit(), str(tmp_path / "bomb.parquet"))[0]
+    pq.write_table(pa.table({"text": ["a red car", None], "n": [1, 2]}), tmp_path / "good.parquet")
+    assert "a red car" in tag_file.looked_into(english, Visit(), str(tmp_path / "good.parquet"))[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hf_xmc import XMCPipeline
+from hf_xmc import Passages, XMCPipeline
 from hf_xmc.errors import SettingsError
 from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.service import TaggingService
@@ -66,7 +67,7 @@ def test_thresholds_and_sets(shared_service: TaggingService) -> None:
 @pytest.mark.parametrize(
     ("kind", "texts", "options"),
     [
-        ("text_too_long", ["x" * 100_001], {}),
+        ("text_too_long", ["x" * 1_000_001], {}),
         ("empty_text", ["a red car", " \n"], {}),
         ("too_many_texts", ["a"] * 257, {}),
         ("k_out_of_range", ["a"], {"k": 1_000_000}),
@@ -87,7 +88,7 @@ def test_a_text_of_ten_megabytes_is_refused_before_it_is_tokenised(
 ) -> None:
     read: list[str] = []
     monkeypatch.setattr(shared_service, "encode", lambda texts: read.extend(texts))
-    monkeypatch.setattr("hf_xmc.serving.service.count_tokens", lambda model, texts: read.extend(texts))
+    monkeypatch.setattr("hf_xmc.serving.tagging.count_tokens", lambda model, texts: read.extend(texts))
     text = "word " * 2_000_000
     with refused("text_too_long"):
         shared_service.tag([text])
@@ -283,3 +284,43 @@ def test_saved_labels_are_there_when_the_folder_is_loaded_again(service: Tagging
     again.add_label("tiger")
     again.save(tmp_path / "model")
     assert len(TaggingService.from_pretrained(tmp_path / "model").vocabulary) == len(again.vocabulary)
+
+
+def test_a_tag_says_which_passage_and_which_text_it_came_from(
+    new_pipeline: Callable[[], XMCPipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = new_pipeline()
+    pipeline.passages = Passages(overlap=2)
+    pipeline.set_label_texts({"car": {"synonym": ["automobile", "xyz"]}})
+    text = "a red car. " * 12 + "Then there is a green house. " * 12 + "a red car. " * 12
+    service = TaggingService(pipeline, limits=Limits(explained_characters=20))
+    read: list[int] = []
+    encode = pipeline.model.encode_queries
+
+    def counted(texts: Sequence[str], *options: Any) -> Any:
+        read.append(len(texts))
+        return encode(texts, *options)
+
+    monkeypatch.setattr(pipeline.model, "encode_queries", counted)
+    [found] = service.tag([text], k=14, evidence=True)
+    assert len(read) == 1, "the text is encoded once"
+    spans = [(one.start, one.end) for one in pipeline.passages_of(text)]
+    vectors = pipeline.encode([text])[0]
+    for tag in found.tags:
+        best = tag.passages[0]
+        assert (best.start, best.end) in spans
+        assert best.text == text[best.start : best.end].strip()
+        if tag.uid != "car":
+            assert tag.matched is None
+            scores = vectors @ pipeline.index.vectors([tag.id])[0]
+            assert (best.start, best.end) == spans[int(scores.argmax())]
+    matched = next(tag.matched for tag in found.tags if tag.uid == "car")
+    assert matched is not None
+    texts = ["car: a thing what is called so by everybody", "automobile", "xyz"]
+    scores = (vectors @ pipeline.model.encode_labels(texts, label_ids=[8] * 3).numpy().T).max(axis=0)
+    assert matched.text == texts[int(scores.argmax())]
+    assert matched.score == pytest.approx(float(scores.max()), abs=1e-5)
+    assert service.tag([text], k=2)[0].tags[0].passages == (), "only if it is asked for"
+    explained = service.explain(text, labels=["house"])
+    assert explained.text == text, "not its beginning alone"
+    assert all(word.start >= 12 * 11 - 40 for word in explained.reasons[0].words)

@@ -27,7 +27,7 @@ WRONG: dict[str, tuple[Any, Any, Any, str]] = {
     "fractions": (TEXTS, [[0.9], [1.5], [2.0]], TABLE, "lists of double"),
     "an empty place": (TEXTS, [[0], [1, None], [2]], TABLE, "row 1 of the column 'labels' has an empty place"),
     "multi-hot": (TEXTS, [[1, 0, 0], [0, 1, 0], [0, 0, 1]], TABLE, "multi-hot vectors"),
-    "no rows": ([], [], TABLE, "there are no training queries"),
+    "no rows": ([], [], TABLE, "there is no training query"),
     "no labels": (TEXTS, [[], [], []], TABLE, "no training query has a label"),
     "a list of labels": (TEXTS, [[0], [1], [2]], ["red", "car"], "label_dataset is a list"),
     "a table without texts": (TEXTS, [[0], [1], [2]], {"uid": ["a"]}, "it needs 'text' as well"),

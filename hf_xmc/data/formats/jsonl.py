@@ -49,6 +49,7 @@ from hf_xmc.data.formats.source import (
 )
 from hf_xmc.data.hierarchy import parent_uids
 from hf_xmc.errors import DataError, Problems
+from hf_xmc.metrics.propensity import check_constants
 
 SPLITS = {"trn": "train", "val": "validation", "tst": "test"}
 FILTERS = {"trn": ("trn", "train"), "val": ("val", "validation"), "tst": ("tst", "test")}
@@ -259,7 +260,8 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def check_propensity(description: dict[str, Any], path: Path) -> None:
-    """The propensity constants of a description are numbers."""
+    """The propensity constants of a description are numbers for which there is a propensity."""
     constants = description.get("propensity", {})
     if not isinstance(constants, dict) or not all(type(v) in (int, float) for v in constants.values()):
         raise DataError(f'"propensity" is {constants!r:.60}', path, hint='expected {"a": 0.55, "b": 1.5}')
+    check_constants(constants, path)

@@ -15,7 +15,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
-from hf_xmc.data.files import BYTE_ORDER_MARKS, open_bytes, plain_suffix
+from hf_xmc.data.files import BYTE_ORDER_MARKS, ENCODINGS, open_bytes, plain_suffix
 from hf_xmc.data.formats.fields import template
 from hf_xmc.data.formats.label_names import LabelNames
 from hf_xmc.data.formats.languages import chosen_language, language_code, note_elsewhere
@@ -196,8 +196,8 @@ def parsed(path: Path, encoding: str | None = None) -> Any:
     except DataError:
         raise
     except UnicodeError as error:
-        hint = "convert the file to UTF-8, or give its encoding (--encoding cp1252, latin-1, utf-16, ...)"
-        raise DataError(f"not {encoding or 'UTF-8'} ({getattr(error, 'reason', error)})", path, hint=hint) from error
+        reason = getattr(error, "reason", error)
+        raise DataError(f"not {encoding or 'UTF-8'} ({reason})", path, hint=ENCODINGS) from error
     except Exception as error:  # rdflib's parsers raise exceptions of many kinds
         raise DataError(f"not a SKOS vocabulary ({error!s:.120})", path, hint="is the file complete?") from error
     return graph

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.data.files import write_page
 from hf_xmc.data.hierarchy import parents_of_table, read_parents
+from hf_xmc.data.labelled import check_labelled
 from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import DataError, SettingsError
 from hf_xmc.hub.card import write_model_card
@@ -135,13 +136,8 @@ def evaluate(
         raise DataError(f"{data.name} has no split {split!r}", hint=f"it has {', '.join(data.queries)}")
     if not len(data.queries[split]):
         raise DataError(f"the split {split!r} of {data.name} has no queries", hint="choose another split")
-    if not len(data.positives(split).indices):
-        raise DataError(
-            f"no query of the split {split!r} of {data.name} has a label",
-            hint="metrics need queries with the labels that they should have",
-        )
-    if len(data.labels) == 1:
-        logger.warning(f"{data.name} has one label: every ranking begins with it, and metrics say nothing.")
+    hint = "metrics need queries with the labels that they should have"
+    check_labelled(data.positives(split), data.num_labels, f"query of the split {split!r} of {data.name}", hint)
     parents = None if hierarchy is None else read_parents(Path(hierarchy), data.labels["uid"][:])
     ks = tuple(sorted({j for j in (1, 3, 5, k) if j <= k}))
     one = resolve(system, data, split)

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from hf_xmc.data.files import replacing
+from hf_xmc.data.dialect import encoding_of
+from hf_xmc.data.files import json_lines, plain_suffix, replacing
+from hf_xmc.data.rows import JSON
 from hf_xmc.data.transaction import finish
-from hf_xmc.errors import DataError
+from hf_xmc.errors import DataError, Problems
 from hf_xmc.types import TopK
 
 FORM = "expected columns ids or labels (lists of label ids or label uids), best first, optionally scores and uid"
@@ -111,14 +113,24 @@ def _read(path: Path) -> pa.Table:
     finish(path.parent)
     if not path.is_file():
         raise DataError("no such file", path)
+    kind = plain_suffix(path)
     try:
-        if path.suffix == ".parquet":
+        if kind == ".parquet":
             return pq.read_table(path)
-        if path.suffix == ".jsonl":
+        encoding, _ = encoding_of(path)
+        if kind == ".jsonl" and encoding == "utf-8" and is_plain(path):
             return pa.json.read_json(path)
+        if kind in JSON:  # slower: compressed, in another encoding, or one list
+            return pa.Table.from_pylist([row for _, row in json_lines(path, Problems(), encoding)])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"cannot be read ({error!s:.200})", path, hint=f"is it {path.suffix} as named?") from error
     raise DataError(f"cannot read {path.suffix or 'a file without an ending'}", path, hint="give .parquet or .jsonl")
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file begins with a JSON object, and is not compressed."""
+    with path.open("rb") as file:
+        return file.read(1) == b"{"
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

@@ -18,7 +18,6 @@ from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.retrieval.channels import QueryMemory
 from hf_xmc.retrieval.index import LabelIndex
 from hf_xmc.retrieval.late_interaction import LateInteractionReranker
-from hf_xmc.retrieval.passages import Passage
 
 CANDIDATES = 1000  # nearest training queries that are searched for those with the label
 
@@ -39,8 +38,6 @@ class Tagger(Protocol):
     def __call__(self, texts: str, k: int | None = None, **options: Any) -> list[Any]: ...
 
     def encode(self, texts: Sequence[str]) -> Any: ...
-
-    def passages_of(self, text: str) -> list[Passage]: ...
 
 
 @dataclass(frozen=True)
@@ -169,7 +166,7 @@ def explain_text(
     given = pipeline.encode([text])
     said = pipeline.channel_evidence([text], given, [ids])[0]
     near = neighbours(pipeline.memory, given, ids, num_neighbours, train_queries)
-    spoken = spoken_passages(pipeline, text, given, ids)
+    spoken = spoken_passages(pipeline.index, text, given, ids)
     by_part: dict[tuple[int, int], list[int]] = {}
     for i, passages in enumerate(spoken):
         part = (passages[0].start, passages[0].end) if passages else (0, len(text))

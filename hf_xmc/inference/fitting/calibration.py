@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from hf_xmc.data.transaction import transaction
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.evaluation.evaluate import metrics_document
-from hf_xmc.inference.fitting.confidence import Fit, fit_confidence
+from hf_xmc.inference.fitting.confidence import Fit, encoded, fit_confidence
+from hf_xmc.inference.fitting.passages import fit_with_passages, reading
 from hf_xmc.inference.loading import (
     AnyDataset,
     AnyPath,
@@ -39,7 +40,7 @@ def calibrate(
     channels: Sequence[str] | None = None,
     fusion: str = "auto",
     prefer: str = "balanced",
-    passages: Passages | Literal["off"] | None = None,
+    passages: Passages | Literal["off", "auto"] | None = None,
 ) -> Fit:
     """Fit ranking channels, probabilities, thresholds and label sets on the validation split.
 
@@ -63,7 +64,8 @@ def calibrate(
         prefer: what channels and fusion are chosen for: `"balanced"`, `"head"` for the first label, or `"tail"` for
             rare labels.
         passages: cut long texts into passages from now on, or `"off"`; by default as the tagger does already. The
-            validation texts are cut in the same way, so that probabilities fit.
+            validation texts are cut in the same way, so that probabilities fit. `"auto"` chooses the pooling on
+            validation, and keeps passages if they are better there than the beginning of each text.
 
     Returns:
         The fitted pipeline, and a summary of the fit.
@@ -79,10 +81,17 @@ def calibrate(
         raise SettingsError(f"level is {level}; it must lie between 0 and 1, such as 0.9")
     folder = folder_to_write(tagger, output_dir)
     with alone_in(folder):
-        given = with_passages(as_tagger(tagger), passages)
+        given = with_passages(as_tagger(tagger), Passages() if passages == "auto" else passages)
         data = on_catalogue_of(given, as_dataset(dataset))
-        chosen = (channels, fusion, prefer)
-        fitted = fit_confidence(given, data, level, memory, centroids, method, batch_size, seed, max_depth, *chosen)
+        if passages == "auto":
+            ways: dict[str, Any] = {"memory": memory, "centroids": centroids, "channels": channels}
+            embeddings = encoded(reading(given, None), data, batch_size=batch_size, **ways)
+            bags = given.encode(data.queries["validation"]["text"][:], batch_size, progress=True)
+            ways |= {"level": level, "method": method, "seed": seed, "max_depth": max_depth}
+            fitted = fit_with_passages(given, data, embeddings, bags, **ways, fusion=fusion, prefer=prefer).fit
+        else:
+            settings = (level, memory, centroids, method, batch_size, seed, max_depth)
+            fitted = fit_confidence(given, data, *settings, channels, fusion, prefer)
         if folder is None:
             return fitted
         document = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,8 @@ class FittedChannels:
         tried: what was tried for each channel, by name.
         seconds: what fitting and tuning each channel took, by name.
         label_counts: training queries of each label, `[L]`.
+        measured: the metrics that count, and their `"total"`, of the ranking of the held-out queries, by
+            cross-validation if a fusion was learned.
     """
 
     offered: list[FusedChannel] = field(default_factory=list)
@@ -62,6 +64,7 @@ class FittedChannels:
     tried: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"memory": []})
     seconds: dict[str, float] = field(default_factory=dict)
     label_counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 def wanted_channels(names: Sequence[str] | None, memory: bool) -> list[type[FusedChannel]]:
@@ -105,9 +108,9 @@ def fit_channels(
     """
     if fusion not in FUSIONS:
         raise SettingsError(f"fusion is {fusion!r}; expected one of {', '.join(FUSIONS)}")
-    if not wanted or embeddings is None:
-        return FittedChannels()
     preference = preference or Preference()
+    if not wanted or embeddings is None:
+        return FittedChannels(measured=measured_by_weights(index, [], held, preference))
     positives = data.positives("train")
     made = FittedChannels(label_counts=positives.label_counts(len(index.labels)))
     train = TrainQueries(
@@ -124,6 +127,7 @@ def fit_channels(
             made.kept.append(tuned)
         made.offered.append(tuned)
         made.seconds[channel.name] = time.perf_counter() - started
+    made.measured.update(measured_by_weights(index, made.kept, held, preference))
     if fusion == "weights":
         return made
     return with_learned_fusion(made, index, held, preference, seed, only_if_better=fusion == "auto")
@@ -148,12 +152,10 @@ def with_learned_fusion(
         assert best is not None
     if best is None or not needed:
         return made
-    if only_if_better:
-        summed = by_weights(index, made.kept, held, preference.depth(held.filters))
-        if preference.measure(summed, held.positives, held.filters)["total"] >= best.measured["total"]:
-            return made
+    if only_if_better and made.measured["total"] >= best.measured["total"]:
+        return made
     kept = [channel for channel in made.offered if channel.name in needed]
-    return FittedChannels(made.offered, kept, best.fusion, made.tried, made.seconds, made.label_counts)
+    return replace(made, kept=kept, fusion=best.fusion, measured=best.measured)
 
 
 def learned(
@@ -182,6 +184,14 @@ def listed(index: LabelIndex, channels: Sequence[FusedChannel], held: Held) -> d
         topk = only(channel.rank(held.texts, held.queries, FUSION_DEPTH), live)
         found[channel.name] = Listed(channel.name, topk, channel.complete).first()
     return found
+
+
+def measured_by_weights(
+    index: LabelIndex, channels: Sequence[FusedChannel], held: Held, preference: Preference
+) -> dict[str, float]:
+    """The metrics of the weighted sum on held-out queries."""
+    topk = by_weights(index, channels, held, preference.depth(held.filters))
+    return preference.measure(topk, held.positives, held.filters)
 
 
 def by_weights(index: LabelIndex, channels: Sequence[FusedChannel], held: Held, k: int) -> TopK:

@@ -19,6 +19,7 @@ from sklearn.model_selection import KFold
 from transformers.utils import logging
 
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.data.labelled import check_labelled
 from hf_xmc.errors import DataError
 from hf_xmc.hub.folder import pipeline_parts, save_parts
 from hf_xmc.inference.evaluation.confidence import advised_threshold, measure_confidence
@@ -107,9 +108,28 @@ def fit_confidence(
     Raises:
         DataError: the index has other labels than the set, or validation has too few queries.
     """
+    preference_of(data, prefer)
+    embeddings = encoded(pipeline, data, memory, centroids, batch_size, channels)
+    options = (level, memory, centroids, method, seed, max_depth, channels, fusion, prefer)
+    return fit_from_embeddings(pipeline, data, embeddings, *options)
+
+
+def encoded(
+    pipeline: XMCPipeline,
+    data: XMCDataset,
+    memory: bool = True,
+    centroids: bool = False,
+    batch_size: int = 64,
+    channels: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The embeddings that `fit_from_embeddings` needs: those of validation as the tagger reads long texts, and of
+    train and labels if they are used.
+
+    Raises:
+        DataError: the index has other labels than the set, or validation has too few queries.
+    """
     check_data(pipeline, data)
     wanted = wanted_channels(channels, memory)
-    preference_of(data, prefer)
     texts = {split: data.queries[split]["text"][:] for split in ("train", "validation")}
     given = pipeline.encode(texts["validation"], batch_size, progress=True)
     given = given if isinstance(given, Bags) else np.asarray(given)
@@ -120,8 +140,7 @@ def fit_confidence(
         names = pipeline.index.labels["text"][:]
         ids = range(len(names))
         embeddings["labels"] = pipeline.model.encode_labels(names, ids, batch_size, progress=True).numpy()
-    options = (level, memory, centroids, method, seed, max_depth, channels, fusion, prefer)
-    return fit_from_embeddings(pipeline, data, embeddings, *options)
+    return embeddings
 
 
 def fit_from_embeddings(
@@ -189,6 +208,7 @@ def fit_from_embeddings(
     summary = {
         "tuned_on": len(tuning),
         "calibrated_on": len(calibrating),
+        "chosen_by": made.measured,
         "depth": depth,
         "memory": None if tuned.memory is None else tuned.memory.describe(),
         "channels": channel_rows(pipeline, index, made, chose, held, data, preference),
@@ -305,13 +325,10 @@ def check_data(pipeline: XMCPipeline, data: XMCDataset) -> None:
             "too well to be calibrated on them",
             hint="train without --validation none, or give a dataset with other validation queries",
         )
-    if not len(data.positives("validation").indices):
-        raise DataError(
-            f"no query of the validation split of {data.name} has a label",
-            hint="calibration needs queries with the labels that they should have",
-        )
-    if len(data.labels) == 1:
-        logger.warning(f"{data.name} has one label: there is nothing to rank, and probabilities say little.")
+    hint = "calibration needs queries with the labels that they should have"
+    check_labelled(
+        data.positives("validation"), data.num_labels, f"query of the validation split of {data.name}", hint
+    )
     if (found := len(data.queries["validation"])) < FEWEST:
         raise DataError(
             f"the validation split of {data.name} has {found} queries",

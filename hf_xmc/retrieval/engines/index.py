@@ -261,6 +261,9 @@ class EngineIndex(LabelIndex):
     def has_several_texts(self) -> bool:
         return self.several or self.about["texts"] != "best"
 
+    def text_vectors(self, label_ids: Any) -> None:
+        """None: to say which text of a label matched would take another request to the database."""
+
     def to(self, device: Any) -> LabelIndex:
         if str(device) != "cpu":
             raise SettingsError(f"an index in {self.engine.address} is searched there, not on {device}")

@@ -19,11 +19,21 @@ HEAD = f"<script>window.pageLanguages = {json.dumps([*LANGUAGES])};\n{SCRIPT}</s
 # A click on a button of a list becomes an event of its `gr.HTML`. Gradio knows the events by their names in quotes.
 BUTTONS = """
 element.addEventListener('click', (click) => {
+  const place = click.target.closest('button[data-select-start]');
+  if (place) select(Number(place.dataset.selectStart), Number(place.dataset.selectEnd));
   const button = click.target.closest('button[data-event]');
   if (!button || !['verdict', 'open', 'example', 'remove'].includes(button.dataset.event)) return;
   press(button);
   trigger(button.dataset.event, {...button.dataset});
 });
+function select(start, end) {  // a passage, in the text above
+  const box = [...document.querySelectorAll('[id^="text-"] textarea')].find((one) => one.offsetParent);
+  if (!box) return;
+  box.focus();
+  box.setSelectionRange(start, end);
+  const lines = box.scrollHeight / Math.max(box.value.length, 1);
+  box.scrollTop = Math.max(0, start * lines - box.clientHeight / 3);
+}
 function press(button) {  // one of accept and reject, or none
   if (!button.hasAttribute('aria-pressed')) return;
   const pressed = button.getAttribute('aria-pressed') === 'true';

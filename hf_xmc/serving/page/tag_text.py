@@ -11,6 +11,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from hf_xmc.inference.tag_files import harmless
+from hf_xmc.serving.answers import Reason, SpokenPassage, Tag, Tagged
 from hf_xmc.serving.batching import Queued
 from hf_xmc.serving.limits import whole
 from hf_xmc.serving.page.language import Words
@@ -18,12 +19,13 @@ from hf_xmc.serving.page.look import BUTTONS, PRIVATE, note, render
 from hf_xmc.serving.page.tab import Page, choices, status_line, told_apart
 from hf_xmc.serving.page.tag_file import as_record
 from hf_xmc.serving.page.visit import Seen, Visit
-from hf_xmc.serving.service import Reason, Tag, Tagged, TaggingService
+from hf_xmc.serving.service import TaggingService
 
 NUMBER, THRESHOLD, SET = "number", "threshold", "set"
 MOST = 50  # tags that the slider offers
 MOST_EXPLAINED = 10
 COVERAGES = (0.5, 0.99)
+MOST_SHOWN, AROUND = 1_000, 100  # characters of a passage, and around it
 
 
 def tag_text_tab(page: Page) -> None:
@@ -140,6 +142,7 @@ def answer_html(w: Words, seen: Seen, number: int, found: Tagged, reasons: Mappi
         verdicts=seen.verdicts,
         cut=cut_sentence(w, seen.text, found),
         reasons=reasons,
+        passages={tag.uid: shown_passage(seen.text, tag.passages[0]) for tag in found.tags if tag.passages},
         names="\n".join(tag.label for tag in found.tags),
         download=as_link(found.tags),
     )
@@ -152,6 +155,25 @@ def cut_sentence(w: Words, text: str, found: Tagged) -> str:
     words = len(text.split())
     read = max(1, words * found.max_tokens // max(found.tokens, 1))
     return w("tag.cut", tokens=found.max_tokens, found=found.tokens, words=read)
+
+
+def shown_passage(text: str, passage: SpokenPassage) -> dict[str, Any]:
+    """A passage with some of the text around it, and where a browser finds it: there a character outside the basic
+    plane counts twice."""
+    start, end = passage.start, min(passage.end, passage.start + MOST_SHOWN)
+    before, after = max(0, start - AROUND), min(len(text), end + AROUND)
+    units = [len(text[:place].encode("utf-16-le")) // 2 for place in (start, passage.end)]
+    return {
+        "start": start,
+        "end": passage.end,
+        "share": start / max(len(text), 1),
+        "before": text[before:start],
+        "text": text[start:end].rstrip(),
+        "after": text[len(text[:end].rstrip()) : after],
+        "cut_before": before > 0,
+        "cut_after": after < len(text),
+        "select": units,
+    }
 
 
 def as_link(tags: Sequence[Tag]) -> str:

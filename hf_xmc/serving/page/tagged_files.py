@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_xmc.data.dialect import dialect_of
 from hf_xmc.data.reading import Reading
+from hf_xmc.data.rows import TEXT_TABLES
 from hf_xmc.errors import DataError
 from hf_xmc.inference.tag_files import TAG_COLUMNS
 from hf_xmc.inference.text_files import SAMPLE, choose_reading, read_rows, text_of
@@ -47,7 +48,7 @@ def read_tagged(path: Path, remembered: Reading | None = None, most: int = 2000)
         raise DataError("no tags (columns label_1, or labels, or uid and label)", path, hint=hint)
     rest = [name for name in columns if not NUMBERED.fullmatch(name) and name not in ("labels", *TAG_COLUMNS)]
     reading, _ = choose_reading(rest, sample, path, remembered=remembered)
-    decimal = dialect_of(path, None).decimal if path.suffix.lower() in (".csv", ".tsv") else "."
+    decimal = dialect_of(path, None).decimal if path.suffix.lower() in TEXT_TABLES else "."
     found: dict[str, list[GivenTag]] = {}
     for line, row in read_rows(path):
         text = text_of(row, reading, path, line)

@@ -60,6 +60,14 @@ class CandidateArguments(TrainingArguments):
             "label as often as it was drawn (NGAME; label_strategy in_batch with num_positives)."
         },
     )
+    query_keys: bool = field(
+        default=False,
+        metadata={
+            "help": "Compare each query with the other queries of the step as well as with labels, except with those "
+            "that share a label with it (RAE-XMC). Texts without a common label then move apart, which helps the "
+            "query memory that hf-xmc calibrate builds."
+        },
+    )
     negative_source: str = field(
         default="index",
         metadata={

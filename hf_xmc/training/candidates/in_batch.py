@@ -34,6 +34,10 @@ class InBatchLabels(CandidateRule):
     def check(cls, args: CandidateArguments) -> None:
         if args.drawn_pairs and args.num_positives is None:
             raise SettingsError("drawn_pairs needs num_positives", hint="NGAME draws one: --num_positives 1")
+        if args.drawn_pairs and args.query_keys:
+            raise SettingsError(
+                "drawn_pairs compares with drawn labels alone, and query_keys with queries", hint="use one"
+            )
 
     @property
     def draws_for_loss(self) -> bool:

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hf_xmc.data.dataset import prepare_xmc_dataset
+from hf_xmc.data.dataset import load_xmc_dataset, prepare_xmc_dataset
 from hf_xmc.data.formats.source import Options
 from hf_xmc.data.spreadsheets import spreadsheet_rows
 from hf_xmc.errors import DataError, Problems
+from hf_xmc.inference.text_files import open_texts
 from tests.data.reading import named
 
 Content = str | bytes | dict[str, list[object]]  # a dict is a Parquet table
@@ -325,3 +326,26 @@ def test_concepts_without_a_uri_and_kinds_of_broader(folder: Path) -> None:
     data = prepare_xmc_dataset(folder, folder.parent, problems)
     assert problems.counts["concepts without a uri"] == 1
     assert data.labels["parents"][:] == [[], ["http://x/1"]]
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "xlsx"])
+def test_pointers_of_git_lfs_are_no_data(suffix: str, folder: Path) -> None:
+    put(folder, **{f"train_{suffix}": POINTER})
+    with pytest.raises(DataError, match=rf"train\.{suffix} is a pointer of Git LFS .*run git lfs pull"):
+        checked(folder)
+    with pytest.raises(DataError, match=r"is a pointer of Git LFS"):
+        open_texts(folder / f"train.{suffix}")
+
+
+def test_a_vocabulary_and_a_prepared_set_that_are_pointers(folder: Path, tmp_path: Path) -> None:
+    put(folder, train_csv=TWO, v_ttl=POINTER)
+    with pytest.raises(DataError, match=r"v\.ttl is a pointer of Git LFS"):
+        checked(folder)
+    (folder / "v.ttl").unlink()
+    made = load_xmc_dataset(folder).save(tmp_path / "prepared")
+    (made / "labels" / "labels.parquet").write_bytes(POINTER)
+    with pytest.raises(DataError, match=r"labels\.parquet is a pointer of Git LFS"):
+        load_xmc_dataset(made)
