@@ -40,6 +40,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/bandit --quiet --recursive hf_xmc --configfile pyproject.toml
 	.ci/audit $(BIN)/python
 
+# uv keeps the versions that lock.txt has, where they are allowed: a file that changes was out of date.
 lock: $(VENV)/.installed-lock
 	mkdir -p build
 	$(BIN)/uv pip compile $(LOCKED) --extra dev --extra docs --extra fuzz -o lock.txt

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,14 @@ DESCRIPTION = "dataset.json"
 LABELS = Path("labels") / "labels.parquet"
 SOFT = Path("soft") / "train.parquet"
 FORMAT = 1
-VERSION = 2  # of the content of the cache
+VERSION = 3  # of the content of the cache
+
+
+# What an `XMCDataset` takes of `dataset.json` and of the tables; further keys are left alone.
+FIELDS = (
+    *("name", "licence", "source", "propensity", "num_train_queries", "max_lengths", "reading", "said"),
+    *("queries", "labels", "train_label_counts", "filters"),
+)
 
 
 class Tables(NamedTuple):
@@ -134,11 +141,7 @@ def read_tables(folder: Path) -> dict[str, Any]:
     try:
         keys = [VERSION, *map(file_key, files)]
         fields = open_built(cached_folder("prepared", keys, lambda target: fill(folder, splits, target)))
-        for key in ("format", "counts"):
-            fields.pop(key)
-        missing = {"name", "propensity", "licence", "source", "num_train_queries"} - fields.keys()
-        if missing:
-            raise KeyError(*missing)
+        fields = {name: value for name, value in fields.items() if name in FIELDS}
         for split, table in fields["queries"].items():
             fields["queries"][split] = table.remove_columns(
                 [name for name in ("filter_labels",) if name in table.column_names]
@@ -156,13 +159,21 @@ def read_tables(folder: Path) -> dict[str, Any]:
 
 def fill(folder: Path, splits: list[str], target: Path) -> None:
     """Check the Parquet tables and rewrite them as the Arrow files that `open_built` maps."""
+    from hf_xmc.data.documents import read_document
+    from hf_xmc.data.schemas import DatasetDocument  # pydantic takes a while to import
+
+    hint = "run hf-xmc prepare again"
+    read_document(folder / DESCRIPTION, DatasetDocument, newest=FORMAT, hint=hint, error=DataError)
     parquet_to_arrow(folder / LABELS, target / "labels.arrow")
     labels = map_table(target / "labels.arrow")
+    check_columns(labels, {**TEXTS, "train_count": NUMBER}, folder / LABELS)
     for split in splits:
         arrow = target / f"{split}.arrow"
         path = folder / "data" / f"{split}.parquet"
         parquet_to_arrow(path, arrow)
         table = map_table(arrow)
+        lists = {name: LIST for name in ("filter_labels",) if name in table.column_names}
+        check_columns(table, {**TEXTS, "labels": LIST, **lists}, path)
         weights = list_column(table, "weights", np.float32)[1] if "weights" in table.column_names else None
         check(Positives(*list_column(table, "labels", np.int64), weights), len(labels), path)
         if "filter_labels" in table.column_names:
@@ -173,6 +184,38 @@ def fill(folder: Path, splits: list[str], target: Path) -> None:
     counts = [batch["train_count"].to_numpy() for batch in batches(labels, ["train_count"])]
     np.save(target / "train_counts.npy", np.concatenate(counts))
     shutil.copy(folder / DESCRIPTION, target / DESCRIPTION)
+
+
+def check_columns(table: Dataset, kinds: Mapping[str, str], path: Path) -> None:
+    """Check that a table has columns of these kinds, without cells that have no value.
+
+    Raises:
+        DataError: it has not.
+    """
+    hint = "run hf-xmc prepare again"
+    schema = table.features.arrow_schema
+    for name, kind in kinds.items():
+        if name not in schema.names:
+            raise DataError(f"there is no column {name}", path, hint=hint)
+        if not IS[kind](schema.field(name).type):
+            found = f"the column {name} is of type {schema.field(name).type}, and {kind} were expected"
+            raise DataError(found, path, hint=hint)
+        if any(batch[name].null_count for batch in batches(table, [name])):
+            raise DataError(f"the column {name} has cells without a value", path, hint=hint)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(listed and pa.types.is_integer(kind.value_type))
+
+
+TEXT, NUMBER, LIST = "texts", "whole numbers", "lists of whole numbers"
+TEXTS = {"uid": TEXT, "text": TEXT}
+IS: dict[str, Callable[[pa.DataType], bool]] = {TEXT: is_text, NUMBER: pa.types.is_integer, LIST: is_list}
 
 
 def check(pairs: Positives, num_labels: int, path: Path) -> None:

@@ -177,9 +177,12 @@ class SoftPositives:
         """
         try:
             table = pq.read_table(path).select(SCHEMA.names).cast(SCHEMA)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             hint = f"it needs the columns {', '.join(SCHEMA.names)}"
             raise DataError(f"cannot be read ({error!s:.200})", path, hint=hint) from error
+        for name in SCHEMA.names:
+            if table[name].null_count:
+                raise DataError(f"the column {name} has cells without a value", path, hint="apply the review again")
         row_of = {uid: row for row, uid in enumerate(query_uids)}
         label_of = {uid: label for label, uid in enumerate(label_uids)}
         queries, labels = table["query_uid"].to_pylist(), table["label_uid"].to_pylist()

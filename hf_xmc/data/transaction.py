@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hf_xmc.data.writing import STAGING, replacing, sync
-from hf_xmc.errors import ModelFolderError, XMCError
+from hf_xmc.data.writing import STAGING, replacing, says_full, sync
+from hf_xmc.errors import DiskFullError, ModelFolderError, XMCError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -145,6 +145,14 @@ def transaction(
         except XMCError as error:  # about a file in the staging folder, which nobody knows
             error.args = tuple(str(part).replace(str(staging), str(folder)) for part in error.args)
             raise
+        except Exception as error:
+            if isinstance(error, OSError) or not says_full(error):
+                raise
+            raise DiskFullError(
+                f"no space left on the disk ({type(error).__name__}: {error!s:.200})",
+                folder,
+                hint="the folder is as it was; make room, and repeat the command",
+            ) from error
         finally:
             holding.folders[key].staging = None
             shutil.rmtree(staging, ignore_errors=True)

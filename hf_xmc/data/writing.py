@@ -19,6 +19,8 @@ from pathlib import Path
 
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]  # in temporary names, which tell whose they are
 STAGING = ".hf_xmc.staging-"  # begins the names of folders that are not final; see `hf_xmc.data.transaction`
+# What a full disk, or a limit on the size of files, is called by Rust, C and PyTorch's archive writer.
+FULL = ("No space left", "os error 28", "File too large", "os error 27", "inline_container.cc")
 DAY = 24 * 60 * 60  # seconds
 
 
@@ -113,6 +115,18 @@ def remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def says_full(error: BaseException) -> bool:
+    """Whether something could not be written for want of space. Libraries in other languages raise errors of their
+    own, with the words of the operating system.
+
+    >>> says_full(OSError(errno.ENOSPC, "No space left on device")), says_full(ValueError("a full moon"))
+    (True, False)
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return any(words in str(error) for words in FULL)
 
 
 def sync_all(folder: Path) -> None:

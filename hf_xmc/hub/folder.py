@@ -438,6 +438,12 @@ def check_origins(folder: Path, names: Set[str]) -> None:
     made_from, sums = about.get("made_from") or {}, about.get("files") or {}
     table = {part.name: part for part in parts()}
     origins = {name for name in names & {*made_from} for name in made_from[name]}
+    if unknown := sorted(origins - {*table}):
+        raise ModelFolderError(
+            f"{MANIFEST} names a part {unknown[0]!r}, which is not known",
+            folder,
+            hint="download or copy the folder again; if a later version wrote it, upgrade hf_xmc",
+        )
     digests = {name: table[name].digest(folder, sums, absent=True) for name in origins}
     for name in sorted(names & {*made_from}):
         other = [origin for origin, digest in made_from[name].items() if digests[origin] != digest]

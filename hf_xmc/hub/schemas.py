@@ -93,3 +93,29 @@ class MetricsDocument(Document):
     settings: dict[str, Any] = Field(default_factory=dict)
     train_seconds: Annotated[float, Field(ge=0)] | None = None
     versions: dict[str, Text] = Field(default_factory=dict)
+
+
+class GraphConfigDocument(Document):
+    """The settings of a model that an exported graph needs."""
+
+    query_prefix: Text
+    label_prefix: Text
+    max_query_length: Length
+    max_label_length: Length
+    embedding_dim: Dimension
+    static_dim: Annotated[int, Field(ge=0, le=2**16)] | None = None
+    static_buckets: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    static_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class GraphDocument(Document):
+    """`onnx.json` and `openvino.json`."""
+
+    format: Annotated[int, Field(ge=1)]
+    config: GraphConfigDocument
+    pad_token: Count | None
+    end_token: list[Count]
+    encoder_fingerprint: Name
+    head_fingerprint: Name | None
+    graphs: dict[Name, dict[Literal["query", "label"], Annotated[str, Field(pattern=r"^[\w-]+\.(onnx|xml)$")]]]
+    default_precision: Name

@@ -13,13 +13,14 @@ from safetensors.numpy import load_file
 from tqdm.auto import tqdm
 
 from hf_xmc.data.checksums import check_manifest
-from hf_xmc.data.files import read_json
+from hf_xmc.data.documents import read_document
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.inference.numpy_model import embed_words
 from hf_xmc.modeling.long_texts_xmc import token_ids
 
 ABOUT = {"onnx": "onnx/onnx.json", "openvino": "openvino/openvino.json"}
 BACKENDS = tuple(ABOUT)
+FORMAT = 1
 WORDS = "words.safetensors"  # the static tower, beside the graphs
 TOKENS = 2**9  # tokens of a batch, padding included: what stays in a core's cache is computed twice as fast
 Run = Callable[[str, np.ndarray, np.ndarray], np.ndarray]  # output name, ids and mask [B, T] -> embeddings [B, D]
@@ -71,12 +72,16 @@ class GraphEncoder:
         again = f"run hf-xmc export {folder} --to {backend}"
         if not path.is_file():
             raise ModelFolderError(f"no {ABOUT[backend]}", folder, hint=again)
-        about = read_json(path)
+        from hf_xmc.hub.schemas import GraphDocument
+
+        about = read_document(path, GraphDocument, FORMAT, again)
         precision = precision or about["default_precision"]
         if precision not in about["graphs"]:
             known = ", ".join(about["graphs"])
             raise SettingsError(f"precision is {precision!r}; the folder has {known}", hint=f"{again} --int8")
         graphs = {name: folder / backend / file for name, file in about["graphs"][precision].items()}
+        if len(graphs) == 1:
+            raise ModelFolderError(f"no graph for both sides in {ABOUT[backend]}", folder, hint=again)
         static = folder / backend / WORDS
         files = (path, *graphs.values(), folder / "tokenizer.json", static)
         check_manifest(folder, [file.relative_to(folder).as_posix() for file in files])
@@ -205,7 +210,12 @@ def onnx_run(graphs: dict[str, Path], threads: int) -> Run:
     options.intra_op_num_threads = threads
     known = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in known if name in ort.get_available_providers()]
-    sessions = {path: ort.InferenceSession(str(path), options, providers=providers) for path in {*graphs.values()}}
+    sessions = {}
+    for path in {*graphs.values()}:
+        try:
+            sessions[path] = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # each kind of failure has a class of its own there
+            raise ModelFolderError(f"not a sound graph ({error!s:.200})", path, hint="export it again") from error
 
     def run(side: str, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         session = sessions[graphs[side]]

@@ -65,7 +65,13 @@ class VectorIndex:
         return made
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        faiss.write_index(self.index, str(path))
+        """Write a file. Not by FAISS itself, which does not notice that a disk is full when it closes one.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with open(path, "wb") as file:
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write))
 
     @property
     def d(self) -> int:

@@ -12,7 +12,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 from hf_xmc import __version__
 from hf_xmc.errors import XMCError
 from hf_xmc.serving.batching import Batcher
-from hf_xmc.serving.service import TaggingService, TagOptions
+from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.tagging import TagOptions
 
 INSTRUCTIONS = (
     "Labels out of a fixed catalogue for texts. tag_text gives the best labels of a text; search_labels and "

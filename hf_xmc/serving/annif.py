@@ -33,9 +33,12 @@ from hf_xmc.data.formats.source import Choices, LabelNames, Options
 from hf_xmc.data.reading import Reading, places
 from hf_xmc.errors import DataError, Problems, XMCError
 from hf_xmc.inference.given_texts import is_unicode
+from hf_xmc.serving.answers import Tag, Tagged
 from hf_xmc.serving.batching import Batcher
+from hf_xmc.serving.facts import languages
 from hf_xmc.serving.limits import RequestRefused
-from hf_xmc.serving.service import Tag, Tagged, TaggingService, TagOptions, languages
+from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.tagging import TagOptions
 
 BLOCK = 1000  # labels that are read at a time
 DOCUMENTS = 32  # in one batch, as in Annif
@@ -231,7 +234,9 @@ def annif_routes(
         ids = [document.document_id for document in batch.documents]
         return [{**one, "document_id": id_} for one, id_ in zip(found, ids, strict=True)]
 
-    @router.post("/projects/{project_id}/learn", summary="Refused: the tagger does not learn here")
+    refused: dict[int | str, dict[str, Any]] = {403: {"description": "It does not learn, as an RFC 9457 problem."}}
+
+    @router.post("/projects/{project_id}/learn", summary="Refused: the tagger does not learn here", responses=refused)
     def learn(project_id: str) -> None:
         door.check(project_id)
         hint = "retrain it with hf-xmc fit --from, or add labels with hf-xmc labels --add"

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from hf_xmc.serving.answers import Explained, Tagged
 from hf_xmc.serving.limits import Limits, timed_out, too_busy
-from hf_xmc.serving.service import Encoded, TaggingService, TagOptions
+from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.tagging import Encoded, TagOptions
 
 BATCH = 64  # texts that wait for each other, at most
 Answer = TypeVar("Answer")

@@ -50,6 +50,7 @@ class Bodies:
                 self.held += len(part)
         except BaseException:
             self.held -= len(body)
+            body.clear()  # which the error would keep until the garbage collector comes
             raise
         return bytes(body)
 

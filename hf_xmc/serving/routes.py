@@ -14,7 +14,8 @@ from hf_xmc.serving.access import CHANGING, Role
 from hf_xmc.serving.answers import About, Explained, LabelList, Tagged
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.limits import RequestRefused, whole
-from hf_xmc.serving.service import TaggingService, TagOptions
+from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.tagging import TagOptions
 from hf_xmc.serving.vocabulary import Label
 
 THRESHOLD = r"^(f1|precision(=0?\.[0-9]{1,6})?)(@(global|frequency|label))?$"

@@ -7,7 +7,6 @@ last checkpoint too where an earlier one is the best: each lists its files, and 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from transformers.utils import logging
 
 from hf_xmc.data.damage import first_damage
 from hf_xmc.data.files import read_json
-from hf_xmc.data.writing import sync
+from hf_xmc.data.writing import says_full, sync
 from hf_xmc.errors import DiskFullError, ModelFolderError
 
 logger = logging.get_logger(__name__)
@@ -92,12 +91,8 @@ def cleared(aside: Path, output_dir: Path, name: str, writes: bool) -> Iterator[
 
 
 def is_full(error: Exception, folder: Path) -> bool:
-    """Whether a file could not be written for want of space. Libraries raise errors of their own, which do not always
-    say so."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    said = any(text in str(error) for text in ("No space left", "os error 28", "File too large", "os error 27"))
-    return said or shutil.disk_usage(folder).free < ALMOST_FULL
+    """Whether a file could not be written for want of space, which not every library says."""
+    return says_full(error) or shutil.disk_usage(folder).free < ALMOST_FULL
 
 
 def publish(args: TrainingArguments, state: TrainerState, written: Path, final: Path, aside: Path) -> None:

@@ -48,7 +48,10 @@ class Command:
     def __call__(self, given: Path, work: Path, again: bool = False) -> None:
         """Run it in this process, as the shell would."""
         if callable(self.run):
-            self.run(given, work)
+            from hf_xmc.cli.errors import user_errors
+
+            with user_errors():
+                self.run(given, work)
             return
         from hf_xmc.cli.main import main
 

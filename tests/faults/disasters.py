@@ -15,20 +15,20 @@ from typing import Any
 from tests.faults.commands import Command
 from tests.faults.disk import files, full_at_size, restore
 from tests.faults.forks import Ended, start_forked
-from tests.faults.kill_points import Sandbox, judge, repeated, spread, visible
+from tests.faults.kill_points import Look, Sandbox, judge, repeated, spread, visible
 
-Seen = tuple[Any, Any, list[str]]
+Looks = tuple[Look, Look, list[str]]
 
 
-def begun(command: Command, folder: Path) -> tuple[Sandbox, str, Seen]:
+def begun(command: Command, folder: Path) -> tuple[Sandbox, str, Looks]:
     """The sandbox of a command, the name of its first tree, and what is seen before and after a good run."""
     box = Sandbox(command, folder)
     command.prepare(box.given, box.work)
-    tree, old = box.keep(), box.see()
+    tree, old = box.keep(), box.look()
     restore(box.trees[tree], box.work)
     ended = box.run()
     assert ended.code == 0, ended.said
-    return box, tree, (old, box.see(), visible(box.work))
+    return box, tree, (old, box.look(), visible(box.work))
 
 
 def complaint(ended: Ended) -> str:
@@ -52,7 +52,7 @@ def fill_by_size(command: Command, folder: Path, sizes: int = 4) -> list[str]:
     for size in spread(grown, sizes):
         restore(box.trees[tree], box.work)
         ended = box.run(lambda size=size: full_at_size(size // 2))
-        seen, again = judge("", box.see(), old, new), repeated(box, new, names)
+        seen, again = judge("", box.look(), old, new), repeated(box, new, names)
         found += [f"{command.name}, files of {size // 2} bytes: {what}" for what in problems(ended, seen, again)]
     return found
 
@@ -97,7 +97,7 @@ def fill_disk(command: Command, folder: Path, room: int) -> list[str]:
     with small_disk(size + room, box.work):
         put(box.trees[tree], box.work)
         ended = box.run()
-        seen = judge("", box.see(), old, new)
+        seen = judge("", box.look(), old, new)
         left = [name for name in files(box.work) if "/." in f"/{name}" and name not in names]
         what = list(problems(ended, seen, f"left over: {left[:3]}" if left and not holds_lock(left) else ""))
     return [f"{command.name}, {room} bytes of room: {line}" for line in what]
@@ -120,7 +120,7 @@ def write_protected(command: Command, folder: Path) -> list[str]:
         (box.work / "cache").mkdir(exist_ok=True)
         close(True)
         ended = box.run()
-        what = list(problems(ended, judge("", box.see(), old, new), ""))
+        what = list(problems(ended, judge("", box.look(), old, new), ""))
         what += ["it ended well, but wrote nothing"] if ended.code == 0 and old != new else []
     return [f"{command.name}, read-only: {line}" for line in what]
 
@@ -130,7 +130,7 @@ def write_at_once(first: Command, second: Command, folder: Path, delays: list[fl
     the other; or one is refused with a sentence."""
     other = Sandbox(second, folder)  # before the first tree is kept: it begins with an empty folder for them
     box, tree, (_, one, _) = begun(first, folder)
-    allowed = [one]
+    allowed = [one.seen]
     for before, after in ((box, other), (other, box)):
         restore(box.trees[tree], box.work)
         assert before.run().code == 0
@@ -158,7 +158,7 @@ def read_beside(command: Command, folder: Path) -> list[str]:
     restore(box.trees[tree], box.work)
     writer, number, found = start_forked(box.work_of()), 0, []
     while writer.runs():
-        seen = judge("", box.see(), old, new)
+        seen = judge("", box.look(), old, new)
         number += 1
         if seen.found not in ("old", "new"):
             found.append(f"{command.name}, read {number}: {seen.found} {seen.why}")

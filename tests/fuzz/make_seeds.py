@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from hf_xmc.data.dataset import prepare_xmc_dataset
+from hf_xmc.data.soft_positives import SoftPositives
 from hf_xmc.data.spreadsheets import write_spreadsheet
+from hf_xmc.errors import Problems
 from tests.data.made import FORMATS, LABELS, TRAIN, records, text
 
 SEEDS = Path(__file__).parent / "seeds"
@@ -38,6 +43,21 @@ def write_seeds(folder: Path) -> None:
         place = folder / f"skos_{name.partition('.')[2]}"
         text(place / name, [vocabulary])
         text(place / "train.csv", ["text,subjects", "a red car,http://x/1", "a house,http://x/1"])
+    write_prepared(folder / "prepared")
+    terms = [{"string": "BRCA1", "text": "a gene of DNA repair."}, {"string": "WHO", "text": "a health agency"}]
+    records(folder / "knowledge_jsonl" / "terms.jsonl", terms)
+    text(folder / "knowledge_csv" / "terms.csv", ["string,text", *(f'{t["string"]},"{t["text"]}"' for t in terms)])
+
+
+def write_prepared(folder: Path) -> None:
+    """What `hf-xmc prepare` makes, with pairs that a teacher added."""
+    with TemporaryDirectory() as scratch:
+        source, built = Path(scratch, "source"), Path(scratch, "built")
+        for place in (source, built):
+            place.mkdir()
+        FORMATS["csv"](source)
+        made = prepare_xmc_dataset(source, built, Problems())
+        replace(made, soft=SoftPositives.of([0, 1], [1, 0], [0.5, 0.0], "teacher")).save(folder)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -166,17 +167,18 @@ def test_bare_texts_get_free_uids() -> None:
     assert index.labels["note"][:] == ["x", "y", None, None]
 
 
-def test_a_disk_that_fills_up_leaves_the_old_index(
-    embeddings: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("missing", [1, 90, 5000])
+def test_a_disk_that_fills_up_leaves_the_old_index(missing: int, embeddings: np.ndarray, tmp_path: Path) -> None:
+    """A limit on the size of files is to a writer as a full disk is; FAISS does not notice at the end of a file."""
     LabelIndex.build(embeddings, table(50)).save_pretrained(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-    def full(index: object, path: str) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("hf_xmc.retrieval.index.faiss.write_index", full)
-    with pytest.raises(OSError, match="No space left"):
-        LabelIndex.build(embeddings[:9], table(9)).save_pretrained(tmp_path)
+    changed = LabelIndex.build(-embeddings, table(50))
+    size = (tmp_path / "index" / "index.faiss").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            changed.save_pretrained(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -19,12 +19,14 @@ from fastapi.testclient import TestClient
 from hf_xmc import XMCPipeline
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.serving.access import Keys
+from hf_xmc.serving.answers import Tagged
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.batching import Batcher
 from hf_xmc.serving.bodies import Bodies
 from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.observed import JSONLines
-from hf_xmc.serving.service import Encoded, Tagged, TaggingService, TagOptions
+from hf_xmc.serving.service import TaggingService
+from hf_xmc.serving.tagging import Encoded, TagOptions
 from tests.conftest import COLOURS, THINGS
 
 

@@ -11,6 +11,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -25,7 +26,7 @@ from hf_xmc.fit.sources import read_source
 from hf_xmc.inference.batch import predict_file
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.text_files import read_rows
-from hf_xmc.serving import limits, service
+from hf_xmc.serving import limits, service, tagging
 from hf_xmc.serving.access import Keys
 from hf_xmc.serving.app import build_app
 from hf_xmc.serving.limits import RequestRefused
@@ -79,7 +80,7 @@ def test_every_text_that_the_page_uses_is_there() -> None:
 
 def test_every_refusal_of_the_service_has_a_sentence_in_each_language() -> None:
     kinds = set()
-    for module in (limits, service):
+    for module in (limits, service, tagging):
         for node in ast.walk(ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestRefused":
                 kinds |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}
@@ -376,3 +377,12 @@ def test_the_page_shows_the_passage_that_a_tag_came_from(new_pipeline: Any) -> N
         assert part.strip() == unescape(shown).strip()
         assert "<b>" not in shown
     assert "<mark>" not in answered(page, Visit(), "a red car", (NUMBER, 3, 0, 0))[1]
+
+
+def test_a_long_text_that_a_file_holds_once_counts_as_often_as_it_is_there(english: Page, tmp_path: Path) -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["a red car " * 50_000]))
+    pq.write_table(pa.table({"text": column}), tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 1_000_000
+    assert "286.1 MB" in tag_file.looked_into(english, Visit(), str(tmp_path / "bomb.parquet"))[0]
+    pq.write_table(pa.table({"text": ["a red car", None], "n": [1, 2]}), tmp_path / "good.parquet")
+    assert "a red car" in tag_file.looked_into(english, Visit(), str(tmp_path / "good.parquet"))[0]

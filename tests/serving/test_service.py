@@ -88,7 +88,7 @@ def test_a_text_of_ten_megabytes_is_refused_before_it_is_tokenised(
 ) -> None:
     read: list[str] = []
     monkeypatch.setattr(shared_service, "encode", lambda texts: read.extend(texts))
-    monkeypatch.setattr("hf_xmc.serving.service.count_tokens", lambda model, texts: read.extend(texts))
+    monkeypatch.setattr("hf_xmc.serving.tagging.count_tokens", lambda model, texts: read.extend(texts))
     text = "word " * 2_000_000
     with refused("text_too_long"):
         shared_service.tag([text])

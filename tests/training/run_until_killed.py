@@ -1,7 +1,8 @@
 """What the restart tests launch: trains selectively, and perhaps kills itself (kill -9) at a given moment.
 
-Arguments: encoder, data set, output folder, moment. The moment is `never`, `saving:N` (while checkpoint N is written)
-or `batch:N` (in the midst of the N-th micro-batch of this process). Resumes from the last checkpoint if there is one.
+Arguments: encoder, data set, output folder, moment. The moment is `never`, `saving:N` (while checkpoint N is written),
+`batch:N` (in the midst of the N-th micro-batch of this process) or `batch:N:R` (of the process R alone). Resumes from
+the last checkpoint if there is one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def trainer_for(encoder: str, folder: str, out: str, **args: Any) -> XMCTrainer:
 
 
 def kill_at(trainer: XMCTrainer, moment: str) -> None:
-    kind, _, number = moment.partition(":")
+    kind, number, *rank = moment.split(":")
+    if rank and int(rank[0]) != trainer.ranks.rank:
+        return
     name = {"saving": "_save_rng_state", "batch": "compute_loss"}[kind]
     original, calls = getattr(trainer, name), [0]
 

@@ -21,7 +21,7 @@ from hf_xmc.data.transaction import transaction
 from hf_xmc.data.writing import remove, replacing
 from hf_xmc.errors import ModelFolderError
 from hf_xmc.hub.folder import save_parts
-from hf_xmc.inference.graph_encoder import ABOUT, WORDS, GraphEncoder, engine, padded
+from hf_xmc.inference.graph_encoder import ABOUT, FORMAT, WORDS, GraphEncoder, engine, padded
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.settings_xmc import SETTINGS
 from hf_xmc.modeling.static_tower_xmc import compact
@@ -99,6 +99,7 @@ REQUIREMENTS = (
     "numpy>=2.0",
     "onnxruntime>=1.20",
     "pyarrow>=18",
+    "pydantic>=2.5",
     "pyyaml>=6.0",
     "rich>=13",
     "safetensors>=0.5",
@@ -232,7 +233,7 @@ def write_about(folder: Path, backend: str, model: XMCDualEncoderModel, graphs: 
             save_file(compact(tower), temporary)
     names = [name for name in SETTINGS if hasattr(config, name)]
     about = {
-        "format": 1,
+        "format": FORMAT,
         "config": {**{name: getattr(config, name) for name in names}, "embedding_dim": config.embedding_dim},
         "pad_token": model.padding,
         "end_token": [] if end is None else [end],

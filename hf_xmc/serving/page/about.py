@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
+from hf_xmc.serving.answers import About
 from hf_xmc.serving.page.look import render
 from hf_xmc.serving.page.tab import Page
-from hf_xmc.serving.service import About
 
 MEASURES = ("P@1", "P@3", "P@5", "nDCG@5", "R@5", "PSP@5")
 

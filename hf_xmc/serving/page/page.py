@@ -7,14 +7,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from gradio import processing_utils
+from gradio.route_utils import FnIndexInferError
 from starlette.middleware import Middleware
 
 from hf_xmc.serving.access import Keys
+from hf_xmc.serving.answers import About
 from hf_xmc.serving.batching import Batcher, Queued, in_background
 from hf_xmc.serving.gate import Gate
 from hf_xmc.serving.page.about import about_tab
 from hf_xmc.serving.page.catalogue import catalogue_tab
+from hf_xmc.serving.page.events import Events, not_ours
 from hf_xmc.serving.page.language import LANGUAGES, Words
 from hf_xmc.serving.page.look import CSS, HEAD, THEME, render
 from hf_xmc.serving.page.review import review_tab
@@ -23,7 +27,7 @@ from hf_xmc.serving.page.tag_file import tag_file_tab
 from hf_xmc.serving.page.tag_text import predict_function, tag_text_tab
 from hf_xmc.serving.page.visit import Visit
 from hf_xmc.serving.page.visits import KEPT_SECONDS, MOST_VISITS, Visits
-from hf_xmc.serving.service import About, TaggingService
+from hf_xmc.serving.service import TaggingService
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -90,7 +94,7 @@ def title_of(about: About) -> str:
     return str(about.data.get("name") or about.name.rpartition("/")[2] or "XMC")
 
 
-def page_options(service: TaggingService) -> dict[str, Any]:
+def page_options(service: TaggingService, made: gr.Blocks) -> dict[str, Any]:
     """How the page is launched or mounted: without links to others, and without a history in the browser."""
     return {
         "theme": THEME,
@@ -101,6 +105,10 @@ def page_options(service: TaggingService) -> dict[str, Any]:
         "max_file_size": service.limits.upload_bytes,
         "ssr_mode": False,
         "show_error": False,  # what the page does not expect may name files of the server
+        "app_kwargs": {
+            "exception_handlers": dict.fromkeys((RequestValidationError, FnIndexInferError), not_ours),
+            "middleware": [Middleware(Events, functions=lambda: made.fns)],
+        },
     }
 
 
@@ -115,7 +123,7 @@ def mount_page(app: FastAPI, service: TaggingService, path: str = "/", **changes
     made = build_page(service, **changes)
     with warnings.catch_warnings():  # of a mode that is off
         warnings.filterwarnings("ignore", "SSR mode is not supported")
-        app = gr.mount_gradio_app(app, made, path, **page_options(service))
+        app = gr.mount_gradio_app(app, made, path, **page_options(service, made))
     guard(made)
     return app
 
@@ -128,8 +136,9 @@ def launch_page(service: TaggingService, shared_changes: bool = False, **options
     """
     made = build_page(service, shared_changes)
     gate = Middleware(Gate, limits=service.limits, keys=Keys(), own_pages_only=False)  # any page may use a Space
-    own: dict[str, Any] = {"state_session_capacity": MOST_VISITS, "app_kwargs": {"middleware": [gate]}}
-    made.launch(**{**page_options(service), **own, **options, "prevent_thread_lock": True})
+    own = page_options(service, made) | {"state_session_capacity": MOST_VISITS}
+    own["app_kwargs"]["middleware"].insert(0, gate)
+    made.launch(**{**own, **options, "prevent_thread_lock": True})
     guard(made)
     if not options.get("prevent_thread_lock"):
         made.block_thread()

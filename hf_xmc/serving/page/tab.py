@@ -10,12 +10,13 @@ from typing import Any
 import gradio as gr
 
 from hf_xmc.errors import DataError, SettingsError
+from hf_xmc.serving.answers import About
 from hf_xmc.serving.batching import Batcher, Queued
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import STATUS, note
 from hf_xmc.serving.page.visit import Visit
-from hf_xmc.serving.service import About, TaggingService
+from hf_xmc.serving.service import TaggingService
 from hf_xmc.serving.vocabulary import Label
 
 logger = logging.getLogger(__name__)

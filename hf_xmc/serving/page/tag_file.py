@@ -11,6 +11,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 import gradio as gr
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow.lib import ArrowException
 
@@ -19,13 +21,14 @@ from hf_xmc.data.spreadsheets import unpacked_size
 from hf_xmc.inference.options import SelectionOptions
 from hf_xmc.inference.tag_files import OUTPUTS, LabelColumns, Summary, as_text, merge, tag_file_of, write_part
 from hf_xmc.inference.text_files import KINDS, TextFile, first_rows, open_texts, read_rows, read_windows, texts_of
+from hf_xmc.serving.answers import Tag
 from hf_xmc.serving.batching import BATCH, Queued
 from hf_xmc.serving.limits import RequestRefused
 from hf_xmc.serving.page.language import Words
 from hf_xmc.serving.page.look import PRIVATE, note, render
 from hf_xmc.serving.page.tab import Page, choices, status_line
 from hf_xmc.serving.page.visit import Visit
-from hf_xmc.serving.service import Tag, TaggingService
+from hf_xmc.serving.service import TaggingService
 
 PREVIEW, SHOWN_COLUMNS, SHOWN_CHARACTERS = 5, 8, 120
 MOST_ROWS = 20_000  # of a file; hf-xmc predict tags any number
@@ -130,9 +133,19 @@ def check_size(page: Page, path: Path) -> None:
 
 
 def parquet_size(path: Path) -> int:
-    """Bytes of the columns of a Parquet file."""
+    """Bytes of the columns of a Parquet file, with a text that repeats as often as it is there: the file may hold it
+    once."""
     about = pq.ParquetFile(path).metadata
-    return sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    stored = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    kinds = {field.name: field.type for field in pq.read_schema(path)}
+    plain = {name: its.value_type if pa.types.is_dictionary(its) else its for name, its in kinds.items()}
+    texts = [name for name, its in plain.items() if pa.types.is_string(its)]
+    file, rows = pq.ParquetFile(path, read_dictionary=texts), 0
+    for batch in file.iter_batches(WINDOW, columns=texts):
+        for column in batch.columns:
+            lengths = pc.binary_length(column.dictionary).take(column.indices)
+            rows += pc.sum(lengths).as_py() or 0
+    return max(stored, rows)
 
 
 PACKED: dict[str, Callable[[Path], int]] = {".xlsx": unpacked_size, ".parquet": parquet_size}

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from hf_xmc.inference.tag_files import harmless
-from hf_xmc.serving.answers import SpokenPassage
+from hf_xmc.serving.answers import Reason, SpokenPassage, Tag, Tagged
 from hf_xmc.serving.batching import Queued
 from hf_xmc.serving.limits import whole
 from hf_xmc.serving.page.language import Words
@@ -19,7 +19,7 @@ from hf_xmc.serving.page.look import BUTTONS, PRIVATE, note, render
 from hf_xmc.serving.page.tab import Page, choices, status_line, told_apart
 from hf_xmc.serving.page.tag_file import as_record
 from hf_xmc.serving.page.visit import Seen, Visit
-from hf_xmc.serving.service import Reason, Tag, Tagged, TaggingService
+from hf_xmc.serving.service import TaggingService
 
 NUMBER, THRESHOLD, SET = "number", "threshold", "set"
 MOST = 50  # tags that the slider offers
