@@ -311,6 +311,11 @@ COMMANDS = (
         (("audited", "audit"),),
     ),
     Command(
+        "audit --accept",
+        ["audit", "{given}/data", "--accept", "--output_dir={work}/audit"],
+        lambda work: see_data(work / "audit"),
+    ),
+    Command(
         "audit --drop",
         ["audit", "{given}/reviewed", "--drop=corrected", "--output_dir={work}"],
         see_data,
