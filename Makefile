@@ -6,7 +6,8 @@
 #   make lock     write lock.txt (all versions, for Python 3.11 to 3.13) and the SBOM again, from constraints.txt
 #   make fuzz     a server under nonsense: MODEL=<trained folder>, by default that of `make demo`
 #   make compatibility   the contract with transformers and accelerate on the oldest, pinned and newest versions
-#   make faults   kill every command at every step, fill the disk, write twice at once: minutes
+#   make faults   kill every command that writes at its steps, fill the disk, write twice at once: a quarter of an hour
+#                 (python -m tests.faults --thorough takes hours)
 #   make format   rewrite the code in the project's style
 #   make docs     build the documentation into docs/_build/html
 #   make space    the web page, on http://127.0.0.1:7860, with the model that `make demo` trained

@@ -101,11 +101,11 @@ def full_at_size(size: int) -> None:
 
 
 def files(folder: Path) -> list[str]:
-    """All files and empty folders below a folder, relative to it."""
+    """All files and empty folders below a folder, relative to it; nothing of an empty one."""
     found = []
     for path, folders, names in os.walk(folder):
         found += [os.path.relpath(os.path.join(path, name), folder) for name in names]
-        found += [os.path.relpath(path, folder) + os.sep] if not folders and not names else []
+        found += [os.path.relpath(path, folder) + os.sep] if not folders and not names and path != str(folder) else []
     return sorted(found)
 
 

@@ -159,11 +159,11 @@ class Effort:
         again: number of judged trees on which it is run once more, evenly spread; 0 for all.
     """
 
-    kills: int = 2
+    kills: int = 1
     sizes: int = 1
     times: int = 1
-    states: int = 8
-    again: int = 2
+    states: int = 6
+    again: int = 1
 
 
 THOROUGH = Effort(kills=40, sizes=6, times=10, states=0, again=0)
