@@ -115,6 +115,8 @@ class Knowledge:
             table = read_table(Path(folder) / KNOWLEDGE)
             metadata = pq.read_schema(Path(folder) / KNOWLEDGE).metadata or {}
             texts = dict(zip(*(table[name].to_pylist() for name in COLUMNS), strict=True))
+            if not all(isinstance(text, str) for pair in texts.items() for text in pair):
+                raise ValueError("a string or a text is missing")
             return cls(texts, metadata.get(b"language", b"english").decode())
         except (KeyError, ValueError, pa.ArrowException) as error:
             raise ModelFolderError(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hf_xmc.data.documents import write_document
-from hf_xmc.data.files import read_json, replacing
+from hf_xmc.data.documents import read_document, write_document
+from hf_xmc.data.files import replacing
 from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import check_before_writing
@@ -277,13 +277,11 @@ class LateInteractionReranker:
             model = XMCDualEncoderModel.from_pretrained(folder)
             model = model if device is None else model.to(device)
         folder, again = Path(folder), "train the reranker again with hf-xmc rerank"
-        about = read_json(folder / SETTINGS)
-        weight, encoder = about.get("first_stage_weight"), about.get("encoder_fingerprint")
-        if not isinstance(weight, (int, float)) or not np.isfinite(weight) or not isinstance(encoder, str):
-            raise ModelFolderError(
-                f"{SETTINGS} has no finite first_stage_weight and no encoder_fingerprint", folder, hint=again
-            )
-        if not same_encoder(encoder, encoder_fingerprint(model)):
+        from hf_xmc.retrieval.schemas import LateInteractionDocument
+
+        about = read_document(folder / SETTINGS, LateInteractionDocument, hint=again)
+        weight = about["first_stage_weight"]
+        if not same_encoder(about["encoder_fingerprint"], encoder_fingerprint(model)):
             raise ModelFolderError("the reranker was trained on token states of another encoder", folder, hint=again)
         try:
             found = load_file(folder / WEIGHTS)

@@ -56,6 +56,13 @@ class PassagesDocument(Document):
     title: bool
 
 
+class LateInteractionDocument(Document):
+    """`reranker/late_interaction.json`."""
+
+    first_stage_weight: float
+    encoder_fingerprint: Name
+
+
 class IndexDocument(Document):
     """`index/index.json`."""
 
