@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FEW = ["--every=1000", "--sizes=1", "--times=0", "--again=1", "--most=4"]
+FEW = ["--kills=1", "--sizes=1", "--times=0", "--again=1", "--states=2"]
 
 
 def test_a_few_steps(python: str) -> None:

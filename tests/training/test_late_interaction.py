@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments, set_seed
 
 from hf_xmc import Positives, TopK, XMCDualEncoderModel
-from hf_xmc.errors import DataError, ModelFolderError, SettingsError
+from hf_xmc.errors import DataError, DivergenceError, ModelFolderError, SettingsError
 from hf_xmc.retrieval.late_interaction import LateInteractionReranker, max_sim
 from hf_xmc.retrieval.rerank import load_reranker, rerank, save_reranker, score_pairs, standardised
 from hf_xmc.retrieval.token_states import encode_token_states
@@ -127,11 +128,14 @@ def test_saved_beside_its_encoder_and_loaded(model: XMCDualEncoderModel, tiny_en
     (tmp_path / "reranker" / "late_interaction.json").write_text('{"first_stage_weight": "much"}')
     with pytest.raises(ModelFolderError, match='"first_stage_weight" is'):
         load_reranker(tmp_path, model=model)
-    save_reranker(LateInteractionReranker(model, dim=8, scale=float("nan")), tmp_path)
+    with pytest.raises(DivergenceError, match=r"the tensor scale of the reranker .* is not written"):
+        save_reranker(LateInteractionReranker(model, dim=8, scale=float("nan")), tmp_path)
+    save_reranker(reranker, tmp_path)
+    path = tmp_path / "reranker" / "late_interaction.safetensors"
+    save_file({**load_file(path), "scale": torch.tensor(torch.nan)}, path)
     with pytest.raises(ModelFolderError, match="not finite"):
         load_reranker(tmp_path, model=model)
-    save_reranker(reranker, tmp_path)
-    (tmp_path / "reranker" / "late_interaction.safetensors").write_bytes(b"no tensors")
+    path.write_bytes(b"no tensors")
     with pytest.raises(ModelFolderError, match=r"late_interaction.safetensors cannot be read"):
         load_reranker(tmp_path, model=model)
 
