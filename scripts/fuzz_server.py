@@ -368,6 +368,17 @@ def by_schemathesis(at: str, folder: Path, seed: int, number: int) -> int:
     return subprocess.run(command, cwd=folder, check=False).returncode
 
 
+def errors_in(lines: list[str]) -> Iterator[str]:
+    """What a server logged as an error, and the last line of every traceback, other than refusals of Gradio."""
+    for number, line in enumerate(lines):
+        if '"level": "error"' in line:
+            yield line
+        elif line.startswith("Traceback"):
+            last = next((its for its in lines[number + 1 :] if its and not its.startswith((" ", "Traceback"))), "")
+            if not last.startswith("gradio.exceptions.Error") and "didn't receive enough input values" not in last:
+                yield last
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tagger", type=Path)
@@ -393,7 +404,7 @@ def main() -> None:
                 code = by_schemathesis(at, Path(folder), args.seed, args.requests)
             http_get(at, "/healthz")
         lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if '"level": "error"' in line or "Traceback" in line]
+    errors = [*errors_in(lines)]
     print(f"{sum(found.statuses.values()):,} requests: {dict(sorted(found.statuses.items()))}")
     print(f"slowest {found.slowest:.2f} s; memory {' -> '.join(f'{one / 2**20:,.0f}' for one in memory)} MB")
     for one in [*found.wrong, *errors][:40]:

@@ -50,8 +50,9 @@ def predict(
         str | None,
         typer.Option(
             "--text_column",
-            help="Column of --input that holds the text, or several, separated by commas, that are joined. By default "
-            "the columns that the folder was trained on, else the only one that looks like a text.",
+            help="Column of --input that holds the text, or several, separated by commas, that are joined; "
+            "title:32,body reads at most 32 words of the title. By default the columns that the folder was trained "
+            "on, else the only one that looks like a text.",
         ),
     ] = None,
     query_template: Annotated[

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 
 NO_VALUE = frozenset({"nan", "NaN", "<NA>", "NaT"})  # what pandas and numpy print for an empty cell
+
+BUDGET = re.compile(r"(.+):(\d{1,9}|rest)")  # a column, and how many words of it are read
+WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Reading:
         separator: separator of the labels in one cell; None for one label a cell, or for lists.
         uid: the column that identifies a row; empty for none.
         language: language of the label texts, as in `"en"`; empty for any.
+        words: of each text column, that are read of a row, at most; 0 for all. Empty for all of every column.
 
     >>> reading = Reading(("title", "abstract"), labels=("subjects",), separator=";")
     >>> reading.text_of({"Title": "Dune", "abstract": "A planet of sand.", "year": 1965})
@@ -48,15 +53,23 @@ class Reading:
     separator: str | None = None
     uid: str = ""
     language: str = ""
+    words: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.text:
             raise DataError("a reading names no text column", hint="give at least one")
+        if self.words and len(self.words) != len(self.text):
+            raise DataError(
+                f"a reading has {len(self.words)} numbers of words for {len(self.text)} columns",
+                hint="give one for each",
+            )
 
     def __str__(self) -> str:
         if self.template:
             return f"text from the template {self.template!r}"
-        return f"text in {' + '.join(map(repr, self.text))}"
+        most = self.words or (0,) * len(self.text)
+        shown = [repr(name) + f" (first {n} words)" * bool(n) for name, n in zip(self.text, most, strict=True)]
+        return f"text in {' + '.join(shown)}"
 
     def is_in(self, columns: Iterable[str]) -> bool:
         """Whether rows with these columns have a text: one of its columns is enough."""
@@ -84,9 +97,10 @@ class Reading:
             value = row[found[self.text[0]]]
             if not isinstance(value, str):
                 raise DataError(f'"{self.text[0]}" is {value!r:.60}', path, line, "it must be a string")
-            return "" if value.strip() in NO_VALUE else value
-        values = [row[column] for column in found.values()]
-        found_texts = ["" if value is None else str(value) for value in values]
+            return "" if value.strip() in NO_VALUE else first_words(value, self.words[0] if self.words else 0)
+        most = dict(zip(self.text, self.words, strict=True)) if self.words else {}
+        values = [(row[column], most.get(name, 0)) for name, column in found.items()]
+        found_texts = ["" if value is None else first_words(str(value), words) for value, words in values]
         return as_sentences(["" if text.strip() in NO_VALUE else text for text in found_texts])
 
     def texts_of(self, table: Dataset | pa.Table | Iterable[Mapping[str, Any]]) -> list[str]:
@@ -137,11 +151,54 @@ class Reading:
         for name in ("text", "labels"):
             if isinstance(given.get(name), str):
                 given[name] = (given[name],)
+        if not all(type(number) is int and number >= 0 for number in given.get("words", ())):
+            raise DataError(f'"reading" is {values!r:.120}', hint="words are whole numbers, 0 or more")
         texts = [*given.get("text", ()), *given.get("labels", ())]
         rest = [given.get(name, "") for name in ("template", "uid", "language")] + [given.get("separator") or ""]
         if not all(isinstance(value, str) for value in (*texts, *rest)):
             raise DataError(f'"reading" is {values!r:.120}', hint="expected names of columns")
         return cls(**given)
+
+
+def parse_columns(given: str | Sequence[str], columns: Iterable[str]) -> tuple[list[str], tuple[int, ...]]:
+    """The names of text columns, and how many words of each are read: `title:32,abstract:128,body`.
+
+    A column that has a colon in its name is that column.
+
+    Args:
+        given: separated by commas, or one after another.
+        columns: that the table has.
+
+    Raises:
+        DataError: a number of words that is 0.
+
+    >>> parse_columns("title:32, abstract:128, body:rest", []), parse_columns("title,body", [])
+    ((['title', 'abstract', 'body'], (32, 128, 0)), (['title', 'body'], ()))
+    >>> parse_columns("dc:1,body", ["dc:1", "body"])
+    (['dc:1', 'body'], ())
+    """
+    known = {*columns}
+    parts = [given] if given in known else given.split(",") if isinstance(given, str) else given
+    names, words = list[str](), list[int]()
+    for part in filter(None, map(str.strip, parts)):
+        found = None if part in known else BUDGET.fullmatch(part)
+        names.append(part if found is None else found[1].strip())
+        words.append(0 if found is None or found[2] == "rest" else int(found[2]))
+        if found is not None and found[2] != "rest" and not words[-1]:
+            raise DataError(f"{part!r} reads no words of the column", hint="write it like title:32, or title alone")
+    return names, tuple(words) if any(words) else ()
+
+
+def first_words(text: str, most: int) -> str:
+    """The first words of a text; all of it if `most` is 0.
+
+    >>> first_words("a red  car here", 3), first_words("a red car", 0)
+    ('a red  car', 'a red car')
+    """
+    if not most:
+        return text
+    end = next(islice(WORD.finditer(text), most - 1, None), None)
+    return text if end is None else text[: end.end()]
 
 
 @lru_cache(maxsize=64)

@@ -46,7 +46,7 @@ class FitSettings:
         channels: further sources of evidence to try, by default all that there are; each is kept only if it helps on
             validation queries.
         query_keys: whether the texts of a step without a common label are kept apart as well (`--query_keys` of
-            `hf-xmc train`), which helps similar training texts to vote, and rare labels.
+            `hf-xmc train`), which helps rare labels.
         fine_tune_epochs: epochs of training the whole encoder before the rest; 0 for none. By default the preset best
             fine-tunes if there is time.
         max_steps: training steps at most, for a quick try; -1 for no limit.

@@ -426,6 +426,7 @@ class XMCPipeline:
             last[2],
             self.fusion,
             self.passages,
+            self.knowledge,
         )
 
     def add_labels(self, labels: NewLabels) -> np.ndarray:

@@ -16,6 +16,7 @@ from hf_xmc.retrieval.fingerprint import same_encoder
 from hf_xmc.retrieval.fusion import fuse_channels
 from hf_xmc.retrieval.geometry import TEMPERATURE, frechet_search, frechet_tree
 from hf_xmc.retrieval.index import LabelIndex
+from hf_xmc.retrieval.knowledge import Knowledge
 from hf_xmc.retrieval.learned_fusion import DEPTH, LearnedFusion, Listed
 from hf_xmc.retrieval.passages import Passages
 from hf_xmc.retrieval.rerank import PairScorer, Reranker, rerank
@@ -177,6 +178,7 @@ def ranking_fingerprint(
     catalogue: str = "",
     fusion: LearnedFusion | None = None,
     passages: Passages | None = None,
+    knowledge: Knowledge | None = None,
 ) -> str:
     """A fingerprint of everything that scores depend on: encoder, label head, index, channels and their weights, and
     for a search that uses them geometry and reranker. Filters are not part of it: they do not change any score.
@@ -189,6 +191,7 @@ def ranking_fingerprint(
         catalogue: fingerprint of the label table (`catalogue_fingerprint`).
         fusion: how channels are combined, if that was learned.
         passages: how long texts are cut and scored, if they are.
+        knowledge: what the encoder reads behind texts, if anything.
     """
     search = search or SearchOptions()
     used = channels_used(channels, search)
@@ -197,6 +200,7 @@ def ranking_fingerprint(
     parts += [(c.name, c.fingerprint()) for c in used if c.weight > 0 or learned is not None]
     parts += [] if learned is None else [("fusion", learned.fingerprint())]
     parts += [] if passages is None else [("passages", passages.fingerprint())]
+    parts += [] if knowledge is None else [("knowledge", knowledge.fingerprint())]
     if search.geometry is not None:
         parts.append(("geometry", search.geometry))
     if search.rerank:

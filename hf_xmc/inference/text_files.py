@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from hf_xmc.data.dialect import Dialect, dialect_cells, dialect_of, encoding_of
 from hf_xmc.data.files import json_lines, lines, plain_suffix, refuse_pointer
-from hf_xmc.data.reading import Reading, places, plain_name
+from hf_xmc.data.reading import Reading, parse_columns, places, plain_name
 from hf_xmc.data.rows import JSON, OTHER_PROGRAMS, SPREADSHEETS, TABLES, TEXT_TABLES, unique
 from hf_xmc.data.spreadsheets import spreadsheet_rows
 from hf_xmc.data.templates import Template
@@ -159,10 +159,9 @@ def choose_reading(
         reading = Reading(tuple(Template(query_template).fields), query_template)
         return needed(reading, columns, path), ""
     if text_column:
-        names = [text_column] if isinstance(text_column, str) else [*text_column]
-        if len(names) == 1 and names[0] not in columns:
-            names = [name.strip() for name in names[0].split(",") if name.strip()]
-        return needed(Reading(tuple(names)), columns, path), ""
+        given = text_column[0] if len(text_column) == 1 else text_column
+        names, words = parse_columns(given, columns)
+        return needed(Reading(tuple(names), words=words), columns, path), ""
     if not columns:
         return remembered or Reading(), ""  # no rows, which is found when they are read
     if remembered is not None and remembered.is_in(columns):

@@ -234,7 +234,9 @@ def annif_routes(
         ids = [document.document_id for document in batch.documents]
         return [{**one, "document_id": id_} for one, id_ in zip(found, ids, strict=True)]
 
-    @router.post("/projects/{project_id}/learn", summary="Refused: the tagger does not learn here")
+    refused: dict[int | str, dict[str, Any]] = {403: {"description": "It does not learn, as an RFC 9457 problem."}}
+
+    @router.post("/projects/{project_id}/learn", summary="Refused: the tagger does not learn here", responses=refused)
     def learn(project_id: str) -> None:
         door.check(project_id)
         hint = "retrain it with hf-xmc fit --from, or add labels with hf-xmc labels --add"

@@ -217,14 +217,23 @@ class Tagging:
             pipeline = view.pipeline
             ids = [self.row_of(view, uid) for uid in labels or ()]
             wanted: dict[str, Any] = {"allowed": ids, "k": len(ids)} if labels else {"k": k}
-            tags = pipeline(part, explain="channels", **wanted)
+            given = pipeline.encode([part])
+            [tags] = pipeline.tag([part], given, **wanted)
+            add_passages(pipeline.index, [part], given, [tags])
+            add_matched(pipeline.index, given, [tags])
             memory = pipeline.memory
             train = None if memory is None else self.training.matching(len(memory))
             ids = [tag["id"] for tag in tags]
             found_by = explain_text(
-                pipeline, part, label_ids=ids, unit=unit, num_neighbours=NEAREST, train_queries=train
+                pipeline,
+                part,
+                label_ids=ids,
+                unit=unit,
+                num_neighbours=NEAREST,
+                train_queries=train,
+                embeddings=given,
             )
-            shown = described(view.vocabulary, tags)
+            shown = described(view.vocabulary, tags, [one.channels for one in found_by])
             reasons = [
                 Reason(
                     tag=tag,

@@ -16,6 +16,7 @@ from hf_xmc.errors import SettingsError
 from hf_xmc.fit.settings import read_config
 from hf_xmc.inference.fitting.tagger import checkpoint_of
 from hf_xmc.training.arguments import XMCTrainingArguments
+from hf_xmc.training.checkpoints import NEEDED as CHECKPOINT_FILES
 from hf_xmc.training.trainer import XMCTrainer
 
 ROOT = Path(__file__).parents[2]
@@ -160,8 +161,10 @@ def test_a_command_that_is_repeated_goes_on(
 
 
 def test_where_a_run_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "run/checkpoint-9").mkdir(parents=True)
-    (tmp_path / "run/checkpoint-10").mkdir()
+    for name in ("checkpoint-9", "checkpoint-10"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+        for needed in CHECKPOINT_FILES:
+            (tmp_path / "run" / name / needed.replace("*", "")).touch()
     for given, folder, expected in (
         ("auto", "run", str(tmp_path / "run/checkpoint-10")),
         ("auto", "nowhere", None),

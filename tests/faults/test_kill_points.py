@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FEW = ["--kills=1", "--sizes=1", "--times=0", "--again=1", "--states=2"]
+FEW = ["--kills=2", "--states=4", "--sizes=1", "--times=0", "--again=1"]
 
 
 def test_a_few_steps(python: str) -> None:

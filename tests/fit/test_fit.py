@@ -185,6 +185,8 @@ def test_synonyms_of_labels_are_used_where_they_help(tmp_path: Path) -> None:
     assert index.pooling is not None
     assert index.pooling.weights["synonym"] > 0
     assert fitted.tagger.index.labels["kinds"][0] == ["synonym"]
+    assert fitted.figures["label_texts"]["kept"]
+    assert "Labels are searched by the" in (tmp_path / "tagger" / "fit.html").read_text(encoding="utf-8")
 
 
 def test_long_texts_are_read_in_passages_where_that_helps(tiny_encoder: str, tmp_path: Path) -> None:
@@ -212,6 +214,7 @@ def test_long_texts_are_read_in_passages_where_that_helps(tiny_encoder: str, tmp
     assert "Long texts" in (tmp_path / "tagger" / "fit.html").read_text(encoding="utf-8")
     evaluated = evaluate(tmp_path / "tagger", tmp_path / "tagger" / "fit" / "data", output_dir=tmp_path / "out")
     assert evaluated.metrics["P@1"] == pytest.approx(fitted.metrics["P@1"])
+    assert "<small>characters" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 class Told(Silent):

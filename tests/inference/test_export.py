@@ -24,7 +24,7 @@ from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.retrieval.catalogue import NotInIndex
 from hf_xmc.retrieval.channels import QueryMemory
 
-TEXTS = ["a red car", "", "blue " * 40, "a green house and more words than fit into the maximum length of a query"]
+TEXTS = ["a red car", "?", "blue " * 40, "a green house and more words than fit into the maximum length of a query"]
 ENGINES = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 

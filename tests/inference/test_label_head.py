@@ -100,7 +100,9 @@ def test_labels_that_come_go_and_change(headed: XMCPipeline, tmp_path: Path) -> 
     again = XMCPipeline.from_pretrained(tmp_path)
     assert again(QUERIES, k=20) == headed(QUERIES, k=20)
     # A catalogue that grew is encoded anew: the rows that it had have their vectors, the others their text.
-    rebuilt = XMCPipeline.build(again.model, again.index.labels)
+    uids = ["green again" if row == 13 else uid for row, uid in enumerate(again.index.labels["uid"])]
+    table = again.index.labels.remove_columns("uid").add_column("uid", uids)
+    rebuilt = XMCPipeline.build(again.model, table)
     live = [0, 2, 12, 13]
     assert torch.allclose(scores_of(rebuilt, live), scores_of(headed, live), atol=1e-5)
 

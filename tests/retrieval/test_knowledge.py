@@ -55,7 +55,9 @@ def test_training_and_tagging_read_the_same(tiny_encoder: str, toy: Path, tmp_pa
     assert tagger.knowledge is not None
     model = tagger.model
     known, plain = model.encode_queries(["a red house"]), model.encode_queries(["a blue tree"])
+    ranking = tagger.ranking_fingerprint()
     model.knowledge = None
+    assert tagger.ranking_fingerprint() != ranking  # probabilities of the one are not those of the other
     torch.testing.assert_close(model.encode_queries(Knowledge.read(table)(["a red house"])), known)
     torch.testing.assert_close(model.encode_queries(["a blue tree"]), plain)
     assert not torch.allclose(model.encode_queries(["a red house"]), known)

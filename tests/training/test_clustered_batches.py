@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from hf_xmc import XMCTrainer, load_xmc_dataset
 from hf_xmc.training import query_batches
+from hf_xmc.training.checkpoints import BATCHES, FILES
 from hf_xmc.training.query_batches import CLUSTERS
 from tests.training.rows_seen import Recorder
 from tests.training.run_until_killed import trainer_for
@@ -166,6 +167,9 @@ def test_a_restart_with_other_batches_clusters_anew(
     assert again.query_batches.sampler is not None
     assert again.query_batches.sampler.clusters is not None
     (tmp_path / "checkpoint-4" / CLUSTERS).unlink()  # of a run with random batches
+    listed = json.loads((tmp_path / "checkpoint-4" / BATCHES).read_text())
+    listed[FILES].remove(CLUSTERS)
+    (tmp_path / "checkpoint-4" / BATCHES).write_text(json.dumps(listed))
     args["max_steps"] = 5
     trainer_for(tiny_encoder, str(toy), str(tmp_path), **args).train(resume_from_checkpoint=True)
     assert len(said) == 1

@@ -55,6 +55,7 @@ PRIVATE = {
     "PreTrainedModel._supports_flash_attn": "set",
     "PreTrainedModel._supports_flex_attn": "set",
     "PreTrainedModel._supports_attention_backend": "set",
+    "openpyxl.worksheet._read_only.ReadOnlyWorksheet._worksheet_path": "read, if it is there: formulas without values",
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": "read: its FLOPs, which torch does not count",
     "datasets.Dataset._fingerprint": "read: the key of a table in the cache",
     "torch.cpu._is_amx_tile_supported": "called, if it is there: whether bfloat16 is fast",

@@ -20,7 +20,7 @@ from hf_xmc.data.formats.label_cells import check_not_multi_hot, is_hot, is_one,
 from hf_xmc.data.formats.label_names import LabelNames
 from hf_xmc.data.formats.separators import DELIMITERS, delimiter_of
 from hf_xmc.data.formats.source import Options, Record
-from hf_xmc.data.reading import Reading, plain_name
+from hf_xmc.data.reading import Reading, parse_columns, plain_name
 from hf_xmc.data.rows import TEXT_TABLES, header_of, how_written, rows
 from hf_xmc.data.spreadsheets import other_sheets
 from hf_xmc.data.templates import Template
@@ -53,6 +53,7 @@ class Columns:
             found = pick(options.label_column, usual, None) or self.remaining()
             self.hot = not found and len(hot := self.hot_columns()) > 1
             self.labels = hot if self.hot else [found or pick(None, LABEL_COLUMNS, "--label_column")]
+        self.words: tuple[int, ...] = () if train is None else train.words
         self.texts: list[str] = self.text_columns() if train is None else list(train.texts)
         self.weights = "weights" if "weights" in self.header else ""
         self.time = pick(options.time_column, (), "--time_column") if options.time_column else ""
@@ -76,7 +77,7 @@ class Columns:
             return wanted
         given = self.options.text_column
         if given is not None:
-            names = [given] if given in self.header else [name.strip() for name in given.split(",")]
+            names, self.words = parse_columns(given, self.header)
             return [find_column(self.header, self.path, name, (), "--text_column") for name in names]
         free = [name for name in self.header if name not in self.labels]
         if found := text_columns(free, self.sample) or self.longest():
@@ -171,7 +172,7 @@ class Columns:
         """What is remembered of these columns."""
         template = self.options.query_template or ""
         separator = None if self.delimiter == "json" else self.delimiter
-        return Reading(tuple(self.texts), template, tuple(self.labels), separator, self.uid, language)
+        return Reading(tuple(self.texts), template, tuple(self.labels), separator, self.uid, language, self.words)
 
     def __str__(self) -> str:
         how = f"names separated by {self.delimiter!r}"

@@ -46,7 +46,7 @@ from hf_xmc.data.formats.source import (
     Source,
     Split,
 )
-from hf_xmc.data.reading import Reading
+from hf_xmc.data.reading import Reading, parse_columns
 from hf_xmc.errors import DataError, Problems
 
 LABELS = "labels"
@@ -111,6 +111,9 @@ def open_source(name: str | Path, options: Options, tried: str = "") -> Source:
     reading = None
     if texts and not options.query_template and not options.text_column:
         reading = Reading(tuple(texts), labels=(label_column,))
+    given, words = parse_columns(options.text_column or "", columns)
+    if words or len(given) > 1:
+        reading = Reading(tuple(given), labels=(label_column,), words=words)
     numbers = isinstance(kind, ClassLabel) or (isinstance(kind, Value) and kind.dtype.startswith(("int", "uint")))
     if numbers and label_table is None and not isinstance(kind, ClassLabel):
         found = f"{label_column!r} holds ids, but there is no configuration {LABELS!r}"

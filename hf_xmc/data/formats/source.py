@@ -40,7 +40,8 @@ class Options:
         "How the text of a label is composed of fields or columns, as in '{text}: {description}'."
     )
     text_column: str | None = option(
-        "Column that holds the text (CSV, TSV, Parquet, Hub), or several, as in title,abstract, which are joined. "
+        "Column that holds the text (CSV, TSV, Parquet, Hub), or several, as in title,abstract, which are joined; "
+        "title:32,abstract:128,body reads at most so many words of a column. "
         "Default: text, content, ..., with the title in front; or title, abstract and description."
     )
     label_column: str | None = option(

@@ -21,7 +21,9 @@ from hf_xmc.hub.folder import CONFIG, load_model
 from hf_xmc.hub.run import METRICS, RUN, read_json, versions, write_json
 from hf_xmc.inference.evaluation.confidence import measure_confidence
 from hf_xmc.inference.evaluation.predictions import read_predictions, write_predictions
-from hf_xmc.inference.evaluation.report import Texts, render_report
+from hf_xmc.inference.evaluation.report import Texts, render_report, sampled
+from hf_xmc.inference.explain.passages import add_passages
+from hf_xmc.inference.explain.texts import add_matched
 from hf_xmc.inference.fitting.confidence import some
 from hf_xmc.inference.loading import (
     AnyDataset,
@@ -56,6 +58,7 @@ from hf_xmc.types import Positives, TopK
 
 logger = logging.get_logger(__name__)
 KS = (1, 3, 5)
+EXAMPLES, SHOWN = 20, 200  # texts of the report whose passages are shown, and characters of each
 PREDICTIONS, REPORT, DETAILS = "predictions.parquet", "report.html", "details.json"
 FILES = (METRICS, DETAILS, PREDICTIONS, REPORT)  # of an evaluation, which are written as one
 
@@ -186,6 +189,7 @@ def evaluate(
             parents=parents,
             train_seconds=run_of(system).get("train_seconds"),
             confidence=confidence,
+            found_by=found_by(one, topk, data, split, k, seed),
         )
         if trained:
             write_model_card(folder)
@@ -305,6 +309,31 @@ def predictions_of(
     return tagger.rank(embeddings, search_depth(k, filters), texts, **search), measured
 
 
+def found_by(
+    tagger: XMCPipeline | TopK, topk: TopK, data: XMCDataset, split: str, k: int, seed: int
+) -> dict[tuple[int, int], str]:
+    """Which passage, and which text of a label, the first predictions of the report's examples were found by; nothing
+    for a tagger that reads texts in one piece and labels by their names."""
+    if isinstance(tagger, TopK) or not (tagger.passages is not None or tagger.index.has_several_texts):
+        return {}
+    rows = sampled(len(topk), EXAMPLES, seed).tolist()
+    texts = data.queries[split].select(rows)["text"][:]
+    given = tagger.encode(texts)
+    tags = [[{"id": label} for label in topk.ids[row, :k].tolist() if label >= 0] for row in rows]
+    add_passages(tagger.index, texts, given, tags)
+    add_matched(tagger.index, given, tags)
+    found = {}
+    for row, its in zip(rows, tags, strict=True):
+        for tag in its:
+            said = [f"{tag['matched']['kind']}: {tag['matched']['text'][:SHOWN]}"] if "matched" in tag else []
+            if "passages" in tag:
+                best = tag["passages"][0]
+                said.append(f"characters {best['start']:,} to {best['end']:,}: {best['text'][:SHOWN]} \u2026")
+            if said:
+                found[row, tag["id"]] = " \u00b7 ".join(said)
+    return found
+
+
 def name_of(system: AnyTagger | None) -> str:
     """What to call a system in a report."""
     return "the tagger" if isinstance(system, XMCPipeline) else Path(system or "").name
@@ -342,6 +371,7 @@ def evaluate_predictions(
     train_seconds: float | None = None,
     confidence: Mapping[str, Any] | None = None,
     shared: Shared | None = None,
+    found_by: Mapping[tuple[int, int], str] | None = None,
 ) -> Evaluation:
     """Measure predictions of any system on a split, and write the results.
 
@@ -360,6 +390,8 @@ def evaluate_predictions(
         train_seconds: training time, if it is known.
         confidence: the result of `measure_confidence`, for a system that has a confidence.
         shared: the labels that the comparison is on, if the second system has others.
+        found_by: (row of a query, label id) -> the passage and the text of the label that it was found by, for the
+            examples of the report.
     """
     truth, filters = dataset.positives(split), dataset.filters.get(split)
     metrics = score(topk, dataset, split, ks)
@@ -392,7 +424,7 @@ def evaluate_predictions(
         metrics,
         topk,
         truth,
-        Texts(queries=rows["text"], labels=dataset.labels["text"], uids=rows["uid"]),
+        Texts(queries=rows["text"], labels=dataset.labels["text"], uids=rows["uid"], found_by=found_by or {}),
         counts,
         {"split": split, **document["settings"], "versions": document["versions"]},
         filters,

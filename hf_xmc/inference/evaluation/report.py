@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ QUERY_LENGTH, LABEL_LENGTH, ROW_LENGTH = 600, 160, 70  # characters that are sho
 FIRST = ("P", "nDCG", "R", "PSP", "MRR")  # measures that everybody reads; others open
 PAGE = 20  # queries in a group, where no script turns pages
 SCORE_BINS = 20
+SAMPLE = 200  # queries that are shown
 FREQUENCY_COLUMNS = (
     *("labels", "number", "training texts", "true pairs", "predicted", "correct"),
     *("precision", "recall", "coverage"),
@@ -40,11 +41,14 @@ class Texts:
         queries: text of each query, `[N]`; anything that can be indexed by a row number.
         labels: text of each label, `[L]`.
         uids: uid of each query, `[N]`.
+        found_by: (row of a query, label id) -> the passage and the text of the label by which it was found, for those
+            that are known.
     """
 
     queries: Sequence[str]
     labels: Sequence[str]
     uids: Sequence[str]
+    found_by: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 def render_report(
@@ -62,7 +66,7 @@ def render_report(
     baselines: Mapping[str, Mapping[str, float]] | None = None,
     confidence: Mapping[str, Any] | None = None,
     name: str = "this system",
-    sample_size: int = 200,
+    sample_size: int = SAMPLE,
     seed: int = 0,
 ) -> str:
     """The page as a string. All texts are escaped.
@@ -206,7 +210,7 @@ def _worst_labels(hits: Hits, texts: Sequence[str], counts: np.ndarray, number: 
 
 
 def _sample(hits: Hits, topk: TopK, texts: Texts, counts: np.ndarray, size: int, seed: int) -> list[dict[str, Any]]:
-    rows = np.random.default_rng(seed).permutation(len(topk))[:size]
+    rows = sampled(len(topk), size, seed)
     given = TopK(topk.ids[rows], topk.scores[rows]).sorted()
     queries = []
     for row, ids, scores in zip(rows.tolist(), given.ids, given.scores, strict=True):
@@ -226,6 +230,7 @@ def _sample(hits: Hits, topk: TopK, texts: Texts, counts: np.ndarray, size: int,
                         "right": h,
                         "score": f"{score_of[i]:.3f}",
                         "count": f"{counts[i]:,}",
+                        "found_by": texts.found_by.get((row, i), ""),
                     }
                     for i, h in ranked
                 ],
@@ -233,6 +238,11 @@ def _sample(hits: Hits, topk: TopK, texts: Texts, counts: np.ndarray, size: int,
             }
         )
     return queries
+
+
+def sampled(num_queries: int, size: int = SAMPLE, seed: int = 0) -> np.ndarray:
+    """The rows of the queries that the page shows, in their order."""
+    return np.random.default_rng(seed).permutation(num_queries)[:size]
 
 
 def _verdict(right: Sequence[bool], missed: int) -> str:

@@ -24,7 +24,7 @@ class Evidence:
             sum, or to the logit of a learned fusion.
         score: its own score; None if it does not list the label.
         rank: the place in its list, from 1.
-        words: the words of the text that name the label, of the channel of names.
+        words: the words of the text that name the label, each once, of the channel of names.
     """
 
     contribution: float
@@ -67,10 +67,11 @@ def channel_evidence(
     named = next((channel for channel in used if isinstance(channel, LabelNames)), None)
     found = []
     for row, (text, ids) in enumerate(zip(texts, label_ids, strict=True)):
-        words: dict[int, list[str]] = {}
+        words: dict[int, dict[str, str]] = {}
         for match in named.matches(text) if named is not None else ():
-            words.setdefault(match.label, []).append(match.text)
-        found.append([evidence_of(lists, added, row, label, tuple(words.get(label, ()))) for label in ids])
+            its = words.setdefault(match.label, {})
+            its.setdefault(match.text.casefold(), match.text)  # a long text may name a label a hundred times
+        found.append([evidence_of(lists, added, row, label, tuple(words.get(label, {}).values())) for label in ids])
     return found
 
 

@@ -134,6 +134,7 @@ def explain_text(
     unit: str = "word",
     num_neighbours: int = 3,
     train_queries: Dataset | None = None,
+    embeddings: Any = None,
     **options: Any,
 ) -> list[Explanation]:
     """Explain the labels of a text, best first.
@@ -148,6 +149,7 @@ def explain_text(
         unit: `"word"` or `"sentence"`.
         num_neighbours: training queries per label, if the pipeline has a memory.
         train_queries: the training split that the memory was built from (`uid`, `text`), to name its queries.
+        embeddings: of the text, if the pipeline has encoded it already.
         **options: `threshold`, `allowed`, ... of the pipeline, for the labels that it predicts.
 
     Raises:
@@ -163,7 +165,7 @@ def explain_text(
         raise SettingsError(f"Label id {outside[0]} is outside the label table, which has {len(table):,} rows")
     if not ids:
         return []
-    given = pipeline.encode([text])
+    given = pipeline.encode([text]) if embeddings is None else embeddings
     said = pipeline.channel_evidence([text], given, [ids])[0]
     near = neighbours(pipeline.memory, given, ids, num_neighbours, train_queries)
     spoken = spoken_passages(pipeline.index, text, given, ids)

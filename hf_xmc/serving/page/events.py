@@ -12,9 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hf_xmc.inference.given_texts import is_unicode
 from hf_xmc.serving.bodies import Replay
-from hf_xmc.serving.gate import UPLOAD
+from hf_xmc.serving.gate import RETRY_AFTER, UPLOAD
 
 NOT_OURS = "This is no request of the page; its API is described at /gradio_api/info"
+
+AGAIN = "The queue of the page changed at this moment; send the request again"
 
 
 class Events:
@@ -33,10 +35,13 @@ class Events:
             await self.app(scope, receive, send)
             return
         body = await Request(scope, receive).body()
-        if self.is_ours(body):
-            await self.app(scope, Replay(body, receive), send)
-        else:
+        if not self.is_ours(body):
             await JSONResponse({"detail": NOT_OURS}, 422)(scope, receive, send)
+            return
+        try:
+            await self.app(scope, Replay(body, receive), send)
+        except KeyError:  # Gradio tells all who wait, of whom one has gone at this moment
+            await JSONResponse({"detail": AGAIN}, 503, {"Retry-After": RETRY_AFTER})(scope, receive, send)
 
     def is_ours(self, body: bytes) -> bool:
         """Whether Gradio can read an event.

@@ -64,8 +64,8 @@ class CandidateArguments(TrainingArguments):
         default=False,
         metadata={
             "help": "Compare each query with the other queries of the step as well as with labels, except with those "
-            "that share a label with it (RAE-XMC). Texts without a common label then move apart, which helps the "
-            "query memory that hf-xmc calibrate builds."
+            "that share a label with it (RAE-XMC). Texts without a common label then move apart, which helps rare "
+            "labels."
         },
     )
     negative_source: str = field(

@@ -16,6 +16,7 @@ from hf_xmc.data.formats.source import Options
 from hf_xmc.data.reading import Reading
 from hf_xmc.data.spreadsheets import write_spreadsheet
 from hf_xmc.errors import DataError
+from hf_xmc.inference.text_files import open_texts, read_windows, texts_of
 from tests.data.made import records, text
 from tests.data.reading import named, prepared
 
@@ -262,3 +263,22 @@ def test_multi_hot_vectors_are_refused(name: str, rows: list[str], source: Path)
         text(source / "lbl.jsonl", [f'{{"uid": "{i}", "text": "label {i}"}}' for i in range(3)])
     with pytest.raises(DataError, match=r"labels are multi-hot vectors, as .* expected the names or ids"):
         load_xmc_dataset(source)
+
+
+def test_so_many_words_of_each_column_are_read_wherever_the_table_is(tmp_path: Path) -> None:
+    rows = [f'{i},"one two three","four five six seven eight","nine ten",red;car' for i in range(30)]
+    table = tmp_path / "a.csv"
+    text(table, ["id,title,abstract,body,labels", *rows])
+    data = load_xmc_dataset(table, Options(text_column="title:2,abstract:3,body:rest"))
+    assert data.queries["train"]["text"][0] == "one two. four five six. nine ten"
+    assert data.reading is not None
+    assert data.reading.words == (2, 3, 0)
+    assert Reading.from_json(data.reading.to_json()) == data.reading
+    assert "'title' (first 2 words)" in str(data.reading)
+    again = open_texts(table, remembered=data.reading)  # as predict reads a table of the same columns
+    [window] = read_windows(again, 100)
+    assert texts_of(window, again.reading, table)[0] == "one two. four five six. nine ten"
+    named = open_texts(table, "body:1,title").reading
+    assert named.text_of({"title": "one two", "body": "nine ten"}) == "nine. one two"
+    with pytest.raises(DataError, match="reads no words"):
+        open_texts(table, "body:0")
