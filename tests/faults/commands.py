@@ -144,11 +144,12 @@ def see_sentence_transformers(work: Path) -> Any:
     return SentenceTransformer(str(work / "exported"), device="cpu").encode(TEXTS).tolist()
 
 
-def see_audit(work: Path) -> Any:
+def see_audit(work: Path, name: str = "audit") -> Any:
     from hf_xmc.data.transaction import finish
 
-    finish(work / "audit")
-    return {**see_files(work, "audit/missing.csv", "audit/wrong.csv"), **see_page(work, "audit/audit.html")}
+    folder = work / name
+    finish(folder)
+    return {**see_files(folder, "missing.csv", "wrong.csv"), **see_page(folder, "audit.html")}
 
 
 # ---- Commands that have no line of their own ----
@@ -312,8 +313,8 @@ COMMANDS = (
     ),
     Command(
         "audit --accept",
-        ["audit", "{given}/data", "--accept", "--output_dir={work}/audit"],
-        lambda work: see_data(work / "audit"),
+        ["audit", "{given}/data", "--accept", "--set_aside=0.05", "--output_dir={work}"],
+        lambda work: {**see_audit(work, "."), **see_data(work)},  # the lists as one, then the data set
     ),
     Command(
         "audit --drop",
