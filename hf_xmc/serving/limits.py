@@ -59,7 +59,7 @@ class Limits:
     texts: int = 256
     request_bytes: int = 8 * 2**20
     upload_bytes: int = 32 * 2**20
-    unpacked_bytes: int = 256 * 2**20
+    unpacked_bytes: int = 64 * 2**20
     seconds: float = 30.0
     queue: int = 256
     queue_bytes: int = 64 * 2**20
