@@ -162,7 +162,7 @@ class Effort:
     kills: int = 1
     sizes: int = 1
     times: int = 1
-    states: int = 6
+    states: int = 45
     again: int = 1
 
 
