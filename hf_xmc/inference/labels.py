@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -145,7 +146,7 @@ def as_table(index: LabelIndex, labels: Sequence[Any]) -> Dataset:
     if wrong := [row for row in rows if not isinstance(row.get("text"), str)]:
         raise DataError(f"The new label {wrong[0]!r:.80} has no text; every label needs one")
     uids = [uid_of(row.get("uid")) for row in rows]
-    if twice := next((uid for place, uid in enumerate(uids) if uid and uid in uids[:place]), ""):
+    if twice := next((uid for uid, count in Counter(filter(None, uids)).items() if count > 1), ""):
         raise DataError(f"two new labels have the uid {twice!r:.60}", hint="give each label one of its own")
     free = index.catalogue.free_uids(filter(None, uids))
     rows = [{**row, "uid": uid or next(free)} for row, uid in zip(rows, uids, strict=True)]
