@@ -16,6 +16,7 @@ from hf_xmc.pages.page import render
 
 REPORT, FIGURES = "fit.html", "fit.json"
 TEMPLATE = Path(__file__).with_name("fit.html.jinja")
+POOLS_IN_WORDS = {"logsumexp": "soft maximum", "max": "maximum"}
 GROUPS = {
     "labels": "Labels, by examples in training",
     "texts": "Texts, by length",
@@ -177,7 +178,8 @@ def labels_in_words(found: Mapping[str, Any]) -> str:
     names, best = found["tried"][0], max(found["tried"], key=lambda row: row["P@1"] + row["nDCG@5"])
     gains = ", ".join(f"{name} {names[name]:.1%} \u2192 {best[name]:.1%}" for name in ("P@1", "nDCG@5"))
     kinds = ", ".join(kind for kind, weight in best["weights"].items() if weight)
-    return f"Labels are searched by the {best['pool']} of their texts ({kinds}): on validation texts {gains}."
+    pool = POOLS_IN_WORDS.get(best["pool"], best["pool"])
+    return f"Labels are searched by the {pool} of their texts ({kinds}): on validation texts {gains}."
 
 
 def gain(row: Mapping[str, Any], metric: str) -> str:
