@@ -4,9 +4,10 @@
     python scripts/benchmarks/passage_training.py --data sample --join 4 --budget 96
 
 Every way reads at most `--budget` tokens of a text: as one text of so many tokens, as passages of a half and of a
-quarter each (`hf-xmc train --passages`); and beside them half of the budget as one text, and passages over all of each
-text, which the model is trained on or only reads in predictions (as after `hf-xmc calibrate --passages`). The encoder is frozen, so that a run takes minutes; projection and label head are trained. With `--join N` the
-texts are N queries in one, with the labels of all, for training as for measuring: then only the whole text says all.
+quarter each (`hf-xmc train --passages`); beside them stand half of the budget as one text, and passages over all of
+each text, which the model is trained on or reads in predictions alone (as after `hf-xmc calibrate --passages`). The
+encoder is frozen, so that a run takes minutes; projection and label head are trained. With `--join N` the texts are N
+queries in one, with the labels of all, for training as for measuring: then only the whole text says all.
 
 Models are trained on `--queries` training queries, with the same settings and seeds, and measured on `--test` test
 queries: mean over seeds, and half of the range. Encodings of an earlier run come from the cache. Processor time is
