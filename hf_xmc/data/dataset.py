@@ -21,6 +21,7 @@ from hf_xmc.data import parquet_folder
 from hf_xmc.data.arrow import cached_folder, file_key, list_column
 from hf_xmc.data.formats import hub, open_source
 from hf_xmc.data.formats.source import Options, Source
+from hf_xmc.data.formats.text_forms import in_form
 from hf_xmc.data.hub_access import hub_or_cache
 from hf_xmc.data.ingest.build import build, open_built
 from hf_xmc.data.ingest.splits import SplitOptions
@@ -342,10 +343,11 @@ def source_of(path: Path | None, name: str, options: Options, builder: str | Non
         raise DataError(f"no data set {name!r}", hint=tried(name))
     if builder is not None:
         assert path is not None
-        return open_public_set(path, builder, options), builder
-    source = hub.open_source(name, options, tried(name)) if path is None else open_source(path, options)
-    called = Path(name).resolve().name if path is not None else name
-    return source, str(source.description.get("name", called))
+        source, called = open_public_set(path, builder, options), builder
+    else:
+        source = hub.open_source(name, options, tried(name)) if path is None else open_source(path, options)
+        called = str(source.description.get("name", Path(name).resolve().name if path is not None else name))
+    return source if options.text_form is None else in_form(source, options.text_form), called
 
 
 def files_of(source: Source) -> list[Path]:

@@ -62,7 +62,8 @@ def expand(
     """The commands of a recipe in order, each with the file that says that it is done (`None`: run it every time)."""
     recipe, kind = find(method, name)
     slug = re.sub(r"\W", "_", name.lower())
-    dataset = dataset or f"outputs/data/{slug}"
+    texts = recipe.get("prepare", {})  # flags of a recipe that reads texts in its own way
+    dataset = dataset or f"outputs/data/{slug}{f'_{method}' if texts else ''}"
     out = Path(output_dir or f"outputs/{method}_{slug}")
     encoder = encoder or kind["base_encoder"]
     launch = launcher(int(recipe.get("gpus", 0)), gpus)
@@ -74,7 +75,7 @@ def expand(
         where = {"dataset": dataset, "model_name_or_path": model, "output_dir": str(folder)}
         return ["hf-xmc", "train", *as_arguments(launch | where | flags)], folder / "run.json"
 
-    prepare = ["hf-xmc", "prepare", data or name, "--builder", name, "--output_dir", dataset]
+    prepare = ["hf-xmc", "prepare", data or name, "--builder", name, "--output_dir", dataset, *as_arguments(texts)]
     test = ["--dataset", dataset, "--split", "test", "--output_dir", str(out / "evaluation")]
     if method != "ngame":
         memory = ["hf-xmc", "calibrate", str(out), "--dataset", dataset, "--channels", "memory", "--fusion", "weights"]
@@ -142,7 +143,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("method", choices=METHODS)
     parser.add_argument("set", help="Name of the set, as in table.yaml.")
     parser.add_argument("--data", help="Raw set: a folder, an archive, or a name in $HF_XMC_DATA.")
-    parser.add_argument("--dataset", help="Folder of the prepared tables, shared by both methods.")
+    parser.add_argument("--dataset", help="Folder of the prepared tables, shared by methods that read the same texts.")
     parser.add_argument("--output_dir", help="Folder for models and evaluation; use a new one with other settings.")
     parser.add_argument("--encoder", help="Encoder to start from, any that AutoModel loads.")
     parser.add_argument("--loss", help="DEXML only: decoupled_softmax (the default) or soft_top_k.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from hf_xmc import load_xmc_dataset
 from hf_xmc.cli.launch import relaunch
 from hf_xmc.cli.main import app
 from hf_xmc.cli.script_arguments import ScriptArguments
@@ -146,7 +149,45 @@ def test_prepared_with_the_constants_of_the_set(recipe: tuple[str, str]) -> None
     prepared = str(given["output_dir"])
     assert [value(argv, "--dataset") for argv in others] == [prepared] * len(others)
     other_method = "ngame" if recipe[0] == "dexml" else "dexml"
-    assert first == expand(other_method, recipe[1])[0], "prepared once for both"
+    other = expand(other_method, recipe[1])[0]
+    if recipe[1] == "LF-Wikipedia-500K":
+        assert value(other, "--output_dir") != prepared, "DEXML reads other texts"
+    else:
+        assert first == other, "prepared once for both"
+
+
+def test_lf_wikipedia_is_prepared_as_the_notebook_of_dexml_does(tmp_path: Path) -> None:
+    """Title twice, lower case, letters, digits and full stops: their `preprocess`, written out here."""
+
+    def preprocess(text: str) -> str:
+        return " ".join([x for x in re.split(r"[^a-zA-Z0-9.]", text.lower()) if len(x) > 0])
+
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    titles = ["Anarchism (politics)", "Zürich -- Stadt", "C++, v2.0"]
+    for split, first in (("trn", 0), ("tst", 1)):
+        rows = [
+            {"uid": f"{split}{i}", "title": title, "content": f"{title}'s history:\tA_B, 1.5 km²", "target_ind": [i]}
+            for i, title in enumerate(titles)
+            if i >= first
+        ]
+        (raw / f"{split}.json").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    labels = [{"uid": f"l{i}", "title": f"Label: {title}"} for i, title in enumerate(titles)]
+    (raw / "lbl.json").write_text("".join(json.dumps(row) + "\n" for row in labels), encoding="utf-8")
+    prepare = expand("dexml", "LF-Wikipedia-500K", data=str(raw), dataset=str(tmp_path / "data"))[0]
+    assert CliRunner().invoke(app, prepare).exit_code == 0
+    data = load_xmc_dataset(tmp_path / "data")
+    seen = {
+        uid: text
+        for queries in data.queries.values()
+        for uid, text in zip(queries["uid"], queries["text"], strict=True)
+    }
+    expected = {
+        f"trn{i}": preprocess(f"{title} {title} {title}'s history:\tA_B, 1.5 km²") for i, title in enumerate(titles)
+    }
+    assert {uid: text for uid, text in seen.items() if uid.startswith("trn")} == expected
+    assert seen["tst2"] == "c v2.0 c v2.0 c v2.0 s history a b 1.5 km"
+    assert data.labels["text"][:] == [preprocess(f"Label: {title}") for title in titles]
 
 
 def test_trainings_parse_and_follow_each_other(recipe: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,10 @@ class Options:
     label_template: str | None = option(
         "How the text of a label is composed of fields or columns, as in '{text}: {description}'."
     )
+    text_form: str | None = option(
+        "Form in which all texts are stored: 'alphanumeric' is lower case with unaccented letters, digits and full "
+        "stops alone, as DEXML prepares LF-Wikipedia-500K. Default: as they are."
+    )
     text_column: str | None = option(
         "Column that holds the text (CSV, TSV, Parquet, Hub), or several, as in title,abstract, which are joined; "
         "title:32,abstract:128,body reads at most so many words of a column. "
