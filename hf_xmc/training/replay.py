@@ -16,14 +16,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hf_xmc.errors import ModelFolderError
+from hf_xmc.training.adapters import has_adapters, merged, plain_model
 from hf_xmc.training.candidates.rule import CandidateRule, Candidates, Window
+from hf_xmc.training.finite import diverged, not_finite
 from hf_xmc.types import Positives
 
 STEP, MODEL = "step.json", "model"
@@ -149,3 +151,74 @@ def fresh(folder: Path) -> Path:
     """The folder, without what an earlier run of this step left in it."""
     shutil.rmtree(folder, ignore_errors=True)
     return folder
+
+
+def stop_at(trainer: Any, step: KeptStep) -> NoReturn:
+    """Keep the batch of a step for `XMCTrainer.replay`, and end the training; all processes do.
+
+    Raises:
+        DivergenceError: says which step it was, what was not finite, and what to try.
+    """
+    loss = trainer.guard.loss
+    folder = Path(str(trainer.args.output_dir)) / f"nonfinite-{step.number}"
+    value = float("nan") if loss is None else loss.item()
+    again = run_again(trainer, step)
+    wrong = not_finite(trainer.model.named_parameters())
+    if trainer.args.should_save:
+        fresh(folder)
+    if trainer.ranks.group is not None:
+        torch.distributed.barrier()
+    about = {
+        "step": step.number,
+        "epoch": trainer.state.epoch,
+        "loss": str(value),
+        "not_finite": again.not_finite,
+        "weights_not_finite": wrong,
+        "learning_rate": trainer.args.learning_rate
+        if trainer.optimizer is None
+        else trainer.optimizer.param_groups[0]["lr"],
+        "processes": trainer.args.world_size,
+        "label_strategy": str(trainer.args.label_strategy),
+    }
+    save_step(folder, step, about, trainer.ranks.rank)
+    trainer.head.give()
+    if trainer.args.should_save and not wrong:
+        merged_model = merged(trainer.model) if has_adapters(trainer.model) else plain_model(trainer.model)
+        merged_model.save_pretrained(folder / MODEL)
+    raise diverged(trainer.args, folder, step.number, value, again.not_finite, wrong, trainer.guard.skipped)
+
+
+def run_again(trainer: Any, step: KeptStep) -> Replayed:
+    """Loss and gradients of a step that was kept, in the random state that it had; nothing is moved."""
+    trainer.model.train()
+    trainer.model.zero_grad()
+    rule, scaler = trainer.rule, getattr(trainer.accelerator, "scaler", None)
+    scale = 1.0 if scaler is None else scaler.get_scale()
+    try:
+        if step.candidates is not None:
+            trainer.rule = SameCandidates(rule, step.candidates)
+        trainer.guard.begin()
+        set_random_states(step.random, trainer.args.device)
+        trainer.label_step, kept = trainer.new_step(step.batches), trainer.step_kept
+        trainer.label_step.number = step.number
+        if trainer.static is not None:
+            trainer.static.number = step.number
+        trainer.step_kept = None
+        for batch in step.batches:
+            with trainer.accelerator.autocast():
+                loss = trainer.compute_loss(trainer.model, batch)
+            if loss.requires_grad:
+                (loss * scale).backward()
+            trainer.guard.add_loss(loss)
+        trainer.step_kept = kept
+    finally:
+        trainer.rule, trainer.label_step = rule, None
+    named = [(name, p.grad) for name, p in trainer.model.named_parameters() if p.grad is not None]
+    named += [("label_head.vectors", gradient) for gradient in trainer.head.gradients()]
+    if trainer.static is not None:
+        named += [("static_tower.table", part.gradients) for part in trainer.static.touched]
+        trainer.static.touched = []
+    norms = {name: float(torch.linalg.vector_norm(gradient.float())) for name, gradient in named}
+    found = Replayed(float(trainer.guard.loss or 0), norms, not_finite(named))
+    trainer.model.zero_grad()
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ from hf_xmc.training.correction import LabelCorrection
 from hf_xmc.training.distributed import all_processes, sum_gradients, without_repeats
 from hf_xmc.training.encoding import TextEncoder
 from hf_xmc.training.evaluation import Evaluator
-from hf_xmc.training.finite import FiniteGuard, check_weights, diverged, not_finite
+from hf_xmc.training.finite import FiniteGuard, check_weights
 from hf_xmc.training.head_training import HeadTraining
 from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.label_vectors import LabelVectors
@@ -65,17 +65,7 @@ from hf_xmc.training.preparation import (
 )
 from hf_xmc.training.publishing import complete_folder, push_checkpoint
 from hf_xmc.training.query_batches import QueryBatches
-from hf_xmc.training.replay import (
-    MODEL,
-    KeptStep,
-    Replayed,
-    SameCandidates,
-    fresh,
-    load_step,
-    random_states,
-    save_step,
-    set_random_states,
-)
+from hf_xmc.training.replay import KeptStep, Replayed, load_step, random_states, run_again, stop_at
 from hf_xmc.training.static_training import StaticTraining
 from hf_xmc.types import Positives
 
@@ -477,7 +467,8 @@ class XMCTrainer(Trainer):
         if self.guard.holds(self.table_gradients()):
             self.guard.skipped = 0
         elif not self.guard.skips(scaler):
-            self.stop_at_step()
+            assert self.step_kept is not None
+            stop_at(self, self.step_kept)
         scale = 1.0 if scaler is None else scaler.get_scale()
         self.head.step(self.optimizer, self.state.global_step, scale)
         if self.static is not None:
@@ -488,76 +479,6 @@ class XMCTrainer(Trainer):
         yield from self.head.gradients()
         if self.static is not None:
             yield from (part.gradients for part in self.static.touched)
-
-    def stop_at_step(self) -> NoReturn:
-        """Keep the batch of this step for `replay`, and end the training; all processes do.
-
-        Raises:
-            DivergenceError: says which step it was, what was not finite, and what to try.
-        """
-        step, loss = self.step_kept, self.guard.loss
-        assert step is not None
-        folder = Path(str(self.args.output_dir)) / f"nonfinite-{step.number}"
-        value = float("nan") if loss is None else loss.item()
-        again = self.run_again(step)
-        wrong = not_finite(self.model.named_parameters())
-        if self.args.should_save:
-            fresh(folder)
-        if self.ranks.group is not None:
-            torch.distributed.barrier()
-        about = {
-            "step": step.number,
-            "epoch": self.state.epoch,
-            "loss": str(value),
-            "not_finite": again.not_finite,
-            "weights_not_finite": wrong,
-            "learning_rate": self.args.learning_rate
-            if self.optimizer is None
-            else self.optimizer.param_groups[0]["lr"],
-            "processes": self.args.world_size,
-            "label_strategy": str(self.args.label_strategy),
-        }
-        save_step(folder, step, about, self.ranks.rank)
-        self.head.give()
-        if self.args.should_save and not wrong:
-            merged_model = merged(self.model) if has_adapters(self.model) else plain_model(self.model)
-            merged_model.save_pretrained(folder / MODEL)
-        raise diverged(self.args, folder, step.number, value, again.not_finite, wrong, self.guard.skipped)
-
-    def run_again(self, step: KeptStep) -> Replayed:
-        """Loss and gradients of a step that was kept, in the random state that it had; nothing is moved."""
-        self.model.train()
-        self.model.zero_grad()
-        rule, scaler = self.rule, getattr(self.accelerator, "scaler", None)
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        try:
-            if step.candidates is not None:
-                self.rule = SameCandidates(rule, step.candidates)
-            self.guard.begin()
-            set_random_states(step.random, self.args.device)
-            self.label_step, kept = self.new_step(step.batches), self.step_kept
-            self.label_step.number = step.number
-            if self.static is not None:
-                self.static.number = step.number
-            self.step_kept = None
-            for batch in step.batches:
-                with self.accelerator.autocast():
-                    loss = self.compute_loss(self.model, batch)
-                if loss.requires_grad:
-                    (loss * scale).backward()
-                self.guard.add_loss(loss)
-            self.step_kept = kept
-        finally:
-            self.rule, self.label_step = rule, None
-        named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
-        named += [("label_head.vectors", gradient) for gradient in self.head.gradients()]
-        if self.static is not None:
-            named += [("static_tower.table", part.gradients) for part in self.static.touched]
-            self.static.touched = []
-        norms = {name: float(torch.linalg.vector_norm(gradient.float())) for name, gradient in named}
-        found = Replayed(float(self.guard.loss or 0), norms, not_finite(named))
-        self.model.zero_grad()
-        return found
 
     def replay(self, folder: str | Path) -> Replayed:
         """Run the batch again at which a training stopped, without moving the weights.
@@ -572,7 +493,7 @@ class XMCTrainer(Trainer):
         step = load_step(Path(folder), self.args.device, self.ranks.rank)
         with self.frozen():
             self.head.begin(self.encoder.texts_without_gradients)
-            return self.run_again(step)
+            return run_again(self, step)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """As in `Trainer`, for the queries of a batch; the labels of a step are not counted."""
