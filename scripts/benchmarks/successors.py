@@ -112,7 +112,9 @@ LABELS = {
 
 def states(data: XMCDataset, args: argparse.Namespace) -> dict[str, Tensor]:
     """The frozen states of labels and queries, `[n, H]`, which the trainer keeps on the disk."""
-    model: XMCDualEncoderModel = XMCDualEncoderModel.from_encoder(default_encoder(), max_query_length=args.tokens)
+    model: XMCDualEncoderModel = XMCDualEncoderModel.from_encoder(
+        default_encoder(), projection_dim=384, max_query_length=args.tokens
+    )
     with tempfile.TemporaryDirectory() as folder:
         settings = XMCTrainingArguments(folder, freeze_encoder=True, encode_dtype="auto", report_to="none")
         trainer = XMCTrainer(model, settings, data.queries["train"], label_dataset=data.labels)
