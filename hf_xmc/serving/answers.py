@@ -20,7 +20,8 @@ class MatchedText:
 
 @dataclass(frozen=True)
 class SpokenPassage:
-    """A passage of a long text, its place (`text[start:end]`), and its own score for the label."""
+    """A passage of a long text, its place (`text[start:end]`), and its score for the label: the mean of its own and
+    those of the passages beside it, weighted by how like it they are."""
 
     text: str
     start: int

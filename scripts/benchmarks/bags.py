@@ -10,17 +10,26 @@ are cut without knowing where a query begins.
 
 The pooling is chosen on bags of validation queries, and marked in the table of test queries.
 
-Localisation is the AUC of a passage's own score for a label: passages more than half of which are from a query with
-the label, against the other passages of the text; the mean over labels. Other scores of a passage are tried as well:
-its share of the softmax over all labels, the score among those of all labels (z), and what the whole tagger says of
-the passage as a text, with channels that read its words. Also the largest memory by number of passages,
-and the seconds that a text of 300 pages takes. Writes bags-DATASET.json to --output_dir.
+Localisation is the AUC of a passage's score for a label: passages more than half of which are from a query with the
+label, against the other passages of the text; the mean over labels. "First" says how often the best passage is one of
+the query's, and "three" which part of the best three, or of all that carry the label if they are fewer; both for all
+labels of a text, and for those that the tagger finds among its first ten, whose passages it shows. Scores that are
+tried: the passage's own; with those of the passages beside it that are like it, which `explain` shows; its share of
+the softmax over all labels; the score among those of all labels (z); and what the whole tagger says of the passage as
+a text, with channels that read its words. What a label's score is on average, or in the other passages of the text,
+changes no order of passages, so it is not tried.
+
+Also the memory and the processor time of tagging one text, each in a new process, by its number of passages, and the
+seconds that a text of 300 pages takes. Writes bags-DATASET.json to --output_dir.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +44,7 @@ from hf_xmc import Passages, Positives, XMCPipeline, load_xmc_dataset
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.hub.folder import load_model
 from hf_xmc.hub.run import write_json
+from hf_xmc.inference.explain.passages import evidence
 from hf_xmc.inference.reindexing import plain_encoder_of
 from hf_xmc.metrics.ranking import ranking_metrics
 from hf_xmc.retrieval.bags import Bags, passage_scores
@@ -46,6 +56,17 @@ POOLINGS = (
 )
 COLUMNS = ("vectors", "all channels")
 PAGE = 300  # words
+MEASURED = (1, 8, 64, 512, 1024)  # passages of the texts whose memory is measured; the default is 64 at most
+SHOWN = 10  # labels of a text whose passages are shown
+
+
+class Located(NamedTuple):
+    """How well passages are found that carry a label, over the labels of all texts; how many labels that are."""
+
+    auc: float
+    first: float
+    three: float
+    labels: int
 
 
 class Bag(NamedTuple):
@@ -69,6 +90,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
+    parser.add_argument("--only_memory", type=int, help="Measure one text of so many passages, and print it as JSON.")
     args = parser.parse_args()
     data = load_xmc_dataset(args.dataset)
     encoder = plain_encoder_of(args.tagger)
@@ -76,10 +98,13 @@ def main() -> None:
         tagger = XMCPipeline.from_pretrained(args.tagger)
     else:
         tagger = XMCPipeline.build(load_model(encoder), data.labels)
+    if args.only_memory:
+        print(json.dumps(memory(tagger, data, args.only_memory)))
+        return
     bags = {split: joined(data, split, args.bags, args.joined, args.seed) for split in ("validation", "test")}
     result: dict[str, Any] = {name: getattr(args, name) for name in ("dataset", "bags", "joined", "tokens", "seed")}
-    if args.pages:  # before anything else: what was freed is used again, and hides what is needed
-        result["memory"] = [memory(tagger, data, number) for number in (64, 256, 512, 1024)]
+    if args.pages:
+        result["memory"] = [in_a_new_process(args.tagger, args.dataset, number) for number in MEASURED]
         result["long_text"] = long_text(tagger, data, args.pages)
     for split, its in bags.items():
         result[split] = dict(zip(("P@5", "localisation"), compared(tagger, its, args.tokens), strict=True))
@@ -91,10 +116,17 @@ def main() -> None:
     write_json(result, args.output_dir / f"bags-{data.name}.json")
 
 
-def joined(data: XMCDataset, split: str, number: int, size: int, seed: int) -> list[Bag]:
-    """Texts of queries of a split drawn at random; queries without labels are left out."""
+def joined(
+    data: XMCDataset, split: str, number: int, size: int, seed: int, part: tuple[int, int] | None = None
+) -> list[Bag]:
+    """Texts of queries of a split drawn at random; queries without labels are left out.
+
+    Args:
+        part: (i, n), to draw from every n-th query alone, from the i-th on.
+    """
     positives = data.positives(split)
     rows = np.flatnonzero(positives.counts > 0)
+    rows = rows if part is None else rows[part[0] :: part[1]]
     draw = np.random.default_rng(seed)
     found = []
     for _ in range(number):
@@ -106,8 +138,8 @@ def joined(data: XMCDataset, split: str, number: int, size: int, seed: int) -> l
     return found
 
 
-def compared(tagger: XMCPipeline, bags: Sequence[Bag], tokens: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """P@5 of each way to read the texts, by label vectors and by all channels; and the localisation AUC."""
+def compared(tagger: XMCPipeline, bags: Sequence[Bag], tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """P@5 of each way to read the texts, by label vectors and by all channels; and how well passages are located."""
     truth = Positives.from_lists([sorted({label for labels in bag.labels for label in labels}) for bag in bags])
     texts = [bag.text for bag in bags]
     cut = Passages(tokens=tokens, title=False)
@@ -131,14 +163,21 @@ def compared(tagger: XMCPipeline, bags: Sequence[Bag], tokens: int) -> tuple[dic
         found[way] = {"vectors": p_at_5(tagger, embeddings, texts, truth, channels=())}
         if tagger.channels:
             found[way]["all channels"] = p_at_5(tagger, embeddings, texts, truth)
+    top = tagger.rank(Bags(given.vectors, given.indptr, Passages()), SHOWN, texts, channels=()).ids
+    shown = [set(ids.tolist()) for ids in top]
     read = [text[start:end] for text, its in zip(texts, spans, strict=True) for start, end in its]
-    places = {name: localisation(bags, given, spans, score) for name, score in scorers(tagger, read).items()}
     alone = [query for bag in bags for query in bag.queries]
-    for name, score in scorers(tagger, alone).items():
-        places[f"oracle, {name}"] = localisation(bags, apart, [bag.spans for bag in bags], score)
+    its_own = [bag.spans for bag in bags]
+    places = {}
+    for kind, embeddings, where, words in (("", given, spans, read), ("oracle, ", apart, its_own, alone)):
+        for name, score in scorers(tagger, words).items():
+            if not (kind and name == BESIDE):  # queries that are given apart have nothing beside them
+                every, found_ones = (localisation(bags, embeddings, where, score, only) for only in (None, shown))
+                places[kind + name] = {"all labels": every._asdict(), "found": found_ones._asdict()}
     return found, places
 
 
+BESIDE, KINDS = "with those beside it", ("all labels", "found")
 Scorer = Callable[[np.ndarray, slice], np.ndarray]  # vectors of passages, and their places -> scores [T, L]
 
 
@@ -149,6 +188,9 @@ def scorers(tagger: XMCPipeline, texts: Sequence[str]) -> dict[str, Scorer]:
 
     def own(vectors: np.ndarray, places: slice) -> np.ndarray:
         return passage_scores(tagger.index, vectors, every)
+
+    def beside(vectors: np.ndarray, places: slice) -> np.ndarray:
+        return evidence(vectors, own(vectors, places))
 
     def softmax(vectors: np.ndarray, places: slice) -> np.ndarray:
         return log_softmax(own(vectors, places) / tagger.model.config.temperature, axis=1)
@@ -163,7 +205,8 @@ def scorers(tagger: XMCPipeline, texts: Sequence[str]) -> dict[str, Scorer]:
         np.put_along_axis(scores, topk.ids, topk.scores, axis=1)
         return scores[:, :count]
 
-    ways: dict[str, Scorer] = {"own score": own, "softmax over labels": softmax, "z over labels": among_labels}
+    ways: dict[str, Scorer] = {"own score": own, BESIDE: beside, "softmax over labels": softmax}
+    ways["z over labels"] = among_labels
     return {**ways, "whole tagger": whole} if tagger.channels else ways
 
 
@@ -171,8 +214,14 @@ def p_at_5(tagger: XMCPipeline, embeddings: Any, texts: Sequence[str], truth: Po
     return ranking_metrics(tagger.rank(embeddings, 5, texts, **options), truth, (5,))["P@5"]
 
 
-def localisation(bags: Sequence[Bag], given: Bags, spans: Sequence[Sequence[tuple[int, int]]], score: Scorer) -> float:
-    """The mean AUC over the labels of all texts that some passages carry and some do not."""
+def localisation(
+    bags: Sequence[Bag],
+    given: Bags,
+    spans: Sequence[Sequence[tuple[int, int]]],
+    score: Scorer,
+    only: Sequence[set[int]] | None = None,
+) -> Located:
+    """Means over the labels of all texts (or those of `only`) that some passages carry and some do not."""
     found = []
     for row, bag in enumerate(bags):
         labels = sorted({label for its in bag.labels for label in its})
@@ -181,10 +230,12 @@ def localisation(bags: Sequence[Bag], given: Bags, spans: Sequence[Sequence[tupl
         source = [source_of(span, bag.spans) for span in spans[row]]
         for place, label in enumerate(labels):
             carries = np.array([query is not None and label in bag.labels[query] for query in source])
-            if carries.any() and not carries.all():
+            if carries.any() and not carries.all() and (only is None or label in only[row]):
                 high, low = scores[carries, place][:, None], scores[~carries, place]
-                found.append(float(((high > low) + 0.5 * (high == low)).mean()))
-    return float(np.mean(found))
+                best = carries[np.argsort(-scores[:, place], kind="stable")][: min(3, carries.sum())]
+                found.append((((high > low) + 0.5 * (high == low)).mean(), best[0], best.mean()))
+    auc, first, three = np.mean(found, axis=0).tolist()
+    return Located(auc, first, three, len(found))
 
 
 def source_of(span: tuple[int, int], queries: Sequence[tuple[int, int]]) -> int | None:
@@ -194,17 +245,27 @@ def source_of(span: tuple[int, int], queries: Sequence[tuple[int, int]]) -> int 
     return best if 2 * shared[best] > span[1] - span[0] else None
 
 
+def in_a_new_process(tagger: str, dataset: str, number: int) -> dict[str, float]:
+    """`memory`, where nothing was freed before that is used again and hides what is needed."""
+    command = [sys.executable, __file__, tagger, "--dataset", dataset, "--only_memory", str(number)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
 def memory(tagger: XMCPipeline, data: XMCDataset, number: int) -> dict[str, float]:
-    """The most memory in MB that tagging one text of so many passages takes, in addition to the tagger's own."""
+    """The memory in MB that tagging one text of so many passages takes at most, beside the tagger's own, the
+    processor's seconds for it, and the bytes of what is kept of it."""
     tagger.passages = Passages(most=number, tokens=32, title=False, overlap=0)
-    text = words_of(data, number * 40)
+    text = words_of(data, 10 if number == 1 else number * 40)
     tagger("a first text")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # starts the peak anew
-    before = status("VmRSS")
+    before, start = status("VmRSS"), time.process_time()
     bags = tagger.encode([text])
     tagger.rank(bags, 5, [text])
-    tagger.passages = None
-    return {"passages": int(bags.counts[0]), "MB": round((status("VmHWM") - before) / 1024, 1)}
+    seconds, most = time.process_time() - start, status("VmHWM")
+    vectors = bags.vectors if isinstance(bags, Bags) else np.asarray(bags)
+    kept = {"passages": len(vectors), "embeddings MB": round(vectors.nbytes / 2**20, 3)}
+    return {**kept, "MB": round((most - before) / 1024, 1), "CPU seconds": round(seconds, 3)}
 
 
 def status(name: str) -> int:
@@ -246,7 +307,10 @@ def show(result: dict[str, Any]) -> None:
                 cells = (f"{100 * row[name]:.1f}{marks[name]}" if name in row else "" for name in COLUMNS)
                 table.add_row(way, *cells)
         console.print(table)
-        console.print(result[split]["localisation"])
+        places = Table("score of a passage", *(f"{kind}: {name}" for kind in KINDS for name in Located._fields))
+        for name, its in result[split]["localisation"].items():
+            places.add_row(name, *(f"{value:.3f}" for kind in KINDS for value in its[kind].values()))
+        console.print(places)
     console.print({name: value for name, value in result.items() if name not in ("validation", "test")})
 
 

@@ -16,6 +16,7 @@ from hf_xmc.cli.predict import quick_pipeline
 from hf_xmc.data.dataset import XMCDataset
 from hf_xmc.errors import SettingsError
 from hf_xmc.inference.batch import predict_file
+from hf_xmc.inference.explain.passages import evidence
 from hf_xmc.inference.fitting.calibration import calibrate
 from hf_xmc.inference.fitting.channels import Held
 from hf_xmc.inference.fitting.passages import choose_pool
@@ -109,7 +110,10 @@ def test_passages_that_speak_for_a_label(cutting: XMCPipeline, tmp_path: Path) -
     assert all("passages" not in tag for tag in tags[0])  # a short text
     vectors = cutting.encode([LONG])[0]
     for tag in tags[1]:
-        scores = vectors @ cutting.index.vectors([tag["id"]])[0]
+        own = vectors @ cutting.index.vectors([tag["id"]])[0]
+        near = np.abs(np.subtract.outer(np.arange(len(own)), np.arange(len(own)))) <= 2
+        weights = np.where(near, np.exp(vectors @ vectors.T / 0.3), 0)  # the vectors have length 1
+        scores = weights @ own / weights.sum(axis=1)
         best = tag["passages"][0]
         span = cutting.passages_of(LONG)[int(scores.argmax())]
         assert (best["start"], best["end"]) == (span.start, span.end)
@@ -128,6 +132,19 @@ def test_passages_that_speak_for_a_label(cutting: XMCPipeline, tmp_path: Path) -
         assert all(best["start"] <= word["start"] < word["end"] <= best["end"] for word in one["words"])
     done = CliRunner().invoke(app, [*command, str(tmp_path / "why.html")], catch_exceptions=False)
     assert "Passages that speak for the label" in (tmp_path / "why.html").read_text(encoding="utf-8")
+
+
+def test_a_passage_is_judged_with_those_beside_it_that_are_like_it() -> None:
+    """Three passages on one subject, whose label is in none of them alone, against one of another subject."""
+    vectors = np.array([[1.0, 0, 0], [0.9, 0.436, 0], [0.9, -0.436, 0], [0, 0, 1.0], [0, 0.6, 0.8]])
+    own = np.array([0.5, 0.4, 0.5, 0.55, 0.0])[:, None]
+    found = evidence(vectors, own)[:, 0]
+    assert own.argmax() == 3
+    assert set(np.argsort(-found)[:3].tolist()) == {0, 1, 2}
+    np.testing.assert_allclose(evidence(2 * vectors, own)[:, 0], found)  # lengths do not count
+    assert evidence(vectors[:1], own[:1]) == own[:1]
+    far = evidence(np.tile(vectors[:1], (6, 1)), np.array([[-np.inf], *5 * [[0.5]]]))[:, 0]
+    np.testing.assert_allclose(far, 3 * [-np.inf] + 3 * [0.5])  # two passages away, and no further
 
 
 def test_other_rankings_of_bags(cutting: XMCPipeline) -> None:
