@@ -181,9 +181,10 @@ class AstraLabels(BankedLabels):
             self.index.add(vectors)
 
     def choose(self, window: Window) -> Candidates:
+        queries, count = window.queries, self.args.num_hard_negatives
         assert self.index is not None
-        count = self.args.num_hard_negatives
-        found = torch.from_numpy(self.index.search(window.queries.numpy(), count)[1]).flatten()
+        assert isinstance(queries, torch.Tensor)  # whole texts
+        found = torch.from_numpy(self.index.search(queries.numpy(), count)[1]).flatten()
         generator = torch.Generator().manual_seed(self.args.seed + window.number)
         drawn = torch.randint(self.encoder.num_labels, (len(found),), generator=generator)
         positives = in_batch(window.positives(self.args.num_positives, self.args.seed))

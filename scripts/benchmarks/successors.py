@@ -30,6 +30,7 @@ from torch.nn.functional import normalize, softplus
 from transformers.utils import logging
 
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
+from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.inference.evaluation.evaluate import score
 from hf_xmc.metrics import search_depth
 from hf_xmc.modeling.packaged import default_encoder
@@ -121,6 +122,7 @@ def states(data: XMCDataset, args: argparse.Namespace) -> dict[str, Tensor]:
         found = {"labels": trainer.encoder.states(trainer.label_tokens, "label")}
         for split in ("train", args.split):
             tokens = trainer.tokenize(model, data.queries[split], None).tokens
+            assert isinstance(tokens, TokenTable)  # whole texts
             found[split] = trainer.encoder.states(tokens, "query")
     return {name: one.float() for name, one in found.items()}
 
