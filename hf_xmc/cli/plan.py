@@ -149,6 +149,7 @@ def make_plan(
         "settings": {**asdict(choice), "num_machines": num_machines},
         "memory": {"parts": parts, "peak": peak(parts), "available": available, "fits": peak(parts) <= available},
         "step": one,
+        "passages_per_query": of.passages_per_query,
         "speed": {
             "query_tokens_per_second": ratio(1, of.query_seconds),
             "label_tokens_per_second": ratio(1, of.label_seconds),
@@ -171,7 +172,7 @@ def epoch(choice: Choice, of: Measured, one: dict[str, float], frozen: bool) -> 
     """Steps and seconds of an epoch. A frozen encoder is run once over all texts, at the start."""
     from hf_xmc.training.planning.plan import mining_seconds
 
-    steps = -(-len(of.query_lengths) // choice.window)
+    steps = -(-of.num_queries // choice.window)
     tokens = int(of.query_lengths.sum()) + int(of.label_lengths.sum()) if frozen else 0
     mining = mining_seconds(choice, of, frozen)
     return {"steps": steps, "seconds": steps * one["seconds"] + tokens * of.forward_seconds + mining, "mining": mining}
@@ -257,8 +258,13 @@ def print_plan(document: dict[str, Any]) -> None:
     console.print(table)
     passes = one["label_token_passes"] / max(one["label_tokens"], 1)
     refreshed = f" and {one['refreshed']:,.0f} to refresh" if one["refreshed"] else ""
+    cut = (
+        f" in {one['queries'] * document['passages_per_query']:,.0f} passages"
+        if document["passages_per_query"] > 1
+        else ""
+    )
     console.print(
-        f"A step: {one['queries']:,} queries of {one['query_tokens']:,.0f} tokens, "
+        f"A step: {one['queries']:,} queries of {one['query_tokens']:,.0f} tokens{cut}, "
         f"{one['candidates']:,} labels{refreshed} of {one['label_tokens']:,.0f} tokens "
         f"(passed {passes:.1f} times, a backward pass being two), "
         f"{one['flops'] / 1e9:,.1f} GFLOP, {one['seconds']:,.2f} s",

@@ -225,6 +225,57 @@ def tokenizer_key(tokenizer: Any, prefix: str, max_length: int, end: int | None 
     return blake2b(json.dumps([state, sides], sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+class TokenBags:
+    """The token ids of the passages of many texts. It stands where the table of texts stands.
+
+    Args:
+        passages: token ids of all passages, text after text.
+        indptr: the passages of text i are `indptr[i]` to `indptr[i + 1]`, int64 `[N + 1]`.
+
+    >>> bags = TokenBags(TokenTable([[5, 6], [7], [8]]), np.array([0, 2, 3]))
+    >>> len(bags), bags[0].tolist(), bags.lengths.tolist(), bags.rows_of(np.array([1, 0]))[0].tolist()
+    (2, [5, 6, 7], [3, 1], [2, 0, 1])
+    """
+
+    def __init__(self, passages: TokenTable, indptr: np.ndarray) -> None:
+        self.passages = passages
+        self.indptr = indptr
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """The tokens of all passages of a text."""
+        return np.concatenate([self.passages[place] for place in range(self.indptr[row], self.indptr[row + 1])])
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How many passages each text has, int64 `[N]`."""
+        return np.diff(self.indptr)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """How many tokens the passages of each text have, int64 `[N]`."""
+        ends = np.concatenate([[0], np.cumsum(self.passages.lengths, dtype=np.int64)])
+        return np.diff(ends[self.indptr])
+
+    @property
+    def features(self) -> Any:
+        """What a static tower reads of the passages."""
+        return self.passages.features
+
+    def rows_of(self, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of the passages of some texts, text after text, and how many each of these has, int64."""
+        counts = self.counts[texts]
+        firsts = self.indptr[texts] - (counts.cumsum() - counts)
+        return np.arange(counts.sum()) + np.repeat(firsts, counts), counts
+
+
+def table_of(tokens: TokenTable | TokenBags) -> TokenTable:
+    """What is encoded of texts: they themselves, or their passages."""
+    return tokens if isinstance(tokens, TokenTable) else tokens.passages
+
+
 class TokenizedQueries(TorchDataset):
     """The queries of a split, tokenised once.
 
@@ -234,6 +285,7 @@ class TokenizedQueries(TorchDataset):
         ignored: pairs that are excluded from the loss and from predictions, over the rows of `queries`.
         key: see `TokenTable.build`.
         soft: pairs beside the given ones, which become positives with their weight.
+        passages: cuts the texts: gives a table of all their passages, and where those of each text begin, `[N + 1]`.
 
     An item is a dict of `row`, `input_ids` and `positives` (int arrays), and of `weights` and `ignored` if given.
 
@@ -249,6 +301,7 @@ class TokenizedQueries(TorchDataset):
         ignored: Positives | None = None,
         key: str | None = None,
         soft: SoftPositives | None = None,
+        passages: Callable[[Dataset], tuple[Dataset, np.ndarray]] | None = None,
     ) -> None:
         if not hasattr(queries, "__len__"):
             raise TypeError(
@@ -263,7 +316,9 @@ class TokenizedQueries(TorchDataset):
             )
         if ignored is not None and len(ignored) != len(queries):
             raise DataError(f"found ignored pairs for {len(ignored)} rows, but the split has {len(queries)} queries")
-        self.tokens = TokenTable.build(queries, tokenize, key)
+        self.texts, indptr = (queries, None) if passages is None else passages(queries)
+        table = TokenTable.build(self.texts, tokenize, key)
+        self.tokens: TokenTable | TokenBags = table if indptr is None else TokenBags(table, indptr)
         self.positives = positives_of(queries)
         if soft is not None and len(soft):
             soft.validate(len(queries))

@@ -13,7 +13,7 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.data.tokenized import TokenTable
+from hf_xmc.data.tokenized import TokenTable, table_of
 from hf_xmc.fit.plan import Plan
 from hf_xmc.hub.run import describe_run
 from hf_xmc.inference.fitting.confidence import FEWEST, Fit, fit_from_embeddings
@@ -230,7 +230,9 @@ def trainer_for(
 def encode(trainer: XMCTrainer, data: XMCDataset, advance: Advance) -> None:
     """Encode all texts once, with the frozen encoder. What an earlier attempt encoded is taken from the cache."""
     tables: list[tuple[Side, TokenTable]] = [("label", trainer.label_tokens)]
-    tables += [("query", trainer.tokenize(trainer.model, queries, None).tokens) for queries in data.queries.values()]
+    tables += [
+        ("query", table_of(trainer.tokenize(trainer.model, queries, None).tokens)) for queries in data.queries.values()
+    ]
     tokens = [int(table.lengths.sum()) for _, table in tables]
     for number, (side, table) in enumerate(tables):
         encoded = 0

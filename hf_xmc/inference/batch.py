@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 from hf_xmc.data.files import file_fingerprint, replacing
 from hf_xmc.data.reading import Reading
 from hf_xmc.errors import DataError
-from hf_xmc.inference.cutting import Pieces
 from hf_xmc.inference.given_texts import given_texts
 from hf_xmc.inference.graph_encoder import GraphEncoder
 from hf_xmc.inference.loading import AnyPath
@@ -28,6 +27,7 @@ from hf_xmc.inference.options import SearchOptions, SelectionOptions, split_opti
 from hf_xmc.inference.pipeline import XMCPipeline
 from hf_xmc.inference.tag_files import LabelColumns, Summary, TagFile, merge, tag_file_of, write_part
 from hf_xmc.inference.text_files import TextFile, Window, number_of_rows, open_texts, read_windows, texts_of
+from hf_xmc.retrieval.cutting import Pieces
 
 if TYPE_CHECKING:
     from accelerate import PartialState

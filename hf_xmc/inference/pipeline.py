@@ -16,7 +16,6 @@ from hf_xmc.errors import ModelFolderError, SettingsError
 from hf_xmc.hub.folder import GRAPHS, fingerprint, load_parts, pipeline_parts, save_parts
 from hf_xmc.inference import labels as changes
 from hf_xmc.inference import ranking
-from hf_xmc.inference.cutting import Cutter, Pieces
 from hf_xmc.inference.explain.channels import Evidence, channel_evidence
 from hf_xmc.inference.explain.passages import add_passages
 from hf_xmc.inference.explain.texts import add_matched
@@ -27,6 +26,7 @@ from hf_xmc.inference.options import SearchOptions, SelectionOptions, positive, 
 from hf_xmc.inference.selection import describe, select
 from hf_xmc.retrieval.channels import FusedChannel, QueryMemory
 from hf_xmc.retrieval.confidence import Confidence
+from hf_xmc.retrieval.cutting import Cutter, Pieces
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint, head_fingerprint, same_encoder
 from hf_xmc.retrieval.folder import fetch_folder
 from hf_xmc.retrieval.index import INDEX, LabelIndex

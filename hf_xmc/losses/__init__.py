@@ -3,6 +3,7 @@
 from typing import Any
 
 from hf_xmc.losses.asymmetric_focal import AsymmetricFocalLoss
+from hf_xmc.losses.bags import PassagePooling, QueryBags
 from hf_xmc.losses.cluster import MultiLabelClusterLoss
 from hf_xmc.losses.conditional_transport import ConditionalTransportLoss
 from hf_xmc.losses.decoupled import DecoupledSoftmaxLoss
@@ -48,8 +49,10 @@ __all__ = [
     "Loss",
     "MultiLabelClusterLoss",
     "OneVsAllLoss",
+    "PassagePooling",
     "PositiveUnlabelledLoss",
     "ProbContrastiveLoss",
+    "QueryBags",
     "SoftTopKLoss",
     "SoftmaxLoss",
     "TripletMarginLoss",

@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses.bags import Queries
 from hf_xmc.losses.loss import TEMPERATURE
 from hf_xmc.losses.one_vs_all import exact_softplus
 from hf_xmc.losses.pairs import Pairs, read_local
@@ -83,7 +84,7 @@ class AsymmetricFocalLoss(StreamingLoss):
 
     def forward(
         self,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         positives: Positives,
         sampled: Positives | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hf_xmc.losses.bags import Queries
 from hf_xmc.losses.streaming import StreamingLoss, Tile
 from hf_xmc.types import Positives
 
@@ -29,7 +30,7 @@ class DecoupledSoftmaxLoss(StreamingLoss):
 
     def forward(
         self,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         positives: Positives,
         sampled: Positives | None = None,

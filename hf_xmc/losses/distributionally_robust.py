@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses.bags import Queries
 from hf_xmc.losses.decoupled import against_negatives
 from hf_xmc.losses.loss import TEMPERATURE
 from hf_xmc.losses.streaming import StreamingLoss, Tile
@@ -77,7 +78,7 @@ class LabelDistributionallyRobustLoss(StreamingLoss):
 
     def forward(
         self,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         positives: Positives,
         sampled: Positives | None = None,

@@ -34,6 +34,7 @@ class Loss(nn.Module):
             at random stand for those that were not.
         can_shard: whether each process may pass its part of the labels only (see `process_group`). The trainer gathers
             the labels of all processes for any other loss.
+        takes_bags: whether queries may be [`QueryBags`], texts of several passages, with their pooled scores.
         process_group: if set, `labels` is this process's part of the label table, in the order of the processes, and
             ids count through the parts. Each process passes its own queries; value and gradients are those of a single
             process with all queries and labels.
@@ -43,6 +44,7 @@ class Loss(nn.Module):
     summary: ClassVar[str] = ""
     score_is_log_weight: ClassVar[bool] = False
     can_shard: ClassVar[bool] = False
+    takes_bags: ClassVar[bool] = False
     temperature: float = 1.0
     process_group: ProcessGroup | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -70,15 +71,15 @@ class Batch:
         """The divisor of a mean over these queries; 1 if there are none."""
         return (self.total_weight > 0).sum().clamp(min=1)
 
-    def tiles(self, step: int) -> Iterator[tuple[int, Pairs, Pairs]]:
-        """Blocks of `step` rows: the first row, and pairs and removed pairs with rows counted from it."""
-        starts = range(0, self.shard.num_queries, step)
-        bounds = torch.tensor([*starts, self.shard.num_queries], device=self.pairs.rows.device)
-        ends, removed_ends = (torch.searchsorted(p.rows, bounds).tolist() for p in (self.pairs, self.removed))
-        for i, start in enumerate(starts):
+    def tiles(self, bounds: list[int]) -> Iterator[tuple[int, int, Pairs, Pairs]]:
+        """Blocks of rows between `bounds`: the first row, the row after the last, and pairs and removed pairs with
+        rows counted from the first."""
+        places = torch.tensor(bounds, device=self.pairs.rows.device)
+        ends, removed_ends = (torch.searchsorted(p.rows, places).tolist() for p in (self.pairs, self.removed))
+        for i, (start, stop) in enumerate(pairwise(bounds)):
             pairs = self.pairs.select(slice(ends[i], ends[i + 1])).shift(rows=-start)
             removed = self.removed.select(slice(removed_ends[i], removed_ends[i + 1])).shift(rows=-start)
-            yield start, pairs, removed
+            yield start, stop, pairs, removed
 
 
 def queries_with_positives(positives: Positives, num_labels: int, ignored: Positives | None = None) -> torch.Tensor:

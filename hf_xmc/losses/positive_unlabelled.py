@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses.bags import Queries
 from hf_xmc.losses.columns import Block, stream_columns
 from hf_xmc.losses.loss import TEMPERATURE
 from hf_xmc.losses.one_vs_all import exact_softplus
@@ -36,6 +37,7 @@ class PositiveUnlabelledLoss(StreamingLoss):
 
     name = "positive_unlabelled"
     summary = "PU-MLC"
+    takes_bags = False  # it runs over blocks of labels, not of queries
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class PositiveUnlabelledLoss(StreamingLoss):
 
     def forward(
         self,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         positives: Positives,
         sampled: Positives | None = None,
@@ -80,6 +82,8 @@ class PositiveUnlabelledLoss(StreamingLoss):
         Raises:
             ValueError: ids outside the labels, a label twice in a row (the message names it), shapes that do not fit.
         """
+        if not isinstance(queries, torch.Tensor):
+            raise SettingsError(f"the loss {self.called} takes one vector per query, and these have several passages")
         batch = self.read(queries, labels, positives, sampled, ignored)
         count = torch.tensor(max(batch.shard.num_labels, 1), device=queries.device)
         return stream_columns(self.columns, queries, labels, batch, count, self.temperature, self.chunk_size)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses.bags import Queries, dot_products
 from hf_xmc.losses.loss import Loss
 from hf_xmc.losses.pairs import read_batch, read_local
 from hf_xmc.losses.sharding import Shard
@@ -30,6 +31,7 @@ class ProbContrastiveLoss(Loss):
 
     name = "prob_contrastive"
     summary = "NGAME's second stage"
+    takes_bags = True
 
     def __init__(self, threshold: float = 0.05, c: float = 0.75, d: float = 3.0) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class ProbContrastiveLoss(Loss):
 
     def forward(
         self,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         positives: Positives,
         sampled: Positives | None = None,
@@ -76,7 +78,7 @@ class ProbContrastiveLoss(Loss):
         pairs, removed = batch.pairs, batch.removed
         dtype = torch.promote_types(torch.promote_types(queries.dtype, labels.dtype), torch.float32)
         with torch.autocast(queries.device.type, enabled=False):
-            scores = queries.to(dtype) @ labels.to(dtype).T  # [B, C]
+            scores = dot_products(queries.to(dtype), labels.to(dtype))  # [B, C]
         # Rounding can take a cosine above 1, whose logarithm would still exist as long as c is below 1.
         negative = -torch.log1p(-self.c * torch.exp(self.d * (scores - 1))) / self.d
         easy = negative.detach() < self.threshold

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses.bags import Queries
 from hf_xmc.losses.loss import TEMPERATURE
 from hf_xmc.losses.streaming import StreamingLoss, Tile, has_kernels
 from hf_xmc.types import Positives
@@ -61,7 +62,7 @@ class SoftTopKLoss(StreamingLoss):
 
     def forward(
         self,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         positives: Positives,
         sampled: Positives | None = None,

@@ -9,13 +9,15 @@ every score would be computed twice. A row of scores takes 1/D of the memory of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any
 
 import torch
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses.bags import Bagged, Queries, QueryBags, Vectors
 from hf_xmc.losses.loss import TEMPERATURE, Loss
 from hf_xmc.losses.pairs import Batch, Pairs, read_batch
 from hf_xmc.losses.products import add_labels_gradient, score_tile, times_labels
@@ -40,6 +42,7 @@ class StreamingLoss(Loss):
     """
 
     can_shard = True
+    takes_bags = True
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class StreamingLoss(Loss):
 
     def read(
         self,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         positives: Positives,
         sampled: Positives | None,
@@ -85,7 +88,7 @@ class StreamingLoss(Loss):
     def stream(
         self,
         rows: RowLoss,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         batch: Batch,
         count: torch.Tensor,
@@ -94,7 +97,7 @@ class StreamingLoss(Loss):
         """The sum of a row loss over all queries, divided by `count`; see the function `stream`. `log_weights`,
         `[C]`, are added to the scores of each label."""
         if log_weights is not None:  # within the product, as one more dimension: no pass over the scores for it
-            queries = torch.cat([queries, torch.ones_like(queries[:, :1])], 1)
+            queries = with_ones(queries)
             labels = torch.cat([labels, log_weights[:, None] * self.temperature], 1)
         return stream(rows, queries, labels, batch, count, self.temperature, self.chunk_size)
 
@@ -176,9 +179,16 @@ class Tile:
 RowLoss = Callable[[Tile], tuple[torch.Tensor, torch.Tensor]]
 
 
+def with_ones(queries: Queries) -> Queries:
+    """The queries with one more dimension, which is 1 everywhere."""
+    vectors = queries.vectors if isinstance(queries, QueryBags) else queries
+    vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], 1)
+    return replace(queries, vectors=vectors) if isinstance(queries, QueryBags) else vectors
+
+
 def stream(
     rows: RowLoss,
-    queries: torch.Tensor,
+    queries: Queries,
     labels: torch.Tensor,
     batch: Batch,
     count: torch.Tensor,
@@ -187,7 +197,7 @@ def stream(
 ) -> torch.Tensor:
     """Sum of a row loss over the queries of all ranks, divided by the number `count`.
 
-    Differentiable in queries `[B, D]` and labels `[C, D]`.
+    Differentiable in queries `[B, D]` and labels `[C, D]`. Of [`QueryBags`] the pooled scores are used.
 
     Products are computed in the dtype of the embeddings, or in that of autocast if it is on, and summed in float32
     (float64 if the embeddings are float64), the dtype of the scores and of the result.
@@ -197,8 +207,9 @@ def stream(
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
-        settings = temperature, chunk_size, dtype, torch.is_grad_enabled()
-        return _Stream.apply(queries, labels, rows, batch, count, *settings)
+        bags = queries if isinstance(queries, QueryBags) else None
+        settings = temperature, chunk_size, dtype, torch.is_grad_enabled(), None if bags is None else bags.detach()
+        return _Stream.apply(queries if bags is None else bags.vectors, labels, rows, batch, count, *settings)
 
 
 def has_kernels(scores: torch.Tensor) -> bool:
@@ -234,21 +245,25 @@ class _Stream(torch.autograd.Function):
         chunk_size: int | None,
         dtype: torch.dtype,
         grad_enabled: bool,
+        bags: QueryBags | None,
     ) -> torch.Tensor:
         shard, exact = batch.shard, torch.float64 if dtype == torch.float64 else torch.float32
         count = count.to(exact)
         wanted = [grad_enabled and needed for needed in ctx.needs_input_grad[:2]]
-        x, y = shard.gather_queries(queries.to(dtype)), labels.to(dtype)  # [B of all ranks, D], [C, D]
+        layout = Vectors(shard) if bags is None else Bagged(shard, bags, temperature)
+        x, y = layout.gather(queries.to(dtype)), labels.to(dtype)  # [V of all ranks, D], [C, D]
         grad_x = torch.zeros(x.shape, dtype=exact, device=x.device) if wanted[0] else None
         grad_y = torch.empty(y.shape, dtype=exact, device=y.device) if wanted[1] else None
 
-        step = rows_per_tile(len(x), shard.widest, x.shape[1], chunk_size, exact.itemsize)
-        buffer = torch.empty(min(step, len(x)), len(y), dtype=exact, device=x.device)  # [b, C]
+        bounds = layout.bounds(rows_per_tile(len(x), shard.widest, x.shape[1], chunk_size, exact.itemsize))
+        slices = [layout.vectors(start, stop) for start, stop in pairwise(bounds)]
+        tallest = max((rows.stop - rows.start for rows in slices), default=0)
+        buffer = torch.empty(tallest, len(y), dtype=exact, device=x.device)  # [v, C]
         loss = torch.zeros((), dtype=exact, device=x.device)
-        for start, pairs, removed in batch.tiles(step):
-            stop = min(start + step, len(x))
+        for own, (start, stop, pairs, removed) in zip(slices, batch.tiles(bounds), strict=True):
+            scores = score_tile(x[own], y, temperature, buffer[: own.stop - own.start])
             tile = Tile(
-                score_tile(x[start:stop], y, temperature, buffer[: stop - start]),
+                layout.pool_(scores, start, stop),
                 pairs,
                 removed,
                 batch.num_positives[start:stop],
@@ -258,16 +273,19 @@ class _Stream(torch.autograd.Function):
             )
             value, factor = rows(tile)
             loss += value.sum()
-            factor = factor[:, None] / (count * temperature)  # [b, 1]
+            if grad_x is None and grad_y is None:
+                continue
+            factor = layout.repeat(factor[:, None] / (count * temperature), start, stop)  # [v, 1]
+            gradient = layout.spread_(tile.scores, scores, start, stop)  # [v, C]
             if grad_x is not None:
-                torch.mul(times_labels(tile.scores, y), factor, out=grad_x[start:stop])
+                torch.mul(times_labels(gradient, y), factor, out=grad_x[own])
             if grad_y is not None:
-                add_labels_gradient(grad_y, tile.scores, x[start:stop].to(exact) * factor, dtype, beta=int(start > 0))
+                add_labels_gradient(grad_y, gradient, x[own].to(exact) * factor, dtype, beta=int(start > 0))
         if grad_y is not None and not len(x):
             grad_y.zero_()
         loss = shard.sum_(loss) / count
         if grad_x is not None:
-            grad_x = shard.own_queries(shard.sum_(grad_x)).to(queries.dtype)
+            grad_x = layout.own(shard.sum_(grad_x)).to(queries.dtype)
         ctx.save_for_backward(grad_x, None if grad_y is None else grad_y.to(labels.dtype))
         return loss
 
@@ -281,4 +299,4 @@ class _Stream(torch.autograd.Function):
             for i, gradient in enumerate(gradients):
                 if gradient is not None:
                     gradients[i] = gradient.mul_(grad_loss) if in_place else gradient * grad_loss
-        return (*gradients, None, None, None, None, None, None, None)
+        return (*gradients, None, None, None, None, None, None, None, None)

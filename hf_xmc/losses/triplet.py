@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses.bags import Queries, dot_products
 from hf_xmc.losses.loss import Loss
 from hf_xmc.losses.pairs import read_batch
 from hf_xmc.losses.sharding import Shard
@@ -32,6 +33,7 @@ class TripletMarginLoss(Loss):
 
     name = "triplet_margin"
     summary = "NGAME"
+    takes_bags = True
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class TripletMarginLoss(Loss):
 
     def forward(
         self,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         positives: Positives,
         sampled: Positives | None = None,
@@ -85,7 +87,7 @@ class TripletMarginLoss(Loss):
         pairs, removed = batch.pairs, batch.removed
         dtype = torch.promote_types(torch.promote_types(queries.dtype, labels.dtype), torch.float32)
         with torch.autocast(queries.device.type, enabled=False):  # a small matrix: full precision costs little
-            scores = queries.to(dtype) @ labels.to(dtype).T  # [B, C]
+            scores = dot_products(queries.to(dtype), labels.to(dtype))  # [B, C]
 
         masked = scores.detach().clone()
         masked[pairs.rows, pairs.cols] = -torch.inf

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import relu
 
 from hf_xmc.errors import SettingsError
+from hf_xmc.losses.bags import Queries, dot_products
 from hf_xmc.losses.loss import Loss
 from hf_xmc.losses.pairs import read_batch
 from hf_xmc.losses.sharding import Shard
@@ -35,6 +36,7 @@ class HardestPositivesTripletLoss(Loss):
 
     name = "triplet_hardest"
     summary = "NGAME's second stage"
+    takes_bags = True
 
     def __init__(self, margin: float = 0.2, num_positives: int = 3, num_negatives: int = 5) -> None:
         super().__init__()
@@ -56,7 +58,7 @@ class HardestPositivesTripletLoss(Loss):
 
     def forward(
         self,
-        queries: torch.Tensor,
+        queries: Queries,
         labels: torch.Tensor,
         positives: Positives,
         sampled: Positives | None = None,
@@ -78,7 +80,7 @@ class HardestPositivesTripletLoss(Loss):
         batch = read_batch(shard, positives, sampled, ignored)
         dtype = torch.promote_types(torch.promote_types(queries.dtype, labels.dtype), torch.float32)
         with torch.autocast(queries.device.type, enabled=False):  # a small matrix: full precision costs little
-            scores = queries.to(dtype) @ labels.to(dtype).T  # [B, C]
+            scores = dot_products(queries.to(dtype), labels.to(dtype))  # [B, C]
         fixed = scores.detach()
         true, free = torch.full_like(fixed, torch.inf), fixed.clone()
         true[batch.pairs.rows, batch.pairs.cols] = fixed[batch.pairs.rows, batch.pairs.cols]

@@ -8,7 +8,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from hf_xmc.retrieval.passages import Passages
-from hf_xmc.retrieval.search import as_matrix, as_topk, best_of_each
+from hf_xmc.retrieval.search import as_matrix, as_topk, best_of_each, exact_search
 from hf_xmc.types import TopK
 
 DEPTH = 100  # best labels of each passage, at least, that are candidates of its text
@@ -110,6 +110,23 @@ class Searchable(Protocol):
     ) -> TopK: ...
 
     def vectors(self, label_ids: Any = None) -> np.ndarray: ...
+
+
+class ExactLabels:
+    """Label embeddings without an index, `[L, D]`, for `search_bags`."""
+
+    has_several_texts = False
+
+    def __init__(self, labels: Any) -> None:
+        self.labels = as_matrix(labels)
+
+    def search(self, queries: Any, k: int = 5, allowed: Any = None, forbidden: Any = None, where: Any = None) -> TopK:
+        """The k best labels of each query; there are no filters."""
+        return exact_search(queries, self.labels, k)
+
+    def vectors(self, label_ids: Any = None) -> np.ndarray:
+        """Their embeddings, `[n, D]`."""
+        return self.labels if label_ids is None else self.labels[label_ids]
 
 
 def search_bags(index: Searchable, bags: Bags, k: int, **filters: Any) -> TopK:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from hf_xmc.losses.bags import Queries, dot_products
 from hf_xmc.types import Positives
 
 LABELS_PER_TILE = 2**14
@@ -135,11 +136,11 @@ def by_gradient(
     return chosen, log_weights[chosen]
 
 
-def hardest_negatives(queries: Tensor, labels: Tensor, excluded: list[Positives], count: int) -> Tensor:
+def hardest_negatives(queries: Queries, labels: Tensor, excluded: list[Positives], count: int) -> Tensor:
     """The `count` best-scoring labels of each query that are not excluded: their ids, without repetitions, sorted.
 
     Args:
-        queries: `[B, D]`.
+        queries: `[B, D]`, or of passages.
         labels: `[L, D]` in any dtype, on any device; scored in tiles.
         excluded: pairs that are not negatives: positives and ignored pairs.
 
@@ -148,13 +149,13 @@ def hardest_negatives(queries: Tensor, labels: Tensor, excluded: list[Positives]
     [1]
     """
     count = min(count, len(labels))
-    queries = queries.detach().float()
+    queries = queries.detach().to(torch.float32)
     row, col = torch.cat([p.rows for p in excluded]), torch.cat([p.indices for p in excluded])
-    best = queries.new_full((len(queries), count), -torch.inf)  # [B, count]
+    best = torch.full((len(queries), count), -torch.inf, device=queries.device)  # [B, count]
     ids = torch.zeros_like(best, dtype=torch.int64)
     for start in range(0, len(labels), LABELS_PER_TILE):
-        tile = labels[start : start + LABELS_PER_TILE].to(queries)
-        scores = queries @ tile.T  # [B, c]
+        tile = labels[start : start + LABELS_PER_TILE].to(best)
+        scores = dot_products(queries, tile)  # [B, c]
         inside = (col >= start) & (col < start + len(tile))
         scores[row[inside], col[inside] - start] = -torch.inf
         tile_best, tile_ids = scores.topk(min(count, len(tile)), dim=1)

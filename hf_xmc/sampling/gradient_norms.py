@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_xmc.losses.bags import Queries, QueryBags
 from hf_xmc.losses.loss import Loss
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.types import Positives
@@ -13,7 +14,7 @@ LABELS_PER_TILE = 2**14
 
 
 def label_gradient_norms(
-    loss: Loss, queries: Tensor, labels: Tensor, positives: Positives, ignored: Positives | None = None
+    loss: Loss, queries: Queries, labels: Tensor, positives: Positives, ignored: Positives | None = None
 ) -> Tensor:
     """Norm of d loss / d label for each label, `[C]`, float32.
 
@@ -36,6 +37,8 @@ def label_gradient_norms(
     >>> torch.allclose(found, labels.grad.norm(dim=1))
     True
     """
+    if isinstance(queries, QueryBags):
+        return norms_for_bags(loss, queries, labels, positives, ignored)
     ranks = Shard.of(loss.process_group, len(queries), len(labels), queries.device)
     with torch.autocast(queries.device.type, enabled=False):
         queries = ranks.gather_queries(queries.detach().float())  # [B of all ranks, D]
@@ -47,3 +50,14 @@ def label_gradient_norms(
             value = loss(units, scores.requires_grad_(), positives, ignored=ignored)
             (gradient,) = torch.autograd.grad(value, scores)  # [C, B]
         return torch.cat([(tile @ queries).norm(dim=1) for tile in gradient.split(LABELS_PER_TILE)])
+
+
+def norms_for_bags(
+    loss: Loss, queries: QueryBags, labels: Tensor, positives: Positives, ignored: Positives | None
+) -> Tensor:
+    """`label_gradient_norms` for queries of several passages. Memory holds the gradient of all labels, `[C, D]`."""
+    with torch.autocast(queries.device.type, enabled=False), torch.enable_grad():
+        vectors = labels.to(queries.device, torch.float32).detach().requires_grad_()
+        value = loss(queries.detach().to(torch.float32), vectors, positives, ignored=ignored)
+        (gradient,) = torch.autograd.grad(value, vectors)
+    return gradient.norm(dim=1)

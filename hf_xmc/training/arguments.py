@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from hf_xmc.errors import SettingsError
 from hf_xmc.losses import LOSSES
+from hf_xmc.retrieval.passages import Passages
 from hf_xmc.training.candidates.arguments import (
     LABEL_BANK_DTYPES,
     LABEL_BANK_INITS,
@@ -153,6 +154,14 @@ class XMCTrainingArguments(CandidateArguments):
     )
     label_correction_start_epoch: int = field(
         default=1, metadata={"help": "First epoch with label_correction, counted from 0."}
+    )
+    passages: str | None = field(
+        default=None,
+        metadata={
+            "help": "Cut texts into passages, and train on the pooled scores of these, as hf-xmc calibrate --passages "
+            "does for predictions: a pool (lse, max or mean) and settings, such as lse,tokens=128,most=16. The "
+            "trained folder reads texts in the same way (default: only the beginning of a long text is read)."
+        },
     )
     train_sampling_strategy: str = field(
         default="random",
@@ -326,6 +335,16 @@ class XMCTrainingArguments(CandidateArguments):
                 f"drawn_pairs is set, but label_strategy is {self.label_strategy}: only in_batch compares drawn pairs",
                 hint="set label_strategy in_batch, or leave drawn_pairs out",
             )
+        if self.passages is not None:
+            Passages.parse(self.passages)
+            if self.query_keys:
+                raise SettingsError(
+                    "query_keys makes keys of whole texts, and passages cuts them: leave out one of the two"
+                )
+            if self.label_correction != "none":
+                raise SettingsError(
+                    "label_correction reads whole texts, and passages cuts them: leave out one of the two"
+                )
         if self.remove_unused_columns:
             raise SettingsError("remove_unused_columns must stay false: a batch carries more than the model's inputs")
 

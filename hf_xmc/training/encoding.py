@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_xmc.data.tokenized import TokenTable
+from hf_xmc.data.tokenized import TokenBags, TokenTable, table_of
+from hf_xmc.losses.bags import PassagePooling, Queries, QueryBags
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.modeling.packing_xmc import chunk_tokens, chunks_of, flatten
 from hf_xmc.retrieval.fingerprint import encoder_fingerprint
+from hf_xmc.retrieval.passages import Passages
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.distributed import part
 from hf_xmc.training.gradient_cache import encode_in_chunks, is_cached
 from hf_xmc.training.label_vectors import LabelVectors
+from hf_xmc.training.passages import given_passages
 from hf_xmc.training.states import StateBlocks
 from hf_xmc.training.static_training import StaticTraining
 
@@ -56,6 +59,8 @@ class TextEncoder:
             self.compile()
         for side in ("query", "label"):
             model.packs(side)  # tried out here, rather than in the middle of a step
+        passages = given_passages(args.passages) or Passages()
+        self.pooling = PassagePooling(passages.pool, passages.sharpness)
         self.progress = not args.disable_tqdm and args.process_index == 0
         # Told of each block of a table's distinct texts that is encoded or found in the cache: how many they are.
         self.on_encoded: Callable[[int], None] | None = None
@@ -68,8 +73,16 @@ class TextEncoder:
             if tower is not None:
                 tower.compile(backend=self.args.torch_compile_backend, mode=self.args.torch_compile_mode, dynamic=True)
 
-    def queries(self, rows: Tensor, tokens: TokenTable, caching: bool | None = False) -> Tensor:
-        """Embeddings of the queries `rows` of a table with gradients, `[B, D]`; `caching` as `gradient_caching`."""
+    def queries(self, rows: Tensor, tokens: TokenTable | TokenBags, caching: bool | None = False) -> Queries:
+        """Embeddings of the queries `rows` of a table with gradients, `[B, D]`; `caching` as `gradient_caching`. Of
+        passages those of a step may be many, so that `gradient_caching` holds for them in any case."""
+        if isinstance(tokens, TokenTable):
+            return self.texts(rows, tokens, caching)
+        places, counts = (torch.from_numpy(found).to(rows.device) for found in tokens.rows_of(rows.cpu().numpy()))
+        return QueryBags(self.texts(places, tokens.passages, self.args.gradient_caching), counts, self.pooling)
+
+    def texts(self, rows: Tensor, tokens: TokenTable, caching: bool | None) -> Tensor:
+        """`queries` for texts that are read as one: queries that are not cut, or passages."""
         static = self.static_vectors(tokens, rows.cpu().numpy(), "query")
         return self.model.joined(self.dense_queries(rows, tokens, caching), static)
 
@@ -176,8 +189,10 @@ class TextEncoder:
         self.model.train(was_training)
 
     @torch.no_grad()
-    def table(self, tokens: TokenTable, side: Side, rows: np.ndarray | None = None) -> Tensor:
-        """Embeddings of all texts of a table, or of these rows, without gradients, float32 on the CPU, `[N, D]`."""
+    def table(self, tokens: TokenTable | TokenBags, side: Side, rows: np.ndarray | None = None) -> Tensor:
+        """Embeddings of all texts of a table, or of these rows, without gradients, float32 on the CPU, `[N, D]`. Of
+        texts that are cut, rows are passages."""
+        tokens = table_of(tokens)
         dense = None
         if self.model.query_encoder is not None and self.args.freeze_encoder:
             pooled = self.frozen(tokens, side)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from hf_xmc.data.collator import unpack
-from hf_xmc.data.tokenized import TokenTable
+from hf_xmc.data.tokenized import TokenBags, TokenTable
 from hf_xmc.losses import Loss
+from hf_xmc.losses.bags import Queries, QueryBags, joined
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.candidates import all_but, left_out, repeat_columns, to_columns
 from hf_xmc.sampling.draws import draw_pairs
@@ -49,7 +50,7 @@ class LabelStep:
     def __init__(
         self,
         batches: list[Batch],
-        tokens: TokenTable,
+        tokens: TokenTable | TokenBags,
         encoder: TextEncoder,
         loss: Loss,
         rule: CandidateRule,
@@ -76,7 +77,7 @@ class LabelStep:
         self.detached: Tensor | None = None
         self.shares: Tensor | None = None  # of each micro-batch in the mean of the window
 
-    def loss(self) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(self) -> tuple[Tensor, Queries, Tensor]:
         """The next micro-batch's part of the window's loss, its queries `[B, D]` and the labels.
 
         The parts add up to the mean over the window. Where the loss is not sharded, those of the ranks do so too.
@@ -96,7 +97,7 @@ class LabelStep:
         self.done += 1
         return loss, queries, labels[: self.num_rows, : queries.shape[1]]
 
-    def open(self, queries: Tensor) -> None:
+    def open(self, queries: Queries) -> None:
         """Choose the candidates, encode them, and count what the window's mean divides by.
 
         Args:
@@ -130,14 +131,14 @@ class LabelStep:
         self.detached = labels.detach().requires_grad_(labels.requires_grad)
         self.shares = self.count_shares(count if counts is None else int(counts.sum()))
 
-    def with_query_keys(self, labels: Tensor, queries: Tensor, own: slice, true: Positives) -> Tensor:
+    def with_query_keys(self, labels: Tensor, queries: Queries, own: slice, true: Positives) -> Tensor:
         """The label embeddings and behind them the window's queries as further keys, with gradients.
 
         The queries of a single micro-batch are at hand. With accumulation all of them are encoded once more, within
         the memory of a chunk where `gradient_caching` says so.
         """
         self.keys = QueryKeys(true, own.stop - own.start, self.ranks, self.sharded)
-        keys = queries
+        keys: Any = queries
         if len(self.batches) > 1 and len(true):
             rows = torch.cat([batch["row"] for batch in self.batches])
             keys = self.encoder.queries(rows, self.tokens, self.encoder.args.gradient_caching)
@@ -148,7 +149,7 @@ class LabelStep:
             self.log_weights = torch.cat([self.log_weights, self.log_weights.new_zeros(len(keys))])
         return torch.cat([labels, keys.to(labels.dtype).repeat(1, len(self.encoder.view_weights))])
 
-    def window(self, queries: Tensor) -> Window:
+    def window(self, queries: Queries) -> Window:
         """What the rule sees of this step; `queries` are the embeddings of the first micro-batch."""
         positives = self.all_pairs("positives")
         assert positives is not None
@@ -169,7 +170,7 @@ class LabelStep:
         everywhere = self.ranks.sum_(terms.clone())
         return ((everywhere if self.sharded else terms) / everywhere.sum().clamp(min=1)).float()
 
-    def compare(self, queries: Tensor, labels: Tensor, pairs: StepPairs) -> Tensor:
+    def compare(self, queries: Queries, labels: Tensor, pairs: StepPairs) -> Tensor:
         """The loss of these queries, `[B, D]`, over each of the matrices that stand side by side in `labels`."""
         given: dict[str, Any] = {"ignored": pairs.ignored}
         if pairs.drawn is not None:
@@ -181,23 +182,24 @@ class LabelStep:
         views = zip(self.encoder.view_weights, labels.split(queries.shape[1], 1), strict=True)
         return sum(weight * self.criterion(queries, view, pairs.true, **given) for weight, view in views)
 
-    def queries(self, index: int) -> Tensor:
+    def queries(self, index: int) -> Queries:
         """Embeddings of a micro-batch with gradients, `[B, D]`; a rank may have run out of queries."""
         rows = self.batches[index]["row"]
         if len(rows):
             return self.encoder.queries(rows, self.tokens)
         width = self.encoder.model.width("query")
         # With a gradient where the other ranks' have one: they sum theirs.
-        return torch.zeros(0, width, device=rows.device, requires_grad=self.encoder.trains_queries)
+        none = torch.zeros(0, width, device=rows.device, requires_grad=self.encoder.trains_queries)
+        return none if isinstance(self.tokens, TokenTable) else QueryBags(none, rows, self.encoder.pooling)
 
-    def window_queries(self, queries: Tensor) -> Tensor:
+    def window_queries(self, queries: Queries) -> Queries:
         """Embeddings of this rank's queries in the window without gradients; those of the first micro-batch are given.
 
         With accumulation the others are encoded once more for this, as they are in an evaluation (no dropout).
         """
         with self.encoder.without_gradients():
             others = [self.queries(index).detach() for index in range(1, len(self.batches))]
-        return torch.cat([queries.detach(), *others])
+        return joined([queries.detach(), *others])
 
     def pairs(self, index: int) -> StepPairs:
         """The pairs of a micro-batch; all others are negatives. Ids are columns of the candidates, and of the queries

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 
-from hf_xmc.data.tokenized import TokenTable, tokenizer_key
+from hf_xmc.data.tokenized import TokenBags, TokenTable, table_of, tokenizer_key
 from hf_xmc.errors import SettingsError
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
@@ -74,18 +74,23 @@ def tower_parameters(model: XMCDualEncoderModel) -> list[nn.Parameter]:
 def token_table(model: XMCDualEncoderModel, texts: Dataset, side: Side) -> TokenTable:
     """The `text` column of a table, tokenised; with features if the model has a static tower."""
     tokens = TokenTable.build(texts, lambda some: model.token_ids(some, side), token_key(model, side))
-    return with_features(model, tokens, texts)
-
-
-def with_features(model: XMCDualEncoderModel, tokens: TokenTable, texts: Dataset) -> TokenTable:
-    """The same table, with what the static tower reads of its texts, if the model has one."""
-    if model.static_tower is not None and tokens.features is None:
-        tokens.features = feature_table(texts, model.config.static_buckets)
+    with_features(model, tokens, texts)
     return tokens
 
 
+def with_features(model: XMCDualEncoderModel, tokens: TokenTable | TokenBags, texts: Dataset) -> None:
+    """Give a table what the static tower reads of its texts (or passages), if the model has one."""
+    table = table_of(tokens)
+    if model.static_tower is not None and table.features is None:
+        table.features = feature_table(texts, model.config.static_buckets)
+
+
 def grow_static_tower(
-    model: XMCDualEncoderModel, queries: TokenTable, labels: TokenTable, texts: Dataset, args: XMCTrainingArguments
+    model: XMCDualEncoderModel,
+    queries: TokenTable | TokenBags,
+    labels: TokenTable,
+    texts: Dataset,
+    args: XMCTrainingArguments,
 ) -> None:
     """Give the static tower, if there is one, a vector for each feature of training queries and labels that it does
     not know yet. Of features that fewer than `static_min_texts` texts have, the words and stems of labels get one too:

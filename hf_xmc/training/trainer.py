@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from huggingface_hub import HfApi
@@ -20,7 +21,7 @@ from transformers.utils import PushInProgress, logging
 from hf_xmc.data.collator import QueryCollator
 from hf_xmc.data.labelled import check_labelled
 from hf_xmc.data.soft_positives import SoftPositives
-from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.data.tokenized import TokenBags, TokenizedQueries, TokenTable, table_of
 from hf_xmc.data.training_columns import check_labels, check_texts
 from hf_xmc.data.transaction import locked, transaction
 from hf_xmc.errors import DataError, SettingsError
@@ -51,6 +52,7 @@ from hf_xmc.training.head_training import HeadTraining
 from hf_xmc.training.label_step import LabelStep
 from hf_xmc.training.label_vectors import LabelVectors
 from hf_xmc.training.optimizer import split_by_part, step_decay
+from hf_xmc.training.passages import cutting, given_passages
 from hf_xmc.training.preparation import (
     classifier_alone,
     frozen_parameters,
@@ -168,6 +170,7 @@ class XMCTrainer(Trainer):
         if (model is None) == (model_init is None):
             raise SettingsError("XMCTrainer needs a model, or model_init, a function that makes one: one of the two")
         self.given_loss, self.peft_config, self.label_dataset = loss, peft_config, label_dataset
+        self.passages = given_passages(args.passages)
         self.model_init: Any = model_init
         if model_init is not None:
             set_seed(args.seed)  # as before each training
@@ -204,7 +207,7 @@ class XMCTrainer(Trainer):
         )
         self.model_init = model_init  # only now: the Trainer would make another model
         splits = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
-        self.kept_tables = [split.tokens for split in splits if split is not None]
+        self.kept_tables = [table_of(split.tokens) for split in splits if split is not None]
         self.ranks = self.guard.ranks = all_processes(args.device)
         self.query_batches = QueryBatches(args, self.ranks)
         self.label_step: LabelStep | None = None  # the optimizer step that is under way
@@ -236,9 +239,14 @@ class XMCTrainer(Trainer):
             check_texts(queries, "queries")
             check_labels(queries, self.num_labels)
         tokenized = TokenizedQueries(
-            queries, lambda texts: model.token_ids(texts, "query"), ignored, token_key(model, "query"), soft
+            queries,
+            lambda texts: model.token_ids(texts, "query"),
+            ignored,
+            token_key(model, "query"),
+            soft,
+            None if self.passages is None else cutting(model, self.passages),
         )
-        with_features(model, tokenized.tokens, queries)
+        with_features(model, tokenized.tokens, tokenized.texts)
         tokenized.positives.validate(len(self.label_tokens))
         return tokenized
 
@@ -247,6 +255,11 @@ class XMCTrainer(Trainer):
         model, split = self.model, self.train_dataset
         given = self.given_loss
         self.loss = make_loss(self.args, model.config.temperature) if given is None else as_loss(given)
+        if self.passages is not None and not self.loss.takes_bags:
+            raise SettingsError(
+                f"passages is {self.args.passages}, but the loss {self.loss.called} takes one vector per query",
+                hint="leave out passages, or use another loss",
+            )
         self.loss.shard(self.ranks.group)
         counts = None
         if split is not None and model.config.label_head is not None:
@@ -393,9 +406,9 @@ class XMCTrainer(Trainer):
         """Re-encode all texts where the candidate rule or the batches need it, once for both."""
         rule_due, batches_due = self.rule.due(epoch), self.query_batches.due(epoch)
         if rule_due or batches_due:
-            queries = self.table(self.train_dataset.tokens, "query")  # [N, D]
-            if batches_due:
-                self.query_batches.update(queries, epoch)
+            queries = self.evaluator.queries(self.train_dataset)  # [N, D]
+            if batches_due:  # of passages, by their mean
+                self.query_batches.update(torch.as_tensor(np.asarray(queries)), epoch)
             if rule_due:
                 self.rule.update(queries, self.label_embeddings(), epoch)
         self.query_batches.begin(epoch)
@@ -599,8 +612,9 @@ class XMCTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         return EvalLoopOutput(predictions=ids, label_ids=None, metrics=metrics, num_samples=len(split))
 
-    def table(self, tokens: TokenTable, side: Side) -> Tensor:
-        """Embeddings of all texts of a table without gradients, float32 on the CPU, `[N, D]`."""
+    def table(self, tokens: TokenTable | TokenBags, side: Side) -> Tensor:
+        """Embeddings of all texts of a table, or of all their passages, without gradients, float32 on the CPU,
+        `[N, D]`."""
         return self.evaluator.table(tokens, side)
 
     def label_embeddings(self) -> Tensor:
@@ -620,6 +634,8 @@ class XMCTrainer(Trainer):
             if self.args.should_save:
                 make_room(target, "model")
             self.write_model(str(target), merge=True)
+            if self.passages is not None and self.args.should_save:
+                self.passages.save_pretrained(target)
         if self.args.push_to_hub:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 

@@ -22,6 +22,7 @@ TRAINING = [
     *("--per_device_train_batch_size=16", "--learning_rate=1e-3", "--save_strategy=epoch", "--eval_strategy=epoch"),
     *("--report_to=none", "--use_cpu=true", "--disable_tqdm=true", "--save_total_limit=1"),
 ]
+CUT = "--passages=lse,tokens=8"
 SMALL = {"static_dim": 8, "static_buckets": 2**8, "batch_size": 32, "epochs": 2}
 
 
@@ -190,7 +191,7 @@ DATASET = "--dataset={given}/data"
 COMMANDS = (
     Command(
         "train",
-        ["train", DATASET, "--model_name_or_path={given}/encoder", "--output_dir={work}/tagger", *TRAINING],
+        ["train", DATASET, "--model_name_or_path={given}/encoder", "--output_dir={work}/tagger", *TRAINING, CUT],
         see_tagger,
         again=[
             "train",
@@ -198,6 +199,7 @@ COMMANDS = (
             "--model_name_or_path={given}/encoder",
             "--output_dir={work}/tagger",
             *TRAINING,
+            CUT,
             "--resume_from_checkpoint=auto",
         ],
     ),

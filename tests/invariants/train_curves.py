@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "hard, residual head": {"label_strategy": "hard", "num_hard_negatives": 1, "label_head": "residual"},
     "in_batch, clustered": {"label_strategy": "in_batch", "train_sampling_strategy": "clustered", "cluster_size": 4},
+    "all, passages": {"label_strategy": "all", "passages": "lse,tokens=8,overlap=4,title=no"},
     "mixed": {"label_strategy": "mixed", "num_hard_negatives": 2, "mining_depth": 5, "num_positives": 1},
     "mined, accumulated": {
         "label_strategy": "mined",
@@ -67,6 +68,7 @@ FEW = [
     "in_batch, clustered",
     "mined, accumulated",
     "all, static tower",
+    "all, passages",
 ]
 
 
@@ -82,6 +84,9 @@ def curve(
 ) -> dict[str, Any]:
     data = load_xmc_dataset(folder)
     data.queries["train"] = data.queries["train"].select(range(102))
+    if "passages" in args:  # texts of several
+        long = data.queries["train"].map(lambda row: {"text": ", ".join([row["text"]] * (1 + len(row["text"]) % 4))})
+        data.queries["train"] = long
     trainer = make_trainer(
         encoder,
         data,

@@ -22,6 +22,7 @@ from hf_xmc.losses import (
     SoftmaxLoss,
     SoftTopKLoss,
 )
+from hf_xmc.losses.bags import PassagePooling, QueryBags
 from hf_xmc.types import Positives
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,16 @@ def batch(kind: str) -> tuple[torch.Tensor, torch.Tensor, Positives, Positives |
     return torch.tensor(queries), torch.tensor(labels), make(truth, weights), make(sampled), make(ignored)
 
 
+def passages(queries: torch.Tensor, rows: np.ndarray) -> QueryBags:
+    """Queries of one to three passages, which differ by their position."""
+    counts = torch.from_numpy(1 + rows % 3)
+    texts = queries.repeat_interleave(counts, 0)
+    place = torch.cat([torch.arange(count) for count in counts.tolist()] or [torch.zeros(0)])
+    return QueryBags(
+        texts + place[:, None] / 7 * torch.linspace(-1, 1, texts.shape[1]), counts, PassagePooling("lse", 9)
+    )
+
+
 def run(kind: str, group: dist.ProcessGroup | None = None, rank: int = 0, world: int = 1) -> list[np.ndarray]:
     """Value, d queries and d labels of every loss, of this rank's part."""
     queries, labels, positives, sampled, ignored = batch(kind)
@@ -68,14 +79,17 @@ def run(kind: str, group: dist.ProcessGroup | None = None, rank: int = 0, world:
     for loss in losses(group):
         if kind == "sampled" and isinstance(loss, OneVsAllLoss | AsymmetricFocalLoss):
             continue
-        value = loss(q, l, *pairs)
+        if kind == "bags" and not loss.takes_bags:
+            continue
+        x = passages(q, rows) if kind == "bags" else q
+        value = loss(x, l, *pairs)
         found += [value.detach().numpy(), *(g.numpy() for g in torch.autograd.grad(value, (q, l)))]
         with torch.no_grad():
-            found.append(loss(q, l, *pairs).numpy())
+            found.append(loss(x, l, *pairs).numpy())
     return found
 
 
-KINDS = ["plain", "weighted", "sampled", "ignored"]
+KINDS = ["plain", "weighted", "sampled", "ignored", "bags"]
 
 
 def work(rank: int, world: int, folder: str) -> None:

@@ -39,7 +39,8 @@ class Recorder:
         self.steps: dict[int, list[list[int]]] = {}
         self.sizes: dict[int, int] = {}
         self.encoded: list[tuple[int, str]] = []
-        new_step, table = self.trainer.new_step, self.trainer.table
+        evaluator = self.trainer.evaluator
+        new_step, table = self.trainer.new_step, evaluator.table
 
         def recorded(batches: list[Any]) -> Any:
             rows = [row for batch in batches for row in batch["row"].tolist()]
@@ -52,7 +53,7 @@ class Recorder:
             self.encoded.append((self.epoch, side))
             return table(tokens, side)
 
-        self.trainer.new_step, self.trainer.table = recorded, encode  # type: ignore[method-assign]
+        self.trainer.new_step, evaluator.table = recorded, encode  # type: ignore[method-assign]
 
     @property
     def epoch(self) -> int:

@@ -234,3 +234,25 @@ def test_a_static_tower_is_part_of_the_plan(tiny_encoder: str, data: XMCDataset,
     assert found["static_seconds"] > 0
     assert found["seconds"] == pytest.approx(sum(v for k, v in found.items() if k.endswith("_seconds")))
     assert memory(Choice(8), of)["optimizer states"] >= 4 * rows
+
+
+def test_passages_are_known(tiny_encoder: str, data: XMCDataset, measured: Measured, tmp_path: Path) -> None:
+    """Texts of five times the length: five times the tokens and scores, in about the memory of a chunk."""
+    train = data.queries["train"].map(lambda row: {"text": ". ".join([row["text"]] * 5)})
+    long = replace(data, queries={**data.queries, "train": train})
+    args = XMCTrainingArguments(str(tmp_path), use_cpu=True, passages="lse,tokens=8,overlap=0,title=no")
+    model = prepare(XMCDualEncoderModel.from_encoder(tiny_encoder), args, None)
+    of = measure(model, args, long, speed=False)
+    assert of.num_queries == len(train) == len(of.passage_counts)
+    assert len(of.query_lengths) == of.passage_counts.sum()
+    assert of.query_lengths.max() <= 10
+    assert of.passages_per_query > 2
+    one, many = step(Choice(4), measured), step(Choice(4), of)
+    assert one["queries"] == many["queries"] == 4
+    assert many["query_tokens"] > 3 * one["query_tokens"]
+    assert many["flops"] > one["flops"]
+    chunks = Choice(4, encode_chunk_tokens=16)
+    kept = [
+        memory(replace(chunks, gradient_caching=caching), of)["query batch activations"] for caching in (True, False)
+    ]
+    assert kept[0] < kept[1] / 2

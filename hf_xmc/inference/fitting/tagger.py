@@ -125,6 +125,7 @@ def train_tagger(
             model = saved.to(args.device)
             model.knowledge = knowledge
         tagger = XMCPipeline.build(model, data.labels)
+        tagger.passages = trainer.passages
         if kept is not None:
             tagger.remove_labels(still_removed(data, Path(model_name_or_path)))
         # A model that was trained further keeps the name of its encoder and the settings of its first stage.

@@ -17,9 +17,10 @@ from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.mining import are_negative, keep_margins, mine_negatives
 from hf_xmc.training.candidates.arguments import CandidateArguments
 from hf_xmc.training.distributed import part
-from hf_xmc.types import Positives
+from hf_xmc.types import Positives, TopK
 
 if TYPE_CHECKING:
+    from hf_xmc.retrieval.bags import Bags
     from hf_xmc.retrieval.vectors import VectorIndex
 
 MINED = "mined_negatives.safetensors"
@@ -62,13 +63,15 @@ class MinedNegatives:
             return False
         return self.table is None or epoch >= self.mined_at + self.args.mining_refresh_epochs
 
-    def update(self, queries: Tensor, labels: Tensor, epoch: int) -> None:
-        """Search with all queries `[N, D]` in all labels `[L, D]`."""
+    def update(self, queries: Tensor | Bags, labels: Tensor, epoch: int) -> None:
+        """Search with all queries `[N, D]` in all labels `[L, D]`. Of a query of several passages each searches, and
+        a label has the score of the best one."""
         from hf_xmc.retrieval.auto import build_measured  # which loads faiss
         from hf_xmc.retrieval.search import as_matrix
 
         own = np.arange(len(queries))[part(len(queries), self.ranks)]
-        matrix, sample = as_matrix(queries), as_matrix(queries[:: max(1, len(queries) // SAMPLE)])
+        matrix = as_matrix(queries) if isinstance(queries, Tensor) else queries
+        sample = np.asarray(matrix[:: max(1, len(queries) // SAMPLE)])
         factory = self.args.mining_factory
         index, _ = build_measured(factory, as_matrix(labels), np.arange(len(labels)), RECALL, sample[:SAMPLE])
         if index.factory == "flat":
@@ -80,11 +83,9 @@ class MinedNegatives:
         self.too_close = close / max(found, 1)
         self.mined_at = epoch
 
-    def mine(self, index: VectorIndex, queries: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    def mine(self, index: VectorIndex, queries: np.ndarray | Bags, own: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """The table of these rows, `[n, mining_depth]`; how many negatives were found, and how many of them were too
         close to a positive."""
-        from hf_xmc.retrieval.search import as_topk
-
         args, split = self.args, self.split
         assert split is not None
         margins = args.mining_absolute_margin, args.mining_relative_margin
@@ -97,8 +98,7 @@ class MinedNegatives:
                 rows = own[start : start + size]
                 positives = split.positives.take(rows)
                 ignored = None if split.ignored is None else split.ignored.take(rows)
-                scores, ids = index.search(queries[rows], k)
-                topk = as_topk(ids, scores, k)
+                topk = found_by(index, queries[rows], k)
                 table[start : start + size] = mine_negatives(topk, positives, ignored, args.mining_depth, *margins)
                 negative = are_negative(topk, positives, ignored)
                 found += int(negative.sum())
@@ -140,3 +140,12 @@ class MinedNegatives:
             )
         self.table = found["negatives"]
         self.mined_at, self.too_close = int(found["about"][0]), float(found["about"][1])
+
+
+def found_by(index: VectorIndex, queries: np.ndarray | Bags, k: int) -> TopK:
+    """The k best labels of each query; of a query of several passages, of the best of these."""
+    from hf_xmc.retrieval.search import as_topk  # which loads faiss
+
+    scores, ids = index.search(queries if isinstance(queries, np.ndarray) else queries.vectors, k)
+    found = as_topk(ids, scores, k)
+    return found if isinstance(queries, np.ndarray) else queries.merged(found, k)

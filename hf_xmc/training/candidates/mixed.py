@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from hf_xmc.training.candidates.banked import BankedLabels
 from hf_xmc.training.candidates.mined_negatives import MinedNegatives
 from hf_xmc.training.candidates.rule import CandidateRule, Candidates, Demand, LabelEncoder, Sizes, Window, unique
 from hf_xmc.types import Positives
+
+if TYPE_CHECKING:
+    from hf_xmc.retrieval.bags import Bags
 
 
 class MixedLabels(CandidateRule):
@@ -82,7 +85,7 @@ class MixedLabels(CandidateRule):
     def due(self, epoch: int) -> bool:
         return self.mined.due(epoch)
 
-    def update(self, queries: Tensor, labels: Tensor, epoch: int) -> None:
+    def update(self, queries: Tensor | Bags, labels: Tensor, epoch: int) -> None:
         self.mined.update(queries, labels, epoch)
 
     def report(self) -> dict[str, float]:

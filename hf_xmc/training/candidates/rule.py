@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -14,11 +14,15 @@ from torch import Tensor
 from hf_xmc.data.tokenized import TokenizedQueries
 from hf_xmc.errors import SettingsError
 from hf_xmc.losses import Loss
+from hf_xmc.losses.bags import Queries
 from hf_xmc.losses.sharding import Shard
 from hf_xmc.sampling.draws import draw_pairs
 from hf_xmc.training.candidates.arguments import CandidateArguments
 from hf_xmc.training.distributed import gather
 from hf_xmc.types import Positives
+
+if TYPE_CHECKING:
+    from hf_xmc.retrieval.bags import Bags
 
 
 class CandidateRule:
@@ -106,7 +110,7 @@ class CandidateRule:
         """Whether the rule needs embeddings of all texts before this epoch."""
         return False
 
-    def update(self, queries: Tensor, labels: Tensor, epoch: int) -> None:
+    def update(self, queries: Tensor | Bags, labels: Tensor, epoch: int) -> None:
         """Take the embeddings of all training queries `[N, D]` and labels `[L, D]`, float32 on the CPU, the same on
         all ranks."""
 
@@ -164,11 +168,11 @@ class Window:
     true: Positives
     ignored: Positives | None
     loss: Loss
-    embed: Callable[[], Tensor]
+    embed: Callable[[], Queries]
     ranks: Shard
 
     @cached_property
-    def queries(self) -> Tensor:
+    def queries(self) -> Queries:
         """Embeddings of the queries without gradients, `[B, D]`."""
         return self.embed()
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers.utils import logging
 
+from hf_xmc.losses.bags import Queries, QueryBags
 from hf_xmc.sampling.candidates import by_gradient, in_batch, left_out
 from hf_xmc.sampling.gradient_norms import label_gradient_norms
 from hf_xmc.training.candidates.banked import BankedLabels
@@ -60,7 +61,7 @@ class SelectiveLabels(BankedLabels):
         covered = float(norms[chosen].sum() / norms.sum().clamp(min=1e-30))
         return Candidates(chosen, log_weights if share else None, report={"covered_gradient_mass": covered})
 
-    def norms(self, window: Window, bank: LabelBank, queries: Tensor) -> Tensor:
+    def norms(self, window: Window, bank: LabelBank, queries: Queries) -> Tensor:
         """Gradient norm of every label, `[L]`, the same on all ranks."""
         positives = window.drawn(self.args.num_positives, self.args.seed)
         ignored = left_out(window.ignored, window.true.minus(positives))
@@ -68,5 +69,5 @@ class SelectiveLabels(BankedLabels):
             own = bank.embeddings[part(len(bank), self.ranks)]
             return self.ranks.gather(label_gradient_norms(window.loss, queries, own, positives, ignored))
         positives, ignored = gather(positives, self.ranks), None if ignored is None else gather(ignored, self.ranks)
-        queries = self.ranks.gather(queries)
+        queries = queries.gathered(self.ranks) if isinstance(queries, QueryBags) else self.ranks.gather(queries)
         return label_gradient_norms(window.loss, queries, bank.embeddings, positives, ignored)

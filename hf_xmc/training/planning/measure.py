@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hf_xmc.data.dataset import XMCDataset
-from hf_xmc.data.tokenized import TokenizedQueries, TokenTable
+from hf_xmc.data.tokenized import TokenBags, TokenizedQueries, TokenTable, table_of
 from hf_xmc.losses import make_loss
 from hf_xmc.modeling import XMCDualEncoderModel
 from hf_xmc.modeling.modeling_xmc import Side
@@ -21,6 +21,7 @@ from hf_xmc.training.adapters import has_adapters, plain_model
 from hf_xmc.training.arguments import XMCTrainingArguments
 from hf_xmc.training.distributed import all_processes
 from hf_xmc.training.encoding import TextEncoder
+from hf_xmc.training.passages import cutting, given_passages
 from hf_xmc.training.planning.encoder_cost import (
     Cost,
     cast_to_bf16,
@@ -70,19 +71,25 @@ def measure(
     if model.static_tower is None:  # which has a vector for each word of all texts
         label_texts, train = sample(label_texts, args.seed), sample(train, args.seed)
     labels = token_table(model, label_texts, "label")
-    queries = TokenizedQueries(train, lambda texts: model.token_ids(texts, "query"), key=token_key(model, "query"))
-    with_features(model, queries.tokens, train)
+    passages = given_passages(args.passages)
+    queries = TokenizedQueries(
+        train,
+        lambda texts: model.token_ids(texts, "query"),
+        key=token_key(model, "query"),
+        passages=None if passages is None else cutting(model, passages),
+    )
+    with_features(model, queries.tokens, queries.texts)
     grow_static_tower(plain_model(model), queries.tokens, labels, data.labels, args)
     for parameter in frozen_parameters(model, args):
         parameter.requires_grad_(False)
     model.to(args.device).train()  # type: ignore[arg-type]
-    longest = int(max(labels.lengths.max(), queries.tokens.lengths.max()))
+    longest = int(max(labels.lengths.max(), table_of(queries.tokens).lengths.max()))
     trainable = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     weights = sum(p.nbytes for p in model.parameters()) - (trainable if lora_rank else 0)
     make, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
     state, optimizer_seconds = optimizer_cost(lambda parameters: make(parameters, **settings), args.device)
     label_lengths = lengths(labels, len(data.labels), args.seed)
-    query_lengths = lengths(queries.tokens, len(data.queries["train"]), args.seed)
+    query_lengths, passage_counts = passage_lengths(queries.tokens, len(data.queries["train"]), args.seed)
     tables = sum(4 * int(found.astype(np.int64).sum()) for found in (label_lengths, query_lengths))
     if args.freeze_encoder and model.query_encoder is not None:  # pooled states of all texts are kept
         tables += 4 * (len(label_lengths) + len(query_lengths)) * model.width("query", "pooled")
@@ -108,6 +115,7 @@ def measure(
         optimizer_seconds=optimizer_seconds,
         dim=model.width("query"),
         query_lengths=query_lengths,
+        passage_counts=passage_counts,
         label_lengths=label_lengths,
         positives=data.positives("train"),
         tables=tables,
@@ -132,6 +140,16 @@ def lengths(tokens: TokenTable, count: int, seed: int) -> np.ndarray:
     """Tokens of so many texts, of which a table has a sample, or all."""
     known = np.asarray(tokens.lengths)
     return known if len(known) == count else np.random.default_rng(seed).choice(known, count)
+
+
+def passage_lengths(tokens: TokenTable | TokenBags, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each passage of so many texts, and how many each has; a text that is not cut is one passage."""
+    if isinstance(tokens, TokenTable):
+        return lengths(tokens, count, seed), np.ones(count, dtype=np.int64)
+    known = len(tokens) == count
+    texts = np.arange(count) if known else np.random.default_rng(seed).choice(len(tokens), count)
+    places, counts = tokens.rows_of(texts)
+    return np.asarray(tokens.passages.lengths)[places], counts
 
 
 def vector_bytes(model: XMCDualEncoderModel, args: XMCTrainingArguments) -> int:
@@ -175,13 +193,16 @@ def text_seconds(
     args.gradient_caching = False  # the plan counts its pass separately
     encoder = TextEncoder(model, args, labels)
 
+    lengths_of_texts = queries.tokens.lengths
+
     def some(count: int, most: int) -> np.ndarray:
         return np.sort(draw.choice(count, min(count, most), replace=False))
 
     def query_step() -> float:
         rows = some(len(queries), min(args.per_device_train_batch_size, SAMPLE))
-        backward(encoder.queries(torch.from_numpy(rows), queries.tokens))
-        return float(queries.tokens.lengths[rows].sum())
+        found = encoder.queries(torch.from_numpy(rows), queries.tokens)
+        backward(found if isinstance(found, Tensor) else found.vectors)
+        return float(lengths_of_texts[rows].sum())
 
     def label_step() -> float:
         ids = some(len(labels), 2 * SAMPLE)
@@ -212,7 +233,8 @@ def static_seconds(
     queries: TokenizedQueries,
     seconds: float,
 ) -> tuple[float, float]:
-    """Seconds that the static tower takes for a query and for a label of a step, its table moved; 0 without one."""
+    """Seconds that the static tower takes for a query (or passage) and for a label of a step, its table moved; 0
+    without one."""
     if model.static_tower is None or args.static_learning_rate == 0:
         return 0.0, 0.0
     training = StaticTraining(model.static_tower, args, all_processes(args.device))
@@ -228,7 +250,7 @@ def static_seconds(
 
         return seconds_a_unit(one, seconds / 2)
 
-    return steps(queries.tokens, "query"), steps(labels, "label")
+    return steps(table_of(queries.tokens), "query"), steps(labels, "label")
 
 
 def backward(embeddings: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ class Measured:
         loss_seconds: per query, label and dimension, forward and backward.
         optimizer_seconds: for a byte of trained weights.
         dim: of the embeddings.
-        query_lengths, label_lengths: tokens of each training query `[N]` and label `[L]`.
+        query_lengths, label_lengths: tokens of each passage of the training queries `[sum T]` and label `[L]`.
+        passage_counts: how many passages each training query has, `[N]`; ones where texts are not cut.
         positives: of each training query.
         tables: bytes of the tokenised texts, which are mapped from files.
         packed: texts are encoded without padding.
@@ -108,6 +110,7 @@ class Measured:
     optimizer_seconds: float
     dim: int
     query_lengths: np.ndarray
+    passage_counts: np.ndarray
     label_lengths: np.ndarray
     positives: Positives
     tables: int
@@ -118,13 +121,34 @@ class Measured:
     static_seconds: tuple[float, float] = (0.0, 0.0)
     device: str = "cpu"
 
+    @property
+    def num_queries(self) -> int:
+        """Training queries."""
+        return len(self.passage_counts)
+
+    @property
+    def passages_per_query(self) -> float:
+        """How many passages a training query has, on average."""
+        return len(self.query_lengths) / max(self.num_queries, 1)
+
+    @cached_property
+    def first_passages(self) -> np.ndarray:
+        """The first passage of each training query, `[N]`."""
+        return np.cumsum(self.passage_counts) - self.passage_counts
+
+    def lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Tokens of each passage of some training queries."""
+        counts = self.passage_counts[rows]
+        places = np.arange(counts.sum()) + np.repeat(self.first_passages[rows] - (counts.cumsum() - counts), counts)
+        return self.query_lengths[places]
+
 
 def memory(choice: Choice, of: Measured) -> dict[str, int]:
     """Bytes of each part on each device, at the moment of the highest sum."""
     queries, chunks, demand, _ = work(choice, of)
     trainable = of.adapted * choice.lora_rank or of.trainable
     own = -(-demand.candidates // choice.num_processes)
-    batch = choice.per_device_train_batch_size
+    batch = round(choice.per_device_train_batch_size * of.passages_per_query)
     caching = is_cached(choice.gradient_caching, len(chunks), of.device)
     tile = rows_per_tile(batch * choice.num_processes, own, of.dim, None) * own * 4
     scored = -(-len(of.label_lengths) // choice.num_processes) * batch * choice.num_processes * 4
@@ -166,9 +190,10 @@ def step(choice: Choice, of: Measured) -> dict[str, float]:
     label_tokens, refresh_tokens = own * length, refreshed * length
     caching = is_cached(choice.gradient_caching, len(chunks), of.device)
     passes = 3 + caching  # a forward one, and a backward one that counts twice; and the forward one again
-    compared = choice.window * own * of.dim
+    vectors = choice.window * of.passages_per_query
+    compared = vectors * own * of.dim
     # Scores of the whole bank, and its gradient in two products.
-    bank = choice.window * len(of.label_lengths) / choice.num_processes * of.dim * demand.scores_all
+    bank = vectors * len(of.label_lengths) / choice.num_processes * of.dim * demand.scores_all
     token_flops = float(of.flops(1, length)) / max(length, 1.0)  # no tokens without an encoder
     checkpointing = 4 / 3 if choice.gradient_checkpointing else 1  # one more forward pass beside three
     seconds = {
@@ -176,7 +201,7 @@ def step(choice: Choice, of: Measured) -> dict[str, float]:
         "labels": label_tokens * of.label_seconds * checkpointing
         + (caching * label_tokens + refresh_tokens) * of.forward_seconds,
         "loss": (compared + bank) * of.loss_seconds,
-        "static": choice.window / choice.num_processes * of.static_seconds[0] + own * of.static_seconds[1],
+        "static": vectors / choice.num_processes * of.static_seconds[0] + own * of.static_seconds[1],
         "optimizer": (of.adapted * choice.lora_rank or of.trainable) * of.optimizer_seconds,
     }
     return {
@@ -212,11 +237,11 @@ def work(choice: Choice, of: Measured) -> tuple[int, list[int], Demand, float]:
         device; what the candidate rule needs; query tokens of each device.
     """
     draw = np.random.default_rng(0)
-    num_queries, num_labels = len(of.query_lengths), len(of.label_lengths)
+    num_queries, num_labels = of.num_queries, len(of.label_lengths)
     cost = of.kept[choice.gradient_checkpointing, choice.bf16]
     windows = [draw.choice(num_queries, min(choice.window, num_queries), replace=False) for _ in range(DRAWS)]
     batches = [rows[: choice.per_device_train_batch_size] for rows in windows]
-    kept = [int(chunk_bytes(of.query_lengths[batch], choice, of, cost).sum()) for batch in batches]
+    kept = [query_bytes(of.lengths_of(batch), choice, of, cost) for batch in batches]
     demand = rule_named(choice.label_strategy).demand(choice, sizes(choice, of, windows))
     own = -(-demand.candidates // choice.num_processes)
     ids = np.arange(own) if demand.candidates == num_labels else draw.choice(num_labels, own, replace=False)
@@ -225,7 +250,12 @@ def work(choice: Choice, of: Measured) -> tuple[int, list[int], Demand, float]:
         whole = of.kept[False, choice.bf16]
         recomputed = int(chunk_bytes(of.query_lengths[:DRAWS], choice, of, whole).max() / of.layers)
     labels = chunk_bytes(of.label_lengths[ids], choice, of, cost).astype(int).tolist()
-    tokens = float(of.query_lengths.mean()) * choice.per_device_train_batch_size * choice.gradient_accumulation_steps
+    tokens = (
+        float(of.query_lengths.sum())
+        / num_queries
+        * choice.per_device_train_batch_size
+        * choice.gradient_accumulation_steps
+    )
     return max(kept) + recomputed, labels, demand, tokens
 
 
@@ -237,7 +267,7 @@ def sizes(choice: Choice, of: Measured, windows: list[np.ndarray]) -> Sizes:
         return max(round(float(np.mean(found))), 1) if found else 1
 
     return Sizes(
-        num_queries=len(of.query_lengths),
+        num_queries=of.num_queries,
         num_labels=len(of.label_lengths),
         dim=of.dim,
         window=choice.window,
@@ -251,6 +281,14 @@ def distinct(positives: Positives, rows: np.ndarray, count: int | None) -> int:
     if count is not None:
         positives = draw_pairs(positives.torch(), torch.from_numpy(rows), count, seed=0, step=0)
     return len(np.unique(positives.indices))
+
+
+def query_bytes(lengths: np.ndarray, choice: Choice, of: Measured, cost: Cost) -> int:
+    """What a micro-batch of these passages keeps for its backward pass. Where texts are cut, that of one chunk is
+    enough, if gradients are cached."""
+    chunks = chunk_bytes(lengths, choice, of, cost)
+    cached = of.passages_per_query > 1 and is_cached(choice.gradient_caching, len(chunks), of.device)
+    return int(chunks.max() if cached else chunks.sum())
 
 
 def chunk_bytes(lengths: np.ndarray, choice: Choice, of: Measured, cost: Cost) -> np.ndarray:
