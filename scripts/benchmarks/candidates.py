@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     parser.add_argument("--only", help="Regular expression: compare only the rules whose name matches.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=64, help="Tokens of a query that the encoder reads.")
+    parser.add_argument("--tokens", type=int, default=128, help="Tokens of a query that the encoder reads.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     settings = parser.parse_args()
 
