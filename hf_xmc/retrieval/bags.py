@@ -13,6 +13,7 @@ from hf_xmc.types import TopK
 
 DEPTH = 100  # best labels of each passage, at least, that are candidates of its text
 ROWS = 64  # texts whose candidates are scored at a time
+LABELS = 2048  # candidates of a text that are scored at a time, so that memory grows with its passages and no faster
 
 
 class Bags:
@@ -158,7 +159,8 @@ def best_of_bags(index: Searchable, bags: Bags, k: int, **filters: Any) -> TopK:
         own = slice(bags.indptr[row], bags.indptr[row + 1])
         ids = np.unique(found.ids[own])
         ids = ids[ids >= 0]
-        pooled = bags.passages.pooled(passage_scores(index, bags.vectors[own], ids)) if len(ids) else np.empty(0)
+        blocks = (passage_scores(index, bags.vectors[own], ids[i : i + LABELS]) for i in range(0, len(ids), LABELS))
+        pooled = np.concatenate([np.empty(0, np.float32), *map(bags.passages.pooled, blocks)])
         order = np.argsort(-pooled, kind="stable")[:k]
         best.append(as_topk(ids[None, order], pooled[None, order].astype(np.float32), k))
     return TopK(np.concatenate([one.ids for one in best]), np.concatenate([one.scores for one in best]))

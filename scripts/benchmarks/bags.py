@@ -307,9 +307,9 @@ def show(result: dict[str, Any]) -> None:
                 cells = (f"{100 * row[name]:.1f}{marks[name]}" if name in row else "" for name in COLUMNS)
                 table.add_row(way, *cells)
         console.print(table)
-        places = Table("score of a passage", *(f"{kind}: {name}" for kind in KINDS for name in Located._fields))
+        places = Table("score of a passage", *(f"{kind}: {name}" for kind in KINDS for name in Located._fields[:3]))
         for name, its in result[split]["localisation"].items():
-            places.add_row(name, *(f"{value:.3f}" for kind in KINDS for value in its[kind].values()))
+            places.add_row(name, *(f"{value:.3f}" for kind in KINDS for value in list(its[kind].values())[:3]))
         console.print(places)
     console.print({name: value for name, value in result.items() if name not in ("validation", "test")})
 

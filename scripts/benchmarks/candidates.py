@@ -4,8 +4,9 @@
 
 The encoder is frozen and a projection is trained, so that a run takes seconds. Metrics are those of the test split;
 choose settings with `--split validation`. Prints a table and writes candidates_<data>_<split>.json, where `labels` is
-the number of candidates of a step. `--features` names a folder that keeps the pooled states of the encoder for the
-next run (`<data>_labels.npy`, `_train`, ...).
+the number of candidates of a step, and the time is of the processor, with searches, refreshes and rebuilt indexes but
+without the encoder, whose states are computed before. `astra` is no strategy of the package: it finds hard negatives
+as ASTRA does (Mehta et al. 2024), and `docs/experiments.md` says how it compares.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ import re
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import faiss
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from hf_xmc import XMCDataset, XMCDualEncoderModel, XMCTrainer, XMCTrainingArguments, load_xmc_dataset
-from hf_xmc.data.tokenized import TokenTable
 from hf_xmc.hub.run import versions, write_json
 from hf_xmc.metrics import inverse_propensity, ranking_metrics, search_depth
-from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.modeling.packaged import packaged_encoder
 from hf_xmc.retrieval.search import exact_search
+from hf_xmc.sampling.candidates import in_batch
+from hf_xmc.training.candidates.banked import BankedLabels
+from hf_xmc.training.candidates.rule import Candidates, Window, unique
 
 MEASURES = ("P@1", "P@5", "PSP@5")
 
@@ -47,7 +50,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     parser.add_argument("--only", help="Regular expression: compare only the rules whose name matches.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--features", type=Path, help="Folder that keeps the encoder's states for the next run.")
+    parser.add_argument("--tokens", type=int, default=128, help="Tokens of a query that the encoder reads.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/benchmarks"))
     settings = parser.parse_args()
 
@@ -83,6 +86,8 @@ def rules(settings: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "mixed, 2 per query": {"label_strategy": "mixed", "num_hard_negatives": 2},
         "mixed, 10 per query": {"label_strategy": "mixed"},
         "mixed, 10 per query, 1 positive": {"label_strategy": "mixed", "num_positives": 1},
+        "mixed, 10 per query, HNSW": {"label_strategy": "mixed", "mining_factory": "hnsw"},
+        "astra, 10 per query": {"label_strategy": "astra", "label_refresh": settings.refresh},
         "mixed, 10 of the best 500": {"label_strategy": "mixed", "mining_depth": 500},
         "mixed, 10 per query, margin 5 %": {"label_strategy": "mixed", "mining_relative_margin": 0.05},
         "mined, 10 per query": {"label_strategy": "mined"},
@@ -100,13 +105,14 @@ def rules(settings: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def run(data: XMCDataset, encoder: str, settings: argparse.Namespace, args: dict[str, Any]) -> dict[str, float]:
     """Train a projection, then measure on the split."""
     torch.manual_seed(settings.seed)
-    model = XMCDualEncoderModel.from_encoder(encoder, projection_dim=384)
+    model = XMCDualEncoderModel.from_encoder(encoder, projection_dim=384, max_query_length=settings.tokens)
     with tempfile.TemporaryDirectory() as folder:
         trainer = XMCTrainer(
             model,
             XMCTrainingArguments(
                 folder,
                 freeze_encoder=True,
+                encode_dtype="auto",
                 per_device_train_batch_size=settings.batch_size,
                 num_train_epochs=settings.epochs,
                 max_steps=settings.max_steps,
@@ -123,14 +129,13 @@ def run(data: XMCDataset, encoder: str, settings: argparse.Namespace, args: dict
             train_ignored=data.filters.get("train"),
         )
         split = trainer.tokenize(model, data.queries[settings.split], data.filters.get(settings.split))
-        splits = {"labels": trainer.label_tokens, "train": trainer.train_dataset.tokens, settings.split: split.tokens}
-        for name, tokens in splits.items():
-            trainer.encoder.features[tokens] = states(trainer, tokens, name, settings)
+        for tokens in trainer.encoder.kept:
+            trainer.encoder.frozen(tokens, "label" if tokens is trainer.label_tokens else "query")
         counts = count_candidates(trainer)
-        start = time.perf_counter()
+        start = time.process_time()
         trainer.train()
-        seconds = time.perf_counter() - start
-    queries, labels = trainer.encoder.table(split.tokens, "query"), trainer.encoder.table(splits["labels"], "label")
+        seconds = time.process_time() - start
+    queries, labels = trainer.table(split.tokens, "query"), trainer.table(trainer.label_tokens, "label")
     positives = data.positives("train")
     propensity = inverse_propensity(positives.label_counts(data.num_labels), len(positives), **data.propensity)
     topk = exact_search(queries, labels, search_depth(5, split.ignored))
@@ -141,7 +146,7 @@ def run(data: XMCDataset, encoder: str, settings: argparse.Namespace, args: dict
         **{name: 100 * found[name] for name in MEASURES},
         "labels": float(np.mean(counts)),
         "covered": covered,
-        "seconds": seconds,
+        "CPU ms a step": 1000 * seconds / trainer.state.global_step,
     }
 
 
@@ -159,17 +164,35 @@ def count_candidates(trainer: XMCTrainer) -> list[int]:
     return counts
 
 
-def states(trainer: XMCTrainer, tokens: TokenTable, name: str, settings: argparse.Namespace) -> torch.Tensor:
-    """The encoder's pooled states of a table, computed once."""
-    side: Side = "label" if name == "labels" else "query"
-    path = None if settings.features is None else settings.features / f"{Path(settings.data).name}_{name}.npy"
-    if path is not None and path.exists():
-        return torch.from_numpy(np.load(path, allow_pickle=False)).float()
-    found = trainer.model.encode_tokens(tokens, side, progress=True, output="pooled")
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, found.numpy())
-    return found
+class AstraLabels(BankedLabels):
+    """The positives of the step's queries, hard negatives from an HNSW index over the label bank, which is rebuilt
+    every `REBUILD` steps, and as many random labels."""
+
+    name: ClassVar[str] = "astra"
+    REBUILD: ClassVar[int] = 50
+    index: faiss.IndexHNSWFlat | None = None
+
+    def prepare(self, window: Window) -> None:
+        super().prepare(window)
+        assert self.bank is not None
+        if self.index is None or window.number % self.REBUILD == 0:
+            vectors = self.bank.embeddings.float().numpy()
+            self.index = faiss.IndexHNSWFlat(vectors.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
+            self.index.add(vectors)
+
+    def choose(self, window: Window) -> Candidates:
+        queries, count = window.queries, self.args.num_hard_negatives
+        assert self.index is not None
+        assert isinstance(queries, torch.Tensor)  # whole texts
+        found = torch.from_numpy(self.index.search(queries.numpy(), count)[1]).flatten()
+        generator = torch.Generator().manual_seed(self.args.seed + window.number)
+        drawn = torch.randint(self.encoder.num_labels, (len(found),), generator=generator)
+        positives = in_batch(window.positives(self.args.num_positives, self.args.seed))
+        return Candidates(unique(positives, found[found >= 0], drawn))
+
+    def reset(self) -> None:
+        super().reset()
+        self.index = None
 
 
 if __name__ == "__main__":

@@ -18,10 +18,12 @@ import argparse
 import tempfile
 import time
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
@@ -39,6 +41,7 @@ from hf_xmc.modeling.packaged import default_encoder
 
 SHOWN = ("P@1", "P@5", "nDCG@5", "PSP@1", "PSP@5")
 WAYS = {"as fit does": False, "with query keys": True}
+STATIC = 0.25
 Figures = dict[str, dict[str, float]]
 
 
@@ -52,8 +55,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64, help="Tokens of a text that the encoder reads.")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument(
-        "--static_weight", type=float, default=0.25, help="Share of the word vectors in the embedding."
+        "--static_weight", type=float, default=STATIC, help="Share of the word vectors in the embedding."
     )
+    parser.add_argument("--temperature", type=float, help="Of the loss. Default: that of the preset.")
+    parser.add_argument("--train", nargs="+", default=[], metavar="NAME=VALUE", help="Further training arguments.")
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--split", choices=("validation", "test"), default="validation", help="What the table shows.")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks/memory_training.json"))
@@ -62,11 +68,14 @@ def main() -> None:
     logging.disable_progress_bar()
     data, results = load_xmc_dataset(args.data), read_json(args.output)
     setting = f"{data.name}, {args.preset}, {args.label_strategy}, {args.epochs} epochs, {'+'.join(args.channels)}"
+    setting += f", static {args.static_weight}" if args.static_weight != STATIC else ""
+    setting += "".join(f", {more}" for more in args.train)
+    setting += f", temperature {args.temperature}" if args.temperature else ""
     rows = results.setdefault(setting, {})
     for seed in args.seeds:
-        for name, query_keys in WAYS.items():
+        for name in args.ways:
             if f"{name}, seed {seed}" not in rows:
-                rows[f"{name}, seed {seed}"] = measured(data, args, seed, query_keys)
+                rows[f"{name}, seed {seed}"] = measured(data, args, seed, WAYS[name])
                 args.output.parent.mkdir(parents=True, exist_ok=True)
                 write_json(results, args.output)
     Console(width=140).print(table_of(setting, rows, args.split))
@@ -79,6 +88,8 @@ def measured(data: XMCDataset, args: argparse.Namespace, seed: int, query_keys: 
         args.preset, seed=seed, query_keys=query_keys, epochs=args.epochs, batch_size=256,
         channels=tuple(args.channels), max_query_length=None if fast else args.tokens,
     )  # fmt: skip
+    if args.temperature:
+        settings = replace(settings, temperature=args.temperature)
     weight = 1.0 if fast else args.static_weight
     plan = Plan((), settings, args.label_strategy, hidden=0 if fast else 384, weights=(weight,))
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
@@ -87,6 +98,8 @@ def measured(data: XMCDataset, args: argparse.Namespace, seed: int, query_keys: 
         trainer.args.eval_strategy = trainer.args.save_strategy = "no"
         trainer.args.load_best_model_at_end = False
         trainer.args.encode_dtype = "auto"
+        for name, value in (more.split("=") for more in args.train):
+            setattr(trainer.args, name, yaml.safe_load(value))
         started = time.process_time()
         trainer.train()
         seconds = time.process_time() - started
@@ -119,7 +132,7 @@ def table_of(title: str, rows: dict[str, dict[str, Figures]], split: str) -> Tab
     table = Table(title=f"{title}; {split}, per cent")
     for column in ("", "", *SHOWN, "training, CPU s"):
         table.add_column(column, justify="left" if not column else "right")
-    for way in WAYS:
+    for way in (way for way in WAYS if any(name.startswith(way) for name in rows)):
         runs = [found for name, found in rows.items() if name.startswith(f"{way}, ")]
         for part in dict.fromkeys(part for run in runs for part in run[split]):
             cells = []

@@ -11,7 +11,7 @@ the batch. Each is measured over the training queries of one epoch, with the emb
 not its negatives.
 
 Prints a table and writes negatives_<data>.json. `--features` names a folder that keeps the pooled states of the
-encoder (`<data>_labels.npy`, `_train`), as in scripts/benchmarks/candidates.py.
+encoder (`<data>_labels.npy`, `_train`).
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from datasets import Dataset
 from scipy.special import logsumexp
 
 from hf_xmc.errors import ModelFolderError, SettingsError
@@ -95,6 +97,28 @@ def test_search_agrees_with_all_labels_scored_densely(index: LabelIndex, passage
         }[passages.pool]
         np.testing.assert_array_equal(found.ids[row], np.argsort(-expected, kind="stable"))
         np.testing.assert_allclose(found.scores[row], np.sort(expected)[::-1], atol=1e-6)
+
+
+def test_memory_grows_with_passages_and_no_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More passages also have more candidates, whose scores by all passages are not held at once."""
+    catalogue = Dataset.from_dict({"uid": [str(i) for i in range(6000)], "text": 6000 * ["a"]})
+    index = LabelIndex.build(unit(6000, 0), catalogue)
+
+    def most(passages: int) -> int:
+        bags = Bags(unit(passages, 1), np.array([0, passages]), Passages())
+        tracemalloc.start()
+        found = search_bags(index, bags, 5)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        with monkeypatch.context() as patch:
+            patch.setattr("hf_xmc.retrieval.bags.LABELS", 10**6)
+            whole = search_bags(index, bags, 5)
+        np.testing.assert_array_equal(found.ids, whole.ids)
+        np.testing.assert_allclose(found.scores, whole.scores, atol=1e-6)
+        return used
+
+    few, many = most(40), most(160)
+    assert few < many < 5 * few
 
 
 def test_one_passage_is_searched_as_any_query(index: LabelIndex) -> None:
