@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_xmc.data.dataset import XMCDataset
+from hf_xmc.fit.plan import MOST_MEASURED
 from hf_xmc.fit.stages import Trained
 from hf_xmc.fit.weaknesses import weaknesses
 from hf_xmc.inference.evaluation.evaluate import baseline_predictions, label_weights
@@ -24,7 +25,6 @@ SHOWN = ("P@1", "P@5", "nDCG@5", "R@5", "PSP@5")
 TAGGER, VECTORS = "this tagger", "label vectors"
 BASELINES = ("popularity", "tf-idf of label texts", "tf-idf neighbours")
 TIMED_TEXTS = 256  # that the speed is measured on
-MOST = 5000  # queries of a split that systems are compared on
 
 
 def measure(fitted: Fit, trained: Trained, data: XMCDataset, seed: int) -> dict[str, Any]:
@@ -50,10 +50,10 @@ def measure(fitted: Fit, trained: Trained, data: XMCDataset, seed: int) -> dict[
 
 
 def measured_rows(num_queries: int, split: str, seed: int) -> np.ndarray:
-    """Rows of a split that are measured: of validation those that calibrated; at most `MOST`."""
+    """Rows of a split that are measured: of validation those that calibrated; at most `MOST_MEASURED`."""
     rows = halves(num_queries, seed)[1] if split == "validation" else np.arange(num_queries)
-    if len(rows) > MOST:
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST])
+    if len(rows) > MOST_MEASURED:
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:MOST_MEASURED])
     return rows
 
 

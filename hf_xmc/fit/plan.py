@@ -40,6 +40,10 @@ OVERHEAD = 0.02  # seconds of a training step that do not depend on its size
 LONG_TEXTS = 0.05  # share of the texts that must be longer than what the encoder reads for passages to be tried
 PASSAGES_SHARE = 0.3  # of the budget that encoding them may take
 PASSES = 3  # forward, and backward to both factors
+# Seconds of one processor core, measured: names and lexical classifiers read the training texts several times; fusion
+# and calibration, and the measurements of the report, compare many settings on each text.
+WORD, CALIBRATED, MEASURED = 1.2e-5, 0.014, 0.006
+MOST_MEASURED = 5000  # texts of a split that the report is about
 LABEL_BUDGET = 8192  # labels that a step over a part of the catalogue compares with
 
 
@@ -178,6 +182,9 @@ def make_plan(
     voting = held * survey.queries["train"] * dimension(settings, hidden) * speed.multiply
     memory = memory_needed(settings, survey, hidden, strategy, int(parts))
     reads = Stage("passages", "Read long texts in passages", reading / 60, memory["passages"])
+    reading_words = survey.queries["train"] * survey.words * WORD
+    calibrating = survey.queries.get("validation", 0) * CALIBRATED
+    measured = min(held, 2 * MOST_MEASURED) * MEASURED
     stages = [
         *([Stage("fine_tune", "Fine-tune the encoder", tuning / 60, memory["fine_tune"])] if tuning_epochs else []),
         *([Stage("encode", "Encode texts and labels", encoding / 60, memory["encode"])] if hidden else []),
@@ -186,10 +193,10 @@ def make_plan(
         Stage(
             "combine",
             "Combine the evidence, calibrate",
-            (1 + passages) * (5 + 2 * searching + voting) / 60,
+            (1 + passages) * (5 + 2 * searching + voting + reading_words + calibrating) / 60,
             memory["combine"],
         ),
-        Stage("measure", "Measure, write the report", (3 + searching) / 60, memory["combine"]),
+        Stage("measure", "Measure, write the report", (3 + searching + measured) / 60, memory["combine"]),
     ]
     plan = Plan(tuple(stages), chosen, strategy, tuple(notes), hidden, weights)
     check_memory(plan, survey, machine, hidden)
@@ -306,14 +313,13 @@ def choose_fine_tuning(
 def choose_epochs(
     settings: FitSettings, survey: Survey, speed: Speed, hidden: int, seconds: float
 ) -> tuple[int, str, float]:
-    """Epochs, label strategy, and seconds of a step: all labels if there is time for one epoch over them."""
+    """Epochs, label strategy, and seconds of a step: all labels if there is time for two epochs over them, or if they
+    are no more than a step over a part of the catalogue compares with."""
     wanted, steps = epochs_wanted(settings, survey), steps_an_epoch(settings, survey)
-    for strategy in ("all", "selective"):
-        step = step_seconds(settings, survey, speed, hidden, strategy)
-        fitting = int(seconds // max(steps * step, 1e-9))
-        if fitting >= min(2, wanted) or strategy == "selective":
-            return max(1, min(wanted, fitting)), strategy, step
-    raise AssertionError  # the loop returns
+    strategy, step = "all", step_seconds(settings, survey, speed, hidden, "all")
+    if survey.labels > LABEL_BUDGET and seconds < min(2, wanted) * steps * step:
+        strategy, step = "selective", step_seconds(settings, survey, speed, hidden, "selective")
+    return max(1, min(wanted, int(seconds // max(steps * step, 1e-9)))), strategy, step
 
 
 def choose_weights(settings: FitSettings, hidden: int, once: float, seconds: float) -> tuple[float, ...]:

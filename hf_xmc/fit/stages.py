@@ -322,7 +322,7 @@ def combine(trained: Trained, plan: Plan, data: XMCDataset) -> Fit:
         return Fit(trained.tagger, {"channels": [], "calibrated_on": 0})
     options: dict[str, Any] = {name: getattr(settings, name) for name in ("level", "seed", "channels", "prefer")}
     given = (trained.tagger, data, trained.embeddings)
-    if trained.bags:
+    if trained.bags and (trained.bags["validation"].counts > 1).any():
         return fit_with_passages(*given, trained.bags["validation"], **options).fit
     return fit_from_embeddings(*given, **options)
 

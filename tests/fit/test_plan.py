@@ -58,6 +58,7 @@ def test_less_time_means_shorter_texts_and_fewer_epochs_and_says_so() -> None:
     assert plan.settings.epochs == 1
     assert any("first 32 tokens" in note for note in plan.notes)
     assert any("epoch" in note for note in plan.notes)
+    assert plan.label_strategy == "all", "1,000 labels are no more than a step over a part of them has"
 
 
 def test_a_catalogue_too_large_for_all_labels_is_compared_in_part() -> None:

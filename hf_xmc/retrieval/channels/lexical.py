@@ -228,8 +228,9 @@ def vocabulary(stems: Stems, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarr
     parts = []
     for start in range(0, len(texts), STEP):
         rows = stems(texts[start : start + STEP])
-        pairs = np.unique(np.stack([rows.rows.astype(np.uint64), rows.numbers], axis=1), axis=0)
-        parts.append(np.unique(pairs[:, 1], return_counts=True))
+        found, place = np.unique(rows.numbers, return_inverse=True)
+        pairs = np.unique(rows.rows * len(found) + place)  # of a text and a word in it
+        parts.append((found, np.bincount(pairs % max(len(found), 1), minlength=len(found))))
     if not parts:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
     words, place = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
