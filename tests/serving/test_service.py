@@ -11,6 +11,7 @@ import pytest
 
 from hf_xmc import Passages, XMCPipeline
 from hf_xmc.errors import SettingsError
+from hf_xmc.inference.explain.passages import evidence
 from hf_xmc.serving.limits import Limits, RequestRefused
 from hf_xmc.serving.service import TaggingService
 from tests.conftest import COLOURS, THINGS
@@ -312,7 +313,7 @@ def test_a_tag_says_which_passage_and_which_text_it_came_from(
         assert best.text == text[best.start : best.end].strip()
         if tag.uid != "car":
             assert tag.matched is None
-            scores = vectors @ pipeline.index.vectors([tag.id])[0]
+            scores = evidence(vectors, vectors @ pipeline.index.vectors([tag.id]).T)[:, 0]
             assert (best.start, best.end) == spans[int(scores.argmax())]
     matched = next(tag.matched for tag in found.tags if tag.uid == "car")
     assert matched is not None
