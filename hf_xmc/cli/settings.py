@@ -73,10 +73,16 @@ Words.yaml_implicit_resolvers = {
 
 def changed_settings(given: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """What was given and differs from the defaults, tokens left out."""
+    # argparse converts a default that is a string as if it had been given: "no" becomes False.
+    converted = {
+        action.dest: action.type(action.default)
+        for action in parser._actions
+        if isinstance(action.default, str) and callable(action.type)
+    }
     return {
         name: value.value if isinstance(value, Enum) else value
         for name, value in vars(given).items()
-        if name not in SECRET and value is not None and value != parser.get_default(name)
+        if name not in SECRET and value is not None and value != converted.get(name, parser.get_default(name))
     }
 
 

@@ -67,6 +67,7 @@ def test_what_was_used_is_written_and_reads_back(tiny_encoder: str, toy: Path, t
     assert written["learning_rate"] == 3e-5
     assert "per_device_train_batch_size" not in written, "a default"
     assert "hf_secret" not in (folder / "train.yaml").read_text()
+    assert "include_num_input_tokens_seen" not in written, "its default is a string that argparse converts"
     (script, args), (again, args_again) = parsed(*flags), parsed("--config", folder / "train.yaml")
     assert script == again
     args.hub_token = None
