@@ -59,8 +59,8 @@ class TextEncoder:
             self.compile()
         for side in ("query", "label"):
             model.packs(side)  # tried out here, rather than in the middle of a step
-        passages = given_passages(args.passages) or Passages()
-        self.pooling = PassagePooling(passages.pool, passages.sharpness)
+        self.passages = given_passages(args.passages) or Passages()  # of texts that are cut
+        self.pooling = PassagePooling(self.passages.pool, self.passages.sharpness)
         self.progress = not args.disable_tqdm and args.process_index == 0
         # Told of each block of a table's distinct texts that is encoded or found in the cache: how many they are.
         self.on_encoded: Callable[[int], None] | None = None

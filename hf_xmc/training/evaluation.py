@@ -15,11 +15,9 @@ from hf_xmc.losses.sharding import Shard
 from hf_xmc.metrics import ranking_metrics, search_depth
 from hf_xmc.modeling.modeling_xmc import Side
 from hf_xmc.retrieval.bags import Bags, ExactLabels, search_bags
-from hf_xmc.retrieval.passages import Passages
 from hf_xmc.retrieval.search import exact_search
 from hf_xmc.training.distributed import part
 from hf_xmc.training.encoding import TextEncoder
-from hf_xmc.training.passages import given_passages
 from hf_xmc.types import Positives
 
 REPORTED = ("P@", "nDCG@", "R@")
@@ -66,8 +64,7 @@ class Evaluator:
         tokens: TokenTable | TokenBags = split.tokens
         if isinstance(tokens, TokenTable):
             return self.table(tokens, "query")
-        passages = given_passages(self.encoder.args.passages) or Passages()
-        return Bags(self.table(tokens.passages, "query"), tokens.indptr, passages)
+        return Bags(self.table(tokens.passages, "query"), tokens.indptr, self.encoder.passages)
 
     def table(self, tokens: TokenTable | TokenBags, side: Side) -> Tensor:
         """Embeddings of all texts of a table, or of all their passages, without gradients, float32 on the CPU,

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from hf_xmc.errors import SettingsError
-from hf_xmc.losses import LOSSES, AsymmetricFocalLoss, Loss, MultiLabelClusterLoss, PassagePooling, QueryBags
+from hf_xmc.losses import (
+    LOSSES,
+    AsymmetricFocalLoss,
+    Loss,
+    MultiLabelClusterLoss,
+    PassagePooling,
+    PositiveUnlabelledLoss,
+    QueryBags,
+)
 from hf_xmc.losses.bags import dot_products
 from hf_xmc.losses.streaming import StreamingLoss
 from hf_xmc.retrieval.passages import Passages
@@ -123,8 +131,6 @@ def test_hard_negatives_and_gradient_norms_of_bags() -> None:
 
 
 def test_positive_unlabelled_says_that_it_takes_no_bags() -> None:
-    from hf_xmc.losses import PositiveUnlabelledLoss
-
     loss = PositiveUnlabelledLoss()
     assert not loss.takes_bags
     with pytest.raises(SettingsError, match=r"positive_unlabelled.*one vector per query"):
